@@ -1,0 +1,88 @@
+"""Frozen, slotted value objects: what events, actions and settings are made of.
+
+They are dataclasses to the reader and to the type checker, but cost a tenth to
+create: importing :mod:`dataclasses` takes as long as starting the interpreter,
+and sixty of its classes twice that, all of it on the way to READY.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_options):
+        return lambda cls: cls
+
+
+_MISSING = object()
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=False)
+class RecordType(type):
+    """The metaclass: annotations become slots, values become defaults."""
+
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]
+    ) -> RecordType:
+        own = tuple(space.get("__annotations__", {}))
+        inherited = tuple(f for base in bases for f in getattr(base, "__match_args__", ()))
+        defaults = {f: v for base in bases for f, v in getattr(base, "_defaults", {}).items()}
+        defaults.update({field: space.pop(field) for field in own if field in space})
+        space["__slots__"] = own
+        space["__match_args__"] = inherited + own
+        space["_defaults"] = defaults
+        return super().__new__(mcs, name, bases, space)
+
+
+class Record(metaclass=RecordType):
+    """Base of all records. Subclass with annotations; instances compare by value."""
+
+    if TYPE_CHECKING:
+        __match_args__: tuple[str, ...]
+        _defaults: dict[str, Any]
+    else:
+
+        def __init__(self, *args, **kwargs):
+            fields = self.__match_args__
+            if len(args) > len(fields):
+                raise TypeError(f"{type(self).__name__} takes {len(fields)} values")
+            put = object.__setattr__
+            for field, value in zip(fields, args, strict=False):
+                put(self, field, value)
+            for field in fields[len(args) :]:
+                value = kwargs.pop(field, _MISSING)
+                if value is _MISSING:
+                    value = self._defaults.get(field, _MISSING)
+                if value is _MISSING:
+                    raise TypeError(f"{type(self).__name__} needs {field!r}")
+                put(self, field, value)
+            if kwargs:
+                raise TypeError(f"{type(self).__name__} has no {next(iter(kwargs))!r}")
+
+        def __setattr__(self, name, value):
+            raise AttributeError(f"{type(self).__name__} is frozen")
+
+        def __delattr__(self, name):
+            raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and values(self) == values(other)  # type: ignore[arg-type]
+
+    def __hash__(self) -> int:
+        return hash((type(self), values(self)))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in self.__match_args__)
+        return f"{type(self).__name__}({shown})"
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some values changed."""
+        fields = {f: getattr(self, f) for f in self.__match_args__}
+        return type(self)(**{**fields, **changes})
+
+
+def values(record: Record) -> tuple[Any, ...]:
+    """Return the record's values, in the order of its fields."""
+    return tuple(getattr(record, field) for field in record.__match_args__)
