@@ -1,0 +1,38 @@
+# make run, make test: all that is needed first is made first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test lint bench clean
+
+run: $(VENV)/.ready-to-run          ## the daemon of config.yaml, in the foreground; Ctrl-C stops it
+	$(BIN)/graced run -c config.yaml
+
+test: $(VENV)/.ready-to-test        ## every test; ARGS="-k drain -x" goes to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-to-test        ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict
+
+bench: $(VENV)/.ready-to-test       ## graced beside a bare fork loop, as ratios
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'graced needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo 'no venv module here: on Debian, apt install python3-venv' >&2; exit 1; }
+
+$(VENV)/.ready-to-run: $(VENV)/pyvenv.cfg pyproject.toml
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.ready-to-test: $(VENV)/pyvenv.cfg pyproject.toml
+	$(INSTALL) --editable '.[test,title]'
+	@touch $@ $(VENV)/.ready-to-run
