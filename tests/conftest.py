@@ -1,0 +1,24 @@
+"""What tests of the running daemon share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Daemon
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon to be configured and started; nothing of it is left after the test."""
+    with Daemon(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def as_root() -> None:
+    """Skip the test where it is not run by root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")

@@ -1,0 +1,421 @@
+"""The real program under test: started, watched, signalled, and always cleaned up.
+
+A :class:`Daemon` is `graced run` in a process of its own, between a fake systemd (its notify
+socket), a FIFO on which the workers of :mod:`crew` report, and a pipe that takes its log. One
+thread reads all three, so what a test waits for is an arrival, never a stretch of time; the
+deadlines are only reached by failures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+DEADLINE = 60.0
+MARK = "GRACED_TEST"  # in the environment of all that a test starts, to find it again
+T = TypeVar("T")
+
+
+class Line(NamedTuple):
+    """One line or datagram that arrived: when, from which process, and what it said."""
+
+    at: float
+    pid: int
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        return self.text.split()
+
+
+class Feed:
+    """Lines in the order of their arrival, to look through and to wait for."""
+
+    def __init__(self, name: str, changed: threading.Condition) -> None:
+        self.name = name
+        self.lines: list[Line] = []
+        self._changed = changed
+
+    def add(self, line: Line) -> None:
+        with self._changed:
+            self.lines.append(line)
+            self._changed.notify_all()
+
+    def matching(self, pattern: str) -> list[Line]:
+        """Return the lines so far in which the regular expression is found."""
+        with self._changed:
+            return [line for line in self.lines if re.search(pattern, line.text)]
+
+    def wait(self, pattern: str, count: int = 1, deadline: float = DEADLINE) -> list[Line]:
+        """Wait until `count` lines match since the daemon's start, and return them."""
+        with self._changed:
+            if self._changed.wait_for(lambda: len(self.matching(pattern)) >= count, deadline):
+                return self.matching(pattern)
+        said = "\n".join(line.text for line in self.lines[-60:])
+        found = len(self.matching(pattern))
+        raise AssertionError(f"{self.name}: {found} of {count} {pattern!r} came; it said:\n{said}")
+
+    def collect(self, seconds: float) -> list[Line]:
+        """Return all that arrives in the next seconds: for what must not come too often."""
+        start, end = len(self.lines), time.monotonic() + seconds
+        with self._changed:
+            while (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+        return self.lines[start:]
+
+    def __str__(self) -> str:
+        return "\n".join(line.text for line in self.lines)
+
+
+class Pump(threading.Thread):
+    """Reads every source as soon as there is something, until told to end."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="pump")
+        self._poll = select.poll()
+        self._sources: dict[int, Callable[[], bool]] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        self._over = False
+        self.add(self._wake_read, lambda: bool(os.read(self._wake_read, 1)))
+
+    def add(self, fd: int, read: Callable[[], bool]) -> None:
+        """Call `read` whenever fd has something, until it returns False."""
+        self._sources[fd] = read
+        self._poll.register(fd, select.POLLIN | select.POLLHUP)
+        os.write(self._wake_write, b"x")
+
+    def run(self) -> None:
+        while not self._over:
+            for fd, _ in self._poll.poll():
+                if not self._sources[fd]():
+                    self._poll.unregister(fd)
+
+    def end(self) -> None:
+        self._over = True
+        os.write(self._wake_write, b"x")
+        self.join(DEADLINE)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+
+class Splitter:
+    """Cuts what arrives on a descriptor into lines, and tells when it ends."""
+
+    def __init__(self, fd: int, take: Callable[[str], None], ended: Callable[[], None]) -> None:
+        self.fd, self.take, self.ended = fd, take, ended
+        self.rest = b""
+
+    def __call__(self) -> bool:
+        data = os.read(self.fd, 65536)
+        *whole, self.rest = (self.rest + data).split(b"\n")
+        for line in whole:
+            self.take(line.decode(errors="replace"))
+        if not data:
+            self.ended()
+        return bool(data)
+
+
+class NotifySocket:
+    """What systemd does with NOTIFY_SOCKET: takes datagrams, with the sender's credentials."""
+
+    def __init__(self, address: str, feed: Feed) -> None:
+        self.feed = feed
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.socket.bind(address)
+
+    def __call__(self) -> bool:
+        data, extra, _, _ = self.socket.recvmsg(65536, socket.CMSG_SPACE(12))
+        pid = 0
+        for level, kind, value in extra:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                pid = struct.unpack("iii", value)[0]
+        now = time.monotonic()
+        for line in data.decode("utf-8").splitlines():  # strict: a bad byte fails the test
+            self.feed.add(Line(now, pid, line))
+        return True
+
+
+class Daemon:
+    """`graced run` with pools from a test; a context manager that leaves nothing behind."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.mark = uuid.uuid4().hex
+        self.short = Path(tempfile.mkdtemp(prefix="graced-", dir="/tmp"))  # socket names are short
+        self.short.chmod(0o755)
+        self.config = home / "config.yaml"
+        self.settings: dict[str, Any] = {}
+        self.environ: dict[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.changed = threading.Condition(threading.RLock())
+        self.log = Feed("log", self.changed)
+        self.events = Feed("events", self.changed)
+        self.notices = Feed("notices", self.changed)
+        self.log_ended = False
+        self._fifo = self.short / "events"
+        os.mkfifo(self._fifo)
+        self._fifo.chmod(0o666)
+        self._fifo_fd = os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.notify = NotifySocket(str(self.short / "notify"), self.notices)
+        (self.short / "notify").chmod(0o777)
+        self._log_fds: list[int] = []
+        self.pump = Pump()
+        self.pump.add(self._fifo_fd, Splitter(self._fifo_fd, self._event, lambda: None))
+        self.pump.add(self.notify.socket.fileno(), self.notify)
+
+    # Before the start
+
+    def configure(self, pools: Mapping[str, Mapping[str, Any]], **top: Any) -> Daemon:
+        """Write config.yaml; the pools find the tests' own workers on their path."""
+        filled = {name: {"path": [str(TESTS)], **pool} for name, pool in pools.items()}
+        self.settings = {
+            "name": "graced",
+            "runtime_dir": str(self.short / "run"),
+            "state_dir": str(self.home / "state"),
+            **top,
+            "pools": filled,
+        }
+        return self.write_config(yaml.safe_dump(self.settings, sort_keys=False))
+
+    def pool(self, worker: str = "crew:Idle", **keys: Any) -> Daemon:
+        """Configure a single pool named `jobs`."""
+        return self.configure({"jobs": {"worker": worker, **keys}})
+
+    def write_config(self, text: str) -> Daemon:
+        self.config.write_text(text, encoding="utf-8")
+        return self
+
+    def module(self, name: str, code: str) -> Path:
+        """Write a module beside config.yaml (`path: [.]` finds it there)."""
+        file = self.home / f"{name}.py"
+        file.write_text(code, encoding="utf-8")
+        return file
+
+    # Running
+
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("GRACED", "NOTIFY"))}
+        return {
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "NOTIFY_SOCKET": str(self.short / "notify"),
+            "EVENTS": str(self._fifo),
+            "SPT_NOENV": "1",  # a process title must not overwrite the mark
+            MARK: self.mark,
+            **self.environ,
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "graced", *arguments]
+
+    def start(self, *arguments: str, wrap: tuple[str, ...] = ()) -> Daemon:
+        """Start `graced run`, or what `wrap` makes of its command line."""
+        line = [*wrap, *self.command("run", "-c", str(self.config), *arguments)]
+        read, write = os.pipe()
+        self.process = subprocess.Popen(
+            line,
+            cwd=self.short,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=write,
+            start_new_session=True,
+        )
+        os.close(write)
+        self._log_fds.append(read)
+        self.pump.add(read, Splitter(read, self._logged, self._log_over))
+        if not self.pump.is_alive():
+            self.pump.start()
+        return self
+
+    def ready(self, times: int = 1, deadline: float = DEADLINE) -> Daemon:
+        """Wait for READY=1; fail at once if the daemon ends instead."""
+
+        def said() -> bool:
+            return len(self.notices.matching("^READY=1$")) >= times
+
+        with self.changed:
+            self.changed.wait_for(lambda: said() or self.log_ended, deadline)
+        assert said(), f"not ready; its log:\n{self.log}\nand events:\n{self.events}"
+        return self
+
+    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a graced command to its end, in the daemon's environment."""
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.short,
+            env={**self.environment(), "GRACED_CONFIG": str(self.config)},
+            stdin=subprocess.DEVNULL,
+            text=True,
+            capture_output=True,
+            timeout=DEADLINE,
+            check=False,
+            **options,
+        )
+
+    def status(self) -> dict[str, Any]:
+        result = self.run("status", "--json")
+        assert result.returncode == 0, result.stderr
+        return dict(json.loads(result.stdout))
+
+    def until(self, what: Callable[[], T], deadline: float = DEADLINE) -> T:
+        """Wait until the condition holds, looking again at every arrival and every 50 ms."""
+        end = time.monotonic() + deadline
+        while not (value := what()):
+            assert time.monotonic() < end, f"never true; log:\n{self.log}\nevents:\n{self.events}"
+            with self.changed:
+                self.changed.wait(0.05)
+        return value
+
+    # Processes
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def send(self, number: signal.Signals) -> float:
+        """Signal the main process; return the time."""
+        os.kill(self.pid, number)
+        return time.monotonic()
+
+    def workers(self, pool: str = "jobs") -> list[dict[str, Any]]:
+        return list(self.status()["pools"][pool]["workers"])
+
+    def worker_pids(self, pool: str = "jobs") -> list[int]:
+        return [worker["pid"] for worker in self.workers(pool)]
+
+    def ended(self, code: int | None = None, deadline: float = DEADLINE) -> float:
+        """Wait for the main process's end, check its exit code, return the time of the end."""
+        assert self.process is not None
+        with pidfd(self.pid) as ending:
+            came = bool(select.select([ending], [], [], deadline)[0])
+        at = time.monotonic()
+        assert came, f"still running after {deadline} s; log:\n{self.log}"
+        actual = self.process.wait(DEADLINE)
+        assert code is None or actual == code, f"exit code {actual}, not {code}; log:\n{self.log}"
+        return at
+
+    def left(self) -> dict[int, str]:
+        """Return the processes this test has started and that still live, with their names."""
+        own = {os.getpid()}
+        return {pid: name for pid, name in marked(self.mark) if pid not in own}
+
+    def nothing_left(self, deadline: float = 5.0) -> float:
+        """Wait until every process of this test is gone; return the time of the last one's end."""
+        end = time.monotonic() + deadline
+        while left := self.left():
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError), pidfd(pid) as ending:
+                    select.select([ending], [], [], max(0.0, end - time.monotonic()))
+            assert time.monotonic() < end, f"left behind: {self.left()}; log:\n{self.log}"
+        return time.monotonic()
+
+    # The way out
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while left := self.left():
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError), pidfd(pid) as ending:
+                    os.kill(pid, signal.SIGKILL)
+                    select.select([ending], [], [], 1)
+            if self.process is not None:
+                self.process.poll()
+        if self.process is not None:
+            self.process.wait(DEADLINE)
+        if self.pump.is_alive():
+            self.pump.end()
+        self.notify.socket.close()
+        for fd in [self._fifo_fd, *self._log_fds]:
+            os.close(fd)
+        shutil.rmtree(self.short, ignore_errors=True)
+
+    def _event(self, text: str) -> None:
+        at, pid, words = text.split(" ", 2)
+        self.events.add(Line(float(at), int(pid), words))
+
+    def _logged(self, text: str) -> None:
+        self.log.add(Line(time.monotonic(), 0, text))
+
+    def _log_over(self) -> None:
+        with self.changed:
+            self.log_ended = True
+            self.changed.notify_all()
+
+
+@contextlib.contextmanager
+def pidfd(pid: int) -> Iterator[int]:
+    """Open a pidfd for the length of a block."""
+    fd = os.pidfd_open(pid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def wait_gone(pids: list[int], deadline: float = DEADLINE) -> float:
+    """Wait until all these processes are gone; return the time."""
+    end = time.monotonic() + deadline
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError), pidfd(pid) as ending:
+            assert select.select([ending], [], [], max(0.0, end - time.monotonic()))[0], pid
+    return time.monotonic()
+
+
+def marked(mark: str) -> Iterator[tuple[int, str]]:
+    """Find the living processes with this mark in their environment."""
+    needle = f"{MARK}={mark}".encode()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            environ = Path(f"/proc/{entry}/environ").read_bytes()
+            if needle in environ.split(b"\0"):
+                yield int(entry), comm(int(entry))
+        except OSError:  # it has just ended
+            continue
+
+
+def comm(pid: int) -> str:
+    """Return a process's name, as `ps -o comm` shows it."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on: state, parent, group, …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if int(stat(int(entry))[1]) == pid:
+                    found.append(int(entry))
+    return found
