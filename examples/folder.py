@@ -1,0 +1,129 @@
+"""Compress the files that are dropped into a folder, and note their checksums.
+
+    inbox/    drop files here; a name that begins with a dot is not looked at
+    work/     what some worker has in hand
+    done/     NAME.gz, and NAME.sha256 of what is in it
+    failed/   what can't be done, with NAME.reason
+
+A worker claims a file by a lock, which the kernel frees when the worker dies, however it dies, and
+by a rename. Whoever finds a file in work/ without a lock takes it up again. A result appears whole
+or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from graced import Worker
+
+QUIET = 1.0  # a file that was changed so many seconds ago may still be being written
+OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM)  # not the fault of the file
+
+
+class Folder(Worker):
+    """One round is one file."""
+
+    def setup(self) -> None:
+        place = Path(self.options["place"]).absolute()
+        self.inbox, self.work = place / "inbox", place / "work"
+        self.done, self.failed = place / "done", place / "failed"
+        for folder in (self.inbox, self.work, self.done, self.failed):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.seen: list[Path] = []
+
+    def step(self) -> None:
+        self.seen = self.seen or self.look()
+        while self.seen:
+            if file := self.claim(self.seen.pop()):
+                with file:
+                    return self.process(file)
+        self.wait(self.options.get("look", 1))
+        return None
+
+    def look(self) -> list[Path]:
+        """Return what has come in, and last, so first to be done, what a dead worker has left."""
+        now = time.time()
+        return [
+            Path(entry.path)
+            for folder in (self.inbox, self.work)
+            for entry in os.scandir(folder)
+            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(".")
+            if not 0 <= now - entry.stat().st_mtime < QUIET
+        ]
+
+    def claim(self, path: Path) -> IO[bytes] | None:
+        """Lock the file and move it to work/. None: another worker has it, or one of its name."""
+        mine = self.work / path.name
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return self.set_aside(path, error)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path == mine or not mine.exists():
+                path.rename(mine)
+                if os.path.samestat(mine.stat(), os.fstat(file.fileno())):
+                    return file
+        except (BlockingIOError, FileNotFoundError):
+            pass  # somebody else was faster
+        file.close()
+        return None
+
+    def process(self, file: IO[bytes]) -> None:
+        path = self.work / Path(file.name).name
+        draft = self.work / f".{path.name}.gz"
+        before = os.fstat(file.fileno())
+        try:
+            if before.st_size > self.options.get("max_size", 1e12):
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            checksum = compress(file, draft)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            return self.set_aside(path, error)
+        after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            return self.log.warning("%s has changed meanwhile; taking it later", path.name)
+        self.publish(path, draft, checksum)
+        return self.log.info("%s: %d bytes, now %s", path.name, after.st_size, "done")
+
+    def publish(self, path: Path, draft: Path, checksum: str) -> None:
+        note = self.work / f".{path.name}.sha256"
+        with note.open("wb") as file:
+            file.write(checksum.encode() + b"  " + os.fsencode(path.name) + b"\n")
+            sync(file)
+        note.replace(self.done / note.name[1:])
+        draft.replace(self.done / draft.name[1:])
+        path.unlink()
+
+    def set_aside(self, path: Path, error: OSError) -> None:
+        if error.errno in OURS:
+            raise error  # the file stays where it is, and is tried again
+        self.log.warning("%s can't be done, see failed/: %s", path.name, error)
+        path.replace(self.failed / path.name)
+        (self.failed / f"{path.name}.reason").write_text(f"{error}\n")
+
+
+def compress(source: IO[bytes], target: Path) -> str:
+    """Write `source` to `target`, all of it on the disk; return the SHA-256 of `source`."""
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        with gzip.GzipFile("", "wb", 6, file) as packed:
+            while chunk := source.read(1 << 20):
+                digest.update(chunk)
+                packed.write(chunk)
+        sync(file)
+    return digest.hexdigest()
+
+
+def sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
