@@ -23,9 +23,7 @@ _MISSING = object()
 class RecordType(type):
     """The metaclass: annotations become slots, values become defaults."""
 
-    def __new__(
-        mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]
-    ) -> RecordType:
+    def __new__(mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> RecordType:
         own = tuple(space.get("__annotations__", {}))
         inherited = tuple(f for base in bases for f in getattr(base, "__match_args__", ()))
         defaults = {f: v for base in bases for f, v in getattr(base, "_defaults", {}).items()}
@@ -39,10 +37,7 @@ class RecordType(type):
 class Record(metaclass=RecordType):
     """Base of all records. Subclass with annotations; instances compare by value."""
 
-    if TYPE_CHECKING:
-        __match_args__: tuple[str, ...]
-        _defaults: dict[str, Any]
-    else:
+    if not TYPE_CHECKING:
 
         def __init__(self, *args, **kwargs):
             fields = self.__match_args__
@@ -68,21 +63,29 @@ class Record(metaclass=RecordType):
             raise AttributeError(f"{type(self).__name__} is frozen")
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and values(self) == values(other)  # type: ignore[arg-type]
+        return isinstance(other, Record) and (
+            type(self) is type(other) and values(self) == values(other)
+        )
 
     def __hash__(self) -> int:
         return hash((type(self), values(self)))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in self.__match_args__)
+        shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in names(self))
         return f"{type(self).__name__}({shown})"
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some values changed."""
-        fields = {f: getattr(self, f) for f in self.__match_args__}
+        fields = {f: getattr(self, f) for f in names(self)}
         return type(self)(**{**fields, **changes})
+
+
+def names(record: Record) -> tuple[str, ...]:
+    """Return the names of the record's fields, in order."""
+    fields: tuple[str, ...] = type(record).__match_args__
+    return fields
 
 
 def values(record: Record) -> tuple[Any, ...]:
     """Return the record's values, in the order of its fields."""
-    return tuple(getattr(record, field) for field in record.__match_args__)
+    return tuple(getattr(record, field) for field in names(record))

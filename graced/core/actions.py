@@ -1,0 +1,137 @@
+"""All that the core can ask for, in the imperative. The supervisor performs it."""
+
+from __future__ import annotations
+
+from graced.core.record import Record
+from graced.core.settings import Pool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Action: TypeAlias = (
+        "ReadConfig | StartZygote | KillZygote | Spawn | Drain | Interrupt | Kill | PrintStack"
+        " | WatchRounds | TellReady | TellReloading | TellStopping | Extend | EndReload | Commit"
+        " | Say | Exit"
+    )
+
+
+class ReadConfig(Record):
+    """Read the configuration again; answered by ConfigAccepted or ConfigRefused."""
+
+
+class StartZygote(Record):
+    """Fork a zygote for a pool's code."""
+
+    zygote: int
+    pool: Pool
+    generation: int
+    user: str | None
+    group: str | None
+
+
+class KillZygote(Record):
+    """Send a zygote SIGKILL."""
+
+    zygote: int
+
+
+class Birth(Record):
+    """One worker to be forked; the limits are jittered, 0 means none."""
+
+    worker: int
+    pool: str
+    slot: int
+    max_rounds: int
+    max_rss: int
+
+
+class Spawn(Record):
+    """Order a zygote to fork workers."""
+
+    zygote: int
+    births: tuple[Birth, ...]
+
+
+class Drain(Record):
+    """Send a worker SIGTERM."""
+
+    worker: int
+
+
+class Interrupt(Record):
+    """Send a worker SIGINT."""
+
+    worker: int
+
+
+class Kill(Record):
+    """Kill a worker's group; without ``force`` only if no lease holds.
+
+    ``stuck``: only if the round that was overdue is still the one in hand.
+    Answered by Killed, LeaseSeen or Recovered; without an answer asked again.
+    """
+
+    worker: int
+    force: bool = False
+    stuck: bool = False
+
+
+class PrintStack(Record):
+    """Write a worker's stack to the log; answered by StackPrinted, in bounded time."""
+
+    worker: int
+
+
+class WatchRounds(Record):
+    """Report the next round of this worker that ends without raising."""
+
+    worker: int
+
+
+class TellReady(Record):
+    """READY=1."""
+
+
+class TellReloading(Record):
+    """RELOADING=1."""
+
+
+class TellStopping(Record):
+    """STOPPING=1."""
+
+
+class Extend(Record):
+    """EXTEND_TIMEOUT_USEC: what is under way stays within this many seconds."""
+
+    seconds: float
+
+
+class Commit(Record):
+    """A reload is proven: its settings are in force from here on."""
+
+    generation: int
+
+
+class EndReload(Record):
+    """A reload is over; tell those who wait for it."""
+
+    ok: bool
+    reason: str | None
+
+
+class Say(Record):
+    """Write one line to the log."""
+
+    level: str
+    text: str
+    pool: str | None = None
+    slot: int | None = None
+    generation: int | None = None
+
+
+class Exit(Record):
+    """All is gone: leave with this status."""
+
+    code: int
+    reason: str | None

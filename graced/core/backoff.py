@@ -1,0 +1,97 @@
+"""How long a pool that keeps dying waits before its next start.
+
+A worker that dies is replaced at once. If the replacement dies too before it
+ended a round well, one probe at a time is started, later and later.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from graced.core.settings import Backoff as Limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Birth(Enum):
+    """Why a worker was started."""
+
+    FIRST = "first"  # at the start, or after a scale-up
+    REPLACEMENT = "replacement"  # at once, for one that died
+    PROBE = "probe"  # in back-off
+    SUCCESSOR = "successor"  # ahead of one that is to leave
+    CANARY = "canary"  # the first of a new generation
+
+
+class Backoff:
+    """The back-off of one pool. Times are seconds of the monotonic clock."""
+
+    __slots__ = ("_jitter", "delay", "failures", "limits", "next_start", "probe", "since")
+
+    def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
+        self.limits = limits
+        self._jitter = jitter
+        self.since: float | None = None  # the death that began the trouble
+        self.failures = 0  # starts that failed since the pool is in back-off
+        self.delay = 0.0  # the wait before the next probe
+        self.next_start: float | None = None  # when the next probe may start
+        self.probe: int | None = None  # the one worker that is tried
+
+    @property
+    def active(self) -> bool:
+        """Whether only probes may be started."""
+        return self.next_start is not None or self.probe is not None
+
+    def died(self, worker: int, birth: Birth, good: int, now: float) -> None:
+        """Take note of an unplanned death."""
+        if worker == self.probe:
+            self.probe = None
+            if good:
+                self.end()
+                self.since = now
+            else:
+                self._wait(now)
+        elif self.active:
+            return
+        elif birth is Birth.REPLACEMENT and not good:
+            self._wait(now)
+        else:
+            self.since = now
+
+    def left(self, worker: int, now: float) -> None:
+        """Take note of a planned end: a probe that was stopped proves nothing."""
+        if worker == self.probe:
+            self.probe = None
+            self.next_start = now
+
+    def probing(self, worker: int) -> None:
+        """A probe has been started."""
+        self.probe = worker
+        self.next_start = None
+
+    def due(self, now: float) -> bool:
+        """Whether a probe may start now."""
+        return self.next_start is not None and now >= self.next_start
+
+    def proves(self, born_at: float) -> bool:
+        """Whether a round of a worker born then says that the code works.
+
+        Only those started since the trouble began are evidence: the healthy
+        neighbours of a slot that always dies would end each back-off at once.
+        """
+        return self.active and self.since is not None and born_at >= self.since
+
+    def end(self) -> None:
+        """The code works again: start all that is missing."""
+        self.since = self.next_start = self.probe = None
+        self.failures = 0
+        self.delay = 0.0
+
+    def _wait(self, now: float) -> None:
+        exponent = min(self.failures, 64)
+        full = min(self.limits.first * self.limits.factor**exponent, self.limits.limit)
+        self.delay = full * (0.9 + 0.1 * self._jitter())
+        self.failures += 1
+        self.next_start = now + self.delay

@@ -1,0 +1,341 @@
+"""The whole daemon as a state machine: its pools, their order, its stop.
+
+``handle(event, now)`` first applies the rules of the event, then ``_settle()``
+those of the state, and returns what is to be done. ``next_deadline()`` says when
+to hand in the next :class:`~graced.core.events.Tick`. Reloads are in
+:mod:`graced.core.reload`.
+"""
+
+from __future__ import annotations
+
+from graced.core import events as ev
+from graced.core.actions import Exit, Extend, Say, TellReady, TellStopping
+from graced.core.pool import Context, Mode, Pool
+from graced.core.reload import Reloads, State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import assert_never
+
+    from graced.core.actions import Action
+    from graced.core.events import Event
+    from graced.core.member import Member
+    from graced.core.pool import Zygote
+    from graced.core.settings import Settings
+else:
+
+    def assert_never(value):
+        raise AssertionError(f"not an event: {value!r}")
+
+
+MARGIN = 5.0  # seconds that systemd is asked for beyond our own limits
+
+
+class Daemon:
+    """All decisions of one daemon. ``jitter`` returns a number from 0 to 1."""
+
+    def __init__(self, settings: Settings, jitter: Callable[[], float], now: float) -> None:
+        self.settings = settings
+        self.generation = 1
+        self.state = State.STARTING
+        self.started_at = now
+        self.failure: str | None = None  # why the daemon ends by itself
+        self.killing = False  # the second SIGINT came
+        self.exited = False
+        self.removed_kills = 0
+        self._context = Context(jitter, settings.user, settings.group)
+        self.pools: dict[str, Pool] = {
+            name: Pool(pool, 1, self._context) for name, pool in settings.pools.items()
+        }
+        self.reloads = Reloads(self)
+        self._extended_to = 0.0
+
+    # -- what it is -----------------------------------------------------------
+
+    @property
+    def out(self) -> list[Action]:
+        """Where actions are collected until ``handle`` returns them."""
+        return self._context.out
+
+    @property
+    def context(self) -> Context:
+        """What its pools share."""
+        return self._context
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is on its way out."""
+        return self.state in (State.DRAINING, State.STOPPING)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every slot of every pool has a ready worker."""
+        return all(pool.all_ready for pool in self.pools.values())
+
+    def members(self) -> list[Member]:
+        """All workers."""
+        return [m for pool in self.pools.values() for m in pool.members.values()]
+
+    def find(self, worker: int) -> tuple[Pool, Member] | None:
+        """Return a worker and its pool, if it still exists."""
+        for pool in self.pools.values():
+            member = pool.members.get(worker)
+            if member is not None:
+                return pool, member
+        return None
+
+    def next_deadline(self) -> float | None:
+        """When a Tick is due (monotonic seconds), or None."""
+        times = [pool.next_deadline() for pool in self.pools.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    # -- events ---------------------------------------------------------------
+
+    def start(self, now: float) -> list[Action]:
+        """Begin; call once."""
+        return self._finish(now)
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take note of an event and return what is to be done."""
+        if not self.exited:
+            self._apply(event, now)
+        return self._finish(now)
+
+    def _finish(self, now: float) -> list[Action]:
+        if not self.exited:
+            self._settle(now)
+        actions = self.out[:]
+        self.out.clear()
+        return actions
+
+    def _apply(self, event: Event, now: float) -> None:
+        match event:
+            case ev.Tick():
+                for pool in self.pools.values():
+                    pool.tick(now)
+            case ev.DrainAsked():
+                self._drain(now)
+            case ev.InterruptAsked():
+                self._interrupt(now)
+            case ev.ReloadAsked():
+                self.reloads.ask(now)
+            case ev.ConfigAccepted(settings):
+                self.reloads.accepted(settings, now)
+            case ev.ConfigRefused(reason):
+                self.reloads.refused(reason, now)
+            case ev.ScaleAsked(name, workers):
+                self._scale(name, workers)
+            case ev.Imported() | ev.ImportFailed() | ev.ZygoteDied():
+                self._zygote(event, now)
+            case _:
+                self._worker(event, now)
+
+    def _zygote(self, event: ev.Imported | ev.ImportFailed | ev.ZygoteDied, now: float) -> None:
+        found = self._find_zygote(event.zygote)
+        if found is None:
+            return
+        pool, zygote = found
+        match event:
+            case ev.Imported():
+                pool.imported(zygote)
+            case ev.ImportFailed(_, reason):
+                pool.zygote_failed(zygote, reason, now)
+            case ev.ZygoteDied(_, reason):
+                pool.zygote_gone(zygote, reason, now)
+
+    def _worker(self, event: WorkerEvent, now: float) -> None:
+        found = self.find(event.worker)
+        if found is None:
+            return  # stale: it is gone already
+        pool, member = found
+        match event:
+            case ev.Spawned(_, pid):
+                self.out.extend(member.spawned(pid, now))
+            case ev.SpawnFailed(_, reason, at):
+                pool.not_spawned(member, reason, at, now)
+            case ev.BecameReady():
+                pool.became_ready(member, now)
+            case ev.ReplacementWanted(_, why):
+                member.wants = member.wants or why
+            case ev.RoundDone():
+                pool.round_done(member)
+            case ev.RoundOverdue(_, limit):
+                pool.round_overdue(member, limit)
+            case ev.Died():
+                pool.died(member, event, now)
+            case _:
+                self._ladder(member, event, now)
+
+    def _ladder(self, member: Member, event: LadderEvent, now: float) -> None:
+        match event:
+            case ev.Acknowledged(_, ack):
+                member.acknowledged(ack, now)
+            case ev.LeaseSeen(_, leased, held_until):
+                member.leases(leased, held_until)
+            case ev.StackPrinted():
+                self.out.extend(member.stack_printed(now))
+            case ev.Killed():
+                member.killed(now)
+            case ev.Recovered():
+                member.recovered()
+            case _:
+                assert_never(event)
+
+    def _find_zygote(self, zygote: int) -> tuple[Pool, Zygote] | None:
+        for pool in self.pools.values():
+            if zygote in pool.zygotes:
+                return pool, pool.zygotes[zygote]
+        return None
+
+    def _scale(self, name: str, workers: int) -> None:
+        pool = self.pools.get(name)
+        if pool is not None and pool.mode is not Mode.LEAVING and not self.stopping:
+            self.say("info", f"pool {name}: scaled from {pool.target} to {workers} workers")
+            pool.scale(workers)
+
+    # -- the stop -------------------------------------------------------------
+
+    def _drain(self, now: float) -> None:
+        if not self.stopping:
+            self._begin_stop(State.DRAINING, now)
+
+    def _interrupt(self, now: float) -> None:
+        if self.state is State.STOPPING:
+            self._kill(now)
+            return
+        self._begin_stop(State.STOPPING, now)
+        for pool in self.pools.values():
+            pool.stop(now, interrupt=True)
+
+    def _kill(self, now: float) -> None:
+        if not self.killing:
+            self.killing = True
+            self.say("warning", "killing every worker")
+        for pool in self.pools.values():
+            pool.kill(now)
+
+    def _begin_stop(self, state: State, now: float) -> None:
+        first = not self.stopping
+        self.reloads.stop(now)
+        self.state = state
+        self._extended_to = 0.0
+        if first:
+            self.out.append(TellStopping())
+            for pool in self.pools.values():
+                if pool.mode is not Mode.LEAVING:
+                    pool.hold(now)
+        how = "draining" if state is State.DRAINING else "interrupting"
+        self.say("info", f"stopping: {how} {len(self.members())} workers")
+
+    def give_up(self, reason: str, now: float) -> None:
+        """End by itself, with an error."""
+        if self.failure is None:
+            self.failure = reason
+            self._drain(now)
+
+    # -- what follows from the state --------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        if self.state is State.STARTING:
+            self._start_pools(now)
+            self._despair(now)
+        if self.stopping:
+            self._stop_in_order(now)
+        else:
+            self.reloads.advance(now)
+        for pool in self.pools.values():
+            pool.settle(now)
+        if not self.stopping:
+            self._bury_removed_pools()
+        if self.state is State.STARTING and self.ready:
+            self._became_ready()
+        self._extend(now)
+        if self.stopping and all(pool.gone for pool in self.pools.values()):
+            self._exit()
+        elif not self.stopping:
+            self.reloads.finish(now)
+
+    def _start_pools(self, now: float) -> None:
+        for pool in self.pools.values():
+            first = pool.mode is Mode.WAITING and pool.candidate is None
+            if first and all(self.pools[name].all_ready for name in pool.settings.after):
+                pool.start(now)
+
+    def _despair(self, now: float) -> None:
+        for pool in self.pools.values():
+            if pool.hopeless is not None:
+                self.give_up(f"pool {pool.name} can't start: {pool.hopeless}", now)
+
+    def _became_ready(self) -> None:
+        self.state = State.RUNNING
+        self.out.append(TellReady())
+        workers = sum(pool.target for pool in self.pools.values())
+        self.say("info", f"ready: {workers} workers in {len(self.pools)} pools")
+
+    def _stop_in_order(self, now: float) -> None:
+        """A pool outlives those that come after it."""
+        for pool in self.pools.values():
+            if pool.mode is not Mode.LEAVING and self._outlived(pool):
+                pool.stop(now)
+
+    def _outlived(self, pool: Pool) -> bool:
+        return not any(
+            other.members for other in self.pools.values() if pool.name in other.settings.after
+        )
+
+    def _bury_removed_pools(self) -> None:
+        for name, pool in list(self.pools.items()):
+            if pool.mode is Mode.LEAVING and pool.gone:
+                self.removed_kills += pool.kills
+                del self.pools[name]
+
+    def _extend(self, now: float) -> None:
+        """Tell systemd how long what is under way may take within its own limits."""
+        if self.state is State.RUNNING:
+            self._extended_to = 0.0
+            return
+        end = now + self._longest(now) + MARGIN
+        if end > self._extended_to + 1.0:
+            self._extended_to = end
+            self.out.append(Extend(end - now))
+
+    def _longest(self, now: float) -> float:
+        total = 0.0
+        for pool in self.pools.values():
+            waits = [m.longest(now) for m in pool.members.values()]
+            waits += [z.deadline - now for z in pool.zygotes.values() if z.deadline is not None]
+            waits += [pool.backoff.next_start - now] if pool.backoff.next_start else []
+            if pool.mode is not Mode.LEAVING:
+                whole = pool.settings.drain_timeout + pool.settings.stop_timeout
+                start = 2 * pool.settings.ready_timeout
+                waits.append(whole if self.stopping else start)
+            total += max(waits, default=0.0)
+        return total
+
+    def _exit(self) -> None:
+        self.exited = True
+        kills = self.removed_kills + sum(pool.kills for pool in self.pools.values())
+        code = 1 if self.failure is not None or kills else 0
+        reason = self.failure
+        if reason is None and kills:
+            reason = f"{kills} workers had to be killed"
+        self.out.append(Exit(code, reason))
+
+    def say(self, level: str, text: str) -> None:
+        """Write a line to the log."""
+        self.out.append(Say(level, text))
+
+
+if TYPE_CHECKING:
+    LadderEvent = ev.Acknowledged | ev.LeaseSeen | ev.StackPrinted | ev.Killed | ev.Recovered
+    WorkerEvent = (
+        ev.Spawned
+        | ev.SpawnFailed
+        | ev.BecameReady
+        | ev.ReplacementWanted
+        | ev.RoundDone
+        | ev.RoundOverdue
+        | ev.Died
+        | LadderEvent
+    )

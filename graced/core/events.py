@@ -1,0 +1,166 @@
+"""All that can happen to a daemon, in the past tense.
+
+Workers and zygotes are named by ids that only grow; process ids come back, so
+none of them is a name here. The supervisor makes these records out of signals,
+messages and the scoreboard; :mod:`graced.core.daemon` alone reads them.
+"""
+
+from __future__ import annotations
+
+from graced.core.record import Record
+from graced.core.settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Event: TypeAlias = (
+        "Tick | DrainAsked | InterruptAsked | ReloadAsked | ConfigAccepted | ConfigRefused"
+        " | ScaleAsked | Imported | ImportFailed | ZygoteDied | Spawned | SpawnFailed | BecameReady"
+        " | Acknowledged | LeaseSeen | ReplacementWanted | RoundDone | RoundOverdue | StackPrinted"
+        " | Killed | Recovered | Died"
+    )
+
+
+class Tick(Record):
+    """A deadline has come."""
+
+
+class DrainAsked(Record):
+    """Somebody asked for a stop that finishes the rounds in hand."""
+
+
+class InterruptAsked(Record):
+    """Somebody asked for a stop now; asked twice, for a stop at once."""
+
+
+class ReloadAsked(Record):
+    """Somebody asked for a new generation."""
+
+
+class ConfigAccepted(Record):
+    """The configuration was read for a reload, and is right in itself."""
+
+    settings: Settings
+
+
+class ConfigRefused(Record):
+    """The configuration was read for a reload, and is wrong."""
+
+    reason: str
+
+
+class ScaleAsked(Record):
+    """Somebody asked for another number of workers."""
+
+    pool: str
+    workers: int
+
+
+class Imported(Record):
+    """A zygote has the code of its pool and can fork."""
+
+    zygote: int
+
+
+class ImportFailed(Record):
+    """A zygote could not be forked, or could not load the code of its pool."""
+
+    zygote: int
+    reason: str
+
+
+class ZygoteDied(Record):
+    """A zygote is gone and reaped."""
+
+    zygote: int
+    reason: str
+
+
+class Spawned(Record):
+    """A worker was forked."""
+
+    worker: int
+    pid: int
+
+
+class SpawnFailed(Record):
+    """A worker could not be forked."""
+
+    worker: int
+    reason: str
+    at: str = ""
+
+
+class BecameReady(Record):
+    """A worker's setup() returned."""
+
+    worker: int
+
+
+class Acknowledged(Record):
+    """A worker has seen what it was asked: 1 to drain, 2 to drain in setup(), 3 to interrupt."""
+
+    worker: int
+    ack: int
+
+
+class LeaseSeen(Record):
+    """What a worker's critical sections took so far, and until when one holds."""
+
+    worker: int
+    leased: float
+    held_until: float | None
+
+
+class ReplacementWanted(Record):
+    """A worker has had its rounds or its memory, or asked to be replaced."""
+
+    worker: int
+    why: str
+
+
+class RoundDone(Record):
+    """A worker that is watched for it ended a round without raising."""
+
+    worker: int
+
+
+class RoundOverdue(Record):
+    """A worker's round is past its deadline."""
+
+    worker: int
+    limit: float
+
+
+class StackPrinted(Record):
+    """A stuck worker's stack is in the log, or could not be had in time."""
+
+    worker: int
+
+
+class Killed(Record):
+    """SIGKILL was sent to a worker's group."""
+
+    worker: int
+
+
+class Recovered(Record):
+    """A worker that was to be killed for a stuck round had ended that round."""
+
+    worker: int
+
+
+class Died(Record):
+    """A worker is gone, its group is killed, and it is reaped.
+
+    ``planned`` is true where the worker left by itself after a drain or an
+    interrupt; ``reason`` says in words how it ended, ``at`` when (wall clock).
+    """
+
+    worker: int
+    reason: str
+    planned: bool
+    rounds: int = 0
+    good: int = 0
+    at: str = ""

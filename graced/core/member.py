@@ -1,0 +1,265 @@
+"""One worker as the core knows it: its state, and where it is on the stop ladder."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from graced.core.actions import Drain, Interrupt, Kill
+from graced.core.backoff import Birth
+from graced.core.settings import Pool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.core.actions import Action
+
+NUDGE = 0.1  # seconds between two signals to a worker that has not acknowledged
+AGAIN = 0.05  # seconds until a kill that could not be decided is tried again
+STILL_THERE = 1.0  # seconds until a worker that survived SIGKILL gets it again
+IN_SETUP = 2  # Acknowledged.ack: it was asked to drain in setup(), so it interrupts itself
+
+
+class State(Enum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    INTERRUPTED = "interrupted"
+    KILLED = "killed"
+
+
+class Round(Enum):
+    """What is known of the round in hand."""
+
+    FINE = "fine"
+    OVERDUE = "overdue"  # past its deadline, its stack is being printed
+    DOOMED = "doomed"  # the worker is killed for it
+
+
+class Member:
+    """A worker of a pool. The rung it is on began at ``rung_at``."""
+
+    __slots__ = (
+        "acked",
+        "age_limit",
+        "birth",
+        "born_at",
+        "failure",
+        "generation",
+        "held_until",
+        "id",
+        "kill_at",
+        "leased",
+        "nudge_at",
+        "pid",
+        "round",
+        "rung_at",
+        "rung_base",
+        "rung_length",
+        "settings",
+        "slot",
+        "state",
+        "wants",
+        "zygote",
+    )
+
+    def __init__(
+        self,
+        worker: int,
+        settings: Pool,
+        generation: int,
+        zygote: int,
+        slot: int,
+        birth: Birth,
+        now: float,
+    ) -> None:
+        self.id = worker
+        self.settings = settings
+        self.generation = generation
+        self.zygote = zygote
+        self.slot = slot
+        self.birth = birth
+        self.born_at = now
+        self.state = State.STARTING
+        self.pid: int | None = None
+        self.wants: str | None = None  # why it is to be replaced by a like one
+        self.failure: str | None = None  # why the core ends it, if that is a death
+        self.round = Round.FINE
+        self.kill_at: float | None = None  # when a kill that is wanted is tried (again)
+        self.age_limit: float | None = None
+        self.acked = 0
+        self.leased = 0.0
+        self.held_until: float | None = None
+        self.nudge_at: float | None = None
+        self.rung_at = now
+        self.rung_base = 0.0
+        self.rung_length: float | None = settings.ready_timeout
+
+    # -- what it is -----------------------------------------------------------
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is on its way out."""
+        return self.state in (State.DRAINING, State.INTERRUPTED, State.KILLED)
+
+    @property
+    def label(self) -> str:
+        """Its name in log lines: ``jobs/2 (pid 817)``."""
+        name = f"{self.settings.name}/{self.slot}"
+        return name if self.pid is None else f"{name} (pid {self.pid})"
+
+    def rung_end(self) -> float | None:
+        """When the rung it is on is over, leases so far included."""
+        if self.rung_length is None:
+            return None
+        return self.rung_at + self.rung_length + (self.leased - self.rung_base)
+
+    def deadline(self) -> float | None:
+        """When something has to be done about it, or None."""
+        times = [
+            self._not_before_lease(self.rung_end()),
+            self._not_before_lease(self.kill_at),
+            self.nudge_at,
+            self.age_limit if self.wants is None and not self.leaving else None,
+        ]
+        return min((time for time in times if time is not None), default=None)
+
+    def longest(self, now: float) -> float:
+        """Seconds that the rest of the ladder can take at most."""
+        left = max((self.rung_end() or now) - now, (self.held_until or now) - now, 0.0)
+        if self.state is State.DRAINING:
+            left += self.settings.stop_timeout
+        return left
+
+    # -- what happens to it ---------------------------------------------------
+
+    def ready(self) -> None:
+        """Its setup() returned."""
+        self.state = State.READY
+        self.rung_length = None
+
+    def acknowledged(self, ack: int, now: float) -> None:
+        """It has seen a signal; one that was still in setup() interrupts itself."""
+        self.acked = max(self.acked, ack)
+        if self.state is State.READY or (self.state is State.STARTING and ack):
+            self._rung(State.DRAINING, self.settings.drain_timeout, now)
+        if self.state is State.DRAINING and ack >= IN_SETUP:
+            self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
+        if self.state is State.DRAINING or ack >= IN_SETUP:
+            self.nudge_at = None
+
+    def leases(self, leased: float, held_until: float | None) -> None:
+        """The ladder's clock stands still while a lease holds."""
+        self.leased = leased
+        self.held_until = held_until
+
+    def drain(self, now: float) -> list[Action]:
+        """Ask it to finish the round in hand."""
+        if self.leaving:
+            return []
+        patience = self.settings.drain_timeout if self.pid else self.settings.stop_timeout
+        self._rung(State.DRAINING, patience, now)
+        return self._nudge(now)
+
+    def interrupt(self, now: float) -> list[Action]:
+        """Raise WorkerInterrupt in it."""
+        if self.state in (State.INTERRUPTED, State.KILLED):
+            return []
+        self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
+        return self._nudge(now)
+
+    def kill(self, now: float, *, force: bool) -> list[Action]:
+        """Ask for its end; ``force`` asks no lease. Tried again until it is answered."""
+        self.kill_at = now + AGAIN
+        if self.pid is None:
+            return []
+        stuck = self.round is Round.DOOMED and self.state in (State.READY, State.DRAINING)
+        return [Kill(self.id, force=force, stuck=stuck and not force)]
+
+    def killed(self, now: float) -> None:
+        """SIGKILL is on its way."""
+        self._rung(State.KILLED, STILL_THERE, now)
+        self.held_until = self.nudge_at = self.kill_at = None
+
+    def spawned(self, pid: int, now: float) -> list[Action]:
+        """It has a process now; what it was asked before reaches it."""
+        self.pid = pid
+        self.kill_at = None
+        return self._nudge(now) if self.leaving else []
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what is due: the next signal, or the next rung."""
+        actions: list[Action] = []
+        if self.age_limit is not None and now >= self.age_limit and self.wants is None:
+            self.wants = "max_age"
+        if self._over(self.kill_at, now):
+            actions += self.kill(now, force=False)
+        elif self._over(self.rung_end(), now):
+            actions += self._next_rung(now)
+        elif self.nudge_at is not None and now >= self.nudge_at:
+            actions += self._nudge(now)
+        return actions
+
+    # -- the ladder -----------------------------------------------------------
+
+    def _not_before_lease(self, time: float | None) -> float | None:
+        if time is None or self.held_until is None:
+            return time
+        return max(time, self.held_until)
+
+    def _over(self, time: float | None, now: float) -> bool:
+        time = self._not_before_lease(time)
+        return time is not None and now >= time
+
+    def _next_rung(self, now: float) -> list[Action]:
+        if self.state is State.STARTING:
+            self.failure = f"setup() took longer than {seconds(self.settings.ready_timeout)}"
+            return self.interrupt(now)
+        if self.state is State.DRAINING:
+            return self.interrupt(now)
+        if self.state is State.KILLED:
+            self._rung(State.KILLED, STILL_THERE, now)
+            return self.kill(now, force=True)
+        self.rung_length = None
+        return self.kill(now, force=False)
+
+    def _rung(self, state: State, length: float, now: float) -> None:
+        self.state = state
+        self.rung_at, self.rung_length, self.rung_base = now, length, self.leased
+
+    def _nudge(self, now: float) -> list[Action]:
+        if self.pid is None or self.state is State.KILLED:
+            return []
+        self.nudge_at = now + NUDGE
+        return [Drain(self.id) if self.state is State.DRAINING else Interrupt(self.id)]
+
+    # -- a round that takes too long --------------------------------------------
+
+    def overdue(self, failure: str) -> bool:
+        """Its round is past its deadline; returns whether that is news."""
+        if self.round is not Round.FINE or self.state not in (State.READY, State.DRAINING):
+            return False
+        self.round = Round.OVERDUE
+        self.failure = failure
+        return True
+
+    def stack_printed(self, now: float) -> list[Action]:
+        """The stack of its overdue round is in the log: end it."""
+        if self.round is not Round.OVERDUE or self.state is State.KILLED:
+            return []
+        self.round = Round.DOOMED
+        return self.kill(now, force=False)
+
+    def recovered(self) -> None:
+        """The overdue round ended before the kill."""
+        self.round = Round.FINE
+        self.failure = self.kill_at = None
+
+
+def seconds(value: float) -> str:
+    """Write a duration as people do: ``400 ms``, ``12 s``, ``3 min``."""
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 120:
+        return f"{value:.1f}".removesuffix(".0") + " s"
+    return f"{value / 60:.0f} min"

@@ -1,0 +1,629 @@
+"""The state machine of one pool: which workers live, which are to come, which are to go.
+
+Events come in through the methods named after them and change one thing each;
+``settle()`` then holds the rules that follow from the state, whatever led to it.
+No clocks, no chance, no processes: time and jitter are arguments.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from graced.core.actions import (
+    Birth as Order,
+)
+from graced.core.actions import (
+    KillZygote,
+    PrintStack,
+    Say,
+    Spawn,
+    StartZygote,
+    WatchRounds,
+)
+from graced.core.backoff import Backoff, Birth
+from graced.core.member import Member, State, seconds
+from graced.core.settings import Pool as Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from graced.core.actions import Action
+    from graced.core.events import Died
+
+REMEMBERED = 10  # deaths shown in a status
+
+
+class Mode(Enum):
+    """What a pool is about."""
+
+    WAITING = "waiting"  # for the pools that it comes after
+    UP = "up"
+    STAYING = "staying"  # the daemon stops, but pools that come after it are still there
+    LEAVING = "leaving"
+
+
+class Trial(Enum):
+    """How far the proof of a new generation is, in one pool."""
+
+    IMPORTING = "importing"
+    IMPORTED = "imported"
+    YIELDING = "yielding"  # surge: 0, the old worker of slot 0 leaves first
+    STARTING = "starting"
+    PROVEN = "proven"
+
+
+class Stage(Enum):
+    """Where a zygote is in its life."""
+
+    IMPORTING = "importing"
+    READY = "ready"
+    LOST = "lost"  # of no use any more; its process is on its way out
+
+
+class Zygote:
+    """A process that forks workers of one generation."""
+
+    __slots__ = ("deadline", "generation", "id", "settings", "stage")
+
+    def __init__(self, zygote: int, settings: Settings, generation: int, now: float) -> None:
+        self.id = zygote
+        self.settings = settings
+        self.generation = generation
+        self.stage = Stage.IMPORTING
+        self.deadline: float | None = now + settings.ready_timeout
+
+
+class Candidate:
+    """A new generation that is being proven in one pool."""
+
+    __slots__ = ("canary", "failure", "generation", "settings", "trial", "zygote")
+
+    def __init__(self, settings: Settings, generation: int, zygote: int) -> None:
+        self.settings = settings
+        self.generation = generation
+        self.zygote = zygote
+        self.trial = Trial.IMPORTING
+        self.canary: int | None = None
+        self.failure: str | None = None
+
+
+class Context:
+    """What the pools of one daemon share: ids, jitter, and where actions go."""
+
+    __slots__ = ("_last_id", "group", "jitter", "out", "user")
+
+    def __init__(self, jitter: Callable[[], float], user: str | None, group: str | None) -> None:
+        self._last_id = 0
+        self.jitter = jitter
+        self.user = user
+        self.group = group
+        self.out: list[Action] = []
+
+    def new_id(self) -> int:
+        """Return a number that was never an id before."""
+        self._last_id += 1
+        return self._last_id
+
+
+class Pool:
+    """One pool over all its generations."""
+
+    def __init__(self, settings: Settings, generation: int, context: Context) -> None:
+        self.settings = settings
+        self.generation = generation
+        self.target = settings.workers
+        self.mode = Mode.WAITING
+        self.members: dict[int, Member] = {}
+        self.zygotes: dict[int, Zygote] = {}
+        self.zygote: int | None = None  # the one that forks for this generation
+        self.candidate: Candidate | None = None
+        self.backoff = Backoff(settings.backoff, context.jitter)
+        self.ever_ready = False
+        self.hopeless: str | None = None  # why a first start can't succeed
+        self.deaths = 0
+        self.kills = 0  # workers that the ladder had to kill
+        self.last_deaths: list[tuple[int, int | None, str, str, int]] = []
+        self._bereaved: set[int] = set()  # slots whose worker died
+        self._import_failures = 0
+        self._import_again: float | None = None
+        self._context = context
+        self._orders: dict[int, list[Order]] = {}
+
+    # -- what it is -----------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+        return self.settings.name
+
+    def staying(self) -> list[Member]:
+        """The workers that are not on their way out, a canary included."""
+        return [m for m in self.members.values() if not m.leaving]
+
+    def leaving(self) -> list[Member]:
+        """The workers that are on their way out."""
+        return [m for m in self.members.values() if m.leaving]
+
+    def ready_count(self) -> int:
+        """How many workers take rounds."""
+        return sum(m.state is State.READY for m in self.members.values())
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every slot has a ready worker."""
+        slots = {m.slot for m in self.members.values() if m.state is State.READY}
+        return self.mode is Mode.UP and self.zygote_ready and len(slots) >= self.target
+
+    @property
+    def zygote_ready(self) -> bool:
+        """Whether the current generation's code is loaded."""
+        zygote = self.zygotes.get(self.zygote) if self.zygote is not None else None
+        return zygote is not None and zygote.stage is Stage.READY
+
+    @property
+    def renewed(self) -> bool:
+        """Whether each slot has a ready worker of this generation, and no other stays."""
+        return self.all_ready and not any(self._outdated(m) for m in self.staying())
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is left of it."""
+        return not self.members and not self.zygotes
+
+    def next_deadline(self) -> float | None:
+        """When :meth:`tick` has something to do, or None."""
+        times: list[float | None] = [m.deadline() for m in self.members.values()]
+        times += [z.deadline for z in self.zygotes.values()]
+        if self.mode is Mode.UP:
+            times += [self.backoff.next_start, self._probe_reset(), self._import_again]
+        return min((time for time in times if time is not None), default=None)
+
+    # -- start and stop -------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin: the pools that it comes after are ready."""
+        self.mode = Mode.UP
+        self._start_zygote(now)
+
+    def hold(self, now: float) -> None:
+        """Start no more workers, but keep those there are."""
+        self.abandon(now)
+        self.mode = Mode.STAYING
+
+    def stop(self, now: float, *, interrupt: bool = False) -> None:
+        """Send every worker down the ladder; start no more."""
+        self.abandon(now)
+        self.mode = Mode.LEAVING
+        for member in list(self.members.values()):
+            self._do(member.interrupt(now) if interrupt else member.drain(now))
+
+    def kill(self, now: float) -> None:
+        """Kill every worker, leases or not."""
+        for member in list(self.members.values()):
+            self._do(member.kill(now, force=True))
+
+    def scale(self, workers: int) -> None:
+        """Change the number of workers until the next reload."""
+        self.target = workers
+
+    # -- zygotes --------------------------------------------------------------
+
+    def imported(self, zygote: Zygote) -> None:
+        """The zygote has loaded the code."""
+        if zygote.stage is not Stage.IMPORTING:
+            return
+        zygote.stage = Stage.READY
+        zygote.deadline = None
+        self._import_failures = 0
+        if self.candidate is not None and zygote.id == self.candidate.zygote:
+            self.candidate.trial = Trial.IMPORTED
+
+    def zygote_failed(self, zygote: Zygote, reason: str, now: float) -> None:
+        """The zygote can't load the code; its process leaves by itself."""
+        if zygote.stage is Stage.LOST:
+            return
+        loaded = zygote.stage is Stage.READY
+        zygote.stage = Stage.LOST
+        zygote.deadline = None
+        if self.candidate is not None and zygote.id == self.candidate.zygote:
+            self.candidate.failure = reason
+        if zygote.id == self.zygote:
+            self.zygote = None
+            if self.mode is Mode.UP:
+                self._load_again(reason, loaded, now)
+
+    def zygote_gone(self, zygote: Zygote, reason: str, now: float) -> None:
+        """The zygote is reaped; what it was to fork will not come."""
+        self.zygote_failed(zygote, reason, now)
+        del self.zygotes[zygote.id]
+        for member in list(self.members.values()):
+            if member.zygote == zygote.id and member.pid is None:
+                self.not_spawned(member, reason, "", now)
+
+    def _load_again(self, reason: str, loaded: bool, now: float) -> None:
+        """A zygote that had loaded the code is replaced at once, else later and later."""
+        if not loaded and not self.ever_ready:
+            self.hopeless = reason
+            self._say("error", f"pool {self.name}: {reason}; giving up")
+            return
+        limits = self.settings.backoff
+        wait = 0.0
+        if not loaded:
+            exponent = min(self._import_failures, 64)
+            wait = min(limits.first * limits.factor**exponent, limits.limit)
+            self._import_failures += 1
+        self._import_again = now + wait
+        again = f"starting again in {seconds(wait)}" if wait else "starting again"
+        self._say("error", f"pool {self.name}: {reason}; {again}")
+
+    def _start_zygote(self, now: float) -> None:
+        self._import_again = None
+        self.zygote = self._new_zygote(self.settings, self.generation, now)
+
+    def _new_zygote(self, settings: Settings, generation: int, now: float) -> int:
+        zygote = Zygote(self._context.new_id(), settings, generation, now)
+        self.zygotes[zygote.id] = zygote
+        context = self._context
+        self._do([StartZygote(zygote.id, settings, generation, context.user, context.group)])
+        return zygote.id
+
+    def _drop_zygote(self, zygote: Zygote) -> None:
+        if zygote.stage is not Stage.LOST:
+            zygote.stage = Stage.LOST
+            zygote.deadline = None
+            self._do([KillZygote(zygote.id)])
+
+    # -- workers --------------------------------------------------------------
+
+    def became_ready(self, member: Member, now: float) -> None:
+        """A worker's setup() returned."""
+        if member.state is not State.STARTING:
+            return
+        member.ready()
+        self.ever_ready = True
+        took = seconds(now - member.born_at)
+        self._say("debug", f"worker {member.label} is ready after {took}", member)
+        if self.candidate is not None and member.id == self.candidate.canary:
+            self.candidate.trial = Trial.PROVEN
+        if self.backoff.proves(member.born_at):
+            self._do([WatchRounds(member.id)])
+
+    def round_done(self, member: Member) -> None:
+        """A worker that was watched ended a round well."""
+        if self.backoff.proves(member.born_at):
+            self._say("info", f"pool {self.name}: a round was completed, back-off is over")
+            self.backoff.end()
+
+    def round_overdue(self, member: Member, limit: float) -> None:
+        """A worker's round is past its deadline."""
+        if member.overdue(f"a round took longer than {seconds(limit)}"):
+            self._do([PrintStack(member.id)])
+
+    def died(self, member: Member, event: Died, now: float) -> None:
+        """A worker is gone."""
+        self._ended(member, event.reason, event.planned, event.rounds, event.good, event.at, now)
+
+    def not_spawned(self, member: Member, reason: str, at: str, now: float) -> None:
+        """A worker could not be forked."""
+        self._ended(member, f"could not be forked: {reason}", False, 0, 0, at, now)
+
+    def _ended(
+        self,
+        member: Member,
+        reason: str,
+        planned: bool,
+        rounds: int,
+        good: int,
+        at: str,
+        now: float,
+    ) -> None:
+        del self.members[member.id]
+        reason = member.failure or reason
+        if self.candidate is not None and member.id == self.candidate.canary:
+            self.candidate.failure = reason
+        if member.state is State.KILLED and member.failure is None:
+            self.kills += 1
+            self.backoff.left(member.id, now)
+            self._say("warning", f"worker {member.label} had to be killed", member)
+        elif planned and member.failure is None:
+            self.backoff.left(member.id, now)
+            self._say("info", f"worker {member.label} left after {count(rounds)}", member)
+        else:
+            self._unplanned(member, reason, rounds, good, at, now)
+
+    def _unplanned(
+        self, member: Member, reason: str, rounds: int, good: int, at: str, now: float
+    ) -> None:
+        self.deaths += 1
+        self.last_deaths.append((member.slot, member.pid, at, reason, rounds))
+        del self.last_deaths[:-REMEMBERED]
+        evidence = member.generation == self.generation and (
+            not member.leaving or member.failure is not None
+        )
+        if self.mode is Mode.UP and evidence:
+            self._mourn(member, reason, good, now)
+        else:
+            self.backoff.left(member.id, now)
+        text = f"worker {member.label} died: {reason}, after {count(rounds)}"
+        self._say("warning", text + self._what_next(member, evidence, now), member)
+
+    def _mourn(self, member: Member, reason: str, good: int, now: float) -> None:
+        self._bereaved.add(member.slot)
+        lasted = now - member.born_at >= self.settings.backoff.reset
+        birth = Birth.FIRST if lasted else member.birth
+        if birth is Birth.PROBE and not self.ever_ready:
+            self.hopeless = reason
+        was_active = self.backoff.active
+        self.backoff.died(member.id, birth, good, now)
+        if self.backoff.active and not was_active:
+            self._watch_evidence()
+
+    def _what_next(self, member: Member, evidence: bool, now: float) -> str:
+        if self.mode is not Mode.UP or not evidence or member.slot >= self.target:
+            return ""
+        if self.hopeless is not None:
+            return "; giving up"
+        if self.backoff.next_start is not None:
+            return f"; starting again in {seconds(max(self.backoff.next_start - now, 0.0))}"
+        if self.backoff.active:
+            return "; waiting for the probe in back-off"
+        return "; starting again"
+
+    def _watch_evidence(self) -> None:
+        for member in self.members.values():
+            if member.state is State.READY and self.backoff.proves(member.born_at):
+                self._do([WatchRounds(member.id)])
+
+    # -- a new generation -----------------------------------------------------
+
+    def propose(self, settings: Settings, generation: int, now: float) -> None:
+        """Begin to prove new settings and code, beside the old."""
+        zygote = self._new_zygote(settings, generation, now)
+        self.candidate = Candidate(settings, generation, zygote)
+
+    def abandon(self, now: float) -> None:
+        """Throw the proposed generation away; the old one goes on."""
+        candidate, self.candidate = self.candidate, None
+        if candidate is None:
+            return
+        canary = self.members.get(candidate.canary) if candidate.canary is not None else None
+        if canary is not None:
+            self._do(canary.drain(now))
+
+    def commit(self) -> None:
+        """The proposed generation is proven everywhere: it is the current one now."""
+        candidate, self.candidate = self.candidate, None
+        assert candidate is not None
+        self.settings = candidate.settings
+        self.generation = candidate.generation
+        self.target = candidate.settings.workers
+        self.zygote = candidate.zygote
+        self.mode = Mode.UP
+        self.ever_ready = True
+        self.backoff = Backoff(self.settings.backoff, self._context.jitter)
+        self._import_again = None
+        self._import_failures = 0
+
+    def prove(self, now: float) -> None:
+        """Take the proof a step further, if there is one and it can go on."""
+        candidate = self.candidate
+        if candidate is None or candidate.failure is not None:
+            return
+        if candidate.trial is Trial.IMPORTED:
+            self._begin_canary(candidate, now)
+        if candidate.trial is Trial.YIELDING and not self._in_slot(0):
+            self._spawn_canary(candidate, now)
+
+    def _begin_canary(self, candidate: Candidate, now: float) -> None:
+        if candidate.settings.workers == 0:
+            candidate.trial = Trial.PROVEN
+        elif candidate.settings.surge == 0 and self._in_slot(0):
+            candidate.trial = Trial.YIELDING
+            for member in self._in_slot(0):
+                self._do(member.drain(now))
+        elif not self._in_slot(0) or self._room_ahead(candidate.settings.surge):
+            self._spawn_canary(candidate, now)
+
+    def _spawn_canary(self, candidate: Candidate, now: float) -> None:
+        candidate.trial = Trial.STARTING
+        candidate.canary = self._spawn(
+            0, Birth.CANARY, candidate.settings, candidate.generation, candidate.zygote, now
+        )
+        self._send_orders()
+
+    # -- what follows from the state --------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        for member in list(self.members.values()):
+            self._do(member.tick(now))
+            self._check_birth(member, now)
+        for zygote in list(self.zygotes.values()):
+            if zygote.deadline is not None and now >= zygote.deadline:
+                self._import_timed_out(zygote, now)
+        reset = self._probe_reset()
+        if reset is not None and now >= reset:
+            self._say("info", f"pool {self.name}: the probe lives, back-off is over")
+            self.backoff.end()
+
+    def settle(self, now: float) -> None:
+        """Apply the rules of the state: let go, fill, replace, tidy up."""
+        if self.mode is Mode.UP:
+            if self._import_again is not None and now >= self._import_again:
+                self._start_zygote(now)
+            self._shrink(now)
+            self._relieve(now)
+            if self.zygote_ready:
+                self._fill(now)
+                self._replace(now)
+            self._send_orders()
+        self._drop_zygotes()
+
+    def _shrink(self, now: float) -> None:
+        """Slots past the target are given up."""
+        for member in self.staying():
+            if member.slot >= self.target and not self._is_canary(member):
+                self._do(member.drain(now))
+
+    def _relieve(self, now: float) -> None:
+        """A worker whose successor is ready may go."""
+        relieved = {m.slot for m in self.staying() if m.state is State.READY and self._current(m)}
+        for member in self.staying():
+            if self._outdated(member) and member.slot in relieved:
+                self._do(member.drain(now))
+
+    def _fill(self, now: float) -> None:
+        """Every slot has a worker; in back-off only a probe is tried."""
+        vacancies = [slot for slot in range(self.target) if self._vacant(slot)]
+        if not vacancies:
+            return
+        if self.backoff.active:
+            if self.backoff.due(now):
+                self.backoff.probing(self._spawn_current(vacancies[0], Birth.PROBE, now))
+            return
+        for slot in vacancies:
+            birth = Birth.REPLACEMENT if slot in self._bereaved else Birth.FIRST
+            self._spawn_current(slot, birth, now)
+
+    def _replace(self, now: float) -> None:
+        """Outdated workers get successors, ahead of them or, with surge 0, after them."""
+        if self.backoff.active:
+            return
+        covered = {m.slot for m in self.staying() if self._current(m)}
+        waiting = [m for m in self.staying() if self._outdated(m) and m.slot not in covered]
+        for member in sorted(waiting, key=lambda m: m.slot):
+            if self.settings.surge == 0:
+                if self._in_flux():
+                    return
+                self._do(member.drain(now))
+            elif not self._room_ahead(self.settings.surge):
+                return
+            else:
+                self._spawn_current(member.slot, Birth.SUCCESSOR, now)
+
+    def _drop_zygotes(self) -> None:
+        used = {m.zygote for m in self.members.values()}
+        if self.mode is not Mode.LEAVING:
+            used |= {self.zygote or 0}
+        if self.candidate is not None:
+            used |= {self.candidate.zygote}
+        for zygote in self.zygotes.values():
+            if zygote.id not in used:
+                self._drop_zygote(zygote)
+
+    # -- helpers ----------------------------------------------------------------
+
+    def _is_canary(self, member: Member) -> bool:
+        return self.candidate is not None and member.id == self.candidate.canary
+
+    def _outdated(self, member: Member) -> bool:
+        if self._is_canary(member):
+            return False
+        return member.generation != self.generation or member.wants is not None
+
+    def _current(self, member: Member) -> bool:
+        return member.generation == self.generation and member.wants is None
+
+    def _in_slot(self, slot: int) -> list[Member]:
+        return [m for m in self.members.values() if m.slot == slot]
+
+    def _vacant(self, slot: int) -> bool:
+        inside = [m for m in self._in_slot(slot) if not self._is_canary(m)]
+        if any(not m.leaving for m in inside):
+            return False
+        if slot == 0 and self._reserved_for_canary():
+            return False
+        return self.settings.surge > 0 or not inside
+
+    def _reserved_for_canary(self) -> bool:
+        candidate = self.candidate
+        if candidate is None or candidate.settings.surge > 0:
+            return False
+        return candidate.trial in (Trial.YIELDING, Trial.STARTING, Trial.PROVEN)
+
+    def _room_ahead(self, surge: int) -> bool:
+        """Whether one more may be started beside its predecessor.
+
+        Those ahead count for ``surge``; each of them will make its predecessor
+        leave, and of those that leave there are never more than ``workers``.
+        """
+        staying = self.staying()
+        ahead = len(staying) - len({m.slot for m in staying})
+        return ahead < surge and len(self.leaving()) + ahead < max(self.target, 1)
+
+    def _in_flux(self) -> bool:
+        """Whether a slot is between two workers (surge 0 replaces one by one)."""
+        return len(self.members) < self.target or any(
+            m.state is not State.READY for m in self.members.values()
+        )
+
+    def _spawn_current(self, slot: int, birth: Birth, now: float) -> int:
+        assert self.zygote is not None
+        return self._spawn(slot, birth, self.settings, self.generation, self.zygote, now)
+
+    def _spawn(
+        self,
+        slot: int,
+        birth: Birth,
+        settings: Settings,
+        generation: int,
+        zygote: int,
+        now: float,
+    ) -> int:
+        worker = self._context.new_id()
+        member = Member(worker, settings, generation, zygote, slot, birth, now)
+        if settings.max_age is not None:
+            member.age_limit = now + settings.max_age * self._spread()
+        self.members[worker] = member
+        self._bereaved.discard(slot)
+        rounds = max(int((settings.max_rounds or 0) * self._spread()), 1)
+        order = Order(
+            worker,
+            self.name,
+            slot,
+            rounds if settings.max_rounds else 0,
+            int((settings.max_rss or 0) * self._spread()),
+        )
+        self._orders.setdefault(zygote, []).append(order)
+        return worker
+
+    def _spread(self) -> float:
+        """Limits are met up to a tenth early, so that a pool doesn't turn over at once."""
+        return 1.0 - 0.1 * self._context.jitter()
+
+    def _send_orders(self) -> None:
+        for zygote, orders in self._orders.items():
+            self._do([Spawn(zygote, tuple(orders))])
+        self._orders.clear()
+
+    def _probe_reset(self) -> float | None:
+        probe = self.members.get(self.backoff.probe) if self.backoff.probe else None
+        return None if probe is None else probe.born_at + self.settings.backoff.reset
+
+    def _check_birth(self, member: Member, now: float) -> None:
+        """A zygote that does not fork in time is of no use."""
+        if member.pid is None and member.kill_at is not None:
+            zygote = self.zygotes.get(member.zygote)
+            if zygote is not None and zygote.stage is Stage.READY:
+                self.zygote_failed(zygote, "its zygote does not fork", now)
+                self._do([KillZygote(zygote.id)])
+
+    def _import_timed_out(self, zygote: Zygote, now: float) -> None:
+        limit = seconds(zygote.settings.ready_timeout)
+        reason = f"importing {zygote.settings.worker} took longer than {limit}"
+        self.zygote_failed(zygote, reason, now)
+        self._do([KillZygote(zygote.id)])
+
+    def _do(self, actions: Iterable[Action]) -> None:
+        self._context.out.extend(actions)
+
+    def _say(self, level: str, text: str, member: Member | None = None) -> None:
+        slot = None if member is None else member.slot
+        generation = self.generation if member is None else member.generation
+        self._do([Say(level, text, self.name, slot, generation)])
+
+
+def count(rounds: int) -> str:
+    """Write a number of rounds: ``1 round``, ``12 rounds``."""
+    return f"{rounds} round" if rounds == 1 else f"{rounds} rounds"

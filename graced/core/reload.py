@@ -1,0 +1,214 @@
+"""A reload as a transaction: read, prove in every pool, then replace; or refuse.
+
+Nothing of the old generation is touched before every pool of the new one has a
+ready worker (with ``surge: 0`` only the canary's slot is).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from graced.core.actions import Commit, EndReload, ReadConfig, TellReady, TellReloading
+from graced.core.pool import Mode, Pool, Trial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.core.daemon import Daemon
+    from graced.core.settings import Settings
+
+FIXED = ("name", "runtime_dir", "state_dir", "user", "group")
+
+
+class State(Enum):
+    """What the daemon is doing."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RELOADING = "reloading"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+
+
+class Phase(Enum):
+    """How far a reload is."""
+
+    READING = "reading"
+    PROVING = "proving"
+    REPLACING = "replacing"
+
+
+class Reload:
+    """The reload that is under way."""
+
+    __slots__ = ("added", "phase", "quiet", "settings")
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.phase = Phase.READING
+        self.settings: Settings | None = None
+        self.added: set[str] = set()  # pools that did not exist before
+        self.quiet = quiet  # before the first READY=1 systemd knows of no reload
+
+
+class Reloads:
+    """The reload under way, and the one that follows it, however many were asked for."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.current: Reload | None = None
+        self.queued = False
+
+    # -- events ---------------------------------------------------------------
+
+    def ask(self, now: float) -> None:
+        """Somebody wants a reload: now, or exactly one after the one under way."""
+        if self._daemon.stopping:
+            self._tell(False, "the daemon is stopping")
+        else:
+            self.queued = True
+
+    def accepted(self, settings: Settings, now: float) -> None:
+        """The configuration is right in itself."""
+        reload = self.current
+        if reload is None or reload.phase is not Phase.READING:
+            return
+        fixed = self._fixed(settings)
+        if fixed is not None:
+            self.refused(fixed, now)
+            return
+        reload.phase = Phase.PROVING
+        reload.settings = settings
+        daemon = self._daemon
+        for name, pool in settings.pools.items():
+            if name not in daemon.pools:
+                reload.added.add(name)
+                daemon.pools[name] = Pool(pool, daemon.generation + 1, daemon.context)
+            elif daemon.pools[name].mode is Mode.LEAVING:
+                self.refused(f"pool {name} is still leaving; reload again when it is gone", now)
+                return
+            daemon.pools[name].propose(pool, daemon.generation + 1, now)
+
+    def refused(self, reason: str, now: float) -> None:
+        """The new generation is no good: throw it away, the old one goes on."""
+        if self.current is None or self.current.phase is Phase.REPLACING:
+            return
+        for name, pool in self._daemon.pools.items():
+            if name in self.current.added:
+                pool.stop(now)
+            else:
+                pool.abandon(now)
+        self._daemon.say("error", f"reload refused: {reason}")
+        self._end(False, reason)
+
+    def stop(self, now: float) -> None:
+        """The daemon stops: whatever is under way is over."""
+        if self.current is not None:
+            self.current = None
+            self._tell(False, "the daemon is stopping")
+        elif self.queued:
+            self._tell(False, "the daemon is stopping")
+        self.queued = False
+
+    # -- what follows from the state --------------------------------------------
+
+    def advance(self, now: float) -> None:
+        """Take the transaction as far as it can go at this moment."""
+        if self.current is None and self.queued and self._may_begin():
+            self._begin()
+        if self.current is not None and self.current.phase is Phase.PROVING:
+            self._prove(now)
+
+    def finish(self, now: float) -> None:
+        """See whether the replacement is over."""
+        if self.current is None or self.current.phase is not Phase.REPLACING:
+            return
+        pools = [p for p in self._daemon.pools.values() if p.mode is not Mode.LEAVING]
+        failing = [p for p in pools if p.backoff.active]
+        if failing:
+            died = failing[0].last_deaths[-1][3] if failing[0].last_deaths else "its workers die"
+            reason = f"pool {failing[0].name} is in back-off after the change: {died}"
+            self._daemon.say("error", f"reload incomplete: {reason}")
+            self._end(False, reason)
+        elif all(pool.renewed for pool in pools):
+            self._daemon.say("info", f"reloaded: generation {self._daemon.generation}")
+            self._end(True, None)
+
+    # -- steps ----------------------------------------------------------------
+
+    def _may_begin(self) -> bool:
+        if self._daemon.state is State.STARTING:
+            return any(pool.backoff.active for pool in self._daemon.pools.values())
+        return self._daemon.state is State.RUNNING
+
+    def _begin(self) -> None:
+        daemon = self._daemon
+        self.queued = False
+        self.current = Reload(quiet=daemon.state is State.STARTING)
+        if not self.current.quiet:
+            daemon.state = State.RELOADING
+            daemon.out.append(TellReloading())
+        daemon.say("info", "reloading")
+        daemon.out.append(ReadConfig())
+
+    def _prove(self, now: float) -> None:
+        reload, daemon = self.current, self._daemon
+        assert reload is not None
+        assert reload.settings is not None
+        trials = {name: daemon.pools[name] for name in reload.settings.pools}
+        for pool in trials.values():
+            candidate = pool.candidate
+            if candidate is not None and all(self._proven(p) for p in candidate.settings.after):
+                pool.prove(now)
+        for pool in trials.values():
+            failure = self._failure(pool)
+            if failure is not None:
+                self.refused(f"pool {pool.name}: {failure}", now)
+                return
+        if all(self._proven(name) for name in trials):
+            self._commit(reload.settings, now)
+
+    def _proven(self, name: str) -> bool:
+        candidate = self._daemon.pools[name].candidate
+        return candidate is not None and candidate.trial is Trial.PROVEN
+
+    def _failure(self, pool: Pool) -> str | None:
+        candidate = pool.candidate
+        if candidate is None:
+            return "the new generation was given up"
+        canary = pool.members.get(candidate.canary) if candidate.canary is not None else None
+        if canary is not None and canary.failure is not None:
+            return canary.failure
+        if canary is not None and canary.leaving:
+            return "the first worker of the new generation was asked to leave"
+        return candidate.failure
+
+    def _commit(self, settings: Settings, now: float) -> None:
+        reload, daemon = self.current, self._daemon
+        assert reload is not None
+        reload.phase = Phase.REPLACING
+        daemon.settings = settings
+        daemon.generation += 1
+        for name, pool in daemon.pools.items():
+            if name in settings.pools:
+                pool.commit()
+            elif pool.mode is not Mode.LEAVING:
+                pool.stop(now)
+        daemon.out.append(Commit(daemon.generation))
+
+    def _fixed(self, settings: Settings) -> str | None:
+        """Name what can't change in a running daemon."""
+        for key in FIXED:
+            old, new = getattr(self._daemon.settings, key), getattr(settings, key)
+            if old != new:
+                return f"{key} can't change in a running daemon (from {old} to {new}); restart it"
+        return None
+
+    def _end(self, ok: bool, reason: str | None) -> None:
+        assert self.current is not None
+        if not self.current.quiet:
+            self._daemon.state = State.RUNNING
+            self._daemon.out.append(TellReady())
+        self.current = None
+        self._tell(ok, reason)
+
+    def _tell(self, ok: bool, reason: str | None) -> None:
+        self._daemon.out.append(EndReload(ok, reason))

@@ -1,0 +1,158 @@
+"""A picture of the daemon: the JSON of ``graced status``, and the STATUS= line."""
+
+from __future__ import annotations
+
+from graced.core.member import State as WorkerState
+from graced.core.member import seconds
+from graced.core.record import Record
+from graced.core.reload import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from graced.core.daemon import Daemon
+    from graced.core.member import Member
+    from graced.core.pool import Pool
+
+    JSON = dict[str, Any]
+
+
+class Reading(Record):
+    """What the scoreboard says of a worker at this moment."""
+
+    rounds: int = 0
+    errors: int = 0
+    busy_for: float | None = None  # seconds, None between rounds
+
+
+class LastReload(Record):
+    """How the last reload ended; ``at`` is wall-clock time in ISO 8601."""
+
+    at: str
+    ok: bool
+    reason: str | None
+
+
+IDLE = Reading()
+
+
+def picture(
+    daemon: Daemon,
+    readings: Mapping[int, Reading],
+    rss: Callable[[Member], int | None],
+    last_reload: LastReload | None,
+    now: float,
+) -> JSON:
+    """Return what ``graced status --json`` prints, without what only the process knows."""
+    return {
+        "state": daemon.state.value,
+        "generation": daemon.generation,
+        "ready": daemon.ready,
+        "uptime": round(now - daemon.started_at, 3),
+        "last_reload": None
+        if last_reload is None
+        else {"at": last_reload.at, "ok": last_reload.ok, "reason": last_reload.reason},
+        "pools": {
+            name: _pool(pool, readings, rss, now) for name, pool in sorted(daemon.pools.items())
+        },
+    }
+
+
+def _pool(
+    pool: Pool,
+    readings: Mapping[int, Reading],
+    rss: Callable[[Member], int | None],
+    now: float,
+) -> JSON:
+    members = sorted(pool.members.values(), key=lambda m: (m.slot, m.id))
+    return {
+        "target": pool.target,
+        "ready": pool.ready_count(),
+        "busy": sum(readings.get(m.id, IDLE).busy_for is not None for m in members),
+        "deaths": pool.deaths,
+        "backoff": _backoff(pool, now),
+        "workers": [
+            {
+                "slot": member.slot,
+                "pid": member.pid,
+                "state": _state(member, reading),
+                "generation": member.generation,
+                "rounds": reading.rounds,
+                "errors": reading.errors,
+                "busy_for": None if reading.busy_for is None else round(reading.busy_for, 3),
+                "age": round(now - member.born_at, 3),
+                "rss": rss(member),
+            }
+            for member in members
+            for reading in (readings.get(member.id, IDLE),)
+        ],
+        "last_deaths": [
+            {"slot": slot, "pid": pid, "at": at, "reason": reason, "rounds": rounds}
+            for slot, pid, at, reason, rounds in pool.last_deaths
+        ],
+    }
+
+
+def _backoff(pool: Pool, now: float) -> JSON | None:
+    backoff = pool.backoff
+    if not backoff.active:
+        return None
+    wait = None if backoff.next_start is None else round(max(backoff.next_start - now, 0.0), 3)
+    return {"failures": backoff.failures, "next_start_in": wait}
+
+
+def _state(member: Member, reading: Reading) -> str:
+    if member.state is WorkerState.READY and reading.busy_for is not None:
+        return "busy"
+    return member.state.value
+
+
+def line(
+    daemon: Daemon,
+    readings: Mapping[int, Reading],
+    last_reload: LastReload | None,
+    now: float,
+) -> str:
+    """Return the STATUS= line: what a person wants to know, in words."""
+    if daemon.failure is not None:
+        return f"failed: {daemon.failure}"
+    if daemon.state is State.DRAINING:
+        return _draining(daemon, readings, now)
+    if daemon.state is State.STOPPING:
+        return f"stopping: {len(daemon.members())} workers left"
+    parts = [_ready(daemon)]
+    if daemon.state is not State.RUNNING:
+        parts = [f"{daemon.state.value}: {parts[0]}"]
+    parts += [_trouble(pool, now) for pool in daemon.pools.values() if pool.backoff.active]
+    if last_reload is not None and not last_reload.ok and daemon.state is State.RUNNING:
+        parts.append(f"reload refused: {last_reload.reason}")
+    return "; ".join(parts)
+
+
+def _ready(daemon: Daemon) -> str:
+    ready = sum(pool.ready_count() for pool in daemon.pools.values())
+    target = sum(pool.target for pool in daemon.pools.values())
+    return f"{ready}/{target} workers ready"
+
+
+def _trouble(pool: Pool, now: float) -> str:
+    reason = pool.last_deaths[-1][3] if pool.last_deaths else "its workers die"
+    text = f"pool {pool.name} in back-off: {reason}"
+    if pool.backoff.next_start is None:
+        return f"{text}, trying one worker"
+    return f"{text}, next start in {seconds(max(pool.backoff.next_start - now, 0.0))}"
+
+
+def _draining(daemon: Daemon, readings: Mapping[int, Reading], now: float) -> str:
+    members = daemon.members()
+    spans = [readings.get(m.id, IDLE).busy_for for m in members]
+    busy = [span for span in spans if span is not None]
+    text = f"draining: {len(busy)} of {len(members)} workers busy"
+    if busy:
+        text += f", oldest round {max(busy):.0f} s"
+    ends = [end for m in members if m.leaving for end in (m.rung_end(),) if end is not None]
+    if ends:
+        text += f", {max(max(ends) - now, 0.0):.0f} s left"
+    return text

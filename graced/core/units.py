@@ -1,0 +1,67 @@
+"""Durations and sizes as people write them: 500ms, 30s, 2m; 300M, 1G.
+
+Texts in, numbers out, and back. Used for the configuration and the command line.
+"""
+
+from __future__ import annotations
+
+SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+# A century: what is longer is a slip of the pen, and would not fit 64 bits of nanoseconds thrice.
+LONGEST = 36_500 * 86400.0
+LARGEST = 1 << 60
+
+
+def duration(text: str) -> float:
+    """Return the seconds that *text* stands for; raise ValueError if it stands for none."""
+    seconds = _scaled(text, SECONDS)
+    if seconds > LONGEST:
+        raise ValueError("more than a century")
+    return seconds
+
+
+def size(text: str) -> int:
+    """Return the bytes that *text* stands for; raise ValueError if it stands for none."""
+    number = _scaled(text, BYTES)
+    if number > LARGEST:
+        raise ValueError("more than any machine has")
+    return int(number)
+
+
+def _scaled(text: str, units: dict[str, float] | dict[str, int]) -> float:
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text[len(digits) :]
+    digits = digits.rstrip(" ")
+    if unit not in units or not _is_number(digits) or len(digits) > 40:
+        raise ValueError("not a number and a unit")
+    if unit == "ms":
+        return float(digits) / 1000  # exact where times 0.001 is not: 7ms is 0.007
+    return float(digits) * units[unit]
+
+
+def _is_number(digits: str) -> bool:
+    return digits.isascii() and digits.replace(".", "", 1).isdigit()
+
+
+def show_duration(seconds: float) -> str:
+    """Write a duration so that :func:`duration` reads the same number again."""
+    return _shown(seconds, SECONDS) or _shown(seconds * 1000, {"ms": 1}) or _decimal(seconds)
+
+
+def show_size(number: int) -> str:
+    """Write a size so that :func:`size` reads the same number again."""
+    return _shown(number, BYTES) or str(number)
+
+
+def _shown(number: float, units: dict[str, float] | dict[str, int]) -> str:
+    """Write *number* in the largest unit that divides it; "" if none does."""
+    for unit, scale in reversed(units.items()):
+        if unit and scale >= 1 and number >= scale and number % scale == 0:
+            return f"{int(number // scale)}{unit}"
+    return ""
+
+
+def _decimal(seconds: float) -> str:
+    text = repr(seconds)
+    return f"{seconds:.25f}".rstrip("0") + "0s" if "e" in text else text.removesuffix(".0") + "s"
