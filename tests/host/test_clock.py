@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from graced.host import clock
 
 
-@given(st.datetimes(min_value=datetime.datetime(1970, 1, 1), max_value=datetime.datetime(2200, 1, 1)))
+EPOCH = datetime.datetime(1970, 1, 1)
+
+
+@given(st.datetimes(min_value=EPOCH, max_value=datetime.datetime(2200, 1, 1)))
 def test_iso_agrees_with_the_library(moment: datetime.datetime) -> None:
-    since = moment - datetime.datetime(1970, 1, 1)
+    since = moment - EPOCH
     ns = (since // datetime.timedelta(microseconds=1)) * 1000
     assert clock.iso(ns) == moment.isoformat(timespec="milliseconds") + "Z"
 
