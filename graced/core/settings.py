@@ -1,21 +1,24 @@
 """Every key of config.yaml, once: its name, its type, its default.
 
-The annotations are read by :mod:`graced.host.configfile`, which turns YAML into
-these records; nothing here knows of files or of YAML.
+The annotations are read by :mod:`graced.host.configkinds`, which turns texts into
+these types; nothing here knows of files or of YAML. What each key means is told
+to users by :mod:`graced.core.keys`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from graced.core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, Literal
 
     Level = Literal["debug", "info", "warning", "error"]
     Format = Literal["auto", "text", "json", "journal"]
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("auto", "text", "json", "journal")
 
 Duration = float  # seconds; in a file also 500ms, 30s, 2m, 1h, 1d
 Size = int  # bytes; in a file also 300M, 1G

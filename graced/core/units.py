@@ -13,11 +13,15 @@ LONGEST = 36_500 * 86400.0
 LARGEST = 1 << 60
 
 
+class TooLarge(ValueError):
+    """A number that is one, but can't be meant."""
+
+
 def duration(text: str) -> float:
     """Return the seconds that *text* stands for; raise ValueError if it stands for none."""
     seconds = _scaled(text, SECONDS)
     if seconds > LONGEST:
-        raise ValueError("more than a century")
+        raise TooLarge("more than a century")
     return seconds
 
 
@@ -25,7 +29,7 @@ def size(text: str) -> int:
     """Return the bytes that *text* stands for; raise ValueError if it stands for none."""
     number = _scaled(text, BYTES)
     if number > LARGEST:
-        raise ValueError("more than any machine has")
+        raise TooLarge("more than any machine has")
     return int(number)
 
 
