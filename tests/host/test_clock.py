@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from graced.host import clock
 
-
 EPOCH = datetime.datetime(1970, 1, 1)
 
 

@@ -1,0 +1,231 @@
+"""What systemd is told, see sd_notify(3). Only the main process speaks.
+
+sdnotify finds and connects the socket; sending is done here, since its `notify`
+encodes Latin-1, blocks while nobody reads and swallows errors. What must not be lost
+waits in order until the socket takes it; of STATUS= only the latest waits.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+
+from graced.host.log import one_line, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping, MutableMapping
+    from typing import Final
+
+LONGEST: Final = 2000  # bytes of a value; systemd ignores a message of more than 4096
+READY_FD: Final = "GRACED_READY_FD"  # who waits for a daemon that left the terminal
+
+
+class Notifier:
+    """The way to the service manager; without one, everything here does nothing.
+
+    The variables are taken out of `environ`, so that no child speaks to systemd.
+    `warn` is called once when nobody is there any more, and may be set later.
+    """
+
+    def __init__(
+        self, environ: MutableMapping[str, str], warn: Callable[[str], None] = say
+    ) -> None:
+        self.warn = warn
+        self.watchdog_interval = _watchdog(environ)
+        self._ready_fd = _number(environ.pop(READY_FD, ""))
+        self._waiting: deque[bytes] = deque()  # what must not be lost
+        self._status: bytes | None = None
+        self._alive = False  # WATCHDOG=1 waits
+        self._told = False  # that nobody is there
+        self._socket, self._peer = self._connect(environ.pop("NOTIFY_SOCKET", ""))
+
+    # What can be said
+
+    def ready(self, status: str | None = None) -> None:
+        """READY=1: the start, or a reload, is over."""
+        self.send(_with_status({"READY": "1"}, status))
+        self._tell_who_waits()
+
+    def reloading(self, status: str | None = None) -> None:
+        """RELOADING=1, with the time that Type=notify-reload needs to match it."""
+        now = str(time.monotonic_ns() // 1000)
+        self.send(_with_status({"RELOADING": "1", "MONOTONIC_USEC": now}, status))
+
+    def stopping(self, status: str | None = None) -> None:
+        """STOPPING=1."""
+        self.send(_with_status({"STOPPING": "1"}, status))
+
+    def extend(self, seconds: float) -> None:
+        """EXTEND_TIMEOUT_USEC: what is under way may take this much longer from now."""
+        message = {"EXTEND_TIMEOUT_USEC": str(max(0, round(seconds * 1_000_000)))}
+        if self._waiting and self._waiting[-1].startswith(b"EXTEND_TIMEOUT_USEC="):
+            self._waiting.pop()  # the newer one says it all
+        self.send(message)
+
+    def failed(self, exit_status: int, errno: int | None = None, status: str | None = None) -> None:
+        """EXIT_STATUS and ERRNO: why this process is about to leave."""
+        message = {"EXIT_STATUS": str(exit_status)}
+        if errno is not None:
+            message["ERRNO"] = str(errno)
+        self.send(_with_status(message, status))
+
+    def status(self, text: str) -> None:
+        """STATUS: one line for people. A later one replaces it while it waits."""
+        self._status = _encoded({"STATUS": text}) if self._socket is not None else None
+        self.flush()
+
+    def watchdog(self) -> None:
+        """WATCHDOG=1: the loop turns, and enough workers are healthy."""
+        self._alive = self._socket is not None
+        self.flush()
+
+    def send(self, message: Mapping[str, str]) -> None:
+        """Send one message, or let it wait in order: nothing sent here is lost."""
+        if self._socket is None:
+            return
+        if "STATUS" in message:
+            self._status = None  # older than this one
+        self._waiting.append(_encoded(message))
+        self.flush()
+
+    # For the supervisor's selector
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, -1 without one. It never changes."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether to call :meth:`flush` when the socket becomes writable."""
+        return bool(self._waiting) or self._status is not None or self._alive
+
+    def flush(self) -> None:
+        """Send what waits, as far as it is taken at once."""
+        while self._waiting and self._sent(self._waiting[0]):
+            self._waiting.popleft()
+        if not self._waiting and self._status is not None and self._sent(self._status):
+            self._status = None
+        if not self._waiting and self._alive and self._sent(b"WATCHDOG=1"):
+            self._alive = False
+
+    def final(self, bound: float) -> None:
+        """Send what waits, for at most `bound` seconds: the last thing before the exit."""
+        deadline = time.monotonic() + bound
+        while self.wants_write and (left := deadline - time.monotonic()) > 0:
+            poll = select.poll()
+            poll.register(self.fileno(), select.POLLOUT)
+            poll.poll(left * 1000)
+            self.flush()
+
+    def close(self) -> None:
+        """Forget the socket: a child does this, and the tests."""
+        if self._socket is not None:
+            self._socket.close()
+        self._gone()
+        if self._ready_fd is not None:
+            os.close(self._ready_fd)
+            self._ready_fd = None
+
+    # How it is sent
+
+    def _connect(self, address: str) -> tuple[socket.socket | None, str | bytes]:
+        if not address:
+            return None, ""
+        try:
+            found = _found_by_sdnotify(address)
+            return found, found.getpeername()
+        except (OSError, ImportError) as error:
+            self._tell(f"cannot reach systemd at NOTIFY_SOCKET={address}: {error}")
+            return None, ""
+
+    def _sent(self, message: bytes) -> bool:
+        """Return False if the message has to wait; one that nobody can take is dropped."""
+        if self._socket is None:
+            return True
+        try:
+            self._socket.send(message)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return self._sent_again(message)
+        self._told = False
+        return True
+
+    def _sent_again(self, message: bytes) -> bool:
+        """Whoever listened is gone: somebody new may be there, under the same name."""
+        assert self._socket is not None
+        try:
+            self._socket.connect(self._peer)
+            self._socket.send(message)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._tell(f"systemd no longer takes notifications ({error}); going on without")
+        return True
+
+    def _tell(self, trouble: str) -> None:
+        if not self._told:
+            self._told = True
+            self.warn(trouble)
+
+    def _gone(self) -> None:
+        self._socket = None
+        self._waiting.clear()
+        self._status, self._alive = None, False
+
+    def _tell_who_waits(self) -> None:
+        if self._ready_fd is not None:
+            fd, self._ready_fd = self._ready_fd, None
+            try:
+                os.write(fd, b"READY")
+            except OSError:  # nobody waits any more
+                pass
+            os.close(fd)
+
+
+def _found_by_sdnotify(address: str) -> socket.socket:
+    from sdnotify import SystemdNotifier
+
+    before = os.environ.get("NOTIFY_SOCKET")
+    os.environ["NOTIFY_SOCKET"] = address  # where sdnotify looks
+    try:
+        found: socket.socket = SystemdNotifier(debug=True).socket
+    finally:
+        if before is None:
+            del os.environ["NOTIFY_SOCKET"]
+        else:
+            os.environ["NOTIFY_SOCKET"] = before
+    found.setblocking(False)
+    return found
+
+
+def _watchdog(environ: MutableMapping[str, str]) -> float | None:
+    """Return the seconds within which WATCHDOG=1 is expected, see sd_watchdog_enabled(3)."""
+    usec = _number(environ.pop("WATCHDOG_USEC", ""))
+    pid = environ.pop("WATCHDOG_PID", "")
+    if not usec or (pid and _number(pid) != os.getpid()):
+        return None
+    return usec / 1_000_000
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _with_status(message: dict[str, str], status: str | None) -> dict[str, str]:
+    return message if status is None else {**message, "STATUS": status}
+
+
+def _encoded(message: Mapping[str, str]) -> bytes:
+    return b"\n".join(name.encode() + b"=" + _value(value) for name, value in message.items())
+
+
+def _value(text: str) -> bytes:
+    """Return `text` on one line, as UTF-8, and short enough to be read."""
+    text = one_line(" ".join(text.splitlines()))
+    data = text.encode("utf-8", "backslashreplace")
+    return data if len(data) <= LONGEST else data[:LONGEST].decode("utf-8", "ignore").encode()
