@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         " | WatchRounds | TellReady | TellReloading | TellStopping | Extend | EndReload | Commit"
         " | Say | Exit"
     )
+    WorkerAction: TypeAlias = "Spawn | Drain | Interrupt | Kill | PrintStack | WatchRounds"
 
 
 class ReadConfig(Record):

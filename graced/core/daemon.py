@@ -171,6 +171,8 @@ class Daemon:
         match event:
             case ev.Acknowledged(_, ack):
                 member.acknowledged(ack, now)
+            case ev.SeenInSetup():
+                member.seen_in_setup(now)
             case ev.LeaseSeen(_, leased, held_until):
                 member.leases(leased, held_until)
             case ev.StackPrinted():
@@ -328,7 +330,14 @@ class Daemon:
 
 
 if TYPE_CHECKING:
-    LadderEvent = ev.Acknowledged | ev.LeaseSeen | ev.StackPrinted | ev.Killed | ev.Recovered
+    LadderEvent = (
+        ev.Acknowledged
+        | ev.SeenInSetup
+        | ev.LeaseSeen
+        | ev.StackPrinted
+        | ev.Killed
+        | ev.Recovered
+    )
     WorkerEvent = (
         ev.Spawned
         | ev.SpawnFailed

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Event: TypeAlias = (
         "Tick | DrainAsked | InterruptAsked | ReloadAsked | ConfigAccepted | ConfigRefused"
         " | ScaleAsked | Imported | ImportFailed | ZygoteDied | Spawned | SpawnFailed | BecameReady"
-        " | Acknowledged | LeaseSeen | ReplacementWanted | RoundDone | RoundOverdue | StackPrinted"
+        " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | RoundOverdue | StackPrinted"
         " | Killed | Recovered | Died"
     )
 
@@ -103,6 +103,12 @@ class Acknowledged(Record):
 
     worker: int
     ack: int
+
+
+class SeenInSetup(Record):
+    """A worker that was asked to drain is in setup(): it has no round to finish."""
+
+    worker: int
 
 
 class LeaseSeen(Record):

@@ -148,6 +148,11 @@ class Member:
         if self.state is State.DRAINING or ack >= IN_SETUP:
             self.nudge_at = None
 
+    def seen_in_setup(self, now: float) -> None:
+        """It has no round to finish: the rest of the ladder is that of an interrupt."""
+        if self.state is State.DRAINING:
+            self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
+
     def leases(self, leased: float, held_until: float | None) -> None:
         """The ladder's clock stands still while a lease holds."""
         self.leased = leased

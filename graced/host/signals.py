@@ -1,0 +1,71 @@
+"""Signals of the main process: handlers that do nothing, and a pipe that wakes the loop.
+
+Installed before anything else is imported: to PID 1 a signal without a handler
+is lost, and to others it is death.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+WATCHED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGQUIT,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGCHLD,
+    signal.SIGPIPE,
+)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """Let the wakeup descriptor do the work."""
+
+
+class Signals:
+    """The signals that came since the last look, each in the order of its arrival."""
+
+    def __init__(self) -> None:
+        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # A full pipe loses wake-ups, but whoever reads it is awake by then;
+        # what must not be lost in a storm is kept by its kind, see take().
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        for number in WATCHED:
+            signal.signal(number, _nothing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a signal came."""
+        return self._read_end
+
+    def take(self) -> list[int]:
+        """Return the numbers of the signals that came, and forget them."""
+        numbers = bytearray()
+        while True:
+            try:
+                data = os.read(self._read_end, 65536)
+            except BlockingIOError:
+                return list(numbers)
+            numbers += data
+            if len(data) < 65536:
+                return list(numbers)
+
+
+_installed: Signals | None = None
+
+
+def install() -> Signals:
+    """Install the handlers, once for the life of the process."""
+    global _installed
+    if _installed is None:
+        _installed = Signals()
+    return _installed

@@ -1,0 +1,350 @@
+"""Zygotes and workers as processes: forked, signalled, reaped, and told of as events.
+
+All that is decided elsewhere happens here. Process ids stay in this file: a
+worker's number is free for others from the moment it is reaped.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+
+from graced.core.actions import Spawn, StartZygote
+from graced.core.events import (
+    Died,
+    Imported,
+    ImportFailed,
+    Killed,
+    LeaseSeen,
+    Recovered,
+    Spawned,
+    SpawnFailed,
+    ZygoteDied,
+)
+from graced.host import clock, process
+from graced.host.channel import Channel, ChannelClosed
+from graced.host.scoreboard import Left
+from graced.watch import Watch, read_lease
+from graced.zygote import Plan, fork
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from graced.core.events import Event
+    from graced.core.settings import Pool
+    from graced.host.process import Exit
+    from graced.host.scoreboard import Scoreboard
+
+    Emit = Callable[[Event], None]
+
+AT_ONCE = 200  # workers named in one message to a zygote
+LOOK = 0.002  # seconds that a worker gets to stop for a look at its lease
+TRIES = 20  # looks that fail before the kill comes all the same
+PLANNED = (Left.DRAINED, Left.INTERRUPTED, Left.TEARDOWN_RAISED)
+
+
+class _Zygote:
+    """A zygote's process and the way to talk to it."""
+
+    __slots__ = ("channel", "pid", "pool")
+
+    def __init__(self, pid: int, channel: Channel, pool: str) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.pool = pool
+
+
+class _Worker:
+    """A worker's process, from its birth order to its reaping."""
+
+    __slots__ = ("index", "looks", "pid", "zygote")
+
+    def __init__(self, index: int, zygote: int) -> None:
+        self.index = index
+        self.zygote = zygote
+        self.pid: int | None = None
+        self.looks = 0
+
+
+class Processes:
+    """All children of the main process that graced started."""
+
+    def __init__(
+        self,
+        scoreboard: Scoreboard,
+        watch: Watch,
+        selector: selectors.BaseSelector,
+        emit: Emit,
+        plan: Callable[[StartZygote], Plan],
+        evidence: Callable[[Exit], str | None],
+    ) -> None:
+        self._scoreboard = scoreboard
+        self._watch = watch
+        self._selector = selector
+        self._emit = emit
+        self._plan = plan
+        self._evidence = evidence  # what else is known of a death, such as out of memory
+        self._zygotes: dict[int, _Zygote] = {}
+        self._workers: dict[int, _Worker] = {}
+        self._by_pid: dict[int, int] = {}
+        self._early: dict[int, Exit] = {}  # reaped before their zygote reported them
+        self.others: dict[int, Callable[[Exit], None]] = {}  # children of other parts
+
+    # -- what there is ----------------------------------------------------------
+
+    def pid(self, worker: int) -> int | None:
+        """Return a worker's process id while it is not reaped."""
+        found = self._workers.get(worker)
+        return None if found is None else found.pid
+
+    def index(self, worker: int) -> int:
+        """Return the number of a worker's record."""
+        return self._workers[worker].index
+
+    def living(self) -> dict[int, int]:
+        """Return the workers that have a process, and its id."""
+        return {w: found.pid for w, found in self._workers.items() if found.pid is not None}
+
+    def alive(self) -> bool:
+        """Whether a zygote or a worker is left."""
+        return bool(self._zygotes or self._by_pid)
+
+    # -- zygotes ----------------------------------------------------------------
+
+    def start_zygote(self, action: StartZygote) -> None:
+        """Fork a zygote; a fork that fails is an event too."""
+        try:
+            pid, channel = fork(self._plan(action))
+        except OSError as error:
+            reason = f"cannot fork a zygote: {error.strerror}"
+            self._emit(ImportFailed(action.zygote, reason))
+            self._emit(ZygoteDied(action.zygote, reason))
+            return
+        zygote = _Zygote(pid, channel, action.pool.name)
+        self._zygotes[action.zygote] = zygote
+        self._selector.register(
+            channel, selectors.EVENT_READ, lambda: self._heard(action.zygote, zygote)
+        )
+
+    def kill_zygote(self, zygote: int) -> None:
+        """End a zygote; it holds nothing that could be lost."""
+        found = self._zygotes.get(zygote)
+        if found is not None:
+            process.signal_process(found.pid, signal.SIGKILL)
+
+    def zygote_pids(self) -> dict[int, str]:
+        """Return the zygotes' process ids and the pools they are for."""
+        return {z.pid: z.pool for z in self._zygotes.values()}
+
+    def _heard(self, number: int, zygote: _Zygote) -> None:
+        try:
+            while (message := zygote.channel.receive()) is not None:
+                self._message(number, message)
+        except ChannelClosed:
+            self._hang_up(zygote)  # its death follows by SIGCHLD
+
+    def _hang_up(self, zygote: _Zygote) -> None:
+        if zygote.channel.fileno() >= 0:
+            self._selector.unregister(zygote.channel)
+            zygote.channel.close()
+
+    def _message(self, number: int, message: tuple[object, ...]) -> None:
+        match message:
+            case ("imported",):
+                self._guard_survivors(number)
+                self._emit(Imported(number))
+            case ("failed", str(text)):
+                self._emit(ImportFailed(number, text))
+            case ("spawned", [*births]):
+                for worker, pid in births:
+                    self._spawned(worker, pid)
+            case ("unspawned", [*workers], str(text)):
+                for worker in workers:
+                    self._unspawned(worker, text)
+
+    def _guard_survivors(self, number: int) -> None:
+        """Name a new zygote the workers whose own zygote is gone."""
+        orphans = [
+            (worker, found.index, found.pid)
+            for worker, found in self._workers.items()
+            if found.pid is not None and found.zygote not in self._zygotes
+        ]
+        if orphans:
+            for start in range(0, len(orphans), AT_ONCE):
+                self._zygotes[number].channel.send(("adopt", orphans[start : start + AT_ONCE]))
+            for worker, _, _ in orphans:
+                self._workers[worker].zygote = number
+
+    # -- births -----------------------------------------------------------------
+
+    def spawn(self, action: Spawn, pool: Pool) -> None:
+        """Order a zygote to fork workers."""
+        orders = []
+        for birth in action.births:
+            index = self._scoreboard.claim()
+            self._workers[birth.worker] = _Worker(index, action.zygote)
+            record = self._scoreboard.record(index)
+            self._watch.add(birth.worker, record, pool.round_timeout)
+            orders.append((birth.worker, index, birth.slot, birth.max_rounds, birth.max_rss))
+        zygote = self._zygotes.get(action.zygote)
+        for start in range(0, len(orders), AT_ONCE):
+            part = orders[start : start + AT_ONCE]
+            try:
+                if zygote is None:
+                    raise ChannelClosed("its zygote is gone")
+                zygote.channel.send(("spawn", part))
+            except (ChannelClosed, OSError) as error:
+                for order in part:
+                    self._unspawned(order[0], str(error))
+
+    def _spawned(self, worker: int, pid: int) -> None:
+        found = self._workers.get(worker)
+        if found is None or found.pid is not None:
+            return  # it died before it was reported, and was found by its record
+        found.pid = pid
+        self._by_pid[pid] = worker
+        self._emit(Spawned(worker, pid))
+        exit = self._early.pop(pid, None)
+        if exit is not None:
+            self._gone(worker, exit)
+        if not self._awaited():
+            self._early.clear()
+
+    def _unspawned(self, worker: int, reason: str) -> None:
+        if worker in self._workers and self._workers[worker].pid is None:
+            self._forget(worker)
+            self._emit(SpawnFailed(worker, reason, clock.iso()))
+
+    def _awaited(self) -> list[int]:
+        return [worker for worker, found in self._workers.items() if found.pid is None]
+
+    # -- signals ----------------------------------------------------------------
+
+    def signal(self, worker: int, number: int) -> None:
+        """Send a worker a signal."""
+        pid = self.pid(worker)
+        if pid is not None:
+            process.signal_process(pid, number)
+
+    def kill(self, worker: int, *, force: bool, stuck: bool) -> None:
+        """Kill a worker's group; unless forced, not while a lease holds."""
+        found = self._workers.get(worker)
+        if found is None or found.pid is None:
+            return
+        if force:
+            self._kill(worker, found.pid)
+        else:
+            self._look_and_kill(worker, found, found.pid, stuck)
+
+    def _look_and_kill(self, worker: int, found: _Worker, pid: int, stuck: bool) -> None:
+        """Stop it, so that it can't take a lease between our look and the kill."""
+        was_stopped = process.is_stopped(pid)
+        if not process.stop_for_a_look(pid, LOOK):
+            found.looks += 1
+            if found.looks < TRIES:
+                process.signal_process(pid, signal.SIGCONT)
+                return
+        found.looks = 0
+        now = clock.monotonic()
+        leased, held_until = read_lease(self._watch.record(worker), now)
+        if held_until is None and (not stuck or self._watch.overdue(worker, now)):
+            self._kill(worker, pid)
+            return
+        if not was_stopped:
+            process.signal_process(pid, signal.SIGCONT)
+        if held_until is not None:
+            self._emit(LeaseSeen(worker, leased, held_until))
+        else:
+            self._watch.recovered(worker, now)
+            self._emit(Recovered(worker))
+
+    def _kill(self, worker: int, pid: int) -> None:
+        process.end_group(pid)
+        self._emit(Killed(worker))
+
+    # -- deaths -----------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Take leave of all children that are gone."""
+        while (exit := process.peek_exit()) is not None:
+            worker = self._by_pid.get(exit.pid)
+            if worker is None:
+                worker = self._unreported(exit.pid)
+            if worker is None:
+                process.reap(exit.pid)
+                self._other(exit)
+            else:
+                process.end_group(exit.pid)  # before its number is free for others
+                process.reap(exit.pid)
+                self._gone(worker, exit)
+
+    def _unreported(self, pid: int) -> int | None:
+        """Find a worker that died before its zygote could report it."""
+        for worker in self._awaited():
+            if self._watch.record(worker).pid == pid:
+                self._spawned(worker, pid)
+                return worker
+        return None
+
+    def _other(self, exit: Exit) -> None:
+        for number, zygote in list(self._zygotes.items()):
+            if zygote.pid == exit.pid:
+                self._zygote_gone(number, zygote, exit)
+                return
+        other = self.others.pop(exit.pid, None)
+        if other is not None:
+            other(exit)
+        elif self._awaited():
+            self._early[exit.pid] = exit
+        # else a stranger's orphan, which came to us as it would have come to init
+
+    def _zygote_gone(self, number: int, zygote: _Zygote, exit: Exit) -> None:
+        if zygote.channel.fileno() >= 0:
+            self._heard(number, zygote)  # its last words first
+        self._hang_up(zygote)
+        del self._zygotes[number]
+        for worker in self._awaited():
+            if self._workers[worker].zygote == number and not self._watch.record(worker).pid:
+                self._forget(worker)
+        self._emit(ZygoteDied(number, f"its zygote {process.describe_exit(exit)}"))
+
+    def _gone(self, worker: int, exit: Exit) -> None:
+        record = self._watch.record(worker)
+        event = Died(
+            worker,
+            self._reason(record.left, record.text, exit),
+            record.left in PLANNED and exit.code == os.CLD_EXITED,
+            record.rounds,
+            record.good,
+            clock.iso(),
+        )
+        self._forget(worker)
+        self._emit(event)
+
+    def _reason(self, left: int, text: str, exit: Exit) -> str:
+        if left and text:
+            return text
+        how = process.describe_exit(exit)
+        more = text or self._evidence(exit)
+        return f"{how} ({more})" if more else how
+
+    def _forget(self, worker: int) -> None:
+        found = self._workers.pop(worker)
+        if found.pid is not None:
+            self._by_pid.pop(found.pid, None)
+        self._watch.drop(worker)
+        self._scoreboard.release(found.index)
+
+
+def bell_rang(bell: int) -> list[int]:
+    """Return the ids of the workers that rang, each once."""
+    rang: dict[int, None] = {}
+    while True:
+        try:
+            data = os.read(bell, 65536)
+        except BlockingIOError:
+            return list(rang)
+        for at in range(0, len(data) - 7, 8):
+            rang[int.from_bytes(data[at : at + 8], "little")] = None

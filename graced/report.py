@@ -1,0 +1,126 @@
+"""What systemd is told: ready, reloading, stopping, status, watchdog; and the last words."""
+
+from __future__ import annotations
+
+import selectors
+
+from graced.core.actions import Exit, Extend, TellReady, TellReloading, TellStopping
+from graced.core.member import State as WorkerState
+from graced.core.reload import State
+from graced.core.status import LastReload, line, picture
+from graced.host import clock, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from graced.core.daemon import Daemon
+    from graced.host.log import Log
+    from graced.host.notify import Notifier
+    from graced.processes import Processes
+    from graced.watch import Watch
+
+EVERY = 1.0  # seconds between two looks at a drain, which people watch
+FAREWELL = 0.2  # seconds that the last notices may take
+
+
+class Report:
+    """The daemon as systemd and ``graced status`` see it."""
+
+    def __init__(
+        self, daemon: Daemon, watch: Watch, processes: Processes, notifier: Notifier, log: Log
+    ) -> None:
+        self._daemon = daemon
+        self._watch = watch
+        self._processes = processes
+        self._notifier = notifier
+        self._log = log
+        self._line = ""
+        self._registered = False
+        self._next_line: float | None = None
+        self.last_reload: LastReload | None = None
+        interval = notifier.watchdog_interval
+        self._beat = None if interval is None else interval / 2
+        self._next_beat = None if self._beat is None else clock.monotonic()
+
+    def next_deadline(self) -> float | None:
+        """When there is something to say again, or None."""
+        times = [t for t in (self._next_line, self._next_beat) if t is not None]
+        return min(times, default=None)
+
+    def picture(self, now: float) -> dict[str, Any]:
+        """Return the status as JSON data."""
+        return picture(
+            self._daemon,
+            self._watch.readings(now),
+            lambda member: process.rss(member.pid) if member.pid else None,
+            self.last_reload,
+            now,
+        )
+
+    # -- to systemd ---------------------------------------------------------------
+
+    def tell(self, word: TellReady | TellReloading | TellStopping | Extend) -> None:
+        """Say one of the words that must not be lost."""
+        status = self._compose(clock.monotonic())
+        match word:
+            case TellReady():
+                self._notifier.ready(status)
+            case TellReloading():
+                self._notifier.reloading(status)
+            case TellStopping():
+                self._notifier.stopping(status)
+            case Extend(seconds):
+                self._notifier.extend(seconds)
+
+    def reload_ended(self, ok: bool, reason: str | None) -> None:
+        """Keep what ``graced status`` says of the last reload."""
+        self.last_reload = LastReload(clock.iso(), ok, reason)
+
+    def refresh(self, selector: selectors.BaseSelector, now: float) -> None:
+        """Bring STATUS= up to date, feed the watchdog, send what waits."""
+        self._next_line = now + EVERY if self._daemon.stopping else None
+        text = self._compose(now)
+        if text != self._line:
+            self._line = text
+            self._notifier.status(text)
+        if self._beat is not None and self._next_beat is not None and now >= self._next_beat:
+            self._next_beat = now + self._beat
+            self._feed_watchdog(now)
+        self._flush(selector)
+
+    def leave(self, end: Exit) -> None:
+        """Say the last words; bounded, since nobody may listen."""
+        if end.code:
+            self._notifier.failed(end.code)
+        self._notifier.final(FAREWELL)
+
+    def _compose(self, now: float) -> str:
+        readings = self._watch.readings(now) if self._daemon.state is State.DRAINING else {}
+        return line(self._daemon, readings, self.last_reload, now)
+
+    def _flush(self, selector: selectors.BaseSelector) -> None:
+        self._notifier.flush()
+        waiting = self._notifier.wants_write
+        if waiting and not self._registered:
+            selector.register(self._notifier, selectors.EVENT_WRITE, self._notifier.flush)
+        elif self._registered and not waiting:
+            selector.unregister(self._notifier)
+        self._registered = waiting
+
+    # -- the watchdog ---------------------------------------------------------------
+
+    def _feed_watchdog(self, now: float) -> None:
+        if self.healthy(now):
+            self._notifier.watchdog()
+        else:
+            self._log.warning("too few healthy workers: the watchdog is not fed")
+
+    def healthy(self, now: float) -> bool:
+        """Whether enough workers can work. Those in back-off neither help nor harm."""
+        living = [m for m in self._daemon.members() if m.pid and m.state is not WorkerState.KILLED]
+        healthy = sum(
+            not process.is_stopped(m.pid or 0) and not self._watch.overdue(m.id, now)
+            for m in living
+        )
+        return healthy >= min(self._daemon.settings.watchdog_quorum, len(living))

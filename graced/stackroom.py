@@ -1,0 +1,120 @@
+"""Stacks of workers, asked for by signal and waited for with a bound.
+
+A worker that runs Python code rings when its stack is written; one stuck in C
+code writes it without ringing; one with its signals blocked never answers.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from graced.core.events import StackPrinted
+from graced.host import clock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from graced.core.events import Event
+    from graced.host.log import Log
+    from graced.host.stacks import Stacks
+    from graced.processes import Processes
+    from graced.watch import Watch
+
+PATIENCE = 0.5  # seconds that a worker gets to print its stack
+NO_ANSWER = "no answer: its signals are blocked, or it is stopped"
+
+
+class _Asked:
+    """One worker that was asked for its stack."""
+
+    __slots__ = ("done", "finished", "index", "until")
+
+    def __init__(self, index: int, finished: int, until: float) -> None:
+        self.index = index
+        self.finished = finished  # how many stacks it had finished before
+        self.until = until
+        self.done: list[Callable[[str], None]] = []
+
+
+class Stackroom:
+    """The stacks that are being waited for."""
+
+    def __init__(
+        self,
+        stacks: Stacks,
+        watch: Watch,
+        processes: Processes,
+        emit: Callable[[Event], None],
+        log: Log,
+    ) -> None:
+        self._stacks = stacks
+        self._watch = watch
+        self._processes = processes
+        self._emit = emit
+        self._log = log
+        self._asked: dict[int, _Asked] = {}
+
+    def next_deadline(self) -> float | None:
+        """When to stop waiting for somebody, or None."""
+        return min((asked.until for asked in self._asked.values()), default=None)
+
+    def ask(self, worker: int, done: Callable[[str], None]) -> None:
+        """Ask a worker for its stack; ``done`` gets the text, in bounded time."""
+        asked = self._asked.get(worker)
+        if asked is None:
+            asked = self._send(worker)
+        asked.done.append(done)
+
+    def rang(self, worker: int) -> None:
+        """A worker rang: perhaps its stack is written."""
+        asked = self._asked.get(worker)
+        if asked is not None and self._watch.stacks(worker) != asked.finished:
+            self._finish(worker)
+
+    def tick(self, now: float) -> None:
+        """Take what is there from those that did not answer in time."""
+        for worker in [w for w, asked in self._asked.items() if now >= asked.until]:
+            self._finish(worker)
+
+    def print_stuck(self, worker: int) -> None:
+        """Write the stack of a stuck worker to the log, then say so."""
+        pid = self._processes.pid(worker)
+
+        def done(text: str) -> None:
+            self._log.error(f"worker (pid {pid}) is stuck:\n{text}")
+            self._emit(StackPrinted(worker))
+
+        self.ask(worker, done)
+
+    def log_all(self) -> None:
+        """Write the stack of every process to the log."""
+        self._log.info(f"stack of the main process:\n{own_stack()}")
+        for worker, pid in self._processes.living().items():
+            self.ask(worker, self._logger(pid))
+
+    def _logger(self, pid: int) -> Callable[[str], None]:
+        return lambda text: self._log.info(f"stack of worker (pid {pid}):\n{text}")
+
+    def _send(self, worker: int) -> _Asked:
+        index = self._processes.index(worker)
+        self._stacks.clear(index)
+        finished = self._watch.stacks(worker)
+        asked = _Asked(index, finished, clock.monotonic() + PATIENCE)
+        self._asked[worker] = asked
+        self._processes.signal(worker, signal.SIGQUIT)
+        return asked
+
+    def _finish(self, worker: int) -> None:
+        asked = self._asked.pop(worker)
+        text = self._stacks.read(asked.index) or NO_ANSWER
+        for done in asked.done:
+            done(text)
+
+
+def own_stack() -> str:
+    """Return the stack of the main process."""
+    import sys
+    import traceback
+
+    return "".join(traceback.format_stack(sys._getframe(1)))

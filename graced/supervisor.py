@@ -1,0 +1,307 @@
+"""The main process: wait, turn what came into events, ask the core, perform its actions.
+
+One thread, one selector, no tick, no user code. Decisions are in
+:mod:`graced.core`; what touches processes is in :mod:`graced.processes`, what
+answers people in :mod:`graced.desk`, what is said to systemd in :mod:`graced.report`.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+from collections import deque
+
+from graced.core import actions as ac
+from graced.core import events as ev
+from graced.core.daemon import Daemon
+from graced.desk import Desk
+from graced.host import clock, process, signals
+from graced.host.scoreboard import Scoreboard
+from graced.host.stacks import Stacks
+from graced.processes import Processes, bell_rang
+from graced.report import Report
+from graced.stackroom import Stackroom
+from graced.watch import Watch
+from graced.zygote import Plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from graced.core.settings import Settings
+    from graced.host.configfile import Reading
+    from graced.host.log import Log
+    from graced.host.notify import Notifier
+    from graced.host.process import Exit
+    from graced.host.runtimedir import RuntimeDir
+
+BUG = 70
+CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
+
+
+class Supervisor:
+    """The running daemon."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        read_again: Callable[[], Reading],
+        log: Log,
+        notifier: Notifier,
+        runtime: RuntimeDir,
+        state_dir: str,
+    ) -> None:
+        now = clock.monotonic()
+        self.settings = settings
+        self.log = log
+        self.runtime = runtime
+        self.state_dir = state_dir
+        self._read_again = read_again
+        self._events: deque[ev.Event] = deque()
+        self._exit: ac.Exit | None = None
+        self._had_terminal = _has_terminal()
+        self.daemon = Daemon(settings, jitter, now)
+        self.scoreboard = Scoreboard()
+        self.stacks = Stacks.create()
+        self._bell, self._bell_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.selector = selectors.DefaultSelector()
+        self._signals = signals.install()
+        self.watch = Watch()
+        self.processes = Processes(
+            self.scoreboard, self.watch, self.selector, self.emit, self._plan, self._evidence
+        )
+        self.report = Report(self.daemon, self.watch, self.processes, notifier, log)
+        self.stackroom = Stackroom(self.stacks, self.watch, self.processes, self.emit, log)
+        self.desk = Desk(self, os.path.join(runtime.path, "control.sock"))
+
+    # -- the loop ---------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run until the core says that it is over; return the exit status."""
+        process.become_subreaper()
+        self._listen()
+        self._perform(self.daemon.start(clock.monotonic()))
+        self._digest()
+        while self._exit is None:
+            for key, _ in self.selector.select(self._timeout()):
+                key.data()
+            self._look_at_clock()
+            self._digest()
+        return self._leave(self._exit)
+
+    def emit(self, event: ev.Event) -> None:
+        """Hand an event in; it is dealt with before the loop sleeps again."""
+        self._events.append(event)
+
+    def _listen(self) -> None:
+        self.selector.register(self._signals, selectors.EVENT_READ, self._signalled)
+        self.selector.register(self._bell, selectors.EVENT_READ, self._rung)
+        self.desk.open(self.selector)
+
+    def _timeout(self) -> float | None:
+        """Return how long nothing is due; for ever, if nothing is."""
+        deadlines = (
+            self.daemon.next_deadline(),
+            self.watch.next_deadline(),
+            self.desk.next_deadline(),
+            self.report.next_deadline(),
+            self.stackroom.next_deadline(),
+        )
+        first = min((time for time in deadlines if time is not None), default=None)
+        return None if first is None else max(first - clock.monotonic(), 0.0)
+
+    def _look_at_clock(self) -> None:
+        now = clock.monotonic()
+        due = self.daemon.next_deadline()
+        if due is not None and now >= due:
+            self.emit(ev.Tick())
+        for event in self.watch.due(now):
+            self.emit(event)
+        self.stackroom.tick(now)
+        self.desk.tick(now)
+
+    def _digest(self) -> None:
+        """Let the core decide about all that came, then tell what has become of it."""
+        while self._events:
+            event = self._events.popleft()
+            now = clock.monotonic()
+            if isinstance(event, CORE_EVENTS_LEASED):
+                for lease in self.watch.leases(now):
+                    self._perform(self.daemon.handle(lease, now))
+            self._perform(self.daemon.handle(event, now))
+        self.report.refresh(self.selector, clock.monotonic())
+
+    # -- what comes in ----------------------------------------------------------
+
+    def _rung(self) -> None:
+        now = clock.monotonic()
+        for worker in bell_rang(self._bell):
+            for event in self.watch.rang(worker, now):
+                self.emit(event)
+            self.stackroom.rang(worker)
+
+    def _signalled(self) -> None:
+        numbers = self._signals.take()
+        for number in dict.fromkeys(n for n in numbers if n != signal.SIGINT):
+            self._wish(number)
+        for _ in range(min(numbers.count(signal.SIGINT), 2)):
+            self.emit(ev.InterruptAsked())
+
+    def _wish(self, number: int) -> None:
+        match number:
+            case signal.SIGCHLD:
+                self.processes.reap()
+            case signal.SIGTERM:
+                self.emit(ev.DrainAsked())
+            case signal.SIGHUP:
+                self._hung_up()
+            case signal.SIGQUIT:
+                self.stackroom.log_all()
+            case signal.SIGUSR1:
+                self.log.reopen()
+                self.log.info("log file opened again")
+            case signal.SIGUSR2:
+                self.log.warning("SIGUSR2 is reserved and has no effect yet")
+            case signal.SIGTTIN | signal.SIGTTOU:
+                self._step(1 if number == signal.SIGTTIN else -1)
+
+    def _hung_up(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            self.log.warning("the terminal is gone: draining")
+            self.emit(ev.DrainAsked())
+        else:
+            self.desk.reload_asked(None)
+
+    def _step(self, step: int) -> None:
+        if self._had_terminal:
+            return
+        pools = list(self.daemon.pools.values())
+        if len(pools) != 1:
+            self.log.warning("there is more than one pool: use graced scale POOL N")
+            return
+        self.emit(ev.ScaleAsked(pools[0].name, max(pools[0].target + step, 0)))
+
+    # -- what goes out ------------------------------------------------------------
+
+    def _perform(self, actions: Sequence[ac.Action]) -> None:
+        for action in actions:
+            match action:
+                case ac.Say(level, text, pool, slot, generation):
+                    self._say(level, text, pool, slot, generation)
+                case ac.StartZygote():
+                    self.processes.start_zygote(action)
+                case ac.KillZygote(zygote):
+                    self.processes.kill_zygote(zygote)
+                case ac.Commit():
+                    self.settings = self.daemon.settings
+                case ac.ReadConfig():
+                    self.desk.reload_begins()
+                    self._read_config()
+                case ac.EndReload(ok, reason):
+                    self.report.reload_ended(ok, reason)
+                    self.desk.reload_ended(ok, reason)
+                case ac.Exit():
+                    self._exit = action
+                case (
+                    ac.TellReady() | ac.TellReloading() | ac.TellStopping() | ac.Extend() as word
+                ):
+                    self.report.tell(word)
+                case _:
+                    self._do_to_worker(action)
+
+    def _do_to_worker(self, action: ac.WorkerAction) -> None:
+        match action:
+            case ac.Spawn(zygote, births):
+                pool = self.daemon.pools[births[0].pool]
+                settings = pool.zygotes[zygote].settings
+                self.processes.spawn(action, settings)
+            case ac.Drain(worker):
+                self.processes.signal(worker, signal.SIGTERM)
+                if self.watch.in_setup(worker):
+                    self.emit(ev.SeenInSetup(worker))
+            case ac.Interrupt(worker):
+                self.processes.signal(worker, signal.SIGINT)
+            case ac.Kill(worker, force, stuck):
+                self.processes.kill(worker, force=force, stuck=stuck)
+            case ac.PrintStack(worker):
+                self.stackroom.print_stuck(worker)
+            case ac.WatchRounds(worker):
+                for event in self.watch.watch_rounds(worker):
+                    self.emit(event)
+
+    def _say(
+        self, level: str, text: str, pool: str | None, slot: int | None, generation: int | None
+    ) -> None:
+        fields = {"pool": pool, "slot": slot, "generation": generation}
+        self.log.write(level, text, {k: v for k, v in fields.items() if v is not None})
+
+    def _read_config(self) -> None:
+        reading = self._read_again()
+        if reading.settings is None:
+            for problem in reading.problems:
+                self.log.error(str(problem))
+            first = str(reading.problems[0])
+            more = len(reading.problems) - 1
+            self.emit(ev.ConfigRefused(f"{first} (and {more} more)" if more else first))
+        else:
+            self.emit(ev.ConfigAccepted(reading.settings))
+
+    def _plan(self, action: ac.StartZygote) -> Plan:
+        return Plan(
+            pool=action.pool,
+            generation=action.generation,
+            name=self.settings.name,
+            user=action.user,
+            group=action.group,
+            log=self.log,
+            runtime_dir=self.runtime.path,
+            state_dir=self.state_dir,
+            scoreboard=self.scoreboard,
+            bell=self._bell_end,
+            stacks=self.stacks,
+            main_pid=os.getpid(),
+            keep=tuple(self.log.keep()),
+            queue=None,
+        )
+
+    def _evidence(self, _exit: Exit) -> str | None:
+        return None
+
+    # -- the end ------------------------------------------------------------------
+
+    def _leave(self, end: ac.Exit) -> int:
+        """Nothing is left to supervise: say so and tidy up."""
+        if end.reason is None:
+            self.log.info("stopped")
+        else:
+            self.log.error(f"stopped: {end.reason}")
+        self.report.leave(end)
+        self.desk.close(end)
+        return end.code
+
+
+def jitter() -> float:
+    """Return a number from 0 to 1, unlike the one of other daemons."""
+    return int.from_bytes(os.urandom(4), "little") / 0xFFFFFFFF
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def early() -> None:
+    """Take the signals before anything slow happens: PID 1 would lose them, others die."""
+    signals.install()
+
+
+def run(reading: Reading, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run a daemon in the foreground until it is stopped; return the exit status."""
+    from graced.start import start
+
+    return start(reading, argv, environ)

@@ -1,0 +1,194 @@
+"""What the scoreboard says of the workers, turned into events.
+
+Looks where a bell rang and where a round's deadline is due; nothing here ticks.
+A worker that is not in a round is asked to ring when it begins one, so that the
+main process may sleep until then.
+"""
+
+from __future__ import annotations
+
+from graced.core.events import (
+    Acknowledged,
+    BecameReady,
+    LeaseSeen,
+    ReplacementWanted,
+    RoundDone,
+    RoundOverdue,
+)
+from graced.core.status import Reading
+from graced.host.scoreboard import Phase, Wants, fence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.core.events import Event
+    from graced.host.scoreboard import WorkerRecord
+
+NANO = 1_000_000_000
+WHY = {
+    Wants.MAX_ROUNDS: "max_rounds",
+    Wants.MAX_RSS: "max_rss",
+    Wants.RECYCLE: "recycle()",
+}
+
+
+class _Watched:
+    """One worker's record, and what was last said of it."""
+
+    __slots__ = ("ack", "due", "good", "lease", "ready", "record", "round_timeout", "stuck", "wants")
+
+    def __init__(self, record: WorkerRecord, round_timeout: float | None) -> None:
+        self.record = record
+        self.round_timeout = round_timeout
+        self.ready = False
+        self.ack = 0
+        self.wants = 0
+        self.good: int | None = None  # rounds that had ended well when it was first watched
+        self.lease: tuple[float, float | None] = (0.0, None)
+        self.due: float | None = None  # when its round is to be looked at
+        self.stuck = False  # the round in hand has been reported
+
+
+class Watch:
+    """All records of living workers. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, _Watched] = {}
+
+    def add(self, worker: int, record: WorkerRecord, round_timeout: float | None) -> None:
+        """Watch a worker from its birth order on."""
+        self._watched[worker] = _Watched(record, round_timeout)
+
+    def drop(self, worker: int) -> None:
+        """Forget a worker that is gone."""
+        self._watched.pop(worker, None)
+
+    def record(self, worker: int) -> WorkerRecord:
+        """Return a worker's record."""
+        return self._watched[worker].record
+
+    def stacks(self, worker: int) -> int:
+        """Return how many stacks a worker has printed; -1 if it is gone."""
+        watched = self._watched.get(worker)
+        return -1 if watched is None else watched.record.stacks
+
+    def next_deadline(self) -> float | None:
+        """When a round is to be looked at, or None."""
+        return min((w.due for w in self._watched.values() if w.due is not None), default=None)
+
+    # -- looking ----------------------------------------------------------------
+
+    def rang(self, worker: int, now: float) -> list[Event]:
+        """Look at a worker that rang."""
+        watched = self._watched.get(worker)
+        if watched is None:
+            return []
+        events = self._news(worker, watched)
+        self._arm(watched, now)
+        return events
+
+    def due(self, now: float) -> list[Event]:
+        """Look at the rounds whose deadline has come."""
+        events: list[Event] = []
+        for worker, watched in self._watched.items():
+            if watched.due is not None and now >= watched.due:
+                events += self._round(worker, watched, now)
+        return events
+
+    def leases(self, now: float) -> list[Event]:
+        """Look at all leases: what the ladder's clock has to leave out."""
+        events: list[Event] = []
+        for worker, watched in self._watched.items():
+            lease = read_lease(watched.record, now)
+            if lease != watched.lease:
+                watched.lease = lease
+                events.append(LeaseSeen(worker, *lease))
+        return events
+
+    def in_setup(self, worker: int) -> bool:
+        """Whether a worker is still in its setup()."""
+        watched = self._watched.get(worker)
+        return watched is not None and watched.record.phase == Phase.SETUP
+
+    def watch_rounds(self, worker: int) -> list[Event]:
+        """Have the worker ring when its next round has ended well."""
+        watched = self._watched.get(worker)
+        if watched is None:
+            return []
+        watched.good = 0
+        watched.record.ring_good += 1
+        fence()
+        return self._news(worker, watched)
+
+    def recovered(self, worker: int, now: float) -> None:
+        """The round that was overdue has ended: watch the next ones."""
+        watched = self._watched.get(worker)
+        if watched is not None:
+            watched.stuck = False
+            self._arm(watched, now)
+
+    def overdue(self, worker: int, now: float) -> bool:
+        """Whether the round in hand is past its deadline at this moment."""
+        record = self._watched[worker].record
+        deadline = record.deadline
+        return record.phase == Phase.BUSY and 0 < deadline <= now * NANO
+
+    def readings(self, now: float) -> dict[int, Reading]:
+        """Return what every worker is doing now."""
+        return {worker: _reading(w.record, now) for worker, w in self._watched.items()}
+
+    # -- steps ------------------------------------------------------------------
+
+    def _news(self, worker: int, watched: _Watched) -> list[Event]:
+        record = watched.record
+        events: list[Event] = []
+        if not watched.ready and record.ready_at:
+            watched.ready = True
+            events.append(BecameReady(worker))
+        if record.ack != watched.ack:
+            watched.ack = record.ack
+            events.append(Acknowledged(worker, watched.ack))
+        if record.wants != watched.wants:
+            watched.wants = record.wants
+            events.append(ReplacementWanted(worker, WHY.get(watched.wants, "asked")))
+        if watched.good is not None and record.good > watched.good:
+            watched.good = None
+            events.append(RoundDone(worker))
+        return events
+
+    def _arm(self, watched: _Watched, now: float) -> None:
+        """Know when the round in hand is over, or be rung when one begins."""
+        if watched.round_timeout is None or watched.stuck or not watched.ready:
+            return
+        record = watched.record
+        record.ring_busy += 1
+        fence()
+        watched.due = record.deadline / NANO if record.phase == Phase.BUSY else None
+        if watched.due is not None and record.deadline == 0:
+            watched.due = now + watched.round_timeout  # the round is just beginning
+
+    def _round(self, worker: int, watched: _Watched, now: float) -> list[Event]:
+        watched.due = None
+        if not self.overdue(worker, now):
+            self._arm(watched, now)
+            return []
+        watched.stuck = True
+        return [RoundOverdue(worker, watched.round_timeout or 0.0)]
+
+
+def read_lease(record: WorkerRecord, now: float) -> tuple[float, float | None]:
+    """Return the seconds that leases took so far, and until when one holds.
+
+    The sum is read last: a lease that ends in between is counted twice for a
+    moment, never lost, so the ladder waits rather than cuts.
+    """
+    until, since = record.lease_until / NANO, record.lease_since / NANO
+    held = until if until > now else None
+    current = max(min(now, until) - since, 0.0) if until else 0.0
+    return record.leased / NANO + current, held
+
+
+def _reading(record: WorkerRecord, now: float) -> Reading:
+    started = record.round_started
+    busy = record.phase == Phase.BUSY and started > 0
+    busy_for = max(now - started / NANO, 0.0) if busy else None
+    return Reading(record.rounds, record.errors, busy_for)
