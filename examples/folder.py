@@ -43,12 +43,12 @@ class Folder(Worker):
         while self.seen:
             if file := self.claim(self.seen.pop()):
                 with file:
-                    return self.process(file)
+                    return self.process(file, self.work / Path(file.name).name)
         self.wait(self.options.get("look", 1))
         return None
 
     def look(self) -> list[Path]:
-        """Return what has come in, and last, so first to be done, what a dead worker has left."""
+        """Return what has come in and, last, so first to be done, what a dead worker has left."""
         now = time.time()
         return [
             Path(entry.path)
@@ -59,41 +59,36 @@ class Folder(Worker):
         ]
 
     def claim(self, path: Path) -> IO[bytes] | None:
-        """Lock the file and move it to work/. None: another worker has it, or one of its name."""
+        """Lock the file and move it to work/; None if another worker has it, or one of its name."""
         mine = self.work / path.name
         try:
             file = path.open("rb")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return self.set_aside(path, error)
-        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path == mine or not mine.exists():
                 path.rename(mine)
                 if os.path.samestat(mine.stat(), os.fstat(file.fileno())):
                     return file
         except (BlockingIOError, FileNotFoundError):
-            pass  # somebody else was faster
-        file.close()
+            pass  # somebody else was faster; what is open here is closed with its last reference
+        except OSError as error:
+            self.set_aside(path, error)
         return None
 
-    def process(self, file: IO[bytes]) -> None:
-        path = self.work / Path(file.name).name
+    def process(self, file: IO[bytes], path: Path) -> None:
         draft = self.work / f".{path.name}.gz"
         before = os.fstat(file.fileno())
         try:
-            if before.st_size > self.options.get("max_size", 1e12):
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            if before.st_size > self.options["max_size"]:
+                raise OSError(errno.EFBIG, f"{before.st_size} bytes are more than max_size")
             checksum = compress(file, draft)
         except OSError as error:
             draft.unlink(missing_ok=True)
             return self.set_aside(path, error)
         after = os.fstat(file.fileno())
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            return self.log.warning("%s has changed meanwhile; taking it later", path.name)
+            return self.log.info("%s is still being written: later", path.name)
         self.publish(path, draft, checksum)
-        return self.log.info("%s: %d bytes, now %s", path.name, after.st_size, "done")
+        return self.log.info("%s: %d bytes done", path.name, after.st_size)
 
     def publish(self, path: Path, draft: Path, checksum: str) -> None:
         note = self.work / f".{path.name}.sha256"
@@ -105,8 +100,9 @@ class Folder(Worker):
         path.unlink()
 
     def set_aside(self, path: Path, error: OSError) -> None:
+        """Move the file to failed/, unless the trouble is our own: then it is tried again."""
         if error.errno in OURS:
-            raise error  # the file stays where it is, and is tried again
+            raise error
         self.log.warning("%s can't be done, see failed/: %s", path.name, error)
         path.replace(self.failed / path.name)
         (self.failed / f"{path.name}.reason").write_text(f"{error}\n")

@@ -288,6 +288,22 @@ class Daemon:
                 self.changed.wait(0.05)
         return value
 
+    def run_inside(self, pid: int, *arguments: str) -> str:
+        """Run a graced command in the namespaces of a process; return what it prints."""
+        enter = ("nsenter", "--target", str(pid), "--pid", "--mount", "--")
+        result = subprocess.run(
+            [*enter, *self.command(*arguments, "-c", str(self.config))],
+            cwd=self.short,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert result.returncode == 0, result
+        return result.stdout
+
     # Processes
 
     @property

@@ -1,0 +1,55 @@
+"""Start-up is mostly imports: what must not be loaded on the way from `graced run` to READY."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {
+    "argparse",
+    "asyncio",
+    "concurrent",
+    "contextlib",
+    "daemon",
+    "dataclasses",
+    "email",
+    "importlib.metadata",
+    "inspect",
+    "json",
+    "jsonschema",
+    "logging",
+    "multiprocessing",
+    "pathlib",
+    "random",
+    "shutil",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "traceback",
+    "typing",
+}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that this code makes a fresh interpreter load."""
+    program = f"import sys\nbefore = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"
+    line = [sys.executable, "-c", program]
+    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["graced", "graced.cli", "graced.supervisor", "graced.zygote", "graced.worker"],
+)
+def test_no_heavy_module_is_imported(module: str) -> None:
+    assert not loaded_by(f"import {module}") & HEAVY
+
+
+def test_the_queue_is_not_loaded_for_pools_without_one() -> None:
+    assert not {"sqlite3", "_sqlite3"} & loaded_by("import graced.supervisor, graced.worker")

@@ -1,0 +1,176 @@
+"""Deaths: what is started again and how soon, what is told, and what nobody leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from harness import Daemon, wait_gone
+
+
+def test_a_killed_worker_is_back(daemon: Daemon) -> None:
+    daemon.pool(workers=2).start().ready()
+    victim = daemon.events.matching("^setup jobs 1 ")[0].pid
+    os.kill(victim, signal.SIGKILL)
+    again = daemon.events.wait("^setup jobs 1 ", 2)[1]
+    assert again.pid != victim
+    pool = daemon.status()["pools"]["jobs"]
+    assert pool["deaths"] == 1
+    assert pool["last_deaths"][0]["pid"] == victim
+    assert pool["last_deaths"][0]["slot"] == 1
+    assert "SIGKILL" in pool["last_deaths"][0]["reason"]
+
+
+def test_all_workers_killed_at_once_are_back(daemon: Daemon) -> None:
+    daemon.pool("crew:Ticks", workers=8).start().ready()
+    victims = daemon.worker_pids()
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    last = daemon.events.wait("^setup ", 16)[-1]
+    gone = wait_gone(victims)
+    assert last.at - gone < 3
+    daemon.until(lambda: daemon.status()["pools"]["jobs"]["ready"] == 8)
+    assert daemon.status()["pools"]["jobs"]["deaths"] == 8
+
+
+def test_a_worker_that_exits_at_once_is_not_started_in_a_loop(daemon: Daemon) -> None:
+    daemon.pool("crew:ExitsInStep", workers=2).start()
+    daemon.events.wait("^setup ")
+    daemon.events.collect(10)
+    starts = daemon.events.matching("^setup ")
+    assert 4 < len(starts) <= 24
+    assert daemon.status()["pools"]["jobs"]["backoff"] is not None
+    asked = daemon.send(signal.SIGTERM)
+    assert daemon.ended() - asked < 1
+    daemon.nothing_left()
+
+
+DEATHS = {
+    "exit": ({"how": "exit", "code": 3}, r"exit\w* .*\b3\b"),
+    "exit 0": ({"how": "exit", "code": 0}, r"exit\w* .*\b0\b"),
+    "SIGSEGV": ({"how": "SIGSEGV"}, "SIGSEGV"),
+    "SIGKILL": ({"how": "SIGKILL"}, "SIGKILL"),
+    "SIGABRT": ({"how": "SIGABRT"}, "SIGABRT"),
+}
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_deaths_are_told_in_words(daemon: Daemon, name: str) -> None:
+    options, words = DEATHS[name]
+    marks = daemon.home / "marks"
+    marks.mkdir()
+    daemon.pool("crew:Dies", options={**options, "marks": str(marks)}).start()
+    pid = daemon.events.wait("^dying")[0].pid
+    daemon.events.wait("^setup ", 2)
+    deaths = daemon.until(lambda: daemon.status()["pools"]["jobs"]["last_deaths"])
+    assert deaths[0]["pid"] == pid
+    assert daemon.log.matching(rf"jobs/0.*{pid}.*({words}).*again"), str(daemon.log)
+
+
+def test_a_round_that_raises_leaves_the_worker(daemon: Daemon) -> None:
+    daemon.pool("crew:Raises", max_errors=1000000, log={}).start()
+    pids = {line.pid for line in daemon.events.wait("^raising", 5)}
+    assert len(pids) == 1
+    daemon.log.wait("no such luck")
+    daemon.log.wait(r"crew\.py.*step")
+    daemon.send(signal.SIGINT)
+    daemon.ended(0)
+
+
+def test_a_worker_with_too_many_errors_is_replaced(daemon: Daemon) -> None:
+    daemon.pool("crew:Raises", max_errors=3).start().ready()
+    daemon.events.wait("^setup ", 2)
+    first = daemon.events.matching("^setup ")[0].pid
+    assert len([line for line in daemon.events.matching("^raising") if line.pid == first]) == 3
+    assert len([line for line in daemon.events.matching("^teardown") if line.pid == first]) <= 1
+
+
+def test_a_dead_worker_s_children_go_with_it(daemon: Daemon) -> None:
+    daemon.pool("crew:Parent").start().ready()
+    child = int(daemon.events.wait("^child")[0].words[1])
+    os.kill(daemon.worker_pids()[0], signal.SIGKILL)
+    wait_gone([child], deadline=5)
+    daemon.events.wait("^child", 2)
+    second = int(daemon.events.matching("^child")[1].words[1])
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    wait_gone([second], deadline=5)
+    daemon.nothing_left()
+
+
+def test_workers_do_not_outlive_the_main_process(daemon: Daemon) -> None:
+    daemon.pool("crew:Parent", workers=4).start().ready()
+    killed = daemon.send(signal.SIGKILL)
+    daemon.ended(-9)
+    assert daemon.nothing_left() - killed < 1
+    assert len(daemon.events.matching("^teardown")) == 4  # they went down the ladder
+
+
+def test_rounds_are_finished_after_the_main_process_s_death(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", workers=3, options={"seconds": 1}).start().ready()
+    daemon.events.wait("^begin ", 3)
+    daemon.send(signal.SIGKILL)
+    daemon.ended(-9)
+    daemon.nothing_left()
+    assert len(daemon.events.matching("^end ")) == 3
+    assert len(daemon.events.matching("^teardown ")) == 3
+
+
+def test_a_new_daemon_may_start_while_the_old_workers_leave(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", options={"seconds": 2}).start().ready()
+    old = daemon.events.wait("^begin ")[0].pid
+    daemon.send(signal.SIGKILL)
+    daemon.ended(-9)
+    daemon.start().ready(2)
+    assert not daemon.events.matching("^end ")  # the old worker is still at its round
+    assert daemon.events.wait("^end ")[0].pid == old
+    assert old not in daemon.worker_pids()
+    daemon.send(signal.SIGINT)
+    daemon.ended(0)
+    daemon.nothing_left()
+
+
+def test_the_main_process_may_die_during_an_import(daemon: Daemon) -> None:
+    daemon.module("slow", "import time\nfrom crew import *\nsay('importing')\ntime.sleep(60)\n")
+    daemon.pool("slow:Idle", path=[".", os.path.dirname(__file__)]).start()
+    daemon.events.wait("^importing")
+    daemon.send(signal.SIGKILL)
+    daemon.ended(-9)
+    daemon.nothing_left(deadline=2)
+
+
+def test_a_killed_zygote_does_not_stop_the_pool(daemon: Daemon) -> None:
+    daemon.pool(workers=2).start().ready()
+    zygotes = [pid for pid, name in daemon.left().items() if name == "graced-zygote"]
+    assert len(zygotes) == 1
+    before = daemon.worker_pids()
+    os.kill(zygotes[0], signal.SIGKILL)
+    wait_gone(zygotes)
+    os.kill(before[0], signal.SIGKILL)
+    daemon.events.wait("^setup ", 3)
+    daemon.until(lambda: daemon.status()["pools"]["jobs"]["ready"] == 2)
+    assert before[1] in daemon.worker_pids()
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    daemon.nothing_left()
+
+
+def test_strange_signals_are_never_fatal(daemon: Daemon) -> None:
+    daemon.pool(workers=2).start().ready()
+    pids = daemon.worker_pids()
+    for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+        daemon.send(number)
+    daemon.log.wait("SIGUSR2")
+    assert daemon.worker_pids() == pids
+
+
+def test_sigquit_writes_every_stack_and_goes_on(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", workers=2, options={"seconds": 60}).start().ready()
+    pids = sorted(line.pid for line in daemon.events.wait("^begin ", 2))
+    daemon.send(signal.SIGQUIT)
+    daemon.log.wait(r"crew\.py.*step", 2)
+    daemon.log.wait(r"supervisor\.py")
+    assert sorted(daemon.worker_pids()) == pids
+    daemon.send(signal.SIGINT)
+    daemon.ended(0)

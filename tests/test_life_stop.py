@@ -1,0 +1,355 @@
+"""The stop ladder on real processes: drain, interrupt, kill, and what holds it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from harness import Daemon, stat, wait_gone
+
+TESTS = str(Path(__file__).parent)
+
+
+# The drain
+
+
+def test_a_drain_halves_no_round(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", workers=8, options={"seconds": 2}).start().ready()
+    daemon.events.wait("^begin ", 8)
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    begun, ended = daemon.events.matching("^begin "), daemon.events.matching("^end ")
+    assert sorted(line.pid for line in begun) == sorted(line.pid for line in ended)
+    assert len(begun) == 8  # no further round was begun
+    assert len(daemon.events.matching("^teardown ")) == 8
+    assert daemon.notices.matching("^STATUS=draining")
+    daemon.nothing_left()
+
+
+def test_a_second_sigterm_changes_nothing(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", workers=2, options={"seconds": 1}).start().ready()
+    daemon.events.wait("^begin ", 2)
+    for _ in range(5):
+        daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    assert len(daemon.events.matching("^end ")) == 2
+
+
+def test_sigterm_to_every_process_halves_no_round(daemon: Daemon) -> None:
+    """What systemd's KillMode=control-group does."""
+    daemon.pool("crew:Rounds", workers=4, options={"seconds": 1}).start().ready()
+    daemon.events.wait("^begin ", 4)
+    for pid in daemon.left():
+        os.kill(pid, signal.SIGTERM)
+    daemon.ended(0)
+    assert len(daemon.events.matching("^end ")) == 4
+    assert len(daemon.events.matching("^teardown ")) == 4
+    daemon.nothing_left()
+
+
+def test_an_idle_worker_is_woken_by_a_drain(daemon: Daemon) -> None:
+    daemon.pool(workers=4).start().ready()
+    asked = daemon.send(signal.SIGTERM)
+    assert daemon.ended(0) - asked < 1
+    assert [line.words for line in daemon.events.matching("^woken")] == [["woken", "True"]] * 4
+
+
+def test_a_loop_of_one_s_own_sees_the_drain(daemon: Daemon) -> None:
+    daemon.pool("crew:Looper").start().ready()
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    assert daemon.events.matching("^loop over")
+    assert daemon.events.matching("^teardown")
+
+
+def test_wait_ends_after_its_seconds(daemon: Daemon) -> None:
+    daemon.module(
+        "naps",
+        "import time\nfrom crew import Idle, say\n"
+        "class Naps(Idle):\n"
+        "  def step(self):\n"
+        "    began = time.monotonic()\n"
+        "    say('napped', self.wait(0.2), time.monotonic() - began)\n",
+    )
+    daemon.pool("naps:Naps", path=[".", TESTS]).start().ready()
+    for line in daemon.events.wait("^napped", 3):
+        _, woken, seconds = line.words
+        assert woken == "False"
+        assert 0.2 <= float(seconds) < 0.6
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+
+
+def test_time_in_wait_is_no_round(daemon: Daemon) -> None:
+    daemon.pool("crew:Silent", round_timeout="200ms").start().ready()
+    workers = daemon.workers()
+    assert workers[0]["state"] == "ready"
+    daemon.events.collect(0.6)
+    assert daemon.workers()[0]["pid"] == workers[0]["pid"]
+
+
+# Interrupts
+
+
+def test_an_interrupt_cuts_rounds_and_runs_every_teardown(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", workers=8, options={"seconds": 60}).start().ready()
+    daemon.events.wait("^begin ", 8)
+    asked = daemon.send(signal.SIGINT)
+    assert daemon.ended(0) - asked < 1
+    assert len(daemon.events.matching("^teardown ")) == 8
+    assert not daemon.events.matching("^end ")
+    daemon.nothing_left()
+
+
+def test_two_sigints_kill_at_once(daemon: Daemon) -> None:
+    daemon.pool("crew:StubbornTeardown", workers=3, options={"seconds": 60}).start().ready()
+    daemon.send(signal.SIGINT)
+    daemon.events.wait("^tearing", 3)
+    asked = daemon.send(signal.SIGINT)
+    assert daemon.ended(1) - asked < 1
+    daemon.nothing_left()
+
+
+def test_sigint_cuts_a_drain_short(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", workers=2, options={"seconds": 60}).start().ready()
+    daemon.events.wait("^begin ", 2)
+    daemon.send(signal.SIGTERM)
+    daemon.notices.wait("^STATUS=draining")
+    asked = daemon.send(signal.SIGINT)
+    assert daemon.ended(0) - asked < 1
+    assert len(daemon.events.matching("^teardown ")) == 2
+
+
+def test_an_interrupt_comes_at_most_once(daemon: Daemon) -> None:
+    daemon.pool("crew:CatchesInterrupt").start().ready()
+    daemon.events.wait("^begin ")
+    daemon.send(signal.SIGINT)
+    daemon.ended(0)
+    order = [line.words[0] for line in daemon.events.lines]
+    assert order == ["setup", "begin", "interrupted", "cleaned", "teardown"]
+
+
+def test_teardown_is_never_interrupted(daemon: Daemon) -> None:
+    daemon.pool(
+        "crew:StubbornTeardown", options={"seconds": 1}, drain_timeout="200ms", stop_timeout="30s"
+    )
+    daemon.start().ready()
+    daemon.send(signal.SIGTERM)
+    daemon.events.wait("^tearing")
+    daemon.ended(0)
+    assert daemon.events.matching("^teardown")
+
+
+# Starts that are stopped
+
+
+def test_sigterm_during_a_long_import(daemon: Daemon) -> None:
+    daemon.module("slow", "import time\nfrom crew import *\nsay('importing')\ntime.sleep(20)\n")
+    daemon.pool("slow:Idle", path=[".", TESTS], workers=2).start()
+    daemon.events.wait("^importing")
+    asked = daemon.send(signal.SIGTERM)
+    assert daemon.ended(0) - asked < 2
+    daemon.nothing_left()
+    assert not daemon.notices.matching("^READY")
+
+
+def test_sigterm_during_a_long_setup(daemon: Daemon) -> None:
+    daemon.pool("crew:SlowSetup", workers=2, options={"seconds": 20}).start()
+    daemon.events.wait("^setting-up", 2)
+    asked = daemon.send(signal.SIGTERM)
+    assert daemon.ended(0) - asked < 2
+    daemon.nothing_left()
+    assert not daemon.events.matching("^teardown")  # since setup() did not return
+
+
+def test_an_import_deaf_to_signals_does_not_hold_a_stop(daemon: Daemon) -> None:
+    code = (
+        "import signal, time\nfrom crew import *\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
+        "say('importing')\ntime.sleep(60)\n"
+    )
+    daemon.module("deaf", code)
+    daemon.pool("deaf:Idle", path=[".", TESTS]).start()
+    daemon.events.wait("^importing")
+    asked = daemon.send(signal.SIGTERM)
+    assert daemon.ended(0) - asked < 2
+    daemon.nothing_left()
+
+
+def test_sigterm_at_any_moment_of_a_start(daemon: Daemon) -> None:
+    """No signal is lost around a fork, and none leaves a process behind."""
+    daemon.pool(workers=4)
+    for step in range(12):
+        daemon.start()
+        if step:
+            time.sleep(step * 0.012)  # not to wait for something, but to hit each moment
+        else:
+            daemon.until(daemon.left)
+        asked = daemon.send(signal.SIGTERM)
+        at = daemon.ended()
+        assert at - asked < 2
+        assert daemon.process is not None
+        # Before it can have handlers, the interpreter dies of the signal as any program does.
+        assert daemon.process.returncode in (0, -signal.SIGTERM)
+        daemon.nothing_left()
+
+
+# Workers that do not listen
+
+DEAF = {
+    "stopped": ("crew:Rounds", "^begin ", {"seconds": 60}),
+    "deaf": ("crew:Deaf", "^deaf ", {}),
+    "hog": ("crew:Hog", "^hog ", {}),
+}
+
+
+def start_unwilling(daemon: Daemon, kind: str) -> None:
+    worker, sign, options = DEAF[kind]
+    daemon.pool(worker, options=options, drain_timeout="500ms", stop_timeout="500ms")
+    daemon.start().ready()
+    pid = daemon.events.wait(sign)[0].pid
+    if kind == "stopped":
+        os.kill(pid, signal.SIGSTOP)
+        daemon.until(lambda: stat(pid)[0] == "T")
+
+
+@pytest.mark.parametrize("kind", DEAF)
+def test_the_ladder_ends_whoever_does_not_listen(daemon: Daemon, kind: str) -> None:
+    start_unwilling(daemon, kind)
+    asked = daemon.send(signal.SIGTERM)
+    took = daemon.ended(1) - asked  # 1: one had to be killed
+    assert 0.9 < took < 2.5
+    daemon.nothing_left()
+
+
+@pytest.mark.parametrize("kind", DEAF)
+def test_sigint_is_answered_whoever_does_not_listen(daemon: Daemon, kind: str) -> None:
+    start_unwilling(daemon, kind)
+    asked = daemon.send(signal.SIGINT)
+    assert daemon.ended(1) - asked < 1.5  # stop_timeout, then the kill
+    daemon.nothing_left()
+
+
+@pytest.mark.parametrize("kind", DEAF)
+def test_status_is_answered_while_a_worker_does_not_listen(daemon: Daemon, kind: str) -> None:
+    start_unwilling(daemon, kind)
+    assert daemon.workers()[0]["state"] == "busy"
+    daemon.send(signal.SIGINT)
+    daemon.ended(1)
+
+
+@pytest.mark.parametrize("kind", DEAF)
+def test_nobody_outlives_the_main_process(daemon: Daemon, kind: str) -> None:
+    start_unwilling(daemon, kind)
+    killed = daemon.send(signal.SIGKILL)
+    daemon.ended(-9)
+    assert daemon.nothing_left() - killed < 4
+
+
+def test_a_round_over_its_time_is_killed_with_its_stack_in_the_log(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", options={"seconds": 60}, round_timeout="300ms").start().ready()
+    first = daemon.events.wait("^begin ")[0].pid
+    assert daemon.events.wait("^begin ", 2)[1].pid != first
+    assert daemon.log.matching(r"crew\.py")  # the stack names the file
+    assert daemon.log.matching("round_timeout|longer than|300 ms")
+    daemon.send(signal.SIGINT)
+    daemon.ended()
+
+
+# Leases
+
+
+def test_a_lease_holds_the_ladder(daemon: Daemon) -> None:
+    daemon.pool(
+        "crew:Lease",
+        options={"seconds": 2, "lease": 60},
+        drain_timeout="300ms",
+        stop_timeout="300ms",
+    )
+    daemon.start().ready()
+    daemon.events.wait("^begin ")
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    # The interrupt is delivered as soon as the lease ends.
+    order = [line.words[0] for line in daemon.events.lines]
+    assert order == ["setup", "begin", "leased", "teardown"]
+
+
+def test_a_lease_holds_an_interrupt(daemon: Daemon) -> None:
+    daemon.pool("crew:Lease", options={"seconds": 1}, stop_timeout="200ms").start().ready()
+    daemon.events.wait("^begin ")
+    daemon.send(signal.SIGINT)
+    daemon.ended(0)
+    assert daemon.events.matching("^leased")
+    assert daemon.events.matching("^teardown")
+
+
+def test_a_second_sigint_breaks_leases(daemon: Daemon) -> None:
+    daemon.pool("crew:Lease", options={"seconds": 60}).start().ready()
+    daemon.events.wait("^begin ")
+    daemon.send(signal.SIGINT)
+    daemon.notices.wait("^STOPPING=1")
+    asked = daemon.send(signal.SIGINT)
+    assert daemon.ended(1) - asked < 1
+    daemon.nothing_left()
+
+
+def test_a_lease_that_is_over_holds_nothing(daemon: Daemon) -> None:
+    daemon.pool("crew:DeafLease", options={"lease": 1}, drain_timeout="200ms", stop_timeout="300ms")
+    daemon.start().ready()
+    daemon.events.wait("^begin ")
+    asked = daemon.send(signal.SIGTERM)
+    took = daemon.ended(1) - asked
+    assert 1.0 < took < 3
+
+
+# One worker by hand
+
+
+def test_a_worker_may_be_drained_by_hand(daemon: Daemon) -> None:
+    daemon.pool(workers=2).start().ready()
+    pid = daemon.worker_pids()[0]
+    os.kill(pid, signal.SIGTERM)
+    daemon.events.wait("^setup ", 3)
+    wait_gone([pid])
+    daemon.until(lambda: daemon.status()["pools"]["jobs"]["ready"] == 2)
+    assert daemon.status()["pools"]["jobs"]["deaths"] == 0
+
+
+def test_a_worker_may_be_interrupted_by_hand(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", options={"seconds": 60}).start().ready()
+    pid = daemon.events.wait("^begin ")[0].pid
+    os.kill(pid, signal.SIGINT)
+    assert daemon.events.wait("^begin ", 2)[1].pid != pid
+    assert [line.pid for line in daemon.events.matching("^teardown")] == [pid]
+    assert daemon.status()["pools"]["jobs"]["deaths"] == 0
+
+
+def test_hangup_leaves_a_worker_alone(daemon: Daemon) -> None:
+    daemon.pool().start().ready()
+    pid = daemon.worker_pids()[0]
+    os.kill(pid, signal.SIGHUP)
+    os.kill(pid, signal.SIGPIPE)
+    daemon.events.collect(0.3)
+    assert daemon.worker_pids() == [pid]
+
+
+def test_sigquit_prints_a_worker_s_stack(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", options={"seconds": 60}).start().ready()
+    pid = daemon.events.wait("^begin ")[0].pid
+    os.kill(pid, signal.SIGQUIT)
+    daemon.log.wait(r"crew\.py.*step")
+    assert daemon.worker_pids() == [pid]
+
+
+def test_recycling_by_rounds_is_no_death(daemon: Daemon) -> None:
+    daemon.pool("crew:Ticks", max_rounds=20).start().ready()
+    daemon.events.wait("^teardown ", 2)
+    pool = daemon.status()["pools"]["jobs"]
+    assert pool["deaths"] == 0
+    setups = daemon.events.matching("^setup ")
+    ends = daemon.events.matching("^teardown ")
+    assert setups[1].at < ends[0].at  # the replacement was ready before the old one left
