@@ -1,0 +1,124 @@
+"""The channel between the main process and a zygote: whole messages, in order.
+
+A message is a tuple of what marshal knows; both ends are the same program, forked.
+"""
+
+from __future__ import annotations
+
+import array
+import marshal
+import select
+import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+MAX_MESSAGE: Final = 128 * 1024  # bytes; unix(7) allows what fits the send buffer
+MAX_FDS: Final = 16
+_INT: Final = array.array("i").itemsize
+
+
+class ChannelClosed(Exception):
+    """The other side is gone."""
+
+
+class ChannelFull(Exception):
+    """The other side does not read."""
+
+
+class Channel:
+    """One end. Closed on exec, inherited by fork."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """Return two connected ends."""
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(one), cls(other)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a selector; -1 once closed."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+    def send(self, message: tuple[Any, ...], fds: tuple[int, ...] = ()) -> None:
+        """Send at once, with copies of descriptors if any are given.
+
+        ValueError if longer than MAX_MESSAGE, ChannelFull if the other side
+        has not read for long, ChannelClosed if it is gone.
+        """
+        data = marshal.dumps(message)
+        if len(data) > MAX_MESSAGE:
+            raise ValueError(f"a message of {len(data)} bytes; at most {MAX_MESSAGE} go at once")
+        try:
+            self._put(data, fds)
+        except BlockingIOError:
+            raise ChannelFull("the other side does not read its messages") from None
+        except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+            raise ChannelClosed("the other side is gone") from None
+
+    def _put(self, data: bytes, fds: tuple[int, ...]) -> None:
+        if fds:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+            self._socket.sendmsg([data], [rights], socket.MSG_NOSIGNAL)
+        else:
+            self._socket.send(data, socket.MSG_NOSIGNAL)
+
+    def receive(self) -> tuple[Any, ...] | None:
+        """Return the next message, None if there is none yet; ChannelClosed at the end."""
+        try:
+            data = self._socket.recv(MAX_MESSAGE)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            data = b""
+        return _message(data)
+
+    def receive_with_fds(self) -> tuple[tuple[Any, ...], list[int]] | None:
+        """Return the next message and the descriptors that came with it, closed on exec."""
+        room = socket.CMSG_SPACE(MAX_FDS * _INT)
+        try:
+            data, extra, _, _ = self._socket.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            data, extra = b"", []
+        return _message(data), _rights(extra)
+
+    def wait(self, *, to_send: bool = False, timeout: float | None = None) -> bool:
+        """Block until there is something to receive, or room to send; False on timeout."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT if to_send else select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def send_all(self, message: tuple[Any, ...]) -> None:
+        """Send, and wait for room as long as it takes. For a zygote, never for the main process."""
+        while True:
+            try:
+                return self.send(message)
+            except ChannelFull:
+                self.wait(to_send=True)
+
+
+def _message(data: bytes) -> tuple[Any, ...]:
+    if not data:
+        raise ChannelClosed("the other side is gone")
+    message: tuple[Any, ...] = marshal.loads(data)
+    return message
+
+
+def _rights(extra: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in extra:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _INT])
+    return fds.tolist()

@@ -1,0 +1,303 @@
+"""Processes: prctl, signal masks, descriptors, credentials, and how processes end.
+
+The only place that imports ctypes; the standard library has no prctl(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+
+from graced.core.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+    def _sigmask(how: int, mask: Iterable[int], /) -> set[int]: ...
+    def valid_signals() -> set[int]: ...
+else:
+    # The public module turns each of 64 signals into an enum member and back at every call.
+    from _signal import pthread_sigmask as _sigmask
+    from _signal import valid_signals
+
+_SET_PDEATHSIG: Final = 1
+_SET_NAME: Final = 15
+_SET_CHILD_SUBREAPER: Final = 36
+_ALL_SIGNALS: Final = frozenset(valid_signals())
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+_libc.prctl.restype = ctypes.c_int
+
+
+class ProcessError(Exception):
+    """What was asked of the host can't be done; says why."""
+
+
+class Exit(Record):
+    """How a process ended, as waitid(2) tells it."""
+
+    pid: int
+    code: int  # os.CLD_EXITED, os.CLD_KILLED or os.CLD_DUMPED
+    status: int  # exit status or signal
+
+
+# This process
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), f"prctl({option})")
+
+
+def become_subreaper() -> None:
+    """Become the parent of every descendant whose own parent leaves, see prctl(2)."""
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Get a signal when the parent dies; 0: none. Lost by fork and by a change of user.
+
+    Check getppid() afterwards: the parent may be gone already.
+    """
+    _prctl(_SET_PDEATHSIG, number)
+
+
+def set_name(name: str) -> None:
+    """Set what `ps -o comm` shows; the kernel keeps 15 bytes."""
+    raw = ctypes.create_string_buffer(name.encode()[:15])
+    _prctl(_SET_NAME, ctypes.addressof(raw))
+
+
+def block_all() -> set[int]:
+    """Block all signals; return those that were blocked before."""
+    return _sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+
+
+def restore(mask: Iterable[int]) -> None:
+    """Block these signals and no others."""
+    _sigmask(signal.SIG_SETMASK, mask)
+
+
+def open_fds() -> list[int]:
+    """Return the numbers of all open descriptors."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # no /proc
+        return list(range(os.sysconf("SC_OPEN_MAX")))
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor that is neither kept nor a standard stream."""
+    kept = {0, 1, 2, *keep}
+    for fd in open_fds():
+        if fd not in kept:
+            close_quietly(fd)
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor that may be closed already."""
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
+def redirect_stdin() -> None:
+    """Let standard input be /dev/null."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
+    else:
+        os.set_inheritable(0, True)
+
+
+def change_user(user: str | None, group: str | None) -> None:
+    """Become `user` for good, in its groups or in `group`. Nothing to do without a user.
+
+    ProcessError if there is no such user or group, or if we may not. The kernel
+    clears the parent death signal on the way.
+    """
+    if user is None and group is None:
+        return
+    uid, gid, home, name = _account(user, group)
+    if (uid, gid) == (os.geteuid(), os.getegid()):
+        return
+    try:
+        if name is not None:
+            os.initgroups(name, gid)
+        else:
+            os.setgroups([gid])
+        os.setgid(gid)
+        os.setuid(uid)
+    except OSError as error:
+        who = f"user {user!r}" if user else f"group {group!r}"
+        raise ProcessError(f"cannot become {who}: {error.strerror}; start as root") from None
+    if name is not None:
+        os.environ.update(HOME=home, USER=name, LOGNAME=name)
+
+
+def _account(user: str | None, group: str | None) -> tuple[int, int, str, str | None]:
+    """Return user number, group number, home and name; names may be numbers."""
+    import grp
+    import pwd
+
+    uid, gid, home, name = os.geteuid(), os.getegid(), "", None
+    try:
+        if user is not None:
+            entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+            uid, gid, home, name = entry.pw_uid, entry.pw_gid, entry.pw_dir, entry.pw_name
+    except KeyError:
+        raise ProcessError(f"there is no user {user!r}") from None
+    try:
+        if group is not None:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ProcessError(f"there is no group {group!r}") from None
+    return uid, gid, home, name
+
+
+def native_threads() -> int:
+    """Return the number of this process's threads, as the kernel counts them."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Threads:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 1
+
+
+# Other processes
+
+
+def signal_process(pid: int, number: int) -> bool:
+    """Send a signal; False if there is no such process."""
+    if pid < 1:
+        raise ValueError(f"{pid} names no single process")
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def end_group(pgid: int) -> bool:
+    """Kill a process group; False if nobody is in it."""
+    if pgid <= 1:  # 0 would be our own
+        raise ValueError(f"{pgid} is no group of ours")
+    try:
+        os.killpg(pgid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # only processes of other users are left in it
+        return False
+    return True
+
+
+def peek_exit() -> Exit | None:
+    """Return how some child ended, without reaping it; None if none has."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else Exit(found.si_pid, found.si_code, found.si_status)
+
+
+def reap(pid: int) -> None:
+    """Let go of a child that has ended: its number is free from here on."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def describe_exit(exit: Exit) -> str:
+    """Say how a process ended: `killed by SIGSEGV (core dumped)`, `exited with status 3`."""
+    if exit.code == os.CLD_EXITED:
+        return f"exited with status {exit.status}"
+    dumped = " (core dumped)" if exit.code == os.CLD_DUMPED else ""
+    return f"killed by {signal_name(exit.status)}{dumped}"
+
+
+def signal_name(number: int) -> str:
+    """Return `SIGTERM` for 15; real-time signals have no names of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def state(pid: int) -> str | None:
+    """Return the letter that ps shows (R, S, D, T, t, Z, …); None if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b") ")[2][:1].decode()
+    except OSError:
+        return None
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped by a signal or held by a debugger."""
+    return state(pid) in ("T", "t")
+
+
+def rss(pid: int) -> int | None:
+    """Return the resident memory of a process in bytes, None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return None
+
+
+def stop_for_a_look(pid: int, bound: float = 0.002) -> bool:
+    """Stop a process; True if it stands or is gone within `bound` seconds.
+
+    Then it stores nothing to shared memory while we read. SIGCONT or SIGKILL must follow.
+    """
+    end = time.monotonic() + bound
+    if not signal_process(pid, signal.SIGSTOP):
+        return True
+    while not _stands(pid):
+        if time.monotonic() > end:
+            return False
+        os.sched_yield()
+    return True
+
+
+def _stands(pid: int) -> bool:
+    try:
+        flags = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        if os.waitid(os.P_PID, pid, flags) is not None:
+            return True
+    except ChildProcessError:  # not ours: a zygote looks at the children of its dead parent
+        pass
+    return state(pid) in ("T", "t", "Z", "X", None)
+
+
+# pidfds: a process by a name that is never used twice
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor of a process, readable once it has ended; None if it is gone."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def signal_pidfd(pidfd: int, number: int) -> bool:
+    """Send a signal; False if the process is gone."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True

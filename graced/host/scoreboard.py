@@ -1,0 +1,223 @@
+"""The scoreboard: what workers tell the main process without a system call.
+
+A piece of anonymous memory that the main process makes before its first fork and
+that all its descendants share. A worker has one record of aligned 8-byte words,
+each written by one side only, and an area for its last words. Two words read one
+after the other are two moments: conclude nothing from the pair, but note the order
+in which a worker writes them. DEADLINE and ROUND_STARTED are stored before PHASE
+turns BUSY and mean something only while it is; read PHASE first.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from _thread import allocate_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+RECORDS: Final = 4096
+RECORD_SIZE: Final = 1024
+_WORDS: Final = 32
+_TEXT_AT: Final = 256
+TEXT_SIZE: Final = RECORD_SIZE - _TEXT_AT
+
+# The words of a record. The worker writes all but RING_BUSY and RING_GOOD.
+PHASE: Final = 0
+ROUNDS: Final = 1  # rounds ended
+ERRORS: Final = 2  # rounds that raised
+GOOD: Final = 3  # rounds that ended without raising
+ROUND_STARTED: Final = 4  # monotonic ns
+DEADLINE: Final = 5  # of the round in hand, monotonic ns; 0: none
+LEASE_SINCE: Final = 6
+LEASE_UNTIL: Final = 7  # 0: no lease
+LEASED: Final = 8  # ns of all leases that ended
+ACK: Final = 9
+WANTS: Final = 10
+LEFT: Final = 11
+PID: Final = 12
+READY_AT: Final = 13  # monotonic ns
+CHILD_GROUP: Final = 14  # process group of a subprocess that goes with the worker; 0: none
+STACKS: Final = 15  # stacks printed
+RING_BUSY: Final = 16
+RING_GOOD: Final = 17
+TEXT_LENGTH: Final = 18
+BORN_WHOLE: Final = 19  # 1: its zygote knows it and guards it
+
+
+class Phase:
+    """Where a worker is in its life."""
+
+    EMPTY: Final = 0
+    BORN: Final = 1
+    SETUP: Final = 2
+    READY: Final = 3
+    BUSY: Final = 4
+    TEARDOWN: Final = 5
+    LEFT: Final = 6
+
+
+class Ack:
+    """Which signal a worker has answered."""
+
+    NONE: Final = 0
+    DRAIN: Final = 1
+    DRAIN_IN_SETUP: Final = 2  # interrupted, since there is no round to finish
+    INTERRUPT: Final = 3
+
+
+class Wants:
+    """Why a worker wants to be replaced by a like one."""
+
+    NOTHING: Final = 0
+    MAX_ROUNDS: Final = 1
+    MAX_RSS: Final = 2
+    RECYCLE: Final = 3
+
+
+class Left:
+    """How a worker ended, in its own words; DIED if it had none."""
+
+    DIED: Final = 0
+    DRAINED: Final = 1
+    INTERRUPTED: Final = 2
+    SETUP_FAILED: Final = 3
+    MAX_ERRORS: Final = 4
+    RETURNED: Final = 5  # run() returned, though nobody had asked
+    TEARDOWN_RAISED: Final = 6  # after a drain or an interrupt: still planned
+
+
+class ScoreboardFull(Exception):
+    """There are more workers than records."""
+
+
+class _Word:
+    """A word of a record as an attribute."""
+
+    __slots__ = ("_index",)
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __get__(self, record: WorkerRecord, owner: type | None = None) -> int:
+        return record.words[self._index]
+
+    def __set__(self, record: WorkerRecord, value: int) -> None:
+        record.words[self._index] = value
+
+
+class WorkerRecord:
+    """One worker's record. Hot paths store into `words` directly."""
+
+    __slots__ = ("_text", "words")
+
+    phase = _Word(PHASE)
+    rounds = _Word(ROUNDS)
+    errors = _Word(ERRORS)
+    good = _Word(GOOD)
+    round_started = _Word(ROUND_STARTED)
+    deadline = _Word(DEADLINE)
+    lease_since = _Word(LEASE_SINCE)
+    lease_until = _Word(LEASE_UNTIL)
+    leased = _Word(LEASED)
+    ack = _Word(ACK)
+    wants = _Word(WANTS)
+    left = _Word(LEFT)
+    pid = _Word(PID)
+    ready_at = _Word(READY_AT)
+    child_group = _Word(CHILD_GROUP)
+    stacks = _Word(STACKS)
+    ring_busy = _Word(RING_BUSY)
+    ring_good = _Word(RING_GOOD)
+    born_whole = _Word(BORN_WHOLE)
+
+    def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
+        self.words = words
+        self._text = text
+
+    @classmethod
+    def detached(cls) -> WorkerRecord:
+        """Return a record that nobody else sees."""
+        memory = memoryview(bytearray(RECORD_SIZE))
+        return cls(memory[:_TEXT_AT].cast("q"), memory[_TEXT_AT:])
+
+    @property
+    def text(self) -> str:
+        """The worker's last words; cut where they don't fit."""
+        length = min(max(self.words[TEXT_LENGTH], 0), TEXT_SIZE)
+        return bytes(self._text[:length]).decode("utf-8", "replace")
+
+    @text.setter
+    def text(self, text: str) -> None:
+        data = _fitting(text)
+        self.words[TEXT_LENGTH] = 0
+        self._text[: len(data)] = data
+        self.words[TEXT_LENGTH] = len(data)
+
+
+def _fitting(text: str) -> bytes:
+    """Return as much of `text` as a record can hold, no character halved."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= TEXT_SIZE:
+        return data
+    ellipsis = "…".encode()
+    return data[: TEXT_SIZE - len(ellipsis)].decode("utf-8", "ignore").encode() + ellipsis
+
+
+class Scoreboard:
+    """All records. Claimed and released by the main process alone."""
+
+    def __init__(self, records: int = RECORDS) -> None:
+        self._memory = mmap.mmap(-1, records * RECORD_SIZE)
+        self._bytes = memoryview(self._memory)
+        self._words = self._bytes.cast("q")
+        self._free = list(range(records - 1, -1, -1))
+        self._claimed: set[int] = set()
+
+    def claim(self) -> int:
+        """Return the number of a record that is free and zeroed."""
+        if not self._free:
+            raise ScoreboardFull(
+                f"all {len(self._claimed)} records are taken: no more workers can be started"
+            )
+        index = self._free.pop()
+        self._claimed.add(index)
+        self._zero(index)
+        return index
+
+    def release(self, index: int) -> None:
+        """Give a record back, once its worker is reaped."""
+        self._claimed.remove(index)
+        self._zero(index)
+        self._free.append(index)
+
+    def record(self, index: int) -> WorkerRecord:
+        """Return a view of a record."""
+        start = index * RECORD_SIZE
+        words = self._words[start // 8 : start // 8 + _WORDS]
+        return WorkerRecord(words, self._bytes[start + _TEXT_AT : start + RECORD_SIZE])
+
+    def _zero(self, index: int) -> None:
+        start = index * RECORD_SIZE
+        self._bytes[start : start + RECORD_SIZE] = bytes(RECORD_SIZE)
+
+
+# A lock taken and given back is the only fence there is in Python. Where stores are
+# weakly ordered one pair is not enough: a store before it may pass a load after it
+# inside the lock, but no load can pass the release that came before a second pair.
+_lock = allocate_lock()
+_take, _give = _lock.acquire, _lock.release
+_weak = os.uname().machine not in ("x86_64", "i686", "i386")
+
+
+def fence() -> None:
+    """Let no load that follows see memory older than the stores that came before.
+
+    Never blocks, so a signal handler may interrupt it.
+    """
+    if _take(False):
+        _give()
+    if _weak and _take(False):
+        _give()

@@ -1,0 +1,81 @@
+"""Where the stacks of workers are written, even while C code holds the interpreter.
+
+One sparse memory file for the daemon, a window of it for each record of the
+scoreboard. faulthandler writes to a descriptor from inside the signal handler; each
+worker has its own, standing at the start of its own window.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+WINDOW: Final = 256 * 1024
+
+
+class Stacks:
+    """The memory file; inherited by every worker."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def create(cls) -> Stacks:
+        """Make the file. It takes no memory until somebody writes to it."""
+        return cls(os.memfd_create("graced-stacks", os.MFD_CLOEXEC))
+
+    def fileno(self) -> int:
+        """Return the descriptor that children have to keep."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    # -- the main process ------------------------------------------------------
+
+    def clear(self, record: int) -> None:
+        """Empty a window: before a stack is asked for, and before a record is used again."""
+        found = self._used(record)
+        if found is not None:
+            start, data = found
+            os.pwrite(self._fd, bytes(len(data)), start)
+
+    def read(self, record: int) -> str:
+        """Return what was written to a window since it was cleared."""
+        found = self._used(record)
+        return "" if found is None else found[1].strip(b"\0").decode("utf-8", "replace")
+
+    def _used(self, record: int) -> tuple[int, bytes] | None:
+        """Return where in the file the written part of a window starts, and the part."""
+        start, end = record * WINDOW, (record + 1) * WINDOW
+        try:
+            start = os.lseek(self._fd, start, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing was ever written from here on
+            return None
+        if start >= end:
+            return None
+        data = os.pread(self._fd, end - start, start).rstrip(b"\0")
+        return (start, data) if data else None
+
+    # -- a worker ----------------------------------------------------------------
+
+    def open(self, record: int) -> int:
+        """Return a new descriptor at the start of a window; standard error if there's no /proc."""
+        try:
+            fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return 2
+        rewind(fd, record)
+        return fd
+
+
+def rewind(fd: int, record: int) -> None:
+    """Let the next stack be written at the start of the window again."""
+    if fd != 2:
+        os.lseek(fd, record * WINDOW, os.SEEK_SET)

@@ -1,0 +1,187 @@
+"""Finds the user's class, and says in one line why it can't be had.
+
+Modules under a pool's own `path` are compiled anew each time: a .pyc is told from a
+stale one by time in seconds and by size, so an edit within the second it was
+written would go unnoticed, and a reload would run old code. What lies in a
+`site-packages` there is left to the usual cache: package managers write it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import _frozen_importlib_external as machinery
+
+from graced.core import settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, Final
+
+    from graced.worker import Worker
+
+    Call = Callable[..., Any]
+
+_HERE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
+_PACKAGES: Final = ("site-packages", "dist-packages")
+
+
+class LoadError(Exception):
+    """The worker class can't be had; `reason` is one line and says where."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def plainly(call: Call, *args: Any) -> Any:
+    """Call user code without further ado; a worker passes its own way of doing it."""
+    return call(*args)
+
+
+def load_class(pool: settings.Pool, call: Call = plainly) -> type[Worker]:
+    """Import the pool's class; LoadError with the original exception as its cause."""
+    use_path(pool.path)
+    module_name, _, class_name = pool.worker.partition(":")
+    try:
+        call(__import__, module_name)
+    except BaseException as error:
+        from graced.workerlife import WorkerInterrupt
+
+        if isinstance(error, WorkerInterrupt):
+            raise
+        raise LoadError(_why(error, pool)) from error
+    found = _attribute(sys.modules[module_name], class_name)
+    return _checked(found, module_name, class_name)
+
+
+def _attribute(module: object, dotted: str) -> object:
+    for name in dotted.split("."):
+        try:
+            module = getattr(module, name)
+        except AttributeError:
+            raise LoadError(_no_such_class(module, dotted)) from None
+    return module
+
+
+def _no_such_class(module: object, name: str) -> str:
+    from difflib import get_close_matches
+
+    owner = getattr(module, "__name__", str(module))
+    classes = [n for n, value in vars(module).items() if isinstance(value, type)]
+    close = get_close_matches(name, classes, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"module {owner!r} has no class {name!r}{hint}"
+
+
+def _checked(found: object, module_name: str, class_name: str) -> type[Worker]:
+    from graced.worker import Worker
+
+    where = f"{module_name}:{class_name}"
+    if not isinstance(found, type):
+        raise LoadError(f"{where} is no class but {type(found).__name__}")
+    if not issubclass(found, Worker):
+        raise LoadError(f"{where} is not a subclass of graced.Worker")
+    return found
+
+
+# Why not
+
+
+def _why(error: BaseException, pool: settings.Pool) -> str:
+    what = _said(error)
+    place = _place(error, pool)
+    if place is None:
+        looked = ", ".join(pool.path) or "sys.path"
+        return f"cannot import {pool.worker!r}: {what}; looked in {looked}"
+    return f"{place}: {what}"
+
+
+def _said(error: BaseException) -> str:
+    from graced.workerlife import in_one_line
+
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({error.code!r}) during the import"
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg}"
+    return in_one_line(error)
+
+
+def _place(error: BaseException, pool: settings.Pool) -> str | None:
+    """Return file and line of the deepest frame in user code."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return f"{_short(error.filename, pool)}:{error.lineno}"
+    frames = _frames(error.__traceback__)
+    own = [frame for frame in frames if not _is_library(frame[0])]
+    for filename, line in reversed(own or frames):
+        return f"{_short(filename, pool)}:{line}"
+    return None
+
+
+def _frames(traceback: TracebackType | None) -> list[tuple[str, int]]:
+    """Return file and line of each frame that is neither graced's nor the import system's."""
+    frames = []
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if not filename.startswith(("<frozen", _HERE)):
+            frames.append((filename, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return frames
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith(_LIBRARY) or any(f"/{name}/" in filename for name in _PACKAGES)
+
+
+def _short(filename: str, pool: settings.Pool) -> str:
+    for root in pool.path:
+        if filename.startswith(root.rstrip("/") + "/"):
+            return os.path.relpath(filename, root)
+    return filename
+
+
+# Where modules come from
+
+
+def use_path(path: tuple[str, ...]) -> None:
+    """Put the pool's `path` before sys.path, its modules compiled anew each time."""
+    missing = [root for root in path if root not in sys.path[: len(path)]]
+    if not missing:
+        return
+    sys.path[:0] = path
+    roots = tuple(root.rstrip("/") for root in path)
+    sys.path_hooks.insert(0, _hook(roots))
+    for known in list(sys.path_importer_cache):
+        if _is_under(known, roots):
+            del sys.path_importer_cache[known]
+
+
+def _is_under(directory: str, roots: tuple[str, ...]) -> bool:
+    inside = any(directory == root or directory.startswith(root + "/") for root in roots)
+    return inside and not any(name in directory.split("/") for name in _PACKAGES)
+
+
+def _hook(roots: tuple[str, ...]) -> Callable[[str], Any]:
+    def find_in(directory: str) -> Any:
+        if not _is_under(directory, roots) or not os.path.isdir(directory):
+            raise ImportError(f"{directory} is not in a pool's path")
+        return machinery.FileFinder(
+            directory,
+            (machinery.ExtensionFileLoader, machinery._imp.extension_suffixes()),
+            (_FreshLoader, machinery.SOURCE_SUFFIXES),
+            (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
+        )
+
+    return find_in
+
+
+class _FreshLoader(machinery.SourceFileLoader):  # type: ignore[misc]  # the module has no types
+    """Neither reads nor writes a .pyc."""
+
+    def path_stats(self, path: str) -> Any:
+        """Say that there is nothing to compare a .pyc with, as a loader may."""
+        raise OSError(f"{path}: compiled anew each time")

@@ -1,0 +1,259 @@
+"""The Worker class that users subclass, and the way through its methods.
+
+What the methods promise is kept in :mod:`graced.workerlife`.
+"""
+
+from __future__ import annotations
+
+from graced.host.scoreboard import Left, Phase, Wants
+from graced.workerlife import (
+    INTERRUPT,
+    NOTHING,
+    Life,
+    Verdict,
+    WorkerInterrupt,
+    in_one_line,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Any, NoReturn
+
+    from graced.workerlife import Woken
+
+__all__ = ["Worker", "WorkerInterrupt"]
+
+
+class Worker:
+    """What one worker does. Subclass it and name the subclass in ``config.yaml``."""
+
+    __life: Life | None = None
+
+    # -- what users override -----------------------------------------------------
+
+    def setup(self) -> None:
+        """Prepare, in the new process. The worker is ready when this returns."""
+
+    def step(self) -> None:
+        """Do one round. Called again and again; what it raises is logged, and the worker stays."""
+        raise NotImplementedError(f"{type(self).__name__} has neither step() nor run()")
+
+    def teardown(self) -> None:
+        """Clean up, after a drain and after an interrupt, if setup() had returned."""
+
+    def run(self) -> None:
+        """Do round after round until asked to drain.
+
+        Override it for a loop of your own over :attr:`draining`; then there are no
+        rounds that graced could time or count.
+        """
+        while not self._life.over:
+            self._turn()
+
+    # -- what users call ---------------------------------------------------------
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The pool's ``options`` from the configuration."""
+        return self._life.family.pool.options
+
+    @property
+    def pool(self) -> str:
+        """The name of the pool."""
+        return self._life.family.pool.name
+
+    @property
+    def slot(self) -> int:
+        """The number of the worker's place in its pool, from 0."""
+        return self._life.order.slot
+
+    @property
+    def generation(self) -> int:
+        """The number of the configuration and code that it runs, from 1."""
+        return self._life.family.generation
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker has been asked to finish."""
+        return self._life.asked != NOTHING
+
+    @property
+    def log(self) -> logging.Logger:
+        """A logger of the standard library that writes to the daemon's log."""
+        import logging
+
+        return logging.getLogger(self.pool)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Sleep for `seconds`, or without limit; return True at once when asked to drain.
+
+        Meanwhile the worker is ready, not busy, and the round's clock stands still.
+        For the main thread only. In ``teardown()`` it is a plain sleep.
+        """
+        return self._life.wait(seconds)
+
+    def critical(self, seconds: float) -> Critical:
+        """Return a context in which this process is neither interrupted nor killed.
+
+        That holds for `seconds` at most; an interrupt that came meanwhile is raised
+        at the end. May be nested.
+        """
+        return Critical(self._life, seconds)
+
+    def extend(self, seconds: float) -> None:
+        """Let the round in hand take until `seconds` from now."""
+        self._life.extend(seconds)
+
+    def recycle(self) -> None:
+        """Ask to be replaced. Rounds go on until the replacement is ready."""
+        self._life.want(Wants.RECYCLE)
+
+    # -- for graced's own workers --------------------------------------------------
+
+    @property
+    def _life(self) -> Life:
+        if self.__life is None:
+            self.__life = Life.detached()
+        return self.__life
+
+    def _turn(self) -> None:
+        """Do one turn of the default :meth:`run`: by default a round of :meth:`step`."""
+        try:
+            self._round(self.step)
+        except BaseException as error:
+            if isinstance(error, SystemExit) or self._life.is_interrupt(error):
+                raise
+            self._tell("step() raised", error)
+
+    def _round(self, call: Callable[..., Any], *args: Any, calm: tuple[type, ...] = ()) -> Any:
+        """Run user code as one round, see :meth:`Life.round`."""
+        return self._life.round(call, *args, calm=calm)
+
+    def _wait_readable(self, fd: int, seconds: float | None, *, heed_drain: bool = True) -> Woken:
+        """Wait for a descriptor with the guarantees of :meth:`wait`, see :meth:`Life.wait_for`."""
+        return self._life.wait_for(fd, seconds, heed_drain=heed_drain)
+
+    def _tell(self, what: str, error: BaseException) -> None:
+        """Write a traceback to the log as one record."""
+        self._life.diary.exception(what, error)
+
+    @classmethod
+    def _born(cls, life: Life) -> Worker:
+        """Make the object; attributes work already in the user's ``__init__``."""
+        worker = cls.__new__(cls)
+        worker.__life = life
+        life.guarded(worker.__init__)  # type: ignore[misc]  # on purpose, and once
+        return worker
+
+
+class Critical:
+    """A section under a lease, see :meth:`Worker.critical`."""
+
+    __slots__ = ("_life", "_seconds")
+
+    def __init__(self, life: Life, seconds: float) -> None:
+        self._life = life
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._life.lease(self._seconds)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._life.end_lease()
+
+
+# The way through the methods
+
+
+def live(life: Life, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoReturn:
+    """Load the class, set up, run, tear down, leave the process."""
+    worker, verdict = _set_up(life, load)
+    if worker is not None:
+        verdict = _work(life, worker)
+        life.turn_to_leave()
+        verdict = _tear_down(life, worker, verdict)
+    else:
+        life.turn_to_leave()
+    life.leave(verdict)
+
+
+def _set_up(
+    life: Life, load: Callable[[Callable[..., Any]], type[Worker]]
+) -> tuple[Worker | None, Verdict]:
+    life.enter(Phase.SETUP)
+    failed = Verdict(Left.SETUP_FAILED, 1)
+    try:
+        worker = load(life.guarded)._born(life)
+        life.guarded(worker.setup)
+    except SystemExit as error:
+        text = f"setup() called sys.exit({error.code!r})"
+        return None, Verdict(Left.DIED, _status(error), text)
+    except BaseException as error:
+        if life.is_interrupt(error):
+            return None, Verdict(Left.INTERRUPTED)
+        reason = getattr(error, "reason", None)
+        life.diary.exception("setup() raised", error)
+        return None, failed.replace(text=reason or f"setup() raised {in_one_line(error)}")
+    return worker, failed
+
+
+def _work(life: Life, worker: Worker) -> Verdict:
+    if not life.over:
+        life.ready()
+    try:
+        if type(worker).run is Worker.run:
+            worker.run()
+        elif not life.over:
+            life.run_free(worker.run)
+    except SystemExit as error:
+        text = life.record.text or f"run() called sys.exit({error.code!r})"
+        return Verdict(Left.DIED, _status(error), text)
+    except BaseException as error:
+        if life.is_interrupt(error):
+            return Verdict(Left.INTERRUPTED)
+        life.diary.exception("run() raised", error)
+        return Verdict(Left.DIED, 1, f"run() raised {in_one_line(error)}")
+    return _asked_for(life)
+
+
+def _asked_for(life: Life) -> Verdict:
+    """Return the verdict on a run() that returned."""
+    if life.asked == INTERRUPT or life.raised is not None:
+        return Verdict(Left.INTERRUPTED)
+    if life.asked != NOTHING:
+        return Verdict(Left.DRAINED)
+    if life.over:
+        text = f"{life.errors_in_row} rounds in a row raised, the last: {life.record.text}"
+        return Verdict(Left.MAX_ERRORS, 1, text)
+    return Verdict(Left.RETURNED, 0, "run() returned")
+
+
+def _tear_down(life: Life, worker: Worker, verdict: Verdict) -> Verdict:
+    try:
+        worker.teardown()
+    except SystemExit as error:
+        return _after_teardown(verdict, f"teardown() called sys.exit({error.code!r})")
+    except BaseException as error:
+        life.diary.exception("teardown() raised", error)
+        return _after_teardown(verdict, f"teardown() raised {in_one_line(error)}")
+    return verdict
+
+
+def _after_teardown(verdict: Verdict, text: str) -> Verdict:
+    if verdict.left in (Left.DRAINED, Left.INTERRUPTED):
+        return verdict.replace(left=Left.TEARDOWN_RAISED, text=text)
+    return verdict
+
+
+def _status(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1

@@ -1,0 +1,607 @@
+"""A worker's life: its signals, its rounds, and what it writes to the scoreboard.
+
+Everything that :class:`graced.worker.Worker` promises is kept here, out of the way of
+the names that users see on their own objects. No decisions about other processes.
+
+How an interrupt reaches user code: the handler of SIGINT raises only if the nearest
+frame of graced's, going up from where the signal hit, is :meth:`Life.guarded`. Then
+user code runs that we have called as such. Anywhere else the wish is kept:
+:meth:`Life.wait_for` and the end of a critical section raise by themselves, and the
+sender repeats the signal until it is acknowledged. It is acknowledged not where it is
+raised but once that has proved to hold: an exception raised in a ``__del__`` is lost.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import signal
+import sys
+import time
+from _thread import get_ident
+
+from graced.core import settings
+from graced.core.record import Record
+from graced.host import process, stacks
+from graced.host.log import Log
+from graced.host.scoreboard import (
+    ACK,
+    DEADLINE,
+    ERRORS,
+    GOOD,
+    LEASE_SINCE,
+    LEASE_UNTIL,
+    LEASED,
+    PHASE,
+    READY_AT,
+    RING_BUSY,
+    RING_GOOD,
+    ROUND_STARTED,
+    ROUNDS,
+    STACKS,
+    WANTS,
+    Ack,
+    Phase,
+    Wants,
+    WorkerRecord,
+    fence,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any, Final, Literal, NoReturn
+
+    Woken = Literal["readable", "draining", "timeout"]
+
+SECOND: Final = 1_000_000_000  # ns
+NOTHING: Final = 0  # what a worker has been asked for, worse by worse
+DRAIN: Final = 1
+INTERRUPT: Final = 2
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_now = time.monotonic_ns
+
+
+class WorkerInterrupt(BaseException):
+    """Raised in a worker's main thread when it is to leave at once.
+
+    At most once, only in ``setup``, ``step``, ``handle`` and ``wait``. Clean up and let
+    it pass; ``teardown()`` runs afterwards. Not an :class:`Exception`, so that
+    ``except Exception`` lets it through.
+    """
+
+
+class Order(Record):
+    """A worker to be born: who it is, and its limits (0: none)."""
+
+    worker: int
+    record: int
+    slot: int
+    max_rounds: int = 0
+    max_rss: int = 0
+
+
+class Family(Record):
+    """What all workers of a zygote have in common."""
+
+    pool: settings.Pool
+    generation: int
+    name: str
+    main_pid: int
+    bell: int  # descriptor; -1: none
+    log: Log
+    queue: str | None = None
+
+
+class Verdict(Record):
+    """How a life ended."""
+
+    left: int
+    status: int = 0
+    text: str = ""
+
+
+class Life:
+    """One worker's life, from its first signal handler to its last words."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.order = Order(worker=0, record=0, slot=0)
+        self.record = WorkerRecord.detached()
+        self.words = self.record.words
+        self.diary = family.log  # what graced says about us
+        self.asked = NOTHING
+        self.armed = False  # user code runs that may be interrupted
+        self.raised: WorkerInterrupt | None = None
+        self.phase = Phase.EMPTY
+        self.errors_in_row = 0
+        self._max_errors = family.pool.max_errors
+        self._round_limit = int((family.pool.round_timeout or 0) * SECOND)
+        self._ring_message = b""
+        self._answered_busy = 0
+        self._answered_good = 0
+        self._leases = 0
+        self._rss_checked = 0
+        self._statm = -1
+        self._stacks_fd = -1
+        self._pipe: tuple[int, int] | None = None
+        self._poll = select.poll()
+        self._thread = get_ident()
+
+    @classmethod
+    def detached(cls) -> Life:
+        """Return a life outside of any daemon, for users' own tests of their workers."""
+        family = Family(settings.Pool("detached"), 0, "detached", os.getppid(), -1, Log())
+        return cls(family)
+
+    # -- birth -----------------------------------------------------------------
+
+    def install_handlers(self) -> None:
+        """Say what each signal does. Call it with all signals blocked."""
+        ours = {
+            signal.SIGTERM: self._on_drain,
+            signal.SIGINT: self._on_interrupt,
+            signal.SIGQUIT: self._on_stacks,
+            # Not SIG_IGN: that would be handed down to everything the worker executes.
+            signal.SIGHUP: _leave_alone,
+            signal.SIGUSR1: _leave_alone,
+            signal.SIGUSR2: _leave_alone,
+            signal.SIGRTMIN: _leave_alone,  # the adoption's own
+        }
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def begin(self, order: Order, record: WorkerRecord) -> None:
+        """Become this worker: from here on the record is ours."""
+        self.order = order
+        self.record = record
+        self.words = record.words
+        self._ring_message = order.worker.to_bytes(8, "little")
+        pool = self.family.pool.name
+        generation = self.family.generation
+        self.diary = self.family.log.bind(pool=pool, slot=order.slot, generation=generation)
+
+    def listen(self, windows: stacks.Stacks | None) -> None:
+        """Open what signals are heard through, then let them come."""
+        self._open_pipe()
+        sys.unraisablehook = self._rearmed_by(sys.unraisablehook)
+        if windows is not None:
+            self._register_stacks(windows)
+        os.register_at_fork(after_in_child=self._forget)
+        process.restore(())
+
+    def _open_pipe(self) -> tuple[int, int]:
+        pipe = self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll.register(pipe[0], select.POLLIN)
+        signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
+        return pipe
+
+    def _register_stacks(self, windows: stacks.Stacks) -> None:
+        """Have stacks written to our window: when asked for, and by a crash."""
+        fd = self._stacks_fd = windows.open(self.order.record)
+        faulthandler.register(signal.SIGQUIT, file=fd, all_threads=True, chain=True)
+        faulthandler.enable(file=fd, all_threads=True)
+
+    def _forget(self) -> None:
+        """In a process forked by user code: it is no worker, its signals are its own."""
+        signal.set_wakeup_fd(-1)
+        faulthandler.unregister(signal.SIGQUIT)
+        for number in (
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGQUIT,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+            signal.SIGRTMIN,
+        ):
+            if _is_ours(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        if _is_ours(signal.getsignal(signal.SIGINT)):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.record = WorkerRecord.detached()
+        self.words = self.record.words
+        self._ring_message = b""
+
+    # -- signals -----------------------------------------------------------------
+
+    def _on_drain(self, number: int, frame: FrameType | None) -> None:
+        self.asked = max(self.asked, DRAIN)
+        if self.phase == Phase.SETUP:
+            self._interrupt_at(frame)
+        else:
+            self._acknowledge(Ack.DRAIN)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.asked = INTERRUPT
+        self._interrupt_at(frame)
+
+    def _on_stacks(self, number: int, frame: FrameType | None) -> None:
+        """Say that faulthandler, which comes before us, has printed."""
+        if self._stacks_fd >= 0:
+            stacks.rewind(self._stacks_fd, self.order.record)
+        self.words[STACKS] += 1
+        self.ring()
+
+    def _interrupt_at(self, frame: FrameType | None) -> None:
+        """Raise where the signal hit, if that is allowed; else leave it for later."""
+        if self.raised is not None or self.phase > Phase.BUSY:
+            self._acknowledge_interrupt()
+        elif self.due() and _is_user_code(frame):
+            self.interrupt()
+
+    def due(self) -> bool:
+        """Return whether an interrupt is wanted, not yet raised, and allowed here."""
+        if self.asked == NOTHING or self.raised is not None or not self.armed:
+            return False
+        return (self.asked == INTERRUPT or self.phase == Phase.SETUP) and not self._leased()
+
+    def interrupt(self) -> NoReturn:
+        """Raise WorkerInterrupt, once."""
+        self.raised = WorkerInterrupt()
+        raise self.raised
+
+    def _rearmed_by(
+        self, previous: Callable[[sys.UnraisableHookArgs], Any]
+    ) -> Callable[[sys.UnraisableHookArgs], Any]:
+        """Return a hook that notices when the interrupt was lost, in a `__del__` say."""
+
+        def hook(lost: sys.UnraisableHookArgs, /) -> Any:
+            if lost.exc_value is self.raised and self.raised is not None:
+                self.raised = None  # the next signal raises again
+                return None
+            return previous(lost)
+
+        return hook
+
+    def _acknowledge_interrupt(self) -> None:
+        self._acknowledge(Ack.INTERRUPT if self.asked == INTERRUPT else Ack.DRAIN_IN_SETUP)
+
+    def _acknowledge(self, ack: int) -> None:
+        if self.words[ACK] < ack:
+            self.words[ACK] = ack
+            self.ring()
+
+    def ring(self) -> None:
+        """Have the main process look at our record."""
+        if not self._ring_message:
+            return
+        try:
+            os.write(self.family.bell, self._ring_message)
+        except OSError:  # full: it has enough to look at; broken: it is gone
+            pass
+
+    # -- rounds ------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether there are to be no more rounds."""
+        return self.asked != NOTHING or self.errors_in_row >= self._max_errors
+
+    def guarded(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call user code, which may be interrupted meanwhile. The one place that does."""
+        armed, self.armed = self.armed, True
+        try:
+            return call(*args)
+        finally:
+            self.armed = armed
+
+    def round(self, call: Callable[..., Any], *args: Any, calm: tuple[type, ...] = ()) -> Any:
+        """Run user code as one round: timed, counted, interruptible.
+
+        Returns what it returns, raises what it raises. Exceptions in `calm` end a
+        round like any other, but are no errors.
+        """
+        self._begin_round()
+        try:
+            result = self.guarded(call, *args)
+        except BaseException as error:
+            self._end_bad_round(call, error, calm)
+            raise
+        self._end_good_round()
+        return result
+
+    def _begin_round(self) -> None:
+        words = self.words
+        now = _now()
+        words[ROUND_STARTED] = now
+        words[DEADLINE] = now + self._round_limit if self._round_limit else 0
+        self._turn_busy()
+
+    def _turn_busy(self) -> None:
+        words = self.words
+        words[PHASE] = self.phase = Phase.BUSY
+        fence()
+        asked = words[RING_BUSY]
+        if asked != self._answered_busy:
+            self._answered_busy = asked
+            self.ring()
+
+    def _turn_ready(self) -> None:
+        """DEADLINE stays: read with a PHASE that was still BUSY, 0 would mean `none`."""
+        words = self.words
+        words[PHASE] = self.phase = Phase.READY
+        words[ROUND_STARTED] = 0
+
+    def _end_good_round(self) -> None:
+        words = self.words
+        words[GOOD] += 1
+        self.errors_in_row = 0
+        self._end_round()
+        fence()
+        asked = words[RING_GOOD]
+        if asked != self._answered_good:
+            self._answered_good = asked
+            self.ring()
+
+    def _end_bad_round(
+        self, call: Callable[..., Any], error: BaseException, calm: tuple[type, ...]
+    ) -> None:
+        if isinstance(error, calm):
+            self._end_good_round()
+            return
+        if isinstance(error, SystemExit):
+            self.record.text = f"{_name(call)}() called sys.exit({error.code!r})"
+        elif not self.is_interrupt(error):
+            self.words[ERRORS] += 1
+            self.errors_in_row += 1
+            self.record.text = f"{_name(call)}() raised {in_one_line(error)}"
+        self._end_round()
+
+    def _end_round(self) -> None:
+        words = self.words
+        self._turn_ready()
+        rounds = words[ROUNDS] = words[ROUNDS] + 1
+        order = self.order
+        if order.max_rounds and rounds >= order.max_rounds:
+            self.want(Wants.MAX_ROUNDS)
+        if order.max_rss:
+            self._check_rss(order.max_rss)
+
+    def is_interrupt(self, error: BaseException) -> bool:
+        """Return whether it is the interrupt we were asked for; users may raise their own."""
+        return isinstance(error, WorkerInterrupt) and self.raised is not None
+
+    def want(self, why: int) -> None:
+        """Ask to be replaced; we go on until told to drain."""
+        if self.words[WANTS] == Wants.NOTHING:
+            self.words[WANTS] = why
+            self.ring()
+
+    def _check_rss(self, limit: int) -> None:
+        now = _now()
+        if now - self._rss_checked >= SECOND:
+            self._rss_checked = now
+            if self._rss() >= limit:
+                self.want(Wants.MAX_RSS)
+
+    def _rss(self) -> int:
+        try:
+            if self._statm < 0:
+                self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+            return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
+        except OSError:  # no /proc
+            return 0
+
+    def extend(self, seconds: float) -> None:
+        """Let the round in hand take until `seconds` from now."""
+        before, now = self.words[DEADLINE], _now()
+        deadline = self.words[DEADLINE] = now + int(seconds * SECOND)
+        if self.phase == Phase.BUSY and not 0 < before <= deadline:
+            self.ring()  # the main process sleeps until a later time, or for ever
+
+    # -- waiting -----------------------------------------------------------------
+
+    def wait(self, seconds: float | None) -> bool:
+        """Sleep; True at once when asked to drain. In teardown() it only sleeps."""
+        if self.phase > Phase.BUSY:
+            time.sleep(seconds or 0)
+            return True
+        if get_ident() != self._thread:
+            raise RuntimeError("wait() is for the worker's main thread; use an Event in others")
+        return self.wait_for(None, seconds) == "draining"
+
+    def wait_for(self, fd: int | None, seconds: float | None, *, heed_drain: bool = True) -> Woken:
+        """Sleep until `fd` is readable, we are asked to drain, or the time is over.
+
+        The worker counts as ready meanwhile and the round's clock stands still. No
+        signal is lost between a look and the sleep, and nothing ticks. Raises
+        WorkerInterrupt if one is due, that is called from within a round or setup().
+        Without `heed_drain` a drain does not end the wait.
+        """
+        pipe = self._pipe or self._open_pipe()
+        if fd is not None:
+            self._poll.register(fd, select.POLLIN)
+        foreign = signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
+        pause = self._pause()
+        try:
+            return self._sleep(pipe[0], seconds, heed_drain)
+        finally:
+            self._resume(pause)
+            if fd is not None:
+                self._poll.unregister(fd)
+            if foreign != pipe[1]:
+                _give_back_wakeup(foreign)
+
+    def _sleep(self, pipe: int, seconds: float | None, heed_drain: bool) -> Woken:
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            if self.due():
+                self.interrupt()
+            if heed_drain and self.asked != NOTHING:
+                return "draining"
+            rest = None if end is None else max(0.0, end - time.monotonic())
+            woken = [fd for fd, _ in self._poll.poll(None if rest is None else rest * 1000)]
+            if any(fd != pipe for fd in woken):
+                return "readable"
+            if woken:
+                _empty(pipe)
+            elif rest is not None and end is not None and time.monotonic() >= end:
+                return "timeout"
+
+    def _pause(self) -> tuple[int, int | None] | None:
+        """Stop the round's clock; return how long it ran and what was left."""
+        if self.phase != Phase.BUSY:
+            return None
+        words, now = self.words, _now()
+        deadline = words[DEADLINE]
+        pause = now - words[ROUND_STARTED], deadline - now if deadline else None
+        self._turn_ready()
+        return pause
+
+    def _resume(self, pause: tuple[int, int | None] | None) -> None:
+        if pause is None:
+            return
+        words, now = self.words, _now()
+        ran, left = pause
+        words[ROUND_STARTED] = now - ran
+        words[DEADLINE] = 0 if left is None else now + left
+        self._turn_busy()
+
+    # -- critical sections -------------------------------------------------------
+
+    def _leased(self) -> bool:
+        until = self.words[LEASE_UNTIL]
+        return until != 0 and _now() < until
+
+    def lease(self, seconds: float) -> None:
+        """Begin a section that is neither interrupted nor killed; an inner one may prolong it."""
+        words, now = self.words, _now()
+        self._leases += 1
+        if self._leases == 1:
+            words[LEASE_SINCE] = now
+        words[LEASE_UNTIL] = max(words[LEASE_UNTIL], now + int(seconds * SECOND))
+
+    def end_lease(self) -> None:
+        """End a section; the outermost delivers what was asked meanwhile."""
+        self._leases -= 1
+        if self._leases:
+            return
+        words = self.words
+        since, until = words[LEASE_SINCE], words[LEASE_UNTIL]
+        words[LEASED] += min(_now(), until) - since
+        words[LEASE_UNTIL] = 0
+        words[LEASE_SINCE] = 0
+        if self.asked != NOTHING:
+            self.ring()
+        if self.due():
+            self.interrupt()
+
+    # -- stations ----------------------------------------------------------------
+
+    def enter(self, phase: int) -> None:
+        """Go on to another part of life."""
+        self.words[PHASE] = self.phase = phase
+
+    def ready(self) -> None:
+        """setup() is over."""
+        self.words[READY_AT] = _now()
+        self.enter(Phase.READY)
+        self.ring()
+
+    def run_free(self, call: Callable[[], Any]) -> None:
+        """Call a run() of the user's own: interruptible, without rounds."""
+        self.words[ROUND_STARTED] = _now()
+        self.words[DEADLINE] = 0
+        self._turn_busy()
+        self.guarded(call)
+
+    def turn_to_leave(self) -> None:
+        """From here on no interrupt is raised, so the sender may stop."""
+        self.enter(Phase.TEARDOWN)
+        if self.asked == INTERRUPT or self.raised is not None:
+            self._acknowledge_interrupt()
+        elif self.asked == DRAIN:
+            self._acknowledge(Ack.DRAIN)
+
+    def leave(self, verdict: Verdict) -> NoReturn:
+        """Say how it ended, and end."""
+        if verdict.text:
+            self.record.text = verdict.text
+        self.record.left = verdict.left
+        self.enter(Phase.LEFT)
+        flush()
+        self.ring()
+        if os.getppid() != self.family.main_pid:
+            self._end_own_group()
+        os._exit(verdict.status)
+
+    def _end_own_group(self) -> None:
+        """Nobody else will: the main process is gone."""
+        if self.record.child_group:
+            process.end_group(self.record.child_group)
+        process.end_group(os.getpid())
+
+
+def _leave_alone(number: int, frame: FrameType | None) -> None:
+    """Do nothing: unlike SIG_IGN, a handler is not handed down by execve(2)."""
+
+
+def _is_ours(handler: Any) -> bool:
+    return handler is _leave_alone or isinstance(getattr(handler, "__self__", None), Life)
+
+
+_GUARDED: Final = Life.guarded.__code__
+_HERE: Final = os.path.dirname(_GUARDED.co_filename) + os.sep
+
+
+def _is_user_code(frame: FrameType | None) -> bool:
+    """Return whether the nearest frame of ours, going up, is the one that calls user code.
+
+    A `__del__` on the way would swallow the exception: better the next signal.
+    """
+    if frame is None or frame.f_code.co_filename.startswith(_HERE):
+        return False
+    while frame is not None and frame.f_code.co_name != "__del__":
+        if frame.f_code.co_filename.startswith(_HERE):
+            return frame.f_code is _GUARDED
+        frame = frame.f_back
+    return False
+
+
+def _name(call: Callable[..., Any]) -> str:
+    return getattr(call, "__name__", type(call).__name__)
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return `ValueError: what it says`, whatever its `__str__` does."""
+    try:
+        said = " ".join(str(error).split())
+    except Exception as worse:  # noqa: BLE001  # user code's __str__ may raise anything
+        said = f"(its str() raised {type(worse).__name__})"
+    name = type(error).__name__
+    return f"{name}: {said}" if said else name
+
+
+def _empty(pipe: int) -> None:
+    try:
+        while len(os.read(pipe, 4096)) == 4096:
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _give_back_wakeup(fd: int) -> None:
+    """Restore what user code had set, such as an event loop's; it may be closed by now."""
+    try:
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    except (ValueError, OSError):
+        pass
+
+
+def flush() -> None:
+    """Write out what is buffered: os._exit doesn't."""
+    if "logging" in sys.modules:
+        import logging
+
+        logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # nobody reads it, or it is closed
+            pass
