@@ -1,0 +1,278 @@
+"""The daemon's folders: which they are, and whose the runtime directory is.
+
+One daemon at a time has a runtime directory: it holds a lock on a file in it, which
+the kernel frees when the process dies. Children must close that descriptor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Final
+
+    Owner = tuple[int, int]  # user and group number
+
+SOCKET: Final = "control.sock"
+LOCK: Final = "lock"
+
+
+class AlreadyRunning(Exception):
+    """Another daemon has this runtime directory."""
+
+    exit_code = 75
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        self.path = path
+        self.pid = pid
+        who = "another graced" if pid is None else f"pid {pid}"
+        super().__init__(
+            f"{path}: already running ({who}); stop that one with 'graced stop',"
+            " or give this one another name or runtime_dir"
+        )
+
+
+class Unusable(Exception):
+    """A folder can't be made or used; the text says what to do."""
+
+    exit_code = 78
+
+
+class RuntimeDir:
+    """A runtime directory that is ours, from :meth:`take` to :meth:`close` or death."""
+
+    def __init__(self, path: str, lock: int) -> None:
+        self.path = path
+        self.lock = lock  # close-on-exec; forked children close it
+
+    @classmethod
+    def take(cls, path: str, owner: Owner | None = None) -> RuntimeDir:
+        """Make the folder at `path` if need be and lock it.
+
+        Raises AlreadyRunning or Unusable. `owner` gets the folder if root makes it.
+        """
+        _make(path, 0o755, owner, key="runtime_dir")
+        try:
+            taken = cls(path, _locked(path))
+        except OSError as error:
+            raise Unusable(_cannot(path, error, "runtime_dir")) from error
+        taken.sign()
+        return taken
+
+    @property
+    def socket(self) -> str:
+        """The path of the control socket."""
+        return os.path.join(self.path, SOCKET)
+
+    def sign(self) -> None:
+        """Write this process's number into the lock: again after a fork that went on as daemon."""
+        pid = f"{os.getpid()}\n".encode()
+        os.pwrite(self.lock, pid, 0)
+        os.ftruncate(self.lock, len(pid))
+
+    def close(self) -> None:
+        """Let go of the lock. The file stays: to remove it would be a race with the next one."""
+        os.close(self.lock)
+
+
+def _locked(path: str) -> int:
+    file = os.path.join(path, LOCK)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        fd = os.open(file, flags, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(fd, file):
+                return fd
+        except BlockingIOError:
+            pid = _pid(fd)
+            os.close(fd)
+            raise AlreadyRunning(path, pid) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # somebody removed it in between: a lock on it would keep nobody out
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _pid(fd: int) -> int | None:
+    text = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+# Which folder
+
+
+def runtime_path(name: str, configured: str | None, environ: Mapping[str, str]) -> str:
+    """Return the runtime directory of a daemon to be started here, made where that is possible.
+
+    `configured`, else the first of $RUNTIME_DIRECTORY, else /run/NAME if it can be made
+    or used, else a private folder of the user. Raises Unusable.
+    """
+    told = configured or _first(environ.get("RUNTIME_DIRECTORY", ""))
+    if told:
+        return told
+    common = f"/run/{name}"
+    return common if _can_have(common, 0o755) else _private(name, environ)
+
+
+def find(name: str, configured: str | None, environ: Mapping[str, str]) -> str:
+    """Return where such a daemon is, as :func:`runtime_path` does, but make nothing.
+
+    Where several folders are possible, for instance of a daemon of the system and
+    one of this user, the first that has a control socket.
+    """
+    candidates = list(_candidates(name, configured, environ))
+    for path in candidates:
+        if os.path.exists(os.path.join(path, SOCKET)):
+            return path
+    return candidates[0]
+
+
+def _candidates(name: str, configured: str | None, environ: Mapping[str, str]) -> Iterator[str]:
+    told = configured or _first(environ.get("RUNTIME_DIRECTORY", ""))
+    if told:
+        yield told
+        return
+    common = f"/run/{name}"
+    if _could_have(common):
+        yield common
+    yield _private_path(name, environ)
+    yield common
+
+
+def state_path(
+    name: str, configured: str | None, environ: Mapping[str, str], owner: Owner | None = None
+) -> str:
+    """Return the state directory, made if need be.
+
+    `configured`, else the first of $STATE_DIRECTORY, else /var/lib/NAME if it can be made
+    or used, else ~/.local/state/NAME. `owner` gets it if root makes it. Raises Unusable.
+    """
+    told = configured or _first(environ.get("STATE_DIRECTORY", ""))
+    common = f"/var/lib/{name}"
+    if not told:
+        told = common if _can_have(common, 0o750, owner) else _in_home(name, environ)
+    _make(told, 0o750, owner, key="state_dir")
+    return told
+
+
+def find_state(name: str, configured: str | None, environ: Mapping[str, str]) -> str:
+    """Return the state directory as :func:`state_path` does, but make nothing."""
+    told = configured or _first(environ.get("STATE_DIRECTORY", ""))
+    common = f"/var/lib/{name}"
+    return told or (common if _could_have(common) else _in_home(name, environ))
+
+
+def _first(paths: str) -> str:
+    return paths.partition(":")[0]
+
+
+def _can_have(path: str, mode: int, owner: Owner | None = None) -> bool:
+    try:
+        _make(path, mode, owner, key="")
+    except Unusable:
+        return False
+    return True
+
+
+def _could_have(path: str) -> bool:
+    return _usable(path) if os.path.lexists(path) else _usable(os.path.dirname(path))
+
+
+def _usable(path: str) -> bool:
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK, effective_ids=True)
+
+
+def _make(path: str, mode: int, owner: Owner | None, key: str) -> None:
+    try:
+        _make_all(path, mode, owner)
+    except OSError as error:
+        raise Unusable(_cannot(path, error, key)) from error
+    if not _usable(path):
+        raise Unusable(f"{path}: cannot be written to; {_remedy(key)}")
+
+
+def _make_all(path: str, mode: int, owner: Owner | None) -> None:
+    if os.path.isdir(path):
+        return
+    os.makedirs(os.path.dirname(path) or ".", 0o755, exist_ok=True)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    else:
+        if owner is not None and os.geteuid() == 0:
+            os.chown(path, *owner)
+
+
+def _cannot(path: str, error: OSError, key: str) -> str:
+    return f"{error.filename or path}: {error.strerror or error}; {_remedy(key)}"
+
+
+def _remedy(key: str) -> str:
+    return f"set {key} to a folder that this user can write to"
+
+
+# The user's own
+
+
+def _private(name: str, environ: Mapping[str, str]) -> str:
+    """Return a folder that nobody else can have prepared, made if need be."""
+    path = _private_path(name, environ)
+    try:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            _check_private(path)
+    except OSError as error:
+        raise Unusable(_cannot(path, error, "runtime_dir")) from error
+    return path
+
+
+def _private_path(name: str, environ: Mapping[str, str]) -> str:
+    folder = environ.get("XDG_RUNTIME_DIR", "")
+    if folder.startswith("/") and _is_ours(folder):
+        return os.path.join(folder, name)
+    return f"/tmp/{name}-{os.geteuid()}"
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _check_private(path: str) -> None:
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        raise Unusable(f"{path}: is not a folder; remove it, or {_remedy('runtime_dir')}")
+    if status.st_uid != os.geteuid():
+        raise Unusable(f"{path}: belongs to somebody else; {_remedy('runtime_dir')}")
+    if status.st_mode & 0o022:
+        raise Unusable(f"{path}: others can write to it; chmod 700 it, or remove it")
+
+
+def _in_home(name: str, environ: Mapping[str, str]) -> str:
+    home = environ.get("HOME", "")
+    if not home.startswith("/"):
+        from pwd import getpwuid
+
+        try:
+            home = getpwuid(os.geteuid()).pw_dir
+        except KeyError:
+            raise Unusable(f"user {os.geteuid()} has no home; {_remedy('state_dir')}") from None
+    return os.path.join(home, ".local/state", name)

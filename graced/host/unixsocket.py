@@ -1,0 +1,78 @@
+"""Names of Unix sockets: of any length, and taken in one step.
+
+The kernel takes 107 bytes (unix(7)); a longer path is reached through a descriptor
+of its folder. Nothing here blocks by itself, and nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Final
+
+LONGEST: Final = 107
+BACKLOG: Final = 128
+
+
+def connect(sock: socket.socket, path: str) -> None:
+    """Connect to the socket at `path`. Raises what :meth:`socket.socket.connect` raises."""
+    if len(os.fsencode(path)) <= LONGEST:
+        sock.connect(path)
+        return
+    folder = _folder(path)
+    try:
+        sock.connect(_through(folder, path))
+    finally:
+        os.close(folder)
+
+
+def bind(sock: socket.socket, path: str, mode: int = 0o660, group: int | None = None) -> None:
+    """Give `sock` the name `path`, in the place of a socket that a dead process has left.
+
+    It listens before it has that name, so whoever finds it is served.
+    """
+    spare = f"{path}.{os.getpid()}"
+    _remove(spare)
+    _bind(sock, spare)
+    try:
+        if group is not None:
+            os.chown(spare, -1, group)
+        os.chmod(spare, mode)
+        sock.listen(BACKLOG)
+        os.rename(spare, path)
+    except BaseException:
+        _remove(spare)
+        raise
+
+
+def _bind(sock: socket.socket, path: str) -> None:
+    old = os.umask(0o177)  # nobody else's until the mode is set
+    try:
+        if len(os.fsencode(path)) <= LONGEST:
+            sock.bind(path)
+            return
+        folder = _folder(path)
+        try:
+            sock.bind(_through(folder, path))
+        finally:
+            os.close(folder)
+    finally:
+        os.umask(old)
+
+
+def _folder(path: str) -> int:
+    return os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _through(folder: int, path: str) -> str:
+    return f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
