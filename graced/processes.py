@@ -31,6 +31,7 @@ from graced.zygote import Plan, fork
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from graced.core.events import Event
     from graced.core.settings import Pool
@@ -125,7 +126,7 @@ class Processes:
         zygote = _Zygote(pid, channel, action.pool.name)
         self._zygotes[action.zygote] = zygote
         self._selector.register(
-            channel, selectors.EVENT_READ, lambda: self._heard(action.zygote, zygote)
+            channel, selectors.EVENT_READ, lambda _: self._heard(action.zygote, zygote)
         )
 
     def kill_zygote(self, zygote: int) -> None:
@@ -150,7 +151,7 @@ class Processes:
             self._selector.unregister(zygote.channel)
             zygote.channel.close()
 
-    def _message(self, number: int, message: tuple[object, ...]) -> None:
+    def _message(self, number: int, message: tuple[Any, ...]) -> None:
         match message:
             case ("imported",):
                 self._guard_survivors(number)
@@ -161,7 +162,7 @@ class Processes:
                 for worker, pid in births:
                     self._spawned(worker, pid)
             case ("unspawned", [*workers], str(text)):
-                for worker in workers:
+                for (worker,) in workers:
                     self._unspawned(worker, text)
 
     def _guard_survivors(self, number: int) -> None:
@@ -211,6 +212,12 @@ class Processes:
             self._gone(worker, exit)
         if not self._awaited():
             self._early.clear()
+
+    def met(self, worker: int) -> None:
+        """Take a worker for born that speaks before its zygote has reported it."""
+        found = self._workers.get(worker)
+        if found is not None and found.pid is None:
+            self._spawned(worker, self._watch.record(worker).pid)
 
     def _unspawned(self, worker: int, reason: str) -> None:
         if worker in self._workers and self._workers[worker].pid is None:

@@ -27,7 +27,8 @@ from graced.zygote import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from graced.core.settings import Settings
     from graced.host.configfile import Reading
@@ -51,6 +52,7 @@ class Supervisor:
         notifier: Notifier,
         runtime: RuntimeDir,
         state_dir: str,
+        owner: tuple[int, int] | None,
     ) -> None:
         now = clock.monotonic()
         self.settings = settings
@@ -73,7 +75,7 @@ class Supervisor:
         )
         self.report = Report(self.daemon, self.watch, self.processes, notifier, log)
         self.stackroom = Stackroom(self.stacks, self.watch, self.processes, self.emit, log)
-        self.desk = Desk(self, os.path.join(runtime.path, "control.sock"))
+        self.desk = Desk(self, runtime.socket, owner)
 
     # -- the loop ---------------------------------------------------------------
 
@@ -84,11 +86,20 @@ class Supervisor:
         self._perform(self.daemon.start(clock.monotonic()))
         self._digest()
         while self._exit is None:
-            for key, _ in self.selector.select(self._timeout()):
-                key.data()
+            for key, events in self.selector.select(self._timeout()):
+                key.data(events)
+            self.desk.serve()
             self._look_at_clock()
             self._digest()
         return self._leave(self._exit)
+
+    def whereabouts(self, worker: int) -> dict[str, Any]:
+        """Return where a worker has its place, for answers."""
+        found = self.daemon.find(worker)
+        if found is None:
+            return {}
+        pool, member = found
+        return {"pool": pool.name, "slot": member.slot, "generation": member.generation}
 
     def emit(self, event: ev.Event) -> None:
         """Hand an event in; it is dealt with before the loop sleeps again."""
@@ -134,14 +145,15 @@ class Supervisor:
 
     # -- what comes in ----------------------------------------------------------
 
-    def _rung(self) -> None:
+    def _rung(self, _events: int) -> None:
         now = clock.monotonic()
         for worker in bell_rang(self._bell):
+            self.processes.met(worker)
             for event in self.watch.rang(worker, now):
                 self.emit(event)
             self.stackroom.rang(worker)
 
-    def _signalled(self) -> None:
+    def _signalled(self, _events: int) -> None:
         numbers = self._signals.take()
         for number in dict.fromkeys(n for n in numbers if n != signal.SIGINT):
             self._wish(number)
@@ -298,10 +310,3 @@ def _has_terminal() -> bool:
 def early() -> None:
     """Take the signals before anything slow happens: PID 1 would lose them, others die."""
     signals.install()
-
-
-def run(reading: Reading, argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run a daemon in the foreground until it is stopped; return the exit status."""
-    from graced.start import start
-
-    return start(reading, argv, environ)

@@ -69,6 +69,11 @@ class Daemon:
         return self.state in (State.DRAINING, State.STOPPING)
 
     @property
+    def interrupting(self) -> bool:
+        """Whether every worker has been interrupted."""
+        return self.state is State.STOPPING
+
+    @property
     def ready(self) -> bool:
         """Whether every slot of every pool has a ready worker."""
         return all(pool.all_ready for pool in self.pools.values())

@@ -97,7 +97,7 @@ def _origin(bound: Fields) -> str:
 
 def _told(bound: Fields, message: str, fields: Fields) -> list[str]:
     """Return the record as harmless lines, the first with its origin and fields."""
-    extra = {k: v for k, v in bound.items() if k not in _ORIGIN} | dict(fields)
+    extra = {k: v for k, v in {**bound, **fields}.items() if k not in _ORIGIN}
     first, *rest = harmless(message).rstrip("\n").split("\n")
     pairs = "".join(f" {k}={_quoted(v)}" for k, v in extra.items())
     return [harmless(_origin(bound)) + first + pairs, *("    " + line for line in rest)]

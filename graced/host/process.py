@@ -126,7 +126,7 @@ def change_user(user: str | None, group: str | None) -> None:
     """
     if user is None and group is None:
         return
-    uid, gid, home, name = _account(user, group)
+    uid, gid, home, name = account(user, group)
     if (uid, gid) == (os.geteuid(), os.getegid()):
         return
     try:
@@ -143,8 +143,11 @@ def change_user(user: str | None, group: str | None) -> None:
         os.environ.update(HOME=home, USER=name, LOGNAME=name)
 
 
-def _account(user: str | None, group: str | None) -> tuple[int, int, str, str | None]:
-    """Return user number, group number, home and name; names may be numbers."""
+def account(user: str | None, group: str | None) -> tuple[int, int, str, str | None]:
+    """Return user number, group number, home and name; names may be numbers.
+
+    ProcessError if there is no such user or group.
+    """
     import grp
     import pwd
 

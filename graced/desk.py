@@ -1,0 +1,156 @@
+"""Who asks over the control socket, and who waits for an answer.
+
+Most questions are answered at once; ``stop`` and ``reload`` when it is over.
+"""
+
+from __future__ import annotations
+
+import os
+
+from graced.core import events as ev
+from graced.core.pool import Mode
+from graced.host import clock
+from graced.host.control import ControlServer, Request
+from graced.stackroom import own_stack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import selectors
+    from typing import Any
+
+    from graced.core.actions import Exit
+    from graced.host.control import Client
+    from graced.supervisor import Supervisor
+
+    Answer = dict[str, Any]
+
+MOST = 1000  # workers of a pool
+FAREWELL = 0.5  # seconds that the last answers may take
+
+
+class Desk:
+    """The control socket's requests, and those that are not answered yet."""
+
+    def __init__(self, supervisor: Supervisor, path: str, owner: tuple[int, int] | None) -> None:
+        self._supervisor = supervisor
+        self._server = ControlServer(path, None if owner is None else owner[1])
+        self._stops: list[Client] = []
+        self._next_reload: list[Client] = []  # answered by the reload that is still to begin
+        self._this_reload: list[Client] = []
+
+    def open(self, selector: selectors.BaseSelector) -> None:
+        """Listen."""
+        self._server.register(selector)
+
+    def next_deadline(self) -> float | None:
+        """When a silent client is dropped, or None."""
+        return self._server.next_deadline()
+
+    def tick(self, now: float) -> None:
+        """Drop clients that are silent for too long."""
+        self._server.expire(now)
+
+    def serve(self) -> None:
+        """Answer what can be answered of what was asked."""
+        for request in self._server.take():
+            self._asked(request)
+
+    def close(self, end: Exit) -> None:
+        """Answer those who waited for the end, and stop listening."""
+        for client in self._stops:
+            self._server.reply(client, {"ok": end.code == 0, "code": end.code, "error": end.reason})
+        self._server.close(FAREWELL)
+
+    # -- reloads ------------------------------------------------------------------
+
+    def reload_asked(self, client: Client | None) -> None:
+        """Have the core reload; a client is answered when that reload is over."""
+        if client is not None:
+            self._next_reload.append(client)
+        self._supervisor.emit(ev.ReloadAsked())
+
+    def reload_begins(self) -> None:
+        """Whoever asked until now is answered by this reload."""
+        self._this_reload += self._next_reload
+        self._next_reload = []
+
+    def reload_ended(self, ok: bool, reason: str | None) -> None:
+        """Answer those who waited for this reload; at a stop, all of them."""
+        waiting, self._this_reload = self._this_reload, []
+        if self._supervisor.daemon.stopping:
+            waiting, self._next_reload = waiting + self._next_reload, []
+        for client in waiting:
+            self._server.reply(client, {"ok": ok, "error": reason})
+
+    # -- requests -------------------------------------------------------------------
+
+    def _asked(self, request: Request) -> None:
+        match request.command:
+            case "status":
+                self._server.reply(request.client, self._status())
+            case "stop":
+                self._stop(request)
+            case "reload":
+                self.reload_asked(request.client)
+            case "scale":
+                self._server.reply(request.client, self._scale(request.arguments))
+            case "stacks":
+                self._stacks(request.client)
+            case _:
+                problem = f"no command {request.command!r}; is this graced of another version?"
+                self._server.reply(request.client, {"ok": False, "error": problem})
+
+    def _status(self) -> Answer:
+        from graced import __version__
+
+        supervisor = self._supervisor
+        who = {"name": supervisor.settings.name, "version": __version__, "pid": os.getpid()}
+        return {"ok": True, "status": {**who, **supervisor.report.picture(clock.monotonic())}}
+
+    def _stop(self, request: Request) -> None:
+        self._stops.append(request.client)
+        now = bool(request.arguments.get("now"))
+        self._supervisor.log.info(f"asked to stop{' now' if now else ''}")
+        daemon = self._supervisor.daemon
+        if not now:
+            self._supervisor.emit(ev.DrainAsked())
+        elif not daemon.interrupting:
+            self._supervisor.emit(ev.InterruptAsked())
+
+    def _scale(self, arguments: dict[str, Any]) -> Answer:
+        name, workers = arguments.get("pool"), arguments.get("workers")
+        daemon = self._supervisor.daemon
+        pool = daemon.pools.get(name) if isinstance(name, str) else None
+        if pool is None or pool.mode is Mode.LEAVING:
+            known = ", ".join(sorted(daemon.pools))
+            return {"ok": False, "error": f"no pool {name!r}; there are: {known}"}
+        if not isinstance(workers, int) or not 0 <= workers <= MOST:
+            return {"ok": False, "error": f"workers must be a number from 0 to {MOST}"}
+        if daemon.stopping:
+            return {"ok": False, "error": "the daemon is stopping"}
+        before = pool.target
+        self._supervisor.emit(ev.ScaleAsked(pool.name, workers))
+        return {"ok": True, "pool": pool.name, "from": before, "to": workers}
+
+    def _stacks(self, client: Client) -> None:
+        supervisor = self._supervisor
+        from functools import partial
+
+        stacks: list[Answer] = []
+        waiting = dict(supervisor.processes.living())
+
+        def answer() -> None:
+            self._server.reply(client, {"ok": True, "stacks": stacks})
+
+        def take(worker: int, entry: Answer, text: str) -> None:
+            stacks.append({**entry, "stack": text})
+            del waiting[worker]
+            if not waiting:
+                answer()
+
+        stacks.append({"process": "main", "pid": os.getpid(), "stack": own_stack()})
+        for worker, pid in list(waiting.items()):
+            entry = {"process": "worker", "pid": pid, **supervisor.whereabouts(worker)}
+            supervisor.stackroom.ask(worker, partial(take, worker, entry))
+        if not waiting:
+            answer()

@@ -1,0 +1,66 @@
+"""From a configuration that was read to a running daemon: folders, lock, log, supervisor."""
+
+from __future__ import annotations
+
+import os
+
+from graced.host import process
+from graced.host.log import open_log, say
+from graced.host.notify import Notifier
+from graced.host.runtimedir import AlreadyRunning, RuntimeDir, Unusable, runtime_path, state_path
+from graced.supervisor import BUG, Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+    from graced.core.settings import Settings
+    from graced.host.configfile import Reading
+    from graced.host.log import Log
+
+    Owner = tuple[int, int]
+
+CONFIG = 78
+REMEDY = "set log.file to a file that can be written, or to null for standard error"
+
+
+def start(
+    settings: Settings, read_again: Callable[[], Reading], environ: MutableMapping[str, str]
+) -> int:
+    """Run a daemon in this process until it is stopped; return the exit status."""
+    os.umask(os.umask(0o022) | 0o022)
+    try:
+        owner = _owner(settings)
+        log = _log(settings, environ, owner)
+        path = runtime_path(settings.name, settings.runtime_dir, environ)
+        runtime = RuntimeDir.take(path, owner)
+        state = state_path(settings.name, settings.state_dir, environ, owner)
+    except AlreadyRunning as error:
+        say(f"graced: {error}")
+        return error.exit_code
+    except (Unusable, process.ProcessError) as error:
+        say(f"graced: {error}")
+        return CONFIG
+    try:
+        notifier = Notifier(environ, log.warning)
+        return Supervisor(
+            settings, read_again, log, notifier, runtime, state, owner
+        ).run()
+    except Exception as error:  # whatever it is, it is ours: the workers go down by themselves
+        log.exception("a bug in graced; please report it", error)
+        return BUG
+
+
+def _log(settings: Settings, environ: MutableMapping[str, str], owner: Owner | None) -> Log:
+    try:
+        return open_log(settings.log, environ, owner)
+    except OSError as error:
+        raise Unusable(f"{settings.log.file}: {error.strerror}; {REMEDY}") from error
+
+
+def _owner(settings: Settings) -> Owner | None:
+    """Return whom the workers will be, where that is somebody else."""
+    if settings.user is None and settings.group is None:
+        return None
+    uid, gid, _, _ = process.account(settings.user, settings.group)
+    return uid, gid
