@@ -64,6 +64,7 @@ class Text(Record):
     """A text; *check* returns it as the settings shall have it, or raises Wrong."""
 
     check: Callable[[str, Mark], str]
+    noun: str
     pattern: str = ""
 
 
@@ -124,8 +125,8 @@ def read_scalar(kind: Single, scalar: Scalar) -> Any:
     if scalar.is_null:
         raise Wrong("is empty", f"{remedy(kind)}, or leave the key out")
     match kind:
-        case Text(check):
-            return check(scalar.text, scalar.mark)
+        case Text(check, noun):
+            return check(text(scalar, noun), scalar.mark)
         case Seconds(zero):
             return _seconds(scalar.text, zero)
         case Bytes(least):
@@ -159,8 +160,8 @@ def remedy(kind: Single) -> str:
             return "write true or false"
         case Choice(words):
             return f"write one of {', '.join(words)}"
-        case Text():
-            return "write a text"
+        case Text(_, noun):
+            return f"write a {noun}"
 
 
 def _seconds(text: str, zero: bool) -> float:
@@ -192,7 +193,7 @@ def _bytes(text: str, least: int) -> int:
 
 def _choice(text: str, words: tuple[str, ...]) -> str:
     if text not in words:
-        raise Wrong(f"{quoted(text)} is none of its values", suggestion(text, words))
+        raise Wrong(f"{quoted(text)} is none of {', '.join(words)}", suggestion(text, words))
     return text
 
 
@@ -236,15 +237,27 @@ def _switch(text: str) -> bool:
 
 
 def suggestion(text: str, words: tuple[str, ...]) -> str:
-    """Return which of *words* may have been meant."""
+    """Return which of *words* may have been meant; look at some only, as it takes time."""
     import difflib
 
+    some = words[:50]
     alike = text[:40].lower().replace("-", "_")
-    close = difflib.get_close_matches(alike, words, 1) or [w for w in words if w.startswith(alike)]
-    return f"did you mean '{close[0]}'?" if close and alike else f"write one of {', '.join(words)}"
+    close = difflib.get_close_matches(alike, some, 1) or [w for w in some if w.startswith(alike)]
+    if alike and close:
+        return f"did you mean '{close[0]}'?"
+    return f"write one of {', '.join(some[:30])}" + (", ..." if len(words) > 30 else "")
 
 
 # Texts
+
+
+def text(scalar: Scalar, noun: str) -> str:
+    """Return what is written; a number will do, but true and null are slips of the pen."""
+    if scalar.is_null:
+        raise Wrong("is empty", f"write a {noun}")
+    if scalar.plain and scalar.text in _TRUE + _FALSE:
+        raise Wrong(f"cannot read {quoted(scalar.text)} as a {noun}", f"write a {noun}")
+    return scalar.text
 
 
 def is_name(text: str) -> bool:
@@ -414,16 +427,16 @@ _BY_TYPE: dict[str, Kind] = {
 
 _BY_KEY: dict[type[Record], dict[str, Kind]] = {
     settings.Settings: {
-        "name": Text(check_name, NAME),
-        "runtime_dir": Text(folder),
-        "state_dir": Text(folder),
-        "user": Text(_user),
-        "group": Text(_group),
+        "name": Text(check_name, "name", NAME),
+        "runtime_dir": Text(folder, "path"),
+        "state_dir": Text(folder, "path"),
+        "user": Text(_user, "user"),
+        "group": Text(_group, "group"),
         "watchdog_quorum": Whole(0, MOST_WORKERS),
     },
-    settings.Log: {"file": Text(_file)},
+    settings.Log: {"file": Text(_file, "path")},
     settings.Pool: {
-        "worker": Text(_worker_class, CLASS),
+        "worker": Text(_worker_class, "class", CLASS),
         "workers": Whole(1, MOST_WORKERS, "cpus"),
         "after": Names(),
         "path": Folders(),
@@ -436,7 +449,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "max_age": Seconds(zero=False),
         "max_rss": Bytes(1 << 20),
         "surge": Whole(0, MOST_WORKERS),
-        "queue": Text(_queue, QUEUE),
+        "queue": Text(_queue, "URL", QUEUE),
         "max_attempts": Whole(1),
     },
     settings.Backoff: {

@@ -45,12 +45,13 @@ def _key(
         for text, item in value.items():
             yield from _key(_inline(text), item, None, sources, f"{key}.{_bare(text)}", depth + 1)
     else:
-        line = f"{start} {_leaf(value, field)}"
+        line = f"{start} {leaf(value, field)}"
         source = sources.get(key)
         yield f"{line:{_COLUMN}}  # {source}" if source else line
 
 
-def _leaf(value: Any, field: Field | None) -> str:
+def leaf(value: Any, field: Field | None) -> str:
+    """Return one value in YAML; *field* says whether it is a duration or a size."""
     if field is None or value is None:
         return _inline(value)
     match field.kind:

@@ -146,7 +146,7 @@ class _Composer:
         self.root: Node | None = None
         self._anchors: dict[str, Node | None] = {}  # None: it is still being read
         self._left = MOST
-        self._depth = 0
+        self._opened: list[Any] = []  # where the collections around this place begin
         self._events = self._parsed()
 
     def document(self) -> Node | None:
@@ -187,11 +187,20 @@ class _Composer:
 
     def _syntax(self, error: Any) -> NoReturn:
         mark = error.problem_mark or error.context_mark
-        if mark and error.context_mark and self._is_end(mark):
-            mark = error.context_mark  # where the quote was opened, not where the file ends
+        if mark and self._is_end(mark):
+            self._unclosed(error)
+            mark = error.context_mark or mark  # where the quote was opened, not where the file ends
         here = self._mark(mark) if mark else Mark(self.source)
         what = f"cannot be read as YAML: {error.problem}"
         self._broken(here, what, self._advice(here, error.problem))
+
+    def _unclosed(self, error: Any) -> None:
+        """Blame the quote or bracket that the file ends in."""
+        if error.context_mark and "quoted" in (error.context or ""):
+            here = self._mark(error.context_mark)
+            self._broken(here, "the quote that opens here is never closed", "close it")
+        if self._opened and self._opened[-1].flow_style:
+            self._stop(self._opened[-1], "the bracket that opens here is never closed", "close it")
 
     def _is_end(self, mark: Any) -> bool:
         lines = self.text.rstrip().split("\n")
@@ -259,8 +268,8 @@ class _Composer:
         return Scalar(event.value, not event.style, mark)
 
     def _collection(self, name: str, event: Any) -> Node:
-        self._depth += 1
-        if self._depth > DEEPEST:
+        self._opened.append(event)
+        if len(self._opened) > DEEPEST:
             self._stop(event, f"is more than {DEEPEST} levels deep", "make it flatter")
         before = self._left
         mark = self._mark(event.start_mark)
@@ -271,21 +280,21 @@ class _Composer:
         else:
             entries = self._entries(mark)
             node = Map(entries, mark, 1 + before - self._left)
-        self._depth -= 1
+        self._opened.pop()
         return node
 
     def _items(self) -> tuple[Node, ...]:
         items: list[Node] = []
-        self.path.append("")
+        self.path.append("0")
         while (following := next(self._events))[0] != "SequenceEnd":
-            self.path[-1] = str(len(items))
             items.append(self._node(*following))
+            self.path[-1] = str(len(items))
         self.path.pop()
         return tuple(items)
 
     def _entries(self, mark: Mark) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
-        if self._depth == 1:
+        if len(self._opened) == 1:
             self.root = Map(entries, mark)  # kept if the file breaks off
         merged: list[Map] = []
         while (following := next(self._events))[0] != "MappingEnd":

@@ -15,6 +15,7 @@ from graced.host.configkinds import (
     Plain,
     Pools,
     Section,
+    Text,
     Variables,
     Wrong,
     check_name,
@@ -24,12 +25,12 @@ from graced.host.configkinds import (
     read_scalar,
     remedy,
     suggestion,
+    text,
 )
 from graced.host.configtree import Entry, Items, Map, Mark, Scalar, Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from graced.core.record import Record
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from graced.host.configtree import Node, Problem
 
 _MAPPING = "write keys and values below it, indented"
+_POOL_NAME = Text(lambda name, _mark: name, "name")  # whether there is one is a rule
+_FOLDER = Text(folder, "path")
 _FEW = 20  # suggestions take time
 EMPTY = Map({}, Mark(Source("default", "")))
 
@@ -61,24 +64,24 @@ class Walk:
 
     def _section(self, record: type[Record], node: Map, prefix: str) -> dict[str, Any]:
         known = fields(record)
-        for text, entry in node.entries.items():
-            if text not in known:
-                advice = self._unknown_advice(text, record)
-                self.problem(entry.key.mark, prefix + text, "unknown key", advice)
+        for name, entry in node.entries.items():
+            if name not in known:
+                advice = self._unknown_advice(name, record)
+                self.problem(entry.key.mark, prefix + name, "unknown key", advice)
         defaults = vars(record)["_defaults"]
         return {
             name: self._field(field, node.entries.get(name), prefix + name, defaults[name])
             for name, field in known.items()
         }
 
-    def _unknown_advice(self, text: str, record: type[Record]) -> str:
+    def _unknown_advice(self, name: str, record: type[Record]) -> str:
         known = tuple(fields(record))
         for section, place in ((Pool, "pools.NAME"), (Log, "log")):
-            if record is Settings and text in fields(section):
-                return f"did you mean '{place}.{text}'?"
-        if record is Pool and text in fields(Settings):
+            if record is Settings and name in fields(section):
+                return f"did you mean '{place}.{name}'?"
+        if record is Pool and name in fields(Settings):
             return "move it out of the pool"
-        return suggestion(text if len(self.problems) < _FEW else "", known)
+        return suggestion(name if len(self.problems) < _FEW else "", known)
 
     def _field(self, field: Field, entry: Entry | None, key: str, default: Any) -> Any:
         node = entry.value if entry else None
@@ -131,8 +134,8 @@ class Walk:
     def _note_leaves(self, node: Node, key: str) -> None:
         """Note where the values came from whose keys are the user's own."""
         if isinstance(node, Map) and node.entries:
-            for text, entry in node.entries.items():
-                self._note_leaves(entry.value, f"{key}.{text}")
+            for name, entry in node.entries.items():
+                self._note_leaves(entry.value, f"{key}.{name}")
         else:
             self.sources[key] = node.mark.place
 
@@ -150,18 +153,16 @@ class Walk:
     def _value(self, kind: Kind, node: Node, key: str) -> Any:
         match kind:
             case Names():
-                return self._list(node, key, "[jobs]", lambda text, _mark: text)
+                return self._list(node, key, _POOL_NAME, "[jobs]")
             case Folders():
-                return self._list(node, key, "[src]", folder)
+                return self._list(node, key, _FOLDER, "[src]")
             case Section() | Pools() | Variables() | Plain():
                 raise AssertionError(kind)
         if not isinstance(node, Scalar):
             raise Wrong(f"is {_shape(node)}", remedy(kind))
         return read_scalar(kind, node)
 
-    def _list(
-        self, node: Node, key: str, example: str, check: Callable[[str, Mark], str]
-    ) -> tuple[str, ...]:
+    def _list(self, node: Node, key: str, kind: Text, example: str) -> tuple[str, ...]:
         if isinstance(node, Scalar) and node.is_null:
             return ()
         if not isinstance(node, Items):
@@ -170,7 +171,7 @@ class Walk:
         for index, item in enumerate(node.items):
             self.marks[f"{key}.{index}"] = item.mark
             try:
-                found.append(check(_text(item), item.mark))
+                found.append(kind.check(text(_scalar(item), kind.noun), item.mark))
             except Wrong as wrong:
                 self.problem(item.mark, f"{key}.{index}", wrong.what, wrong.remedy)
         return tuple(found)
@@ -179,8 +180,8 @@ class Walk:
 
     def _plain_map(self, node: Map, key: str) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
-        for text, entry in node.entries.items():
-            where = f"{key}.{text}"
+        for written, entry in node.entries.items():
+            where = f"{key}.{written}"
             name = self._plain(entry.key, where)
             if name in found:  # 1 and true are one key to Python
                 self.problem(entry.key.mark, where, "is set twice", "remove one of them")
@@ -203,12 +204,10 @@ def _shape(node: Node) -> str:
     return "a list" if isinstance(node, Items) else "a mapping"
 
 
-def _text(node: Node) -> str:
+def _scalar(node: Node) -> Scalar:
     if not isinstance(node, Scalar):
         raise Wrong(f"is {_shape(node)}", "write a text")
-    if node.is_null:
-        raise Wrong("is empty", "write a text")
-    return node.text
+    return node
 
 
 def _variable_name(name: str) -> str:
@@ -219,9 +218,9 @@ def _variable_name(name: str) -> str:
 
 def _variable(node: Node) -> str:
     """Return the value of a variable: a number, true, yes are what was written."""
-    if isinstance(node, Scalar) and node.is_null:
+    scalar = _scalar(node)
+    if scalar.is_null:
         raise Wrong("is empty", "write '' for an empty text")
-    text = _text(node)
-    if "\0" in text:
+    if "\0" in scalar.text:
         raise Wrong("has a NUL character", "leave it out: no variable can have one")
-    return text
+    return scalar.text
