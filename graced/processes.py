@@ -24,7 +24,7 @@ from graced.core.events import (
 )
 from graced.host import clock, process
 from graced.host.channel import Channel, ChannelClosed
-from graced.host.scoreboard import Left
+from graced.host.scoreboard import Left, Phase
 from graced.watch import Watch, read_lease
 from graced.zygote import Plan, fork
 
@@ -140,6 +140,8 @@ class Processes:
         return {z.pid: z.pool for z in self._zygotes.values()}
 
     def _heard(self, number: int, zygote: _Zygote) -> None:
+        if zygote.channel.fileno() < 0:
+            return  # it hung up earlier in the same turn of the loop
         try:
             while (message := zygote.channel.receive()) is not None:
                 self._message(number, message)
@@ -308,8 +310,7 @@ class Processes:
         # else a stranger's orphan, which came to us as it would have come to init
 
     def _zygote_gone(self, number: int, zygote: _Zygote, exit: Exit) -> None:
-        if zygote.channel.fileno() >= 0:
-            self._heard(number, zygote)  # its last words first
+        self._heard(number, zygote)  # its last words first
         self._hang_up(zygote)
         del self._zygotes[number]
         for worker in self._awaited():
@@ -321,7 +322,7 @@ class Processes:
         record = self._watch.record(worker)
         event = Died(
             worker,
-            self._reason(record.left, record.text, exit),
+            self._reason(record.left, record.text, record.phase, exit),
             record.left in PLANNED and exit.code == os.CLD_EXITED,
             record.rounds,
             record.good,
@@ -330,10 +331,12 @@ class Processes:
         self._forget(worker)
         self._emit(event)
 
-    def _reason(self, left: int, text: str, exit: Exit) -> str:
+    def _reason(self, left: int, text: str, phase: int, exit: Exit) -> str:
         if left and text:
             return text
         how = process.describe_exit(exit)
+        if phase in (Phase.BORN, Phase.SETUP):
+            how += " in setup()"
         more = text or self._evidence(exit)
         return f"{how} ({more})" if more else how
 

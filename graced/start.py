@@ -47,7 +47,7 @@ def start(
             settings, read_again, log, notifier, runtime, state, owner
         ).run()
     except Exception as error:  # whatever it is, it is ours: the workers go down by themselves
-        log.exception("a bug in graced; please report it", error)
+        log.failure("a bug in graced; please report it", error, {})
         return BUG
 
 

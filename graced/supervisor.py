@@ -17,6 +17,7 @@ from graced.core import events as ev
 from graced.core.daemon import Daemon
 from graced.desk import Desk
 from graced.host import clock, process, signals
+from graced.host.oom import OomKills
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
 from graced.processes import Processes, bell_rang
@@ -70,6 +71,7 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self._signals = signals.install()
         self.watch = Watch()
+        self._oom_kills = OomKills()
         self.processes = Processes(
             self.scoreboard, self.watch, self.selector, self.emit, self._plan, self._evidence
         )
@@ -277,8 +279,10 @@ class Supervisor:
             queue=None,
         )
 
-    def _evidence(self, _exit: Exit) -> str | None:
-        return None
+    def _evidence(self, exit: Exit) -> str | None:
+        """Say what else is known of a death."""
+        killed = exit.code != os.CLD_EXITED and exit.status == signal.SIGKILL
+        return "out of memory" if killed and self._oom_kills.one_more() else None
 
     # -- the end ------------------------------------------------------------------
 
