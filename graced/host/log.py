@@ -284,9 +284,12 @@ class FileSink(Sink):
             return False
         if self.fd is None:
             self.fd = new
-        else:
-            os.dup2(new, self.fd, inheritable=False)
-            os.close(new)
+            return True
+        for fd in (1, 2):  # a daemon's standard streams go to its log file too
+            if _same_file(fd, self.fd):
+                os.dup2(new, fd)
+        os.dup2(new, self.fd, inheritable=False)
+        os.close(new)
         return True
 
     def _rotated(self) -> bool:
@@ -296,6 +299,13 @@ class FileSink(Sink):
             return not os.path.samestat(os.stat(self.path), os.fstat(self.fd))
         except OSError:
             return True
+
+
+def _same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:  # a standard stream may be closed
+        return False
 
 
 def _open_file(path: str, owner: tuple[int, int] | None) -> int:
@@ -410,8 +420,16 @@ class Log:
         self.write("error", message, fields, args)
 
     def exception(self, message: str, /, *args: object, **fields: Any) -> None:
-        """Write `message` and the traceback of the exception being handled, as one record."""
-        self.failure(_worded(message, args), sys.exc_info()[1], fields)
+        """Write `message` and the traceback of the exception being handled, as one record.
+
+        An exception in the place of arguments is told instead of the one being handled.
+        """
+        error = sys.exc_info()[1]
+        match args:
+            case (BaseException() as other,) if "%" not in message:
+                self.failure(message, other, fields)
+            case _:
+                self.failure(_worded(message, args), error, fields)
 
     def failure(self, message: str, error: BaseException | None, fields: Fields) -> None:
         """Write `message` and the traceback of `error` as one record."""

@@ -201,6 +201,14 @@ def test_an_exception_is_one_record(pipe: Pipe) -> None:
     assert told["rounds"] == 3
 
 
+def test_an_exception_may_be_handed_over(pipe: Pipe) -> None:
+    ours = Log("info", "journal", pipe[1])
+    ours.exception("it broke", KeyError("x"))
+    ours.exception("it broke: %s", KeyError("y"))
+    told = taken(pipe[0]).splitlines()
+    assert told == ["<3>it broke", "<3>    KeyError: 'x'", "<3>it broke: 'y'"]
+
+
 # Never blocks, never raises
 
 
@@ -435,6 +443,25 @@ def test_a_rotation_that_cannot_be_followed_loses_nothing(
     log.info("still here")
     assert log.lost == 0
     assert len(lines_of(tmp_path / "gone" / "log")) == 1
+
+
+def test_standard_streams_that_go_to_the_file_follow_it(tmp_path: Path) -> None:
+    code = """
+import os
+from graced.core.settings import Log
+from graced.host.log import open_log
+log = open_log(Log(file="log"), {})
+print("one", flush=True)
+os.rename("log", "log.1")
+log.reopen()
+print("two", flush=True)
+os.write(2, b"three")
+"""
+    with open(tmp_path / "log", "ab") as file:
+        environ = {**os.environ, "PYTHONPATH": os.getcwd()}
+        run(code, stdout=file, cwd=tmp_path, check=True, env=environ)
+    assert (tmp_path / "log.1").read_text() == "one\n"
+    assert (tmp_path / "log").read_text() == "two\n"
 
 
 def test_become_takes_over_for_bound_logs_too(tmp_path: Path) -> None:
