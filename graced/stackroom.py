@@ -46,8 +46,10 @@ class Stackroom:
         watch: Watch,
         processes: Processes,
         emit: Callable[[Event], None],
+        label: Callable[[int], str],
         log: Log,
     ) -> None:
+        self._label = label
         self._stacks = stacks
         self._watch = watch
         self._processes = processes
@@ -79,10 +81,10 @@ class Stackroom:
 
     def print_stuck(self, worker: int) -> None:
         """Write the stack of a stuck worker to the log, then say so."""
-        pid = self._processes.pid(worker)
+        label = self._label(worker)
 
         def done(text: str) -> None:
-            self._log.error(f"worker (pid {pid}) is stuck:\n{text}")
+            self._log.error(f"worker {label} is stuck:\n{text}")
             self._emit(StackPrinted(worker))
 
         self.ask(worker, done)
@@ -90,11 +92,11 @@ class Stackroom:
     def log_all(self) -> None:
         """Write the stack of every process to the log."""
         self._log.info(f"stack of the main process:\n{own_stack()}")
-        for worker, pid in self._processes.living().items():
-            self.ask(worker, self._logger(pid))
+        for worker in self._processes.living():
+            self.ask(worker, self._logger(self._label(worker)))
 
-    def _logger(self, pid: int) -> Callable[[str], None]:
-        return lambda text: self._log.info(f"stack of worker (pid {pid}):\n{text}")
+    def _logger(self, label: str) -> Callable[[str], None]:
+        return lambda text: self._log.info(f"stack of worker {label}:\n{text}")
 
     def _send(self, worker: int) -> _Asked:
         index = self._processes.index(worker)

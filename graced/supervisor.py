@@ -17,6 +17,7 @@ from graced.core import events as ev
 from graced.core.daemon import Daemon
 from graced.desk import Desk
 from graced.host import clock, process, signals
+from graced.host.log import open_log
 from graced.host.oom import OomKills
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
@@ -60,6 +61,7 @@ class Supervisor:
         self.log = log
         self.runtime = runtime
         self.state_dir = state_dir
+        self._owner = owner
         self._read_again = read_again
         self._events: deque[ev.Event] = deque()
         self._exit: ac.Exit | None = None
@@ -76,7 +78,9 @@ class Supervisor:
             self.scoreboard, self.watch, self.selector, self.emit, self._plan, self._evidence
         )
         self.report = Report(self.daemon, self.watch, self.processes, notifier, log)
-        self.stackroom = Stackroom(self.stacks, self.watch, self.processes, self.emit, log)
+        self.stackroom = Stackroom(
+            self.stacks, self.watch, self.processes, self.emit, self._label, log
+        )
         self.desk = Desk(self, runtime.socket, owner)
 
     # -- the loop ---------------------------------------------------------------
@@ -102,6 +106,10 @@ class Supervisor:
             return {}
         pool, member = found
         return {"pool": pool.name, "slot": member.slot, "generation": member.generation}
+
+    def _label(self, worker: int) -> str:
+        found = self.daemon.find(worker)
+        return f"{worker}" if found is None else found[1].label
 
     def emit(self, event: ev.Event) -> None:
         """Hand an event in; it is dealt with before the loop sleeps again."""
@@ -208,7 +216,7 @@ class Supervisor:
                 case ac.KillZygote(zygote):
                     self.processes.kill_zygote(zygote)
                 case ac.Commit():
-                    self.settings = self.daemon.settings
+                    self._adopt(self.daemon.settings)
                 case ac.ReadConfig():
                     self.desk.reload_begins()
                     self._read_config()
@@ -260,6 +268,15 @@ class Supervisor:
             self.emit(ev.ConfigRefused(f"{first} (and {more} more)" if more else first))
         else:
             self.emit(ev.ConfigAccepted(reading.settings))
+
+    def _adopt(self, settings: Settings) -> None:
+        """Go on with the settings of a new generation."""
+        if settings.log != self.settings.log:
+            try:
+                self.log.become(open_log(settings.log, os.environ, self._owner))
+            except OSError as error:
+                self.log.error(f"{settings.log.file}: {error.strerror}; the old log goes on")
+        self.settings = settings
 
     def _plan(self, action: ac.StartZygote) -> Plan:
         return Plan(
