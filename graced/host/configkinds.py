@@ -392,6 +392,8 @@ def plain(scalar: Scalar) -> str | int | float | bool | None:
 
 
 def _plain_number(text: str) -> str | int | float:
+    if len(text) < 19 and text.isdigit() and text.isascii() and text == str(int(text)):
+        return int(text)  # the usual case, without the import
     import re
 
     if len(text) < 500:  # Python refuses to read numbers of some thousand digits

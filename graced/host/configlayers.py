@@ -12,7 +12,6 @@ import stat
 from graced.core.settings import Pool, Settings
 from graced.host.configkinds import Plain, Pools, Section, Variables, Wrong, fields, suggestion
 from graced.host.configtree import (
-    DEEPEST,
     Entry,
     Map,
     Mark,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from graced.host.configkinds import Kind
     from graced.host.configtree import Node, Problem
 
+DEEPEST = 50  # levels
 LARGEST = 1 << 20  # bytes of a file
 MOST_FILES = 100
 PREFIX = "GRACED__"

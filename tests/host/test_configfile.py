@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -171,6 +173,23 @@ pools:
         ),
         "c": Pool("c"),
     }
+
+
+def test_what_is_plain_needs_no_yaml_library() -> None:
+    write(DEFAULTS)
+    program = (
+        "import sys\n"
+        "from graced.host import configfile\n"
+        "assert configfile.read(None, {'GRACED__LOG__LEVEL': 'debug'}, ['name=x']).settings\n"
+        "assert configfile.read_identity(None, {}, ()) == ('graced', None)\n"
+        "slow = {'yaml', 're', 'typing', 'dataclasses', 'difflib', 'pwd', 'grp', 'json', 'enum'}\n"
+        "sys.exit(' '.join(slow & sys.modules.keys()) or 0)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_cpus_are_those_that_may_be_used() -> None:
