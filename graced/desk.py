@@ -80,7 +80,8 @@ class Desk:
         if self._supervisor.daemon.stopping:
             waiting, self._next_reload = waiting + self._next_reload, []
         for client in waiting:
-            self._server.reply(client, {"ok": ok, "error": reason})
+            generation = self._supervisor.daemon.generation
+            self._server.reply(client, {"ok": ok, "error": reason, "generation": generation})
 
     # -- requests -------------------------------------------------------------------
 

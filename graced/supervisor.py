@@ -63,6 +63,7 @@ class Supervisor:
         self.state_dir = state_dir
         self._owner = owner
         self._read_again = read_again
+        self._proposed = settings
         self._events: deque[ev.Event] = deque()
         self._exit: ac.Exit | None = None
         self._had_terminal = _has_terminal()
@@ -267,6 +268,7 @@ class Supervisor:
             more = len(reading.problems) - 1
             self.emit(ev.ConfigRefused(f"{first} (and {more} more)" if more else first))
         else:
+            self._proposed = reading.settings
             self.emit(ev.ConfigAccepted(reading.settings))
 
     def _adopt(self, settings: Settings) -> None:
@@ -279,13 +281,14 @@ class Supervisor:
         self.settings = settings
 
     def _plan(self, action: ac.StartZygote) -> Plan:
+        new = self._proposed if action.generation > self.daemon.generation else self.settings
         return Plan(
             pool=action.pool,
             generation=action.generation,
             name=self.settings.name,
             user=action.user,
             group=action.group,
-            log=self.log,
+            log=self.log if new.log == self.settings.log else new.log,
             runtime_dir=self.runtime.path,
             state_dir=self.state_dir,
             scoreboard=self.scoreboard,
