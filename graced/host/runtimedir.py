@@ -57,7 +57,9 @@ class RuntimeDir:
         """
         _make(path, 0o755, owner, key="runtime_dir")
         try:
-            taken = cls(path, _locked(path))
+            taken = cls(path, lock_file(os.path.join(path, LOCK)))
+        except Taken as error:
+            raise AlreadyRunning(path, error.pid) from None
         except OSError as error:
             raise Unusable(_cannot(path, error, "runtime_dir")) from error
         taken.sign()
@@ -70,17 +72,26 @@ class RuntimeDir:
 
     def sign(self) -> None:
         """Write this process's number into the lock: again after a fork that went on as daemon."""
-        pid = f"{os.getpid()}\n".encode()
-        os.pwrite(self.lock, pid, 0)
-        os.ftruncate(self.lock, len(pid))
+        sign(self.lock)
 
     def close(self) -> None:
         """Let go of the lock. The file stays: to remove it would be a race with the next one."""
         os.close(self.lock)
 
 
-def _locked(path: str) -> int:
-    file = os.path.join(path, LOCK)
+class Taken(Exception):
+    """Somebody has the lock."""
+
+    def __init__(self, pid: int | None) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+
+def lock_file(file: str) -> int:
+    """Return a descriptor that locks `file` while it, or a copy of it, is open.
+
+    Raises Taken or OSError.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         fd = os.open(file, flags, 0o644)
@@ -91,11 +102,18 @@ def _locked(path: str) -> int:
         except BlockingIOError:
             pid = _pid(fd)
             os.close(fd)
-            raise AlreadyRunning(path, pid) from None
+            raise Taken(pid) from None
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)  # somebody removed it in between: a lock on it would keep nobody out
+
+
+def sign(lock: int) -> None:
+    """Write this process's number into a lock file."""
+    pid = f"{os.getpid()}\n".encode()
+    os.pwrite(lock, pid, 0)
+    os.ftruncate(lock, len(pid))
 
 
 def _is_at(fd: int, path: str) -> bool:

@@ -1,0 +1,445 @@
+"""The commands; the only place that wires the parts.
+
+`graced run` takes a short way past argparse, since it is on the way to READY.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from graced.host.log import say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final
+
+    from graced.host.configfile import Reading
+
+    Arguments = argparse.Namespace
+    Parser = argparse.ArgumentParser
+
+FAILED: Final = 1
+WRONG: Final = 78
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+PATIENCE: Final = 30.0  # seconds for answers that need no waiting
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    _open_standard_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        plain = _plain_run(words)
+        status = _run(*plain) if plain is not None else _other(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_standard_output()
+        return BROKEN_PIPE
+    return status
+
+
+def _open_standard_streams() -> None:
+    """Open those that are closed: the first file opened would be taken for one of them."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, this one
+
+
+def _forget_standard_output() -> None:
+    """Nobody reads it: let the interpreter's own flush at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+
+
+# graced run
+
+
+def _plain_run(words: list[str]) -> tuple[str | None, list[str]] | None:
+    """Return -c and --set of a `run` that has nothing else, None if argparse is needed."""
+    if words[:1] != ["run"]:
+        return None
+    config, sets = None, []
+    rest = iter(words[1:])
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in ("-c", "--config", "--set") or (name == "-c" and equals):
+            return None
+        told = value if equals else next(rest, None)
+        if told is None or (not equals and told.startswith("-")):
+            return None
+        if name == "--set":
+            sets.append(told)
+        else:
+            config = told
+    return (config, sets) if all("=" in flag for flag in sets) else None
+
+
+def _run(config: str | None, sets: list[str]) -> int:
+    from graced import supervisor
+
+    supervisor.early()
+    reading, again = _read(config, sets)
+    return _start(reading, again) if reading.settings is not None else _tell(reading)
+
+
+def _run_as_told(args: Arguments) -> int:
+    if not args.daemonize:
+        if args.pidfile is not None:
+            say("graced run: --pidfile goes with --daemonize")
+            return 2
+        return _run(args.config, args.set)
+    return _daemonize(args.config, args.set, args.pidfile)
+
+
+def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
+    from graced import supervisor
+    from graced.host import configfile, daemonize, runtimedir
+
+    path = os.path.abspath(configfile.find(config, os.environ))  # it will leave this folder
+    reading, again = _read(path, sets)
+    if reading.settings is None:
+        return _tell(reading)
+    log_file = reading.settings.log.file
+    if log_file is None:
+        say(f"{path}: log.file: --daemonize has no terminal to write to; set log.file to a file")
+        return WRONG
+
+    def body() -> int:
+        supervisor.early()
+        return _start(reading, again)
+
+    try:
+        return daemonize.run(body, log_file, pidfile and os.path.abspath(pidfile))
+    except (runtimedir.AlreadyRunning, runtimedir.Unusable) as error:
+        say(f"graced: {error}")
+        return error.exit_code
+
+
+def _read(config: str | None, sets: list[str]) -> tuple[Reading, Callable[[], Reading]]:
+    """Read the configuration; also return how to read the same again."""
+    from graced.host import configfile
+
+    path = configfile.find(config, os.environ)
+
+    def again() -> Reading:
+        return configfile.read(path, os.environ, sets)
+
+    return again(), again
+
+
+def _start(reading: Reading, again: Callable[[], Reading]) -> int:
+    from graced.start import start
+
+    assert reading.settings is not None
+    return start(reading.settings, again, os.environ)
+
+
+def _tell(reading: Reading) -> int:
+    for problem in reading.problems:
+        say(str(problem))
+    return WRONG
+
+
+# Commands that ask a running daemon
+
+
+def _status(args: Arguments) -> int:
+    status = _ask(args, "status")["status"]
+    if args.json:
+        from json import dumps
+
+        print(dumps(status))
+    else:
+        from graced.core.table import table
+
+        print(table(status), end="")
+    return 0
+
+
+def _reload(args: Arguments) -> int:
+    reply = _ask(args, "reload", timeout=None)
+    generation = reply.get("generation")
+    print("reloaded" if generation is None else f"reloaded: generation {generation}")
+    return 0
+
+
+def _stop(args: Arguments) -> int:
+    from graced.host.control import Connection
+
+    with Connection(_socket(args)) as connection:
+        reply = connection.call("stop", {"now": args.now})
+        connection.wait_gone()
+    if reply.get("error"):
+        say(f"graced: {reply['error']}")
+    return int(reply.get("code", 0 if reply.get("ok") else FAILED))
+
+
+def _scale(args: Arguments) -> int:
+    reply = _ask(args, "scale", {"pool": args.pool, "workers": args.workers})
+    print(f"{reply.get('pool')}: {reply.get('from')} → {reply.get('to')} workers")
+    return 0
+
+
+def _stacks(args: Arguments) -> int:
+    for entry in _ask(args, "stacks")["stacks"]:
+        print(f"== {_process(entry)}")
+        print(entry.get("stack", "").rstrip("\n"), end="\n\n")
+    return 0
+
+
+def _process(entry: dict[str, Any]) -> str:
+    if "pool" not in entry:
+        return f"{entry.get('process')} process (pid {entry.get('pid')})"
+    where = f"{entry.get('process')} {entry['pool']}/{entry.get('slot')}"
+    return f"{where} (pid {entry.get('pid')}, generation {entry.get('generation')})"
+
+
+def _ask(
+    args: Arguments,
+    command: str,
+    arguments: dict[str, Any] | None = None,
+    timeout: float | None = PATIENCE,
+) -> dict[str, Any]:
+    from graced.host.control import ControlError, call
+
+    reply = call(_socket(args), command, arguments, timeout)
+    if not reply.get("ok"):
+        raise ControlError(str(reply.get("error") or f"{command} failed, without a reason"))
+    return reply
+
+
+def _socket(args: Arguments) -> str:
+    """Return where the daemon listens, whether it does or not."""
+    named = args.socket or os.environ.get("GRACED_SOCKET")
+    if named:
+        return str(named)
+    from graced.host import configfile, runtimedir
+
+    name, folder = configfile.read_identity(args.config, os.environ, args.set)
+    return os.path.join(runtimedir.find(name, folder, os.environ), runtimedir.SOCKET)
+
+
+# Other commands
+
+
+def _check(args: Arguments) -> int:
+    from graced.check import check
+
+    reading, _ = _read(args.config, args.set)
+    return check(reading, args.show)
+
+
+def _submit(args: Arguments) -> int:
+    from graced.jobs.client import submit
+
+    return submit(args, _socket(args))
+
+
+def _jobs(args: Arguments) -> int:
+    from graced.jobs.client import jobs
+
+    return jobs(args, _socket(args))
+
+
+# The command line
+
+
+def _other(words: list[str]) -> int:
+    """Run a command line that is not a plain `graced run`."""
+    from graced.host.control import ControlError, NoDaemon
+
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        args = _parsed(words)
+        return int(args.do(args))
+    except SystemExit as leave:  # argparse: 0 after --help, 2 after a bad command line
+        return leave.code if isinstance(leave.code, int) else FAILED
+    except (ControlError, NoDaemon) as error:
+        say(f"graced: {error}")
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"graced: {where}{error.strerror or error}")
+        return FAILED
+
+
+def _parsed(words: list[str]) -> Arguments:
+    words, tail = _split(words)
+    args = _parser().parse_args(words)
+    if tail is not None:
+        if args.do is not _submit:
+            _parser().error("only 'graced submit' takes a command line after --")
+        args.words += tail
+    return args
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """Take a command line off at its --: what follows is the user's, dashes and all."""
+    if "--" not in words:
+        return words, None
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def _parser() -> Parser:
+    import argparse
+
+    from graced import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="graced",
+        description="Runs pools of worker processes, reloads them safely, and loses no work.",
+        epilog="'graced COMMAND --help' explains a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"graced {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, do, what, options in COMMANDS:
+        command = commands.add_parser(
+            name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
+        )
+        command.set_defaults(do=do)
+        options(command)
+    return parser
+
+
+def _config_options(parser: Parser) -> None:
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="the configuration (else $GRACED_CONFIG, ./config.yaml, /etc/graced/config.yaml)",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=_assignment,
+        help="one value over the file's, such as pools.jobs.workers=8; may be repeated",
+    )
+
+
+def _client_options(parser: Parser) -> None:
+    _config_options(parser)
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="the daemon's control socket (else $GRACED_SOCKET, or found by the configuration)",
+    )
+
+
+def _assignment(text: str) -> str:
+    import argparse
+
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return text
+
+
+def _duration(text: str) -> float:
+    import argparse
+
+    from graced.core.units import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        problem = f"cannot read {text!r} as a duration: {error}; write 30s, 5m or 2h"
+        raise argparse.ArgumentTypeError(problem) from None
+
+
+def _count(text: str) -> int:
+    import argparse
+
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _run_options(parser: Parser) -> None:
+    _config_options(parser)
+    parser.add_argument(
+        "--daemonize",
+        action="store_true",
+        help="leave the terminal; return when ready, or with the exit status",
+    )
+    parser.add_argument("--pidfile", metavar="FILE", help="where the daemon's number goes")
+
+
+def _check_options(parser: Parser) -> None:
+    _config_options(parser)
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="print the merged configuration and where each value was set",
+    )
+
+
+def _status_options(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _stop_options(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument(
+        "--now", action="store_true", help="interrupt the rounds in hand instead of finishing them"
+    )
+
+
+def _scale_options(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("pool", metavar="POOL", help="the pool's name")
+    parser.add_argument("workers", metavar="N", type=_count, help="how many workers")
+
+
+def _submit_options(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
+    parser.add_argument(
+        "--json", metavar="VALUE", help="the job's payload; -: one JSON value a line from stdin"
+    )
+    parser.add_argument("--delay", metavar="TIME", type=_duration, help="not before: 30s, 5m")
+    parser.add_argument(
+        "--max-attempts", metavar="N", type=_count, help="dead after so many (else the pool's)"
+    )
+    parser.add_argument(
+        "--wait", action="store_true", help="wait, print the result, exit with its status"
+    )
+    parser.add_argument("words", metavar="-- COMMAND", nargs="*", help="a command line to run")
+
+
+def _jobs_options(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
+    parser.add_argument("--state", choices=("waiting", "taken", "done", "dead"))
+    parser.add_argument("--json", action="store_true", help="for programs, one job a line")
+    parser.add_argument(
+        "action", nargs="?", choices=("retry", "drop"), help="try dead jobs again, or remove jobs"
+    )
+    parser.add_argument("ids", metavar="ID", nargs="*", help="the jobs to retry or drop")
+
+
+COMMANDS: Final = (
+    ("run", _run_as_told, "run in the foreground", _run_options),
+    ("check", _check, "tell what is wrong with the configuration", _check_options),
+    ("status", _status, "show what runs now", _status_options),
+    ("reload", _reload, "load code and configuration anew, and wait", _client_options),
+    ("stop", _stop, "stop, and wait until the daemon is gone", _stop_options),
+    ("scale", _scale, "change a pool's size until the next reload", _scale_options),
+    ("stacks", _stacks, "print the Python stack of every process", _client_options),
+    ("submit", _submit, "add a job to a queue", _submit_options),
+    ("jobs", _jobs, "list jobs, retry or drop them", _jobs_options),
+)
