@@ -1,0 +1,63 @@
+"""The benchmarks' command line; exit 1 where a target is missed."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import rows_change, rows_cost, rows_life  # noqa: F401  # they enter their rows
+from benchmarks.bench import ROWS, Bench
+from benchmarks.contenders import PEERS, install_peers
+from benchmarks.stage import Trouble
+from benchmarks.table import Line, as_json, render
+
+
+def main(arguments: list[str]) -> int:
+    """Measure the rows that were asked for; print what came out."""
+    options = _parse(arguments)
+    if options.list:
+        for row in ROWS.values():
+            print(f"{row.name:12} {row.what}")
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is cleaned up
+    with tempfile.TemporaryDirectory(prefix="graced-peers-") as folder:
+        if options.peers:
+            install_peers(Path(folder))
+        bench = Bench(PEERS if options.peers else [], options.factor)
+        lines = _measure(bench, options.rows or list(ROWS))
+    names = [contender.name for contender in bench.everybody]
+    print(as_json(lines) if options.json else render(lines, names))
+    return 1 if any(line.met is False for line in lines) else 0
+
+
+def _measure(bench: Bench, names: list[str]) -> list[Line]:
+    lines: list[Line] = []
+    for name in names:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        try:
+            lines += ROWS[name].measure(bench)
+        except Trouble as trouble:
+            print(trouble, file=sys.stderr)
+            lines.append(Line(f"{name}: could not be measured", "", {}))
+    return lines
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="which; default: all")
+    parser.add_argument("--list", action="store_true", help="name all rows")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--factor", type=float, default=1.0, help="repeat so many times as often")
+    parser.add_argument("--peers", action="store_true", help="install peers for the run, and join")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.rows if name not in ROWS]
+    if unknown:
+        parser.error(f"no such row: {', '.join(unknown)}; --list names them")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

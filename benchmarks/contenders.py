@@ -1,0 +1,150 @@
+"""Who is measured: graced, the bare fork loop, and peers; how each is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to run: so many workers of a kind."""
+
+    workers: int = 4
+    worker: str = "work:Idle"  # for graced
+    pool: dict[str, Any] = field(default_factory=dict)  # more keys of graced's pool
+    heavy: bool = False  # over an import of 50 MB
+    crash: bool = False  # a worker that is ready, and gone
+
+
+class Contender:
+    """A program that can be measured."""
+
+    name = ""
+    python = sys.executable
+
+    def command(self, case: Case, home: Path) -> list[str]:
+        """Return the command line for a case; files go to `home`."""
+        raise NotImplementedError
+
+    def environment(self, case: Case) -> dict[str, str]:
+        """Return what it needs in its environment."""
+        return {"PYTHONPATH": str(PROGRAMS)}
+
+
+class Graced(Contender):
+    """The program that users start, with its configuration file."""
+
+    name = "graced"
+
+    def command(self, case: Case, home: Path) -> list[str]:
+        """Write a configuration; return `graced run`."""
+        return [*_graced(), "run", "-c", str(configure(case, home))]
+
+    def environment(self, case: Case) -> dict[str, str]:
+        """Return the environment of a clone that need not be installed."""
+        return {"PYTHONPATH": str(ROOT)}
+
+
+def _graced() -> list[str]:
+    """Return the installed command, or else the package's own way to be run."""
+    script = Path(sys.executable).parent / "graced"
+    return [str(script)] if script.exists() else [sys.executable, "-m", "graced"]
+
+
+def configure(case: Case, home: Path, **more: Any) -> Path:
+    """Write a configuration file; JSON is YAML."""
+    worker = "heavy:Heavy" if case.heavy else case.worker
+    pool = {
+        "worker": worker,
+        "workers": case.workers,
+        "path": [str(PROGRAMS)],
+        **case.pool,
+        **more,
+    }
+    config = {
+        "runtime_dir": str(home / "run"),
+        "state_dir": str(home / "state"),
+        "pools": {"jobs": pool},
+    }
+    file = home / "config.yaml"
+    file.write_text(json.dumps(config, indent=2))
+    return file
+
+
+class Raw(Contender):
+    """The bare fork loop."""
+
+    name = "raw"
+
+    def command(self, case: Case, home: Path) -> list[str]:
+        """Return the fork loop's command line."""
+        return [self.python, str(PROGRAMS / "raw.py"), str(case.workers)]
+
+    def environment(self, case: Case) -> dict[str, str]:
+        """Say by the environment what else it should do."""
+        extra = {"HEAVY": "1"} if case.heavy else {}
+        return {**super().environment(case), **extra, **({"CRASH": "1"} if case.crash else {})}
+
+
+class Cotyledon(Contender):
+    """https://pypi.org/project/cotyledon/"""
+
+    name = "cotyledon"
+
+    def command(self, case: Case, home: Path) -> list[str]:
+        """Return the command line of a program over its service manager."""
+        return [self.python, str(PROGRAMS / "peer_cotyledon.py"), str(case.workers)]
+
+
+class Gunicorn(Contender):
+    """https://pypi.org/project/gunicorn/"""
+
+    name = "gunicorn"
+
+    def command(self, case: Case, home: Path) -> list[str]:
+        """Return its command line with synchronous workers, no control socket, no log of ours."""
+        settings = str(PROGRAMS / "peer_gunicorn.py")
+        line = [self.python, "-m", "gunicorn", "-c", settings, "-w", str(case.workers)]
+        return [*line, "peer_gunicorn:application"]
+
+
+class Huey(Contender):
+    """https://pypi.org/project/huey/"""
+
+    name = "huey"
+
+    def command(self, case: Case, home: Path) -> list[str]:
+        """Return its consumer's command line, with processes for workers."""
+        consumer = str(Path(self.python).parent / "huey_consumer.py")
+        return [self.python, consumer, "peer_huey.huey", "-k", "process", "-w", str(case.workers)]
+
+
+LIMIT = Raw()
+OURS = Graced()
+PEERS: list[Contender] = [Cotyledon(), Gunicorn(), Huey()]
+
+
+def install_peers(folder: Path) -> None:
+    """Make a throw-away environment with the peers in it; pip's own cache speeds it up."""
+    venv.create(folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    names = [peer.name for peer in PEERS]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *names], check=True)
+    for peer in PEERS:
+        peer.python = python
+
+
+def base_environment() -> dict[str, str]:
+    """Return the environment without what would change a contender's behaviour."""
+    dropped = ("GRACED", "NOTIFY", "PYTHON", "WATCHDOG", "LISTEN")
+    return {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
