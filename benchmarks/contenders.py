@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def _graced() -> list[str]:
 
 
 def configure(case: Case, home: Path, **more: Any) -> Path:
-    """Write a configuration file; JSON is YAML."""
+    """Write a configuration file, as people do."""
     worker = "heavy:Heavy" if case.heavy else case.worker
     pool = {
         "worker": worker,
@@ -77,8 +77,18 @@ def configure(case: Case, home: Path, **more: Any) -> Path:
         "pools": {"jobs": pool},
     }
     file = home / "config.yaml"
-    file.write_text(json.dumps(config, indent=2))
+    file.write_text("".join(_yaml(config)))
     return file
+
+
+def _yaml(mapping: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}:\n"
+            yield from _yaml(value, indent + "  ")
+        else:
+            said = f"[{', '.join(value)}]" if isinstance(value, list) else value
+            yield f"{indent}{key}: {said}\n"
 
 
 class Raw(Contender):
