@@ -90,8 +90,14 @@ class Backoff:
         self.delay = 0.0
 
     def _wait(self, now: float) -> None:
-        exponent = min(self.failures, 64)
-        full = min(self.limits.first * self.limits.factor**exponent, self.limits.limit)
-        self.delay = full * (0.9 + 0.1 * self._jitter())
+        self.delay = wait(self.limits, self.failures) * (0.9 + 0.1 * self._jitter())
         self.failures += 1
         self.next_start = now + self.delay
+
+
+def wait(limits: Limits, failures: int) -> float:
+    """Return the seconds to wait after so many failures before."""
+    try:
+        return min(limits.first * limits.factor**failures, limits.limit)
+    except OverflowError:
+        return limits.limit

@@ -20,7 +20,7 @@ from graced.core.actions import (
     StartZygote,
     WatchRounds,
 )
-from graced.core.backoff import Backoff, Birth
+from graced.core.backoff import Backoff, Birth, wait
 from graced.core.member import Member, State, seconds
 from graced.core.settings import Pool as Settings
 
@@ -248,13 +248,12 @@ class Pool:
             self._say("error", f"pool {self.name}: {reason}; giving up")
             return
         limits = self.settings.backoff
-        wait = 0.0
+        delay = 0.0
         if not loaded:
-            exponent = min(self._import_failures, 64)
-            wait = min(limits.first * limits.factor**exponent, limits.limit)
+            delay = wait(limits, self._import_failures)
             self._import_failures += 1
-        self._import_again = now + wait
-        again = f"starting again in {seconds(wait)}" if wait else "starting again"
+        self._import_again = now + delay
+        again = f"starting again in {seconds(delay)}" if delay else "starting again"
         self._say("error", f"pool {self.name}: {reason}; {again}")
 
     def _start_zygote(self, now: float) -> None:
