@@ -1,0 +1,255 @@
+"""The main process's end of a queue keeper: starts it, tells it deaths, hears how it is.
+
+No SQL, no queue's rules: those are loaded in the keeper's own process,
+:mod:`graced.jobs.service`. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from graced.core.record import Record
+from graced.host import process
+from graced.host.channel import Channel, ChannelClosed, ChannelFull
+from graced.host.log import Log
+from graced.jobs.policy import Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any, NoReturn
+
+BUG = 70  # exit status: a bug in graced
+FAILED = 1
+
+
+class Plan(Record):
+    """All that a keeper has to know, made by the main process."""
+
+    pool: str
+    file: str  # absolute
+    socket: str  # absolute
+    daemon_id: str  # letters and digits; another one for each main process
+    policy: Policy = Policy()
+    user: str | None = None
+    group: str | None = None
+    log: Log = Log()
+
+    def address(self) -> str:
+        """Return what a worker has to know: `graced.jobs.remote.Address`, as text."""
+        return "\n".join((self.daemon_id, self.socket, self.file))
+
+
+class Keeper:
+    """A keeper's process and the way to talk to it. Reaping it is the main process's work."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.pid: int | None = None
+        self.trouble: str | None = None  # why the queue cannot be used now
+        self.open = False  # it has the file
+        self.counts: dict[str, Any] | None = None  # the last it has told
+        self._channel: Channel | None = None
+        self._deaths: dict[str, tuple[Any, ...]] = {}  # told, and not yet buried
+        self._unsent: list[tuple[Any, ...]] = []
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, or -1."""
+        return -1 if self._channel is None else self._channel.fileno()
+
+    def start(self) -> int:
+        """Fork the keeper, the first time or once more; return its PID. OSError if it can't be."""
+        self.close()
+        self.pid, self._channel = fork(self.plan)
+        self.open = False
+        self._unsent = list(self._deaths.values())
+        self.flush()
+        return self.pid
+
+    def owner(self, worker: int) -> str:
+        """Return a worker's name in the queue."""
+        return f"{self.plan.daemon_id}:{worker}"
+
+    def died(self, worker: int, evidence: dict[str, Any], *, counts: bool) -> None:
+        """Tell that a worker is reaped and its groups are gone.
+
+        With `counts` the attempt counts for the job it had in hand. Repeated to a new
+        keeper until one has written it down.
+        """
+        owner = self.owner(worker)
+        message = ("died", owner, evidence, counts)
+        self._deaths[owner] = message
+        self._tell(message)
+
+    def apply(self, policy: Policy) -> None:
+        """Go by other settings from now on."""
+        self.plan = self.plan.replace(policy=policy)
+        self._tell(policy.message())
+
+    def count(self) -> None:
+        """Ask how many jobs there are; the answer comes by ``receive``."""
+        self._tell(("count",))
+
+    def stop(self) -> None:
+        """Have it leave, after it has written all. To be said after the last death."""
+        self._tell(("stop",))
+
+    def receive(self) -> list[tuple[Any, ...]]:
+        """Return what it has said: ready, degraded, well, counts, failed; gone at its end."""
+        said = []
+        channel = self._channel
+        try:
+            while channel is not None and (message := channel.receive()) is not None:
+                self._hear(message)
+                if message[0] != "buried":
+                    said.append(message)
+        except ChannelClosed:
+            self.close()
+            said.append(("gone",))
+        self.flush()
+        return said
+
+    def flush(self) -> bool:
+        """Send what could not be sent yet; return whether all is."""
+        while self._unsent and self._channel is not None:
+            try:
+                self._channel.send(self._unsent[0])
+            except ChannelFull:
+                return False
+            except ChannelClosed:  # receive() says so
+                return True
+            del self._unsent[0]
+        return True
+
+    def close(self) -> None:
+        """Close our end: a keeper that still lives takes us for dead."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        self.open = False
+
+    def _tell(self, message: tuple[Any, ...]) -> None:
+        if self._channel is not None:
+            self._unsent.append(message)
+            self.flush()
+
+    def _hear(self, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("ready",):
+                self.open = True
+            case ("buried", owner):
+                self._deaths.pop(owner, None)
+            case ("degraded", why):
+                self.trouble = why
+            case ("well",):
+                self.trouble = None
+            case ("counts", counts):
+                self.counts = counts
+
+
+def fork(plan: Plan) -> tuple[int, Channel]:
+    """Fork a keeper; return its PID and the main process's end of the channel to it."""
+    ours, theirs = Channel.pair()
+    mask = process.block_all()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _live(plan, theirs)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        process.restore(mask)
+        theirs.close()
+    return pid, ours
+
+
+# The keeper's process
+
+
+def _live(plan: Plan, channel: Channel) -> NoReturn:
+    """Run the child to its end: it never returns into the parent's code."""
+    status = BUG
+    try:
+        status = _serve(plan, channel)
+    except BaseException as error:
+        plan.log.exception("the queue keeper has failed: %s", error)
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        os._exit(status)
+
+
+def _serve(plan: Plan, channel: Channel) -> int:
+    import gc
+
+    gc.freeze()  # what belongs to the main process is not ours to collect
+    os.setpgid(0, 0)  # Ctrl-C in a terminal is not for us
+    process.set_name("graced-keeper")
+    process.close_all_but({channel.fileno(), *plan.log.keep()})
+    process.redirect_stdin()
+    _guard_signals()
+    elder = _find_elder(plan)
+    try:
+        listener = _listen(plan)
+        process.change_user(plan.user, plan.group)
+    except (OSError, process.ProcessError) as error:
+        channel.send(("failed", f"{plan.socket}: {error}"))
+        return FAILED
+    from graced.jobs.service import Service
+
+    return Service(plan, channel, listener, elder).run()
+
+
+def _guard_signals() -> None:
+    """Let a signal to everybody pass us by: the main process says when to leave."""
+    signal.set_wakeup_fd(-1)
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGPIPE,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+        signal.SIGTSTP,
+    ):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    process.restore(())
+
+
+def _find_elder(plan: Plan) -> socket.socket | None:
+    """Ask the keeper that a dead main process may have left for the file.
+
+    Before we take its socket's name.
+    """
+    from graced.jobs import wire
+
+    try:
+        with open(f"{plan.file}-keeper", encoding="utf-8", errors="replace") as lock:
+            at = lock.read(4096)
+        if not at:
+            return None
+        elder = wire.connect(at)
+    except OSError:
+        return None
+    try:
+        elder.send(wire.frame(wire.Kind.YIELD, plan.socket.encode()))
+    except OSError:
+        elder.close()
+        return None
+    return elder
+
+
+def _listen(plan: Plan) -> socket.socket:
+    from graced.jobs import wire
+
+    listener = wire.listen(plan.socket)
+    if plan.user is not None or plan.group is not None:
+        uid, gid, *_ = process.account(plan.user, plan.group)
+        os.chown(plan.socket, uid, gid)
+    return listener

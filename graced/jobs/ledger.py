@@ -1,0 +1,596 @@
+"""Who gets which job, and what becomes of it: all of a queue's rules, none of its descriptors.
+
+Requests change the rows in memory and are gathered in a batch; ``commit`` gives idle
+workers jobs, has the batch written, and returns what may be handed out now. What is in
+memory is the truth and the file follows: if it cannot be written the batch is kept, so a
+settle is lost only with the keeper and the worker both. Time is an argument.
+
+A quick worker's next job is *reserved* by the commit that settles its last one, so that it
+is handed out without waiting for the next commit. A reserved job still waits: idle workers
+may have it, and a worker that is no longer quick loses it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heapify, heappop, heappush
+
+from graced.jobs.job import Discarded, Done, Outcome, Postponed
+from graced.jobs.queue import QueueError
+from graced.jobs.row import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Batch, Row
+from graced.jobs.sqlite import stream_owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from graced.jobs.policy import Policy
+    from graced.jobs.sqlite import Store
+
+AHEAD = 512  # waiting jobs read from the file at once
+LOW = 64  # read on when so few are left
+MOST = 4096  # waiting jobs kept in memory; the others are in the file
+QUICK = 50  # ms that a round may take for the next job to be reserved
+STEP = 500  # rows changed at once by what can wait
+FOREVER = (1 << 62, 0)
+NEVER = (-1, 0)
+GONE = -1  # the state of a job that was dropped
+
+
+class Owner:
+    """A worker, as the queue knows it."""
+
+    __slots__ = ("name", "quick", "reserve", "rows", "since")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: dict[int, Row] = {}  # handed to it, and not settled
+        self.reserve: Row | None = None  # its next job, unless somebody idle is there first
+        self.since = 0  # when it got its job
+        self.quick = False
+
+
+class Ledger:
+    """The jobs of one queue. Times are milliseconds since the epoch."""
+
+    def __init__(self, store: Store, policy: Policy, chance: Callable[[], float]) -> None:
+        self.policy = policy
+        self.owners: dict[str, Owner] = {}
+        self._store = store
+        self._chance = chance
+        self._batch = Batch()
+        self._rows: dict[int, Row] = {}  # all rows in memory
+        self._ahead: list[tuple[int, int, Row]] = []  # a heap of waiting rows; some entries stale
+        self._horizon = NEVER  # every waiting row up to here is in memory
+        self._wanting: dict[str, Owner] = {}  # idle, in the order of their asking
+        self._hungry: dict[str, Owner] = {}  # at work; may get a reserve
+        self._reserves: deque[tuple[int, Owner, Row]] = deque()
+        self._reserving: list[Row] = []  # durable with the next commit
+        self._handouts: dict[int, Row] = {}  # to be handed out after the commit
+        self._ended: list[tuple[int, int]] = []  # with the next commit
+        self._promoting: list[tuple[int, int]] = []  # sealed streams whose rows still are staged
+        self._scrapping: list[int] = []
+        self._sizes: dict[int, int] = {}  # rows of each open stream
+        self._load(store)
+
+    def _load(self, store: Store) -> None:
+        counts, owned, streams, self._last = store.load()
+        self._counts = [counts.get(state, 0) for state in range(STAGED + 1)]
+        self._last_stream = store.last_stream()
+        self.next_prune: int | None = 0 if self._counts[DONE] else None
+        for row in owned:
+            assert row.owner is not None
+            self._rows[row.id] = row
+            self.owner(row.owner).rows[row.id] = row
+        for stream, due in streams:
+            if due is None:
+                self._scrapping.append(stream)
+            else:
+                self._promoting.append((stream, due))
+                size = store.staged(stream)
+                self._counts[STAGED] -= size
+                self._counts[WAITING] += size
+
+    def apply(self, policy: Policy) -> None:
+        """Go by other settings from now on."""
+        self.policy = policy
+        self.next_prune = 0 if self._counts[DONE] else None
+
+    # -- workers
+
+    def owner(self, name: str) -> Owner:
+        """Return an owner, known or new."""
+        found = self.owners.get(name)
+        if found is None:
+            found = self.owners[name] = Owner(name)
+        return found
+
+    def join(self, name: str, holds: Iterable[tuple[int, int]], now: int) -> None:
+        """A worker has connected and says what it has in hand: it has seen nothing else."""
+        owner = self.owner(name)
+        held = set(holds)
+        self._wanting.pop(name, None)
+        owner.since = now
+        for row in list(owner.rows.values()):
+            if (row.id, row.attempt) not in held:
+                self._give_back(row)
+            elif row.state == RESERVED:
+                self._move(row, TAKEN)
+        self._release(owner)
+
+    def ask(self, name: str, now: int) -> Row | None:
+        """A worker is idle; return a job that can be handed out at once."""
+        owner = self.owner(name)
+        row = owner.reserve
+        if row is not None and row.durable:
+            return self._deliver(owner, row, now)
+        self._wanting[name] = owner
+        return None
+
+    def settle(
+        self, name: str, id: int, attempt: int, outcome: Outcome, more: bool, now: int
+    ) -> Row | None:
+        """A job ended; return the next one if it can be handed out at once.
+
+        Of a job that this worker does not hold nothing changes: the settle was repeated.
+        """
+        owner = self.owner(name)
+        row = owner.rows.get(id)
+        if row is not None and row.attempt == attempt and row.state == TAKEN:
+            del owner.rows[id]
+            owner.quick = now - owner.since <= QUICK
+            self._settle(row, outcome, now)
+        if more:
+            return self.ask(name, now)
+        self._release(owner)
+        return None
+
+    def _settle(self, row: Row, outcome: Outcome, now: int) -> None:
+        if isinstance(outcome, Done):
+            if outcome.result is not None or row.failures:
+                self._batch.endings[row.id] = (outcome.result, None)
+            self._end(row, DONE, now)
+            if self.next_prune is None:
+                self.next_prune = now + self._kept()
+        elif isinstance(outcome, Postponed):
+            self._fail(row, outcome.evidence, now, outcome.after)
+        else:
+            final = isinstance(outcome, Discarded)
+            self._fail(row, outcome.evidence, now, None, final=final)
+
+    def leave(self, name: str) -> None:
+        """A worker has nothing in hand and wants nothing."""
+        owner = self.owner(name)
+        self._wanting.pop(name, None)
+        for row in list(owner.rows.values()):
+            self._give_back(row)
+        self._release(owner)
+
+    def absent(self, name: str) -> None:
+        """A worker's connection is gone: hand it nothing until it joins again."""
+        owner = self.owners.get(name)
+        if owner is not None:
+            self._wanting.pop(name, None)
+            self._hungry.pop(name, None)
+            self._release(owner)
+
+    def undelivered(self, row: Row) -> None:
+        """A job could not be handed out: its worker has not seen it."""
+        self._give_back(row)
+
+    def bury(self, name: str, evidence: str | None, now: int) -> None:
+        """A worker and all of its processes are gone; with evidence the attempt counts."""
+        owner = self.owner(name)
+        for row in list(owner.rows.values()):
+            del owner.rows[row.id]
+            if evidence is None or row.state == RESERVED:
+                self._give_back(row)
+            else:
+                self._fail(row, evidence, now, None)
+        self._release(owner)
+        self._wanting.pop(name, None)
+        self._hungry.pop(name, None)
+        del self.owners[name]
+
+    # -- clients
+
+    def submit(
+        self, payloads: Sequence[str], delay: float, max_attempts: int, now: int
+    ) -> tuple[int, int]:
+        """Accept jobs; return the first id and how many."""
+        self._check_room(len(payloads))
+        due = now + round(delay * 1000)
+        first = self._last + 1
+        for payload in payloads:
+            self._last += 1
+            row = Row(self._last, WAITING, due, 0, max_attempts, now, None, payload)
+            self._batch.fresh[row.id] = row
+            self._counts[WAITING] += 1
+            self._offer(row)
+        return first, len(payloads)
+
+    def _check_room(self, more: int) -> None:
+        most = self.policy.max_waiting
+        counts = self._counts
+        waiting = counts[WAITING] + counts[RESERVED] + counts[STAGED]
+        if most is not None and waiting + more > most:
+            raise QueueError(
+                f"the queue is full: {waiting} jobs wait and max_waiting is {most}; submit later"
+            )
+
+    def open_stream(self) -> int:
+        """Begin a stream of jobs that shall be accepted all or none."""
+        self._last_stream += 1
+        self._batch.streams.append(self._last_stream)
+        self._sizes[self._last_stream] = 0
+        return self._last_stream
+
+    def stage(self, stream: int, payloads: Sequence[str], max_attempts: int, now: int) -> None:
+        """Keep some jobs of a stream, out of everybody's sight."""
+        self._check_room(len(payloads))
+        owner = stream_owner(stream)
+        first = self._last + 1
+        self._last += len(payloads)
+        rows = [
+            Row(first + n, STAGED, now, 0, max_attempts, now, owner, payload)
+            for n, payload in enumerate(payloads)
+        ]
+        self._batch.staged.append((stream, rows))
+        self._counts[STAGED] += len(rows)
+        self._sizes[stream] += len(rows)
+
+    def seal(self, stream: int, delay: float, now: int) -> int:
+        """Accept a stream; return how many jobs it has."""
+        self._batch.sealed.append((stream, now + round(delay * 1000)))
+        return self._sizes[stream]
+
+    def scrap(self, stream: int) -> None:
+        """Forget a stream that did not come to its end."""
+        if self._sizes.pop(stream, None) is not None:
+            self._scrapping.append(stream)
+
+    def retry(self, ids: Iterable[int], now: int) -> dict[int, str]:
+        """Make jobs due now, dead ones with all their attempts; return the refusals."""
+        return self._each(ids, lambda row: self._retry(row, now))
+
+    def _retry(self, row: Row, now: int) -> str | None:
+        if row.state == DEAD:
+            row.failures = 0
+            row.ended = None
+        elif row.state in (DONE, TAKEN):
+            return "is being worked on" if row.state == TAKEN else "is done"
+        if row.state != RESERVED:
+            row.due = min(row.due, now) if row.state == WAITING else now
+            self._move(row, WAITING)
+            self._offer(row)
+        return None
+
+    def drop(self, ids: Iterable[int]) -> dict[int, str]:
+        """Forget jobs that nobody works on; return the refusals."""
+        return self._each(ids, self._drop)
+
+    def _drop(self, row: Row) -> str | None:
+        if row.state == TAKEN:
+            return "is being worked on"
+        if row.state == RESERVED and row.owner in self.owners:
+            owner = self.owners[row.owner]
+            if owner.reserve is not row:
+                return "is being worked on"  # found at the start, and its worker not heard yet
+            owner.reserve = None
+        batch = self._batch
+        for pending in (self._rows, self._handouts, batch.dirty, batch.fresh, batch.endings):
+            pending.pop(row.id, None)
+        self._counts[row.state] -= 1
+        row.state = DEAD  # for those who still have it in a list
+        batch.deleted.append(row.id)
+        self._ended.append((row.id, GONE))
+        return None
+
+    def _each(self, ids: Iterable[int], act: Callable[[Row], str | None]) -> dict[int, str]:
+        refused = {}
+        for id in ids:
+            row = self._find(id)
+            why = "no such job" if row is None or row.state == STAGED else act(row)
+            if why is not None:
+                refused[id] = why
+        return refused
+
+    def _find(self, id: int) -> Row | None:
+        batch = self._batch
+        found = self._rows.get(id) or batch.fresh.get(id) or batch.dirty.get(id)
+        if found is None and id not in batch.deleted:
+            found = self._store.row(id)
+        return found
+
+    def counts(self, now: int) -> dict[str, Any]:
+        """Return how many jobs are in each state, and the seconds that the oldest waits."""
+        counts = self._counts
+        top = self._top()
+        oldest = None if top is None or top.due > now else (now - top.due) / 1000
+        return {
+            NAMES[WAITING]: counts[WAITING] + counts[RESERVED],
+            NAMES[TAKEN]: counts[TAKEN],
+            NAMES[DONE]: counts[DONE],
+            NAMES[DEAD]: counts[DEAD],
+            "oldest": oldest,
+        }
+
+    # -- the commit
+
+    def commit(self, now: int) -> list[Row]:
+        """Give idle workers jobs, write all that changed, return what may be handed out.
+
+        Trouble if it cannot be written: then nothing is lost, and nothing is handed out.
+        """
+        self._assign(now)
+        self.write()
+        return self.handouts()
+
+    def write(self) -> None:
+        """Write all that changed. Trouble if it cannot be written; then it stays pending."""
+        if self._batch:
+            self._store.write(self._batch)
+            self._written()
+
+    def handouts(self) -> list[Row]:
+        """Return the jobs that were given to idle workers, once they are written."""
+        handouts = list(self._handouts.values())
+        self._handouts.clear()
+        return handouts
+
+    @property
+    def is_low(self) -> bool:
+        """Whether there are rows to be read ahead, and nothing pending that they would miss."""
+        return self._horizon != FOREVER and len(self._ahead) <= LOW and not self._batch
+
+    def read_ahead(self) -> None:
+        """Read more of the waiting rows; commit again afterwards."""
+        rows = self._store.ahead(self._horizon, AHEAD)
+        self._horizon = FOREVER if len(rows) < AHEAD else (rows[-1].due, rows[-1].id)
+        for row in rows:
+            self._rows[row.id] = row
+            heappush(self._ahead, (row.due, row.id, row))
+
+    def _written(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        for row in self._reserving:
+            row.durable = row.state == RESERVED
+        self._reserving.clear()
+        for stream, due in batch.sealed:
+            size = self._sizes.pop(stream)
+            self._counts[STAGED] -= size
+            self._counts[WAITING] += size
+            self._promoting.append((stream, due))
+
+    def refuse_submits(self) -> None:
+        """Take all new jobs out of the batch that cannot be written."""
+        batch = self._batch
+        for row in batch.fresh.values():
+            self._counts[row.state] -= 1
+            self._rows.pop(row.id, None)
+            self._handouts.pop(row.id, None)
+            owner = self.owners.get(row.owner or "")
+            if owner is not None and owner.reserve is row:
+                owner.reserve = None
+            elif owner is not None and row.id in owner.rows:
+                del owner.rows[row.id]
+                self._wanting[owner.name] = owner
+            row.state = DEAD
+        for _stream, rows in batch.staged:
+            self._counts[STAGED] -= len(rows)
+        for stream in batch.streams:
+            self._sizes.pop(stream, None)
+        batch.fresh, batch.staged, batch.streams, batch.sealed = {}, [], [], []
+
+    def ended(self) -> list[tuple[int, int]]:
+        """Return the jobs that are done, dead or GONE since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    @property
+    def pending(self) -> bool:
+        """Whether something has not been written."""
+        return bool(self._batch)
+
+    # -- what can wait
+
+    @property
+    def untidy(self) -> bool:
+        """Whether ``tidy`` has work that waits for no clock."""
+        return bool(self._promoting or self._scrapping)
+
+    def tidy(self, now: int) -> None:
+        """Do a small step of what can wait; only when nothing is pending."""
+        if self._promoting:
+            self._promote(*self._promoting[0])
+        elif self._scrapping:
+            scrapped = self._store.scrap(self._scrapping[0], STEP)
+            self._counts[STAGED] = max(self._counts[STAGED] - scrapped, 0)
+            if scrapped < STEP:
+                del self._scrapping[0]
+        elif self.next_prune is not None and self.next_prune <= now:
+            self._prune(now)
+
+    def _promote(self, stream: int, due: int) -> None:
+        moved = self._store.promote(stream, due, STEP)
+        self._lower_horizon((due, 0))
+        if moved < STEP:
+            del self._promoting[0]
+
+    def _prune(self, now: int) -> None:
+        pruned = self._store.prune(now - round(self.policy.keep_done * 1000), STEP)
+        self._counts[DONE] -= pruned
+        if pruned < STEP:
+            oldest = self._store.oldest_done()
+            self.next_prune = None if oldest is None else max(oldest + self._kept(), now + 1000)
+
+    def _kept(self) -> int:
+        """Return the ms until a job done now is pruned: never one by one."""
+        keep = round(self.policy.keep_done * 1000)
+        return keep + min(max(keep // 50, 1000), 600_000)
+
+    # -- the waiting rows
+
+    def next_due(self) -> int | None:
+        """Return when a job falls due that an idle worker waits for."""
+        top = self._top() if self._wanting else None
+        return None if top is None else top.due
+
+    def payload(self, row: Row) -> str:
+        """Return a row's payload, from the file if it is a long one."""
+        return self._store.payload(row.id) if row.payload is None else row.payload
+
+    def _top(self) -> Row | None:
+        ahead = self._ahead
+        while ahead:
+            due, _id, row = ahead[0]
+            if row.state == WAITING and row.due == due and self._rows.get(row.id) is row:
+                return row
+            heappop(ahead)
+        return None
+
+    def _next(self, now: int) -> Row | None:
+        row = self._top()
+        if row is None or row.due > now:
+            return None
+        heappop(self._ahead)
+        return row
+
+    def _offer(self, row: Row) -> None:
+        """Remember a waiting row, or leave it to the file if it comes late."""
+        if (row.due, row.id) > self._horizon:
+            self._rows.pop(row.id, None)
+            return
+        self._rows[row.id] = row
+        heappush(self._ahead, (row.due, row.id, row))
+        if len(self._ahead) > 2 * MOST:
+            self._trim()
+
+    def _trim(self) -> None:
+        live = sorted(entry for entry in self._ahead if self._is_live(entry))
+        self._ahead = live
+        if len(live) > MOST:
+            self._lower_horizon(live[MOST - 1][:2])
+
+    def _is_live(self, entry: tuple[int, int, Row]) -> bool:
+        due, _id, row = entry
+        return row.state == WAITING and row.due == due and self._rows.get(row.id) is row
+
+    def _lower_horizon(self, key: tuple[int, int]) -> None:
+        if key >= self._horizon:
+            return
+        self._horizon = key
+        for due, id, row in self._ahead:
+            if (due, id) > key and row.state == WAITING:
+                self._rows.pop(id, None)
+        self._ahead = [entry for entry in self._ahead if entry[:2] <= key]
+        heapify(self._ahead)
+
+    # -- handing out
+
+    def _assign(self, now: int) -> None:
+        """Give idle workers jobs, and quick ones reserves."""
+        self._take_from_the_slow(now)
+        while self._wanting:
+            row = self._next(now) or self._steal()
+            if row is None:
+                break
+            name = next(iter(self._wanting))
+            self._hand(self._wanting.pop(name), row, now)
+            self._handouts[row.id] = row
+        while self._hungry:
+            owner = self._hungry.pop(next(iter(self._hungry)))
+            if owner.quick and owner.reserve is None and owner.rows:
+                row = self._next(now)
+                if row is None:
+                    self._hungry.clear()
+                    break
+                self._reserve(owner, row, now)
+
+    def _hand(self, owner: Owner, row: Row, now: int) -> None:
+        row.owner = owner.name
+        row.durable = False
+        self._move(row, TAKEN)
+        owner.rows[row.id] = row
+        owner.since = now
+        self._hungry[owner.name] = owner
+
+    def _deliver(self, owner: Owner, row: Row, now: int) -> Row:
+        owner.reserve = None
+        self._hand(owner, row, now)
+        return row
+
+    def _reserve(self, owner: Owner, row: Row, now: int) -> None:
+        row.owner = owner.name
+        self._move(row, RESERVED)
+        owner.reserve = row
+        self._reserves.append((now, owner, row))
+        self._reserving.append(row)
+
+    def _take_from_the_slow(self, now: int) -> None:
+        reserves = self._reserves
+        while reserves:
+            since, owner, row = reserves[0]
+            if owner.reserve is row:
+                if now - since <= QUICK:
+                    break
+                self._release(owner)
+            reserves.popleft()
+
+    def _steal(self) -> Row | None:
+        reserves = self._reserves
+        while reserves:
+            _since, owner, row = reserves.popleft()
+            if owner.reserve is row:
+                owner.reserve = None
+                return row
+        return None
+
+    def _release(self, owner: Owner) -> None:
+        row, owner.reserve = owner.reserve, None
+        if row is not None:
+            self._give_back(row)
+
+    # -- what becomes of a row
+
+    def _move(self, row: Row, state: int) -> None:
+        self._counts[row.state] -= 1
+        self._counts[state] += 1
+        row.state = state
+        if row.id not in self._batch.fresh:
+            self._batch.dirty[row.id] = row
+
+    def _give_back(self, row: Row) -> None:
+        """Let a row wait again as if it had never been taken."""
+        owner = self.owners.get(row.owner or "")
+        if owner is not None:
+            owner.rows.pop(row.id, None)
+        self._handouts.pop(row.id, None)
+        row.owner = None
+        row.durable = False
+        self._move(row, WAITING)
+        self._offer(row)
+
+    def _fail(
+        self, row: Row, evidence: str, now: int, after: float | None, *, final: bool = False
+    ) -> None:
+        row.failures += 1
+        self._batch.endings[row.id] = (None, evidence)
+        self._handouts.pop(row.id, None)
+        if final or row.failures >= (row.limit or self.policy.max_attempts):
+            self._end(row, DEAD, now)
+            return
+        if after is None:
+            after = self.policy.delay(row.failures, self._chance())
+        row.owner = None
+        row.due = now + round(after * 1000)
+        self._move(row, WAITING)
+        self._offer(row)
+
+    def _end(self, row: Row, state: int, now: int) -> None:
+        row.owner = None
+        row.ended = now
+        self._move(row, state)
+        self._rows.pop(row.id, None)
+        self._ended.append((row.id, state))

@@ -1,0 +1,339 @@
+"""A queue as its workers and its clients reach it: over the keeper's socket.
+
+A worker's end never blocks and outlives the keeper: what was not confirmed is said again
+to the next one. A client's end blocks, and gives up when the keeper does.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+from graced.core.record import Record
+from graced.jobs import owners, wire
+from graced.jobs.job import Discarded, Done, Job, Postponed, Raised
+from graced.jobs.queue import QueueError, QueueGone
+from graced.jobs.wire import Kind, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from graced.jobs.job import Outcome
+
+READ = 1 << 16
+FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is gone
+LAST_RETRY = 1.0
+NUMBERS = {Done: 0, Raised: 1, Postponed: 2, Discarded: 3}
+
+
+class Address(Record):
+    """Where a worker finds its queue, and under which name it is known there."""
+
+    daemon_id: str
+    socket: str
+    file: str
+
+    @classmethod
+    def read(cls, text: str) -> Address:
+        """Return what :meth:`graced.jobs.keeper.Plan.address` wrote."""
+        return cls(*text.split("\n"))
+
+
+class WorkerEnd:
+    """One worker's end, see :class:`graced.jobs.queue.WorkerQueue`."""
+
+    def __init__(self, address: Address, worker: int) -> None:
+        self._address = address
+        self._owner = f"{address.daemon_id}:{worker}"
+        self.lock = owners.hold(address.file, self._owner)  # a subprocess may inherit it
+        self._sock: socket.socket | None = None
+        self._frames = wire.Frames()
+        self._out = bytearray()
+        self._hand: Job | None = None  # at work, or received and not yet given to the worker
+        self._arrived: Job | None = None
+        self._settles: list[tuple[Job, Outcome]] = []  # said, and not confirmed
+        self._confirmed = 0  # of those said on this connection
+        self._asked = False  # idle, and the keeper knows or will know
+        self._left = False
+        self._delay = FIRST_RETRY
+        self._next_try = 0.0
+
+    def fileno(self) -> int:
+        """Return the descriptor that turns readable when there is news, or -1."""
+        return -1 if self._sock is None else self._sock.fileno()
+
+    def ask(self) -> None:
+        """Say that this worker is idle; without effect if it has been said."""
+        if not self._asked and self._arrived is None:
+            self._asked = True
+            self._say(wire.frame(Kind.ASK))
+
+    def receive(self) -> Job | None:
+        """Return the job that was handed to this worker, or None; never block."""
+        if self._arrived is None:
+            self._connect()
+            self._read()
+        job, self._arrived = self._arrived, None
+        return job
+
+    def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
+        """Say how a job ended and, with ``more``, that the next may come; never block."""
+        if self._hand is job:
+            self._hand = None
+        self._settles.append((job, outcome))
+        self._asked = more
+        self._say(_settlement(job, outcome, more))
+
+    @property
+    def unsettled(self) -> int:
+        """How many settles have not been confirmed as durable."""
+        return len(self._settles)
+
+    def retry_in(self) -> float | None:
+        """Return in how many seconds to call ``receive`` even if nothing is readable."""
+        if self._sock is not None:
+            return None if not self._out else LAST_RETRY
+        return max(self._next_try - time.monotonic(), 0)
+
+    def leave(self) -> None:
+        """Say that this worker has nothing in hand and wants nothing more."""
+        self._hand = self._arrived = None
+        self._asked = False
+        self._left = True
+        self._say(wire.frame(Kind.LEAVE))
+
+    def close(self) -> None:
+        """Close the connection, without a word."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    # -- the connection
+
+    def _connect(self) -> None:
+        if self._sock is not None or time.monotonic() < self._next_try:
+            return
+        try:
+            self._sock = wire.connect(self._address.socket)
+        except OSError:  # no keeper at the moment: the main process is starting another
+            self._wait_longer()
+            return
+        self._delay = FIRST_RETRY
+        self._frames = wire.Frames()
+        self._confirmed = 0
+        self._out = bytearray(self._introduction())
+        self._push()
+
+    def _introduction(self) -> bytes:
+        """Say all that a keeper has to know of us, and what it may not have heard."""
+        held = [job for job, _ in self._settles] + ([self._hand] if self._hand else [])
+        said = {"owner": self._owner, "holds": [[job.id, job.attempt] for job in held]}
+        parts = [wire.frame(Kind.HELLO, wire.encode(said))]
+        parts += [_settlement(job, outcome, False) for job, outcome in self._settles]
+        if self._left:
+            parts.append(wire.frame(Kind.LEAVE))
+        elif self._asked:
+            parts.append(wire.frame(Kind.ASK))
+        return b"".join(parts)
+
+    def _wait_longer(self) -> None:
+        self._next_try = time.monotonic() + self._delay
+        self._delay = min(2 * self._delay, LAST_RETRY)
+
+    def _lost(self) -> None:
+        self.close()
+        self._wait_longer()
+
+    def _say(self, data: bytes) -> None:
+        if self._sock is None:
+            self._connect()  # which says it: it says all
+            return
+        if self._out:
+            self._out += data
+            self._push()
+            return
+        try:
+            sent = self._sock.send(data, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # _read() sees the end, after what was sent to us before it
+        if sent < len(data):
+            self._out += data[sent:]
+
+    def _push(self) -> None:
+        if self._sock is None or not self._out:
+            return
+        try:
+            del self._out[: self._sock.send(self._out, socket.MSG_NOSIGNAL)]
+        except BlockingIOError:
+            pass
+        except OSError:  # as above
+            self._out.clear()
+
+    def _read(self) -> None:
+        """Read all that has come. What a dead keeper has still sent counts too."""
+        sock = self._sock
+        if sock is None:
+            return
+        self._push()
+        try:
+            data = sock.recv(READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lost()
+            return
+        try:
+            for kind, body in self._frames.feed(data):
+                self._hear(kind, body)
+        except Protocol:
+            self._lost()
+        if self._arrived is None and self._sock is not None and len(data) == READ:
+            self._read()
+
+    def _hear(self, kind: int, body: bytes) -> None:
+        if kind == Kind.JOB:
+            self._take(body)
+        elif kind == Kind.SETTLED:
+            self._confirm(wire.COUNT.unpack(body)[0])
+        elif kind == Kind.REFUSED:
+            self._lost()
+
+    def _take(self, body: bytes) -> None:
+        id, attempt, submitted, confirmed = wire.HANDOUT.unpack_from(body)
+        self._confirm(confirmed)
+        self._asked = False
+        if self._left:
+            return
+        try:
+            payload = wire.decode(body[wire.HANDOUT.size :])
+        except Protocol as error:  # what has no payload cannot be worked on
+            job = Job(id, None, attempt, submitted / 1000)
+            self.settle(job, Discarded(evidence(f"the payload is {error}")), more=True)
+        else:
+            self._hand = self._arrived = Job(id, payload, attempt, submitted / 1000)
+
+    def _confirm(self, count: int) -> None:
+        del self._settles[: count - self._confirmed]
+        self._confirmed = count
+
+
+def evidence(reason: str, **facts: Any) -> str:
+    """Return what is kept of a failure, as JSON text."""
+    return wire.encode({"reason": reason, **facts}).decode()
+
+
+def _settlement(job: Job, outcome: Outcome, more: bool) -> bytes:
+    after, text = 0.0, ""
+    match outcome:
+        case Done(result):
+            text = result or ""
+        case Postponed(evidence, seconds):
+            text, after = evidence, seconds
+        case Raised(evidence) | Discarded(evidence):
+            text = evidence
+    number = NUMBERS[type(outcome)]
+    head = wire.SETTLEMENT.pack(job.id, job.attempt, number, more, after)
+    return wire.frame(Kind.SETTLE, head + text.encode())
+
+
+class ClientEnd:
+    """A client's end, see :class:`graced.jobs.queue.ClientQueue`."""
+
+    def __init__(self, path: str) -> None:
+        """Connect. QueueGone if nobody keeps the queue."""
+        try:
+            self._sock = wire.connect(path, blocking=True)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise QueueGone(f"{path}: no daemon keeps this queue") from None
+        except OSError as error:
+            raise QueueError(f"{path}: {error.strerror or error}") from None
+        self._frames = wire.Frames()
+        self._heard: list[tuple[int, bytes]] = []
+
+    def submit(
+        self, payloads: Sequence[str], delay: float = 0.0, max_attempts: int = 0
+    ) -> Sequence[int]:
+        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
+        body = wire.pack_payloads(payloads, delay, max_attempts)
+        answer = wire.decode(self._ask(Kind.SUBMIT, body, Kind.SUBMITTED))
+        return range(answer["first"], answer["first"] + answer["count"])
+
+    def stream(self, payloads: Iterable[str], delay: float = 0.0, max_attempts: int = 0) -> int:
+        """Accept any number of payloads, all or none, in bounded memory; return how many."""
+        self._ask(Kind.STREAM, b"", Kind.TAKEN_IN)
+        for chunk in chunks(payloads):
+            body = wire.pack_payloads(chunk, delay, max_attempts)
+            self._ask(Kind.CHUNK, body, Kind.TAKEN_IN)
+        end = wire.pack_payloads([], delay, max_attempts)
+        return int(wire.decode(self._ask(Kind.STREAM_END, end, Kind.SUBMITTED))["count"])
+
+    def wait(self, job: int) -> dict[str, Any]:
+        """Return the job's listing once it is done, dead or gone."""
+        return self._question(Kind.WAIT, {"id": job})  # type: ignore[no-any-return]
+
+    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return a page of jobs in the order of their ids, beginning after one."""
+        wanted = {"state": state, "after": after, "limit": limit}
+        return self._question(Kind.LIST, wanted)  # type: ignore[no-any-return]
+
+    def retry(self, ids: Sequence[int]) -> dict[int, str]:
+        """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
+        refused = self._question(Kind.RETRY, {"ids": list(ids)})
+        return {int(id): why for id, why in refused.items()}
+
+    def drop(self, ids: Sequence[int]) -> dict[int, str]:
+        """Forget jobs that nobody works on; return the refusals by id."""
+        refused = self._question(Kind.DROP, {"ids": list(ids)})
+        return {int(id): why for id, why in refused.items()}
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many jobs there are in each state, and the age of the oldest due one."""
+        return self._question(Kind.COUNTS, {})  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._sock.close()
+
+    def _question(self, kind: Kind, value: object) -> Any:
+        return wire.decode(self._ask(kind, wire.encode(value), Kind.ANSWER))
+
+    def _ask(self, kind: Kind, body: bytes, expected: Kind) -> bytes:
+        try:
+            self._sock.sendall(wire.frame(kind, body), socket.MSG_NOSIGNAL)
+            answer, said = self._next()
+        except (OSError, struct.error, Protocol) as error:
+            raise QueueGone(f"the queue's keeper is gone: {error}") from None
+        if answer == Kind.REFUSED:
+            raise QueueError(said.decode(errors="replace"))
+        if answer != expected:
+            raise QueueError("the queue's keeper is of another version; restart the daemon")
+        return said
+
+    def _next(self) -> tuple[int, bytes]:
+        while not self._heard:
+            data = self._sock.recv(READ)
+            if not data:
+                raise Protocol("it has closed the connection")
+            self._heard += self._frames.feed(data)
+        return self._heard.pop(0)
+
+
+def chunks(payloads: Iterable[str]) -> Iterable[list[str]]:
+    """Yield the payloads in batches of a size that the keeper takes at once."""
+    chunk: list[str] = []
+    size = 0
+    for payload in payloads:
+        chunk.append(payload)
+        size += len(payload)
+        if len(chunk) >= wire.CHUNK_JOBS or size >= wire.CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
