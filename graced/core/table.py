@@ -126,9 +126,9 @@ def size(number: int | None) -> str:
     """Return a number of bytes in its largest unit: 24.0M."""
     if number is None:
         return "-"
-    value, unit = float(number), ""
-    for unit in ("", "K", "M", "G", "T"):  # noqa: B007 - the last one is what is shown
-        if value < 1024:
-            break
-        value /= 1024
-    return f"{value:.1f}{unit}" if unit else f"{number}"
+    if number < 1024:
+        return str(number)
+    value, units = number / 1024, "KMGT"
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.1f}{units[0]}"

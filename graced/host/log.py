@@ -80,6 +80,14 @@ def _worded(message: object, args: tuple[object, ...]) -> str:
         return f"{_printed(message)} (with {_printed(args)}: {_printed(error)})"
 
 
+def _traceback(error: BaseException) -> str:
+    try:
+        from traceback import format_exception
+    except ImportError:  # user code may have spoilt sys.path, or the user may not read the library
+        return f"{type(error).__name__}: {_printed(error)}"
+    return "".join(format_exception(error))
+
+
 def _quoted(value: object) -> str:
     text = one_line(_printed(value))
     if text and not any(c in text for c in ' "='):
@@ -98,6 +106,8 @@ def _origin(bound: Fields) -> str:
 def _told(bound: Fields, message: str, fields: Fields) -> list[str]:
     """Return the record as harmless lines, the first with its origin and fields."""
     extra = {k: v for k, v in {**bound, **fields}.items() if k not in _ORIGIN}
+    if "pool" in bound and extra.get("logger") == bound["pool"]:
+        del extra["logger"]  # the worker's own: who speaks is said already
     first, *rest = harmless(message).rstrip("\n").split("\n")
     pairs = "".join(f" {k}={_quoted(v)}" for k, v in extra.items())
     return [harmless(_origin(bound)) + first + pairs, *("    " + line for line in rest)]
@@ -433,9 +443,7 @@ class Log:
 
     def failure(self, message: str, error: BaseException | None, fields: Fields) -> None:
         """Write `message` and the traceback of `error` as one record."""
-        from traceback import format_exception
-
-        told = "" if error is None else "\n" + "".join(format_exception(error))
+        told = "" if error is None else "\n" + _traceback(error)
         self.write("error", message + told, fields)
 
     def enabled(self, level: str) -> bool:

@@ -201,6 +201,20 @@ def test_an_exception_is_one_record(pipe: Pipe) -> None:
     assert told["rounds"] == 3
 
 
+def test_a_workers_own_logger_is_not_named_twice(pipe: Pipe) -> None:
+    log = Log("info", "journal", pipe[1]).bind(pool="jobs", slot=1)
+    log.info("a", logger="jobs")
+    log.info("b", logger="jobs.http")
+    who = f"<6>jobs/1[{os.getpid()}]: "
+    assert taken(pipe[0]).splitlines() == [who + "a", who + "b logger=jobs.http"]
+
+
+def test_a_traceback_without_a_library(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "traceback", None)
+    Log("info", "journal", pipe[1]).failure("it broke", KeyError("x"), {})
+    assert taken(pipe[0]) == "<3>it broke\n<3>    KeyError: 'x'\n"
+
+
 def test_an_exception_may_be_handed_over(pipe: Pipe) -> None:
     ours = Log("info", "journal", pipe[1])
     ours.exception("it broke", KeyError("x"))

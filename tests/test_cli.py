@@ -1,0 +1,508 @@
+"""The commands: each against a daemon of paper, a few against the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import DEADLINE, ROOT, Daemon, pidfd, wait_gone
+
+from graced import cli
+from graced.host.control import ControlServer
+
+Reply = dict[str, Any] | None
+
+
+class Paper:
+    """A control socket in a thread: each command has one answer; None hangs up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.server = ControlServer(self.path)
+        self.answers: dict[str, Reply] = {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.came = threading.Event()
+        self._end, self._ended = os.pipe()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            self.server.register(selector)
+            selector.register(self._end, selectors.EVENT_READ, None)
+            while True:
+                for key, events in selector.select():
+                    if key.data is None:
+                        self.server.close()
+                        return
+                    key.data(events)
+                for request in self.server.take():
+                    self.asked.append((request.command, request.arguments))
+                    self.came.set()
+                    if request.command in self.answers:
+                        answer = self.answers[request.command]
+                        if answer is None:
+                            request.client.close()
+                        else:
+                            self.server.reply(request, answer)
+
+    def close(self) -> None:
+        os.write(self._ended, b"x")
+        self._thread.join()
+        os.close(self._end)
+        os.close(self._ended)
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Iterator[Paper]:
+    paper = Paper(tmp_path / "control.sock")
+    yield paper
+    paper.close()
+
+
+def graced(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "graced", *words]
+    given = {"capture_output": True, "text": True, "timeout": DEADLINE, **options}
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("GRACED")}
+    given["env"] = {**environ, "PYTHONPATH": str(ROOT), **options.get("env", {})}
+    return subprocess.run(line, check=False, **given)
+
+
+# What is asked and what is printed
+
+
+def test_status_for_programs_and_for_people(paper: Paper) -> None:
+    status = {"name": "shop", "pid": 812, "pools": {"jobs": {"target": 2}}, "text": "→"}
+    paper.answers["status"] = {"ok": True, "status": status}
+    done = graced("status", "--json", "--socket", paper.path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == status
+    done = graced("status", env={"GRACED_SOCKET": paper.path})
+    assert done.returncode == 0
+    assert "shop (pid 812" in done.stdout
+    assert paper.asked == [("status", {})] * 2
+
+
+def test_scale(paper: Paper) -> None:
+    paper.answers["scale"] = {"ok": True, "pool": "jobs", "from": 2, "to": 3}
+    done = graced("scale", "jobs", "3", "--socket", paper.path)
+    assert (done.returncode, done.stdout) == (0, "jobs: 2 → 3 workers\n")
+    assert paper.asked == [("scale", {"pool": "jobs", "workers": 3})]
+
+
+def test_arrows_need_no_locale(paper: Paper) -> None:
+    paper.answers["scale"] = {"ok": True, "pool": "jobs", "from": 2, "to": 3}
+    environ = {"PYTHONIOENCODING": "ascii"}
+    done = graced("scale", "jobs", "3", "--socket", paper.path, env=environ)
+    assert (done.returncode, done.stdout) == (0, "jobs: 2 \\u2192 3 workers\n")
+
+
+def test_stacks(paper: Paper) -> None:
+    paper.answers["stacks"] = {
+        "ok": True,
+        "stacks": [
+            {"process": "main", "pid": 1, "stack": "a\nb\n"},
+            {"process": "worker", "pid": 2, "pool": "p", "slot": 0, "generation": 1, "stack": "c"},
+        ],
+    }
+    done = graced("stacks", "--socket", paper.path)
+    assert done.stdout == (
+        "== main process (pid 1)\na\nb\n\n== worker p/0 (pid 2, generation 1)\nc\n\n"
+    )
+
+
+def test_reload(paper: Paper) -> None:
+    paper.answers["reload"] = {"ok": True, "generation": 3}
+    done = graced("reload", "--socket", paper.path)
+    assert (done.returncode, done.stdout) == (0, "reloaded: generation 3\n")
+    paper.answers["reload"] = {"ok": False, "error": "config.yaml:7:5: no"}
+    done = graced("reload", "--socket", paper.path)
+    assert (done.returncode, done.stderr) == (1, "graced: config.yaml:7:5: no\n")
+
+
+@pytest.mark.parametrize("answer", [None, {"ok": False}, {"ok": False, "error": "a\x1b[2Jb"}])
+def test_trouble_is_one_line(paper: Paper, answer: Reply) -> None:
+    paper.answers["status"] = answer
+    done = graced("status", "--socket", paper.path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("graced: ")
+    assert done.stderr.count("\n") == 1
+    assert "\x1b" not in done.stderr
+
+
+# Finding the daemon
+
+
+def test_the_configuration_leads_to_the_daemon_though_it_is_wrong(
+    paper: Paper, tmp_path: Path
+) -> None:
+    paper.answers["reload"] = {"ok": True}
+    (tmp_path / "config.yaml").write_text("runtime_dir: .\nnonsense: 1\n")
+    assert graced("reload", "-c", str(tmp_path / "config.yaml")).returncode == 0
+    assert graced("reload", cwd=tmp_path).returncode == 0
+    assert graced("reload", "--set", f"runtime_dir={tmp_path}").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["reload"], ["stop"], ["stop", "--now"], ["scale", "a", "1"], ["stacks"]]
+)
+def test_nobody_there(tmp_path: Path, words: list[str]) -> None:
+    done = graced(*words, "--socket", str(tmp_path / "none"))
+    assert done.returncode == 3
+    assert done.stderr == f"graced: no daemon answers at {tmp_path}/none; is it started?\n"
+
+
+# Bad command lines
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["fly"],
+        ["-c", "x"],
+        ["run", "more"],
+        ["run", "-c"],
+        ["run", "--set"],
+        ["run", "--set", "novalue"],
+        ["run", "--conf", "x"],
+        ["run", "--pidfile", "x"],
+        ["run", "--", "x"],
+        ["status", "--jsn"],
+        ["scale", "jobs"],
+        ["scale", "jobs", "many"],
+        ["scale", "jobs", "-1"],
+        ["submit", "--delay", "soon"],
+        ["submit", "--max-attempts", "x"],
+        ["jobs", "fly"],
+        ["jobs", "--state", "lost"],
+    ],
+    ids=" ".join,
+)
+def test_bad_command_lines(words: list[str]) -> None:
+    done = graced(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "graced" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", *(name for name, *_ in cli.COMMANDS)])
+def test_help(command: str) -> None:
+    done = graced(*[command][: bool(command)], "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: graced")
+
+
+def test_version() -> None:
+    done = graced("--version")
+    assert (done.returncode, done.stdout) == (0, "graced 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "plain"),
+    [
+        (["run"], (None, [])),
+        (["run", "-c", "a"], ("a", [])),
+        (["run", "--config=a=b", "--set", "x=y", "--set=z="], ("a=b", ["x=y", "z="])),
+        (["run", "-c", "a", "-c", "b"], ("b", [])),
+        (["run", "-ca"], None),
+        (["run", "-c=a"], None),
+        (["run", "-c", "-x"], None),
+        (["run", "-c"], None),
+        (["run", "--set", "x"], None),
+        (["run", "--daemonize"], None),
+        (["run", "--help"], None),
+        (["check"], None),
+        ([], None),
+    ],
+)
+def test_the_short_way_understands_what_argparse_does(
+    words: list[str], plain: tuple[str | None, list[str]] | None
+) -> None:
+    assert cli._plain_run(words) == plain
+    if plain is not None:
+        args = cli._parsed(words)
+        assert (args.config, args.set) == plain
+        assert not args.daemonize
+
+
+def test_a_command_line_for_a_job_is_left_as_it_is() -> None:
+    args = cli._parsed(["submit", "--wait", "--", "convert", "--json", "-x", "--", "--set"])
+    assert args.words == ["convert", "--json", "-x", "--", "--set"]
+    assert args.wait
+    assert args.json is None
+    assert cli._parsed(["submit", "--json", "-", "--delay", "1m"]).delay == 60.0
+    assert cli._parsed(["submit", "--json", "-5"]).json == "-5"
+    args = cli._parsed(["jobs", "retry", "3", "4"])
+    assert (args.action, args.ids) == ("retry", ["3", "4"])
+    assert cli._parsed(["jobs", "--state", "dead", "--json"]).action is None
+
+
+# Pipes and keys
+
+
+def test_a_reader_that_left(paper: Paper) -> None:
+    status = {"pools": {}, "text": "x" * 1_000_000}
+    paper.answers["status"] = {"ok": True, "status": status}
+    read, write = os.pipe()
+    os.close(read)
+    done = graced("status", "--json", "--socket", paper.path, capture_output=False, stdout=write,
+                  stderr=subprocess.PIPE)  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_disk(paper: Paper) -> None:
+    paper.answers["reload"] = {"ok": True}
+    with open("/dev/full", "wb") as full:
+        done = graced("reload", "--socket", paper.path, capture_output=False, stdout=full,
+                      stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "No space left" in done.stderr
+
+
+def test_closed_standard_streams(paper: Paper) -> None:
+    paper.answers["reload"] = {"ok": True}
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "graced"]
+    line = [*shell, "reload", "--socket", paper.path]
+    assert subprocess.run(line, cwd=ROOT, timeout=DEADLINE, check=False).returncode == 0
+
+
+def test_ctrl_c_in_a_client_is_quiet(paper: Paper) -> None:
+    line = [sys.executable, "-m", "graced", "reload", "--socket", paper.path]
+    with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert paper.came.wait(DEADLINE)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+# Stopping
+
+
+STOPS = """
+import os, selectors, sys, time
+from graced.host.control import ControlServer
+server = ControlServer(sys.argv[1])
+selector = selectors.DefaultSelector()
+server.register(selector)
+print(flush=True)
+while not (requests := server.take()):
+    for key, events in selector.select():
+        key.data(events)
+server.reply(requests[0], eval(sys.argv[2]))
+server.close(1)
+os.write(1, b"closed\\n")
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "error"),
+    [
+        ({"ok": True, "code": 0, "error": None}, 0, ""),
+        (
+            {"ok": False, "code": 1, "error": "1 worker was killed"},
+            1,
+            "graced: 1 worker was killed\n",
+        ),
+        ({"ok": True}, 0, ""),
+    ],
+)
+def test_stop_waits_until_the_process_is_gone(
+    tmp_path: Path, reply: dict[str, Any], code: int, error: str
+) -> None:
+    path = str(tmp_path / "s")
+    line = [sys.executable, "-c", STOPS, path, repr(reply)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(line, cwd=ROOT, **pipes) as daemon:  # type: ignore[call-overload]
+        assert daemon.stdout.readline() == b"\n"
+        client = [sys.executable, "-m", "graced", "stop", "--socket", path]
+        with (
+            subprocess.Popen(client, cwd=ROOT, stderr=subprocess.PIPE, text=True) as stop,
+            pidfd(stop.pid) as ending,
+        ):
+            assert daemon.stdout.readline() == b"closed\n"
+            with selectors.DefaultSelector() as selector:
+                selector.register(ending, selectors.EVENT_READ)
+                assert not selector.select(0.3), "the daemon's process is still there"
+            daemon.stdin.close()
+            assert stop.wait(DEADLINE) == code
+            assert stop.stderr is not None
+            assert stop.stderr.read() == error
+
+
+def test_a_daemon_that_dies_while_stopping(paper: Paper) -> None:
+    paper.answers["stop"] = None
+    done = graced("stop", "--now", "--socket", paper.path)
+    assert done.returncode == 1
+    assert "went away before it answered" in done.stderr
+    assert paper.asked == [("stop", {"now": True})]
+
+
+# check
+
+
+CHECKS: list[tuple[str, str | None]] = [
+    ("from graced import Worker\nclass Mine(Worker): pass\n", None),
+    ("import sys\nprint('hello')\nsys.stdin.read()\nfrom graced import Worker\n"
+     "class Mine(Worker): pass\n", None),
+    ("import nonexistent", "nonexistent"),
+    ("class Mine(:", "SyntaxError"),
+    ("x = 1", "has no class 'Mine'"),
+    ("class Mine: pass", "not a subclass of graced.Worker"),
+    ("raise SystemExit(3)", "sys.exit"),
+    ("import os; os._exit(9)", "its import ended the process: exit status 9"),
+    ("import os; os.kill(os.getpid(), 11)", "its import ended the process: killed by SIGSEGV"),
+    ("import time; time.sleep(3600)", "its import hangs, or takes longer than ready_timeout (1s)"),
+    ("import os\nif os.fork() == 0:\n  import time; time.sleep(3600)\nos._exit(3)", "status 3"),
+    ("raise RuntimeError('a' * 100000)", "RuntimeError"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "said"), CHECKS, ids=[str(n) for n in range(len(CHECKS))])
+def test_check_tells_why_a_class_cannot_be_had(daemon: Daemon, code: str, said: str | None) -> None:
+    daemon.module("mine", code)
+    daemon.pool("mine:Mine", path=["."], ready_timeout="1s")
+    done = daemon.run("check")
+    assert "Traceback" not in done.stderr
+    if said is None:
+        assert (done.returncode, done.stdout) == (0, f"{daemon.config}: ok\n"), done.stderr
+    else:
+        assert (done.returncode, done.stdout) == (78, "")
+        assert done.stderr.count("\n") == 1
+        place = re.escape(str(daemon.config)) + r":\d+:13: pools\.jobs\.worker: "
+        assert re.match(place, done.stderr)
+        assert said in done.stderr
+    daemon.nothing_left()
+
+
+def test_check_tells_of_every_pool(daemon: Daemon) -> None:
+    pools = {name: {"worker": f"{name}:No"} for name in ("one", "two")}
+    done = daemon.configure({**pools, "good": {"worker": "crew:Idle"}}).run("check", "--show")
+    assert done.returncode == 78
+    assert done.stderr.count("\n") == 2
+    assert "pools.one.worker" in done.stderr
+    assert "pools.two.worker" in done.stderr
+    assert "drain_timeout" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_check_is_the_user_before_it_runs_users_code(daemon: Daemon) -> None:
+    daemon.module("mine", "import os\nraise RuntimeError(f'I am {os.geteuid()}')")
+    daemon.configure({"jobs": {"worker": "mine:Mine", "path": ["."]}}, user="nobody")
+    said = daemon.run("check").stderr
+    assert "I am 65534" in said or "Permission" in said or "No module" in said
+    daemon.configure({"jobs": {"worker": "mine:Mine"}}, user="no-such-user")
+    assert "no-such-user" in daemon.run("check").stderr
+
+
+# The classic daemon
+
+
+def detached(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+    return daemon.run("run", "--daemonize", "--pidfile", str(daemon.short / "pid"), *words)
+
+
+@pytest.fixture
+def with_log(daemon: Daemon) -> Daemon:
+    daemon.configure({"jobs": {"worker": "crew:Idle"}}, log={"file": str(daemon.short / "log")})
+    return daemon
+
+
+def test_a_daemon_that_left_the_terminal(with_log: Daemon) -> None:
+    done = detached(with_log)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    status = with_log.status()
+    assert status["ready"]
+    pid = status["pid"]
+    assert (with_log.short / "pid").read_text() == f"{pid}\n"
+    assert os.getsid(pid) not in (pid, os.getsid(0)), "a session of its own, and not its leader"
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    for fd, name in enumerate(
+        ("/dev/null", str(with_log.short / "log"), str(with_log.short / "log"))
+    ):
+        assert os.readlink(f"/proc/{pid}/fd/{fd}") == name
+    assert with_log.run("reload").returncode == 0
+    assert detached(with_log).returncode == 75
+    os.rename(with_log.short / "log", with_log.short / "log.1")
+    os.kill(pid, signal.SIGUSR1)
+    with_log.until((with_log.short / "log").exists)
+    assert with_log.run("stop").returncode == 0
+    assert not (with_log.short / "pid").exists()
+    with_log.nothing_left()
+
+
+def test_a_stale_pidfile_does_not_block(with_log: Daemon) -> None:
+    assert detached(with_log).returncode == 0
+    pid = with_log.status()["pid"]
+    with pidfd(pid):
+        os.kill(pid, signal.SIGKILL)
+        wait_gone([pid])
+    assert (with_log.short / "pid").exists()
+    with_log.nothing_left()
+    assert detached(with_log).returncode == 0
+    assert with_log.run("stop", "--now").returncode == 0
+
+
+def test_a_daemon_that_cannot_start_says_why_on_the_terminal(with_log: Daemon) -> None:
+    (with_log.short / "log").write_text("old\n")
+    done = detached(with_log, "--set", "pools.jobs.worker=crew:FailsInSetup")
+    assert done.returncode == 1
+    assert "no database at db.example:5432" in done.stderr
+    assert "old" not in done.stderr
+    with_log.nothing_left()
+    assert not (with_log.short / "pid").exists()
+
+
+def test_what_can_be_told_before_leaving_is(with_log: Daemon) -> None:
+    done = detached(with_log, "--set", "pools.jobs.workers=many")
+    assert done.returncode == 78
+    assert "pools.jobs.workers" in done.stderr
+    done = detached(with_log, "--set", "log.file=null")
+    assert done.returncode == 78
+    assert "set log.file to a file" in done.stderr
+    done = with_log.run("run", "--daemonize", "--pidfile", "/nowhere/pid")
+    assert done.returncode == 78
+    assert "/nowhere/pid: No such file or directory; give another --pidfile" in done.stderr
+
+
+def test_a_daemon_killed_while_it_starts(with_log: Daemon) -> None:
+    result: list[subprocess.CompletedProcess[str]] = []
+    words = ("--set", "pools.jobs.worker=crew:SlowSetup", "--set", "pools.jobs.ready_timeout=60s")
+    thread = threading.Thread(target=lambda: result.append(detached(with_log, *words)))
+    thread.start()
+    pid = with_log.until(lambda: _number(with_log.short / "pid"))
+    with_log.until((with_log.short / "run" / "control.sock").exists)
+    os.kill(pid, signal.SIGKILL)
+    thread.join(DEADLINE)
+    assert result[0].returncode == 1
+    assert "died while it was starting" in result[0].stderr
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+# Start-up
+
+
+def test_help_and_clients_do_not_load_the_supervisor() -> None:
+    code = "import sys\nfrom graced.cli import main\nmain(sys.argv[1:])\nprint(*sys.modules)"
+    line = [sys.executable, "-c", code, "status", "--socket", "/nowhere/s"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert "graced.supervisor" not in done.stdout.split()
+    assert "yaml" not in done.stdout.split()
