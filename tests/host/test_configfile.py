@@ -676,6 +676,14 @@ def test_wrong_files_without_the_c_library(case: str, monkeypatch: pytest.Monkey
         assert line.startswith(beginning), line
 
 
+def test_half_a_character_without_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    assert problems(POOL + 'runtime_dir: "\\ud800"') == [
+        "config.yaml:2:14: runtime_dir: is not a Unicode text; leave out \\ud800 to \\udfff",
+        "config.yaml:2:14: runtime_dir: '' cannot be a path; write a path",
+    ]
+
+
 def test_the_file_is_called_what_the_user_calls_it(here: Path) -> None:
     write(f"name: 1\n{POOL}", "sub/x.yaml")
     for path in ("sub/x.yaml", f"{here}/sub/x.yaml", "./sub/../sub/x.yaml"):
@@ -926,6 +934,14 @@ def test_variables(here: Path) -> None:
     assert reading.sources["pools.my-pool.backoff.limit"] == (
         "$GRACED__POOLS__MY_POOL__BACKOFF__LIMIT"
     )
+
+
+def test_a_longer_variable_counts_over_a_shorter_one() -> None:
+    environ = {
+        "graced__pools__jobs__backoff": "{first: 2, limit: 3}",
+        "GRACED__POOLS__JOBS__BACKOFF__LIMIT": "4",
+    }
+    assert pool("", **environ).backoff == Backoff(2.0, limit=4.0)
 
 
 def test_a_variable_finds_its_pool_by_the_nearest_name() -> None:
