@@ -112,8 +112,9 @@ def _few(problems: list[Problem]) -> tuple[Problem, ...]:
 
 
 def _missing_advice(path: str, environ: Mapping[str, str]) -> str:
-    if path == environ.get("GRACED_CONFIG"):
+    whole = os.path.abspath(path)
+    if whole == os.path.abspath(environ.get("GRACED_CONFIG") or whole + "/none"):
         return "check $GRACED_CONFIG"
-    if path in PLACES:
+    if whole in map(os.path.abspath, PLACES):
         return f"write ./{PLACES[0]} or {PLACES[1]}, or name a file with -c or $GRACED_CONFIG"
     return "check the path after -c"

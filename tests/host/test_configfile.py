@@ -728,6 +728,8 @@ def unreadable(path: str, **environ: str) -> str:
 def test_no_file() -> None:
     places = "write ./config.yaml or /etc/graced/config.yaml, or name a file with -c or"
     assert unreadable("config.yaml").startswith(f"config.yaml: no such file; {places}")
+    whole = os.path.abspath("config.yaml")
+    assert unreadable(whole).startswith(f"{whole}: no such file; {places}")
     assert unreadable("x/y.yaml") == "x/y.yaml: no such file; check the path after -c"
     assert unreadable("x", GRACED_CONFIG="x") == "x: no such file; check $GRACED_CONFIG"
 
