@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import rows_change, rows_cost, rows_life  # noqa: F401  # they enter their rows
+from benchmarks import rows_life, rows_reload, rows_rest  # noqa: F401  # they enter their rows
 from benchmarks.bench import ROWS, Bench
 from benchmarks.contenders import PEERS, install_peers
 from benchmarks.stage import Trouble

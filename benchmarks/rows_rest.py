@@ -1,4 +1,4 @@
-"""What a pool costs while it does nothing: wake-ups and memory."""
+"""What a pool costs at rest: wake-ups and memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _calls(contender: Contender) -> float:
         time.sleep(SETTLED)
         out = stage.home / "strace"
         pids = [part for pid in stage.tree() for part in ("-p", str(pid))]
-        strace = subprocess.Popen(["strace", "-f", "-ttt", "-o", str(out), *pids])
+        strace = subprocess.Popen(["strace", "-q", "-f", "-ttt", "-o", str(out), *pids])
         began = _attached(out)
         time.sleep(WATCHED)
         ended = time.time()
