@@ -36,6 +36,14 @@ class Round(Enum):
     DOOMED = "doomed"  # the worker is killed for it
 
 
+class Verdict(Enum):
+    """Why a worker is to be killed."""
+
+    STUCK = "stuck"  # for the round in hand, and only while it lasts
+    LADDER = "ladder"  # it had its time on every rung
+    FORCED = "forced"  # whatever it holds
+
+
 class Member:
     """A worker of a pool. The rung it is on began at ``rung_at``."""
 
@@ -51,6 +59,7 @@ class Member:
         "kill_at",
         "leased",
         "nudge_at",
+        "overdue_text",
         "pid",
         "round",
         "rung_at",
@@ -59,6 +68,7 @@ class Member:
         "settings",
         "slot",
         "state",
+        "verdict",
         "wants",
         "zygote",
     )
@@ -85,6 +95,8 @@ class Member:
         self.wants: str | None = None  # why it is to be replaced by a like one
         self.failure: str | None = None  # why the core ends it, if that is a death
         self.round = Round.FINE
+        self.overdue_text = ""
+        self.verdict: Verdict | None = None
         self.kill_at: float | None = None  # when a kill that is wanted is tried (again)
         self.age_limit: float | None = None
         self.acked = 0
@@ -156,7 +168,7 @@ class Member:
     def leases(self, leased: float, held_until: float | None) -> None:
         """The ladder's clock stands still while a lease holds."""
         self.leased = leased
-        self.held_until = held_until
+        self.held_until = None if self.state is State.KILLED else held_until
 
     def drain(self, now: float) -> list[Action]:
         """Ask it to finish the round in hand."""
@@ -173,23 +185,30 @@ class Member:
         self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
         return self._nudge(now)
 
-    def kill(self, now: float, *, force: bool) -> list[Action]:
-        """Ask for its end; ``force`` asks no lease. Tried again until it is answered."""
+    def kill(self, now: float, verdict: Verdict) -> list[Action]:
+        """Ask for its end. Tried again until it is answered."""
+        self.verdict = verdict
         self.kill_at = now + AGAIN
         if self.pid is None:
             return []
-        stuck = self.round is Round.DOOMED and self.state in (State.READY, State.DRAINING)
-        return [Kill(self.id, force=force, stuck=stuck and not force)]
+        force, stuck = verdict is Verdict.FORCED, verdict is Verdict.STUCK
+        return [Kill(self.id, force=force, stuck=stuck)]
 
     def killed(self, now: float) -> None:
         """SIGKILL is on its way."""
+        if self.verdict is Verdict.STUCK:
+            self.failure = self.overdue_text
         self._rung(State.KILLED, STILL_THERE, now)
         self.held_until = self.nudge_at = self.kill_at = None
 
     def spawned(self, pid: int, now: float) -> list[Action]:
         """It has a process now; what it was asked before reaches it."""
         self.pid = pid
-        self.kill_at = None
+        if self.verdict is Verdict.FORCED:
+            return self.kill(now, self.verdict)
+        if self.verdict is Verdict.LADDER:  # it has not heard of any rung yet
+            self.verdict = self.kill_at = None
+            self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
         return self._nudge(now) if self.leaving else []
 
     def tick(self, now: float) -> list[Action]:
@@ -197,8 +216,8 @@ class Member:
         actions: list[Action] = []
         if self.age_limit is not None and now >= self.age_limit and self.wants is None:
             self.wants = "max_age"
-        if self._over(self.kill_at, now):
-            actions += self.kill(now, force=False)
+        if self.verdict is not None and self._over(self.kill_at, now):
+            actions += self.kill(now, self.verdict)
         elif self._over(self.rung_end(), now):
             actions += self._next_rung(now)
         elif self.nudge_at is not None and now >= self.nudge_at:
@@ -224,9 +243,9 @@ class Member:
             return self.interrupt(now)
         if self.state is State.KILLED:
             self._rung(State.KILLED, STILL_THERE, now)
-            return self.kill(now, force=True)
-        self.rung_length = None
-        return self.kill(now, force=False)
+            return self.kill(now, Verdict.FORCED)
+        self.rung_length = self.nudge_at = None
+        return self.kill(now, Verdict.LADDER)
 
     def _rung(self, state: State, length: float, now: float) -> None:
         self.state = state
@@ -240,12 +259,12 @@ class Member:
 
     # -- a round that takes too long --------------------------------------------
 
-    def overdue(self, failure: str) -> bool:
+    def overdue(self, text: str) -> bool:
         """Its round is past its deadline; returns whether that is news."""
         if self.round is not Round.FINE or self.state not in (State.READY, State.DRAINING):
             return False
         self.round = Round.OVERDUE
-        self.failure = failure
+        self.overdue_text = text
         return True
 
     def stack_printed(self, now: float) -> list[Action]:
@@ -253,12 +272,13 @@ class Member:
         if self.round is not Round.OVERDUE or self.state is State.KILLED:
             return []
         self.round = Round.DOOMED
-        return self.kill(now, force=False)
+        return self.kill(now, Verdict.STUCK) if self.verdict is None else []
 
     def recovered(self) -> None:
         """The overdue round ended before the kill."""
         self.round = Round.FINE
-        self.failure = self.kill_at = None
+        if self.verdict is Verdict.STUCK:
+            self.verdict = self.kill_at = None
 
 
 def seconds(value: float) -> str:

@@ -21,7 +21,7 @@ from graced.core.actions import (
     WatchRounds,
 )
 from graced.core.backoff import Backoff, Birth, wait
-from graced.core.member import Member, State, seconds
+from graced.core.member import Member, State, Verdict, seconds
 from graced.core.settings import Pool as Settings
 
 TYPE_CHECKING = False
@@ -201,7 +201,7 @@ class Pool:
     def kill(self, now: float) -> None:
         """Kill every worker, leases or not."""
         for member in list(self.members.values()):
-            self._do(member.kill(now, force=True))
+            self._do(member.kill(now, Verdict.FORCED))
 
     def scale(self, workers: int) -> None:
         """Change the number of workers until the next reload."""
@@ -321,13 +321,15 @@ class Pool:
         reason = member.failure or reason
         if self.candidate is not None and member.id == self.candidate.canary:
             self.candidate.failure = reason
-        if member.state is State.KILLED and member.failure is None:
+        killed = member.state is State.KILLED and not planned
+        if killed and (member.failure is None or self.mode is not Mode.UP):
             self.kills += 1
-            self.backoff.left(member.id, now)
-            self._say("warning", f"worker {member.label} had to be killed", member)
-        elif planned and member.failure is None:
+        if planned and member.failure is None:
             self.backoff.left(member.id, now)
             self._say("info", f"worker {member.label} left after {count(rounds)}", member)
+        elif killed and member.failure is None:
+            self.backoff.left(member.id, now)
+            self._say("warning", f"worker {member.label} had to be killed", member)
         else:
             self._unplanned(member, reason, rounds, good, at, now)
 
