@@ -23,6 +23,7 @@ class Birth(Enum):
     PROBE = "probe"  # in back-off
     SUCCESSOR = "successor"  # ahead of one that is to leave
     CANARY = "canary"  # the first of a new generation
+    REFUSED = "refused"  # the same, once its generation was refused: it says nothing of another
 
 
 class Backoff:

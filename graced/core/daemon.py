@@ -143,7 +143,7 @@ class Daemon:
         pool, zygote = found
         match event:
             case ev.Imported():
-                pool.imported(zygote)
+                pool.imported(zygote, now)
             case ev.ImportFailed(_, reason):
                 pool.zygote_failed(zygote, reason, now)
             case ev.ZygoteDied(_, reason):

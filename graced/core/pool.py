@@ -64,7 +64,7 @@ class Stage(Enum):
 class Zygote:
     """A process that forks workers of one generation."""
 
-    __slots__ = ("deadline", "generation", "id", "settings", "stage")
+    __slots__ = ("deadline", "generation", "id", "ready_at", "settings", "stage")
 
     def __init__(self, zygote: int, settings: Settings, generation: int, now: float) -> None:
         self.id = zygote
@@ -72,6 +72,7 @@ class Zygote:
         self.generation = generation
         self.stage = Stage.IMPORTING
         self.deadline: float | None = now + settings.ready_timeout
+        self.ready_at: float | None = None  # when it had loaded the code
 
 
 class Candidate:
@@ -163,8 +164,8 @@ class Pool:
 
     @property
     def renewed(self) -> bool:
-        """Whether each slot has a ready worker of this generation, and no other stays."""
-        return self.all_ready and not any(self._outdated(m) for m in self.staying())
+        """Whether each slot has a ready worker of this generation, and no older one stays."""
+        return self.all_ready and all(m.generation == self.generation for m in self.staying())
 
     @property
     def gone(self) -> bool:
@@ -176,7 +177,7 @@ class Pool:
         times: list[float | None] = [m.deadline() for m in self.members.values()]
         times += [z.deadline for z in self.zygotes.values()]
         if self.mode is Mode.UP:
-            times += [self.backoff.next_start, self._probe_reset(), self._import_again]
+            times += [self._probe_start(), self._probe_reset(), self._import_again]
         return min((time for time in times if time is not None), default=None)
 
     # -- start and stop -------------------------------------------------------
@@ -209,13 +210,13 @@ class Pool:
 
     # -- zygotes --------------------------------------------------------------
 
-    def imported(self, zygote: Zygote) -> None:
+    def imported(self, zygote: Zygote, now: float) -> None:
         """The zygote has loaded the code."""
         if zygote.stage is not Stage.IMPORTING:
             return
         zygote.stage = Stage.READY
         zygote.deadline = None
-        self._import_failures = 0
+        zygote.ready_at = now
         if self.candidate is not None and zygote.id == self.candidate.zygote:
             self.candidate.trial = Trial.IMPORTED
 
@@ -223,7 +224,6 @@ class Pool:
         """The zygote can't load the code; its process leaves by itself."""
         if zygote.stage is Stage.LOST:
             return
-        loaded = zygote.stage is Stage.READY
         zygote.stage = Stage.LOST
         zygote.deadline = None
         if self.candidate is not None and zygote.id == self.candidate.zygote:
@@ -231,7 +231,7 @@ class Pool:
         if zygote.id == self.zygote:
             self.zygote = None
             if self.mode is Mode.UP:
-                self._load_again(reason, loaded, now)
+                self._load_again(reason, zygote.ready_at, now)
 
     def zygote_gone(self, zygote: Zygote, reason: str, now: float) -> None:
         """The zygote is reaped; what it was to fork will not come."""
@@ -241,17 +241,18 @@ class Pool:
             if member.zygote == zygote.id and member.pid is None:
                 self.not_spawned(member, reason, "", now)
 
-    def _load_again(self, reason: str, loaded: bool, now: float) -> None:
-        """A zygote that had loaded the code is replaced at once, else later and later."""
-        if not loaded and not self.ever_ready:
+    def _load_again(self, reason: str, loaded_at: float | None, now: float) -> None:
+        """A zygote that had loaded the code is replaced at once; the next later and later."""
+        if loaded_at is None and not self.ever_ready:
             self.hopeless = reason
             self._say("error", f"pool {self.name}: {reason}; giving up")
             return
         limits = self.settings.backoff
-        delay = 0.0
-        if not loaded:
-            delay = wait(limits, self._import_failures)
-            self._import_failures += 1
+        if loaded_at is not None and now - loaded_at >= limits.reset:
+            self._import_failures = 0
+        first = loaded_at is not None and not self._import_failures
+        delay = 0.0 if first else wait(limits, self._import_failures)
+        self._import_failures += 1
         self._import_again = now + delay
         again = f"starting again in {seconds(delay)}" if delay else "starting again"
         self._say("error", f"pool {self.name}: {reason}; {again}")
@@ -285,12 +286,12 @@ class Pool:
         self._say("debug", f"worker {member.label} is ready after {took}", member)
         if self.candidate is not None and member.id == self.candidate.canary:
             self.candidate.trial = Trial.PROVEN
-        if self.backoff.proves(member.born_at):
+        if self._proves(member):
             self._do([WatchRounds(member.id)])
 
     def round_done(self, member: Member) -> None:
         """A worker that was watched ended a round well."""
-        if self.backoff.proves(member.born_at):
+        if self._proves(member):
             self._say("info", f"pool {self.name}: a round was completed, back-off is over")
             self.backoff.end()
 
@@ -339,9 +340,7 @@ class Pool:
         self.deaths += 1
         self.last_deaths.append((member.slot, member.pid, at, reason, rounds))
         del self.last_deaths[:-REMEMBERED]
-        evidence = member.generation == self.generation and (
-            not member.leaving or member.failure is not None
-        )
+        evidence = self._current_code(member) and (not member.leaving or member.failure is not None)
         if self.mode is Mode.UP and evidence:
             self._mourn(member, reason, good, now)
         else:
@@ -351,7 +350,9 @@ class Pool:
 
     def _mourn(self, member: Member, reason: str, good: int, now: float) -> None:
         self._bereaved.add(member.slot)
-        lasted = now - member.born_at >= self.settings.backoff.reset
+        if good and self._proves(member):
+            self.backoff.end()
+        lasted = self.ever_ready and now - member.born_at >= self.settings.backoff.reset
         birth = Birth.FIRST if lasted else member.birth
         if birth is Birth.PROBE and not self.ever_ready:
             self.hopeless = reason
@@ -373,7 +374,7 @@ class Pool:
 
     def _watch_evidence(self) -> None:
         for member in self.members.values():
-            if member.state is State.READY and self.backoff.proves(member.born_at):
+            if member.state is State.READY and self._proves(member):
                 self._do([WatchRounds(member.id)])
 
     # -- a new generation -----------------------------------------------------
@@ -390,6 +391,7 @@ class Pool:
             return
         canary = self.members.get(candidate.canary) if candidate.canary is not None else None
         if canary is not None:
+            canary.birth = Birth.REFUSED
             self._do(canary.drain(now))
 
     def commit(self) -> None:
@@ -403,6 +405,7 @@ class Pool:
         self.mode = Mode.UP
         self.ever_ready = True
         self.backoff = Backoff(self.settings.backoff, self._context.jitter)
+        self._bereaved.clear()
         self._import_again = None
         self._import_failures = 0
 
@@ -468,40 +471,57 @@ class Pool:
                 self._do(member.drain(now))
 
     def _relieve(self, now: float) -> None:
-        """A worker whose successor is ready may go."""
-        relieved = {m.slot for m in self.staying() if m.state is State.READY and self._current(m)}
-        for member in self.staying():
-            if self._outdated(member) and member.slot in relieved:
+        """A worker may go once its successor is ready, or a better one is on its way."""
+        staying = [m for m in self.staying() if not self._is_canary(m)]
+        ready = [m for m in staying if m.state is State.READY]
+        renewed = {m.slot for m in ready if self._current(m)}
+        youngest = {m.slot: m.id for m in sorted(ready, key=lambda m: m.id)}
+        for member in staying:
+            if not self._outdated(member):
+                continue
+            followed = member.slot in renewed or member.id < youngest.get(member.slot, 0)
+            if followed or self._superseded(member, staying):
                 self._do(member.drain(now))
+
+    def _superseded(self, member: Member, staying: list[Member]) -> bool:
+        """Whether it is a successor that a reload has overtaken before it was ready."""
+        return (
+            member.state is State.STARTING
+            and not self._current_code(member)
+            and any(other.slot == member.slot and other is not member for other in staying)
+        )
 
     def _fill(self, now: float) -> None:
         """Every slot has a worker; in back-off only a probe is tried."""
-        vacancies = [slot for slot in range(self.target) if self._vacant(slot)]
-        if not vacancies:
-            return
         if self.backoff.active:
-            if self.backoff.due(now):
-                self.backoff.probing(self._spawn_current(vacancies[0], Birth.PROBE, now))
+            self._probe(now)
             return
-        for slot in vacancies:
-            birth = Birth.REPLACEMENT if slot in self._bereaved else Birth.FIRST
-            self._spawn_current(slot, birth, now)
+        for slot in self._vacancies():
+            self._spawn_current(slot, self._birth(slot, Birth.FIRST), now)
+
+    def _probe(self, now: float) -> None:
+        slot = self._probe_slot()
+        if slot is not None:
+            if self.backoff.due(now):
+                self.backoff.probing(self._spawn_current(slot, Birth.PROBE, now))
+        elif self.backoff.probe is None and self._nothing_missing():
+            self._say("info", f"pool {self.name}: no worker is missing, back-off is over")
+            self.backoff.end()
 
     def _replace(self, now: float) -> None:
         """Outdated workers get successors, ahead of them or, with surge 0, after them."""
         if self.backoff.active:
             return
-        covered = {m.slot for m in self.staying() if self._current(m)}
-        waiting = [m for m in self.staying() if self._outdated(m) and m.slot not in covered]
-        for member in sorted(waiting, key=lambda m: m.slot):
+        for slot in self._to_renew():
             if self.settings.surge == 0:
                 if self._in_flux():
                     return
-                self._do(member.drain(now))
+                for member in self._in_slot(slot):
+                    self._do(member.drain(now))
             elif not self._room_ahead(self.settings.surge):
                 return
             else:
-                self._spawn_current(member.slot, Birth.SUCCESSOR, now)
+                self._spawn_current(slot, self._birth(slot, Birth.SUCCESSOR), now)
 
     def _drop_zygotes(self) -> None:
         used = {m.zygote for m in self.members.values()}
@@ -526,16 +546,52 @@ class Pool:
     def _current(self, member: Member) -> bool:
         return member.generation == self.generation and member.wants is None
 
+    def _current_code(self, member: Member) -> bool:
+        return member.generation == self.generation and member.birth is not Birth.REFUSED
+
+    def _proves(self, member: Member) -> bool:
+        """Whether a round of it says that the code works."""
+        return self._current_code(member) and self.backoff.proves(member.born_at)
+
     def _in_slot(self, slot: int) -> list[Member]:
         return [m for m in self.members.values() if m.slot == slot]
 
-    def _vacant(self, slot: int) -> bool:
-        inside = [m for m in self._in_slot(slot) if not self._is_canary(m)]
-        if any(not m.leaving for m in inside):
-            return False
-        if slot == 0 and self._reserved_for_canary():
-            return False
-        return self.settings.surge > 0 or not inside
+    def _vacancies(self) -> list[int]:
+        """The slots without a worker; one that is ended for a failure has its slot until then."""
+        apart = self.settings.surge == 0
+        taken = {
+            m.slot
+            for m in self.members.values()
+            if (apart or not m.leaving or m.failure is not None) and not self._is_canary(m)
+        }
+        if self._reserved_for_canary():
+            taken.add(0)
+        return [slot for slot in range(self.target) if slot not in taken]
+
+    def _to_renew(self) -> list[int]:
+        """The slots whose worker is outdated and has no successor yet."""
+        outdated, covered = set(), set()
+        for member in self.members.values():
+            if member.failure is not None or (self._current(member) and not member.leaving):
+                covered.add(member.slot)
+            elif not member.leaving and self._outdated(member):
+                outdated.add(member.slot)
+        return sorted(outdated - covered)
+
+    def _probe_slot(self) -> int | None:
+        """Where a probe can be started now: an empty slot, else beside an outdated worker."""
+        vacancies = self._vacancies()
+        if vacancies:
+            return vacancies[0]
+        if self.settings.surge == 0 or not self._room_ahead(self.settings.surge):
+            return None
+        return next(iter(self._to_renew()), None)
+
+    def _nothing_missing(self) -> bool:
+        return self.candidate is None and not self._vacancies() and not self._to_renew()
+
+    def _birth(self, slot: int, otherwise: Birth) -> Birth:
+        return Birth.REPLACEMENT if slot in self._bereaved else otherwise
 
     def _reserved_for_canary(self) -> bool:
         candidate = self.candidate
@@ -598,9 +654,18 @@ class Pool:
             self._do([Spawn(zygote, tuple(orders))])
         self._orders.clear()
 
+    def _probe_start(self) -> float | None:
+        """When the next probe is due; None while none could be started then."""
+        if self.backoff.next_start is None or not self.zygote_ready:
+            return None
+        return None if self._probe_slot() is None else self.backoff.next_start
+
     def _probe_reset(self) -> float | None:
+        """When the probe has lived long enough; until a first setup() ended, that is no proof."""
         probe = self.members.get(self.backoff.probe) if self.backoff.probe else None
-        return None if probe is None else probe.born_at + self.settings.backoff.reset
+        if probe is None or not self.ever_ready:
+            return None
+        return probe.born_at + self.settings.backoff.reset
 
     def _check_birth(self, member: Member, now: float) -> None:
         """A zygote that does not fork in time is of no use."""
