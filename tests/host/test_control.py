@@ -298,6 +298,7 @@ def test_a_client_that_hung_up_is_no_error(loop: Loop, when: str) -> None:
     other.close()
     loop.settle()
     assert [r.command for r in loop.requests] == ["reload"]
+    assert bool(loop.server.clients) == (when == "after half-closing"), "it makes room at once"
     loop.server.reply(loop.requests[0], {"ok": True})
     loop.settle()
     assert not loop.server.clients

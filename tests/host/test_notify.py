@@ -202,7 +202,9 @@ def test_a_manager_that_came_back_is_found(
     notifier.status("at once")
     assert again.take() == {"STATUS": "at once"}
     assert len(troubles) == 1
-    again.socket.close()
+    again.close()
+    notifier.status("gone for good")
+    assert len(troubles) == 2, "what was well in between is told again"
 
 
 def test_nobody_there_at_the_start_is_not_fatal(tmp_path: Path, troubles: list[str]) -> None:

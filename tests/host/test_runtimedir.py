@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
@@ -119,6 +120,21 @@ def test_a_removed_lock_file_keeps_nobody_in(tmp_path: Path) -> None:
     (tmp_path / "lock").unlink()
     RuntimeDir.take(str(tmp_path)).close()
     first.close()
+
+
+def test_a_lock_file_removed_while_we_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(fd: int, how: int, real: Callable[[int, int], None] = fcntl.flock) -> None:
+        monkeypatch.undo()
+        (tmp_path / "lock").unlink()  # as the one that had it before us may do
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    taken = RuntimeDir.take(str(tmp_path))
+    with pytest.raises(AlreadyRunning):
+        RuntimeDir.take(str(tmp_path))
+    taken.close()
 
 
 def test_a_longer_number_leaves_nothing_behind(tmp_path: Path) -> None:
