@@ -51,10 +51,11 @@ class Line(NamedTuple):
 class Feed:
     """Lines in the order of their arrival, to look through and to wait for."""
 
-    def __init__(self, name: str, changed: threading.Condition) -> None:
+    def __init__(self, name: str, changed: threading.Condition, over: Callable[[], bool]) -> None:
         self.name = name
         self.lines: list[Line] = []
         self._changed = changed
+        self._over = over  # nobody is left who could still say something
 
     def add(self, line: Line) -> None:
         with self._changed:
@@ -68,8 +69,13 @@ class Feed:
 
     def wait(self, pattern: str, count: int = 1, deadline: float = DEADLINE) -> list[Line]:
         """Wait until `count` lines match since the daemon's start, and return them."""
+
+        def enough() -> bool:
+            return len(self.matching(pattern)) >= count
+
         with self._changed:
-            if self._changed.wait_for(lambda: len(self.matching(pattern)) >= count, deadline):
+            self._changed.wait_for(lambda: enough() or self._over(), deadline)
+            if self._changed.wait_for(enough, 1.0):  # what was said last may be read last
                 return self.matching(pattern)
         said = "\n".join(line.text for line in self.lines[-60:])
         found = len(self.matching(pattern))
@@ -167,12 +173,13 @@ class Daemon:
         self.config = home / "config.yaml"
         self.settings: dict[str, Any] = {}
         self.environ: dict[str, str] = {}
+        self.python = sys.executable
         self.process: subprocess.Popen[bytes] | None = None
         self.changed = threading.Condition(threading.RLock())
-        self.log = Feed("log", self.changed)
-        self.events = Feed("events", self.changed)
-        self.notices = Feed("notices", self.changed)
-        self.log_ended = False
+        self._logs = 0  # pipes that somebody may still write to
+        self.log = Feed("log", self.changed, self.silent)
+        self.events = Feed("events", self.changed, self.silent)
+        self.notices = Feed("notices", self.changed, self.silent)
         self._fifo = self.short / "events"
         os.mkfifo(self._fifo)
         self._fifo.chmod(0o666)
@@ -227,12 +234,13 @@ class Daemon:
         }
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "graced", *arguments]
+        return [self.python, "-m", "graced", *arguments]
 
     def start(self, *arguments: str, wrap: tuple[str, ...] = ()) -> Daemon:
         """Start `graced run`, or what `wrap` makes of its command line."""
         line = [*wrap, *self.command("run", "-c", str(self.config), *arguments)]
         read, write = os.pipe()
+        self._logs += 1
         self.process = subprocess.Popen(
             line,
             cwd=self.short,
@@ -249,6 +257,10 @@ class Daemon:
             self.pump.start()
         return self
 
+    def silent(self) -> bool:
+        """Whether all that could still say something are gone."""
+        return self._logs == 0
+
     def ready(self, times: int = 1, deadline: float = DEADLINE) -> Daemon:
         """Wait for READY=1; fail at once if the daemon ends instead."""
 
@@ -256,7 +268,7 @@ class Daemon:
             return len(self.notices.matching("^READY=1$")) >= times
 
         with self.changed:
-            self.changed.wait_for(lambda: said() or self.log_ended, deadline)
+            self.changed.wait_for(lambda: said() or self.silent(), deadline)
         assert said(), f"not ready; its log:\n{self.log}\nand events:\n{self.events}"
         return self
 
@@ -379,7 +391,7 @@ class Daemon:
 
     def _log_over(self) -> None:
         with self.changed:
-            self.log_ended = True
+            self._logs -= 1
             self.changed.notify_all()
 
 

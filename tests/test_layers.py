@@ -26,6 +26,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "jobs.worker": 5,
     "loader": 5,
     "workers": 6,
+    "births": 6,
     "zygote": 6,
     "processes": 7,
     "stackroom": 8,
@@ -54,9 +55,9 @@ def imported(file: Path) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: a relative import"
             assert node.module is not None
-            yield node.module, node.lineno
-            if node.module == "graced":
-                yield from ((f"graced.{alias.name}", node.lineno) for alias in node.names)
+            for alias in node.names:
+                deeper = f"{node.module}.{alias.name}"
+                yield (deeper if is_module(deeper) else node.module), node.lineno
 
 
 def floor(module: str) -> int:

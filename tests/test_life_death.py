@@ -69,7 +69,7 @@ def test_deaths_are_told_in_words(daemon: Daemon, name: str) -> None:
 
 
 def test_a_round_that_raises_leaves_the_worker(daemon: Daemon) -> None:
-    daemon.pool("crew:Raises", max_errors=1000000, log={}).start()
+    daemon.pool("crew:Raises", max_errors=1000000).start()
     pids = {line.pid for line in daemon.events.wait("^raising", 5)}
     assert len(pids) == 1
     daemon.log.wait("no such luck")

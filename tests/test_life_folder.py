@@ -103,7 +103,9 @@ def test_killed_workers_files_are_taken_up_again(folder: Daemon) -> None:
         wait_gone(victims)
         folder.until(lambda: folder.status()["pools"]["folder"]["ready"] == 2)
     folder.until(lambda: len(names(folder, "done")) == 2 * len(contents))
-    folder.until(lambda: not names(folder, "work") - {n for n in names(folder, "work") if n[0] == "."})
+    folder.until(
+        lambda: not names(folder, "work") - {n for n in names(folder, "work") if n[0] == "."}
+    )
     check_done(folder, contents)
 
 
