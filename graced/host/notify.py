@@ -152,7 +152,6 @@ class Notifier:
             return False
         except OSError:
             return self._sent_again(message)
-        self._told = False
         return True
 
     def _sent_again(self, message: bytes) -> bool:
@@ -165,6 +164,8 @@ class Notifier:
             return False
         except OSError as error:
             self._tell(f"systemd no longer takes notifications ({error}); going on without")
+        else:
+            self._told = False
         return True
 
     def _tell(self, trouble: str) -> None:
