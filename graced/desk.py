@@ -6,6 +6,7 @@ Most questions are answered at once; ``stop`` and ``reload`` when it is over.
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from graced.core import events as ev
 from graced.core.pool import Mode
@@ -88,7 +89,7 @@ class Desk:
     def _asked(self, request: Request) -> None:
         match request.command:
             case "status":
-                self._server.reply(request.client, self._status())
+                self._supervisor.queues.count(partial(self._status, request.client))
             case "stop":
                 self._stop(request)
             case "reload":
@@ -101,12 +102,15 @@ class Desk:
                 problem = f"no command {request.command!r}; is this graced of another version?"
                 self._server.reply(request.client, {"ok": False, "error": problem})
 
-    def _status(self) -> Answer:
+    def _status(self, client: Client) -> None:
         from graced import __version__
 
         supervisor = self._supervisor
         who = {"name": supervisor.settings.name, "version": __version__, "pid": os.getpid()}
-        return {"ok": True, "status": {**who, **supervisor.report.picture(clock.monotonic())}}
+        status = {**who, **supervisor.report.picture(clock.monotonic())}
+        for name, pool in status["pools"].items():
+            pool["queue"] = supervisor.queues.counts(name)
+        self._server.reply(client, {"ok": True, "status": status})
 
     def _stop(self, request: Request) -> None:
         self._stops.append(request.client)
@@ -135,8 +139,6 @@ class Desk:
 
     def _stacks(self, client: Client) -> None:
         supervisor = self._supervisor
-        from functools import partial
-
         stacks: list[Answer] = []
         waiting = dict(supervisor.processes.living())
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from graced.core.settings import Pool
     from graced.host.process import Exit
     from graced.host.scoreboard import Scoreboard
+    from graced.host.stacks import Stacks
 
     Emit = Callable[[Event], None]
 
@@ -75,6 +76,7 @@ class Processes:
     def __init__(
         self,
         scoreboard: Scoreboard,
+        stacks: Stacks,
         watch: Watch,
         selector: selectors.BaseSelector,
         emit: Emit,
@@ -82,6 +84,7 @@ class Processes:
         evidence: Callable[[Exit], str | None],
     ) -> None:
         self._scoreboard = scoreboard
+        self._stacks = stacks
         self._watch = watch
         self._selector = selector
         self._emit = emit
@@ -90,6 +93,7 @@ class Processes:
         self._zygotes: dict[int, _Zygote] = {}
         self._workers: dict[int, _Worker] = {}
         self._by_pid: dict[int, int] = {}
+        self._last_words: dict[int, dict[str, Any]] = {}  # evidence, until it is asked for
         self._early: dict[int, Exit] = {}  # reaped before their zygote reported them
         self.others: dict[int, Callable[[Exit], None]] = {}  # children of other parts
 
@@ -187,6 +191,7 @@ class Processes:
         orders = []
         for birth in action.births:
             index = self._scoreboard.claim()
+            self._stacks.clear(index)
             self._workers[birth.worker] = _Worker(index, action.zygote)
             record = self._scoreboard.record(index)
             self._watch.add(birth.worker, record, pool.round_timeout)
@@ -328,8 +333,17 @@ class Processes:
             record.good,
             clock.iso(),
         )
+        self._last_words[worker] = {
+            "signal": None if exit.code == os.CLD_EXITED else process.signal_name(exit.status),
+            "exit": exit.status if exit.code == os.CLD_EXITED else None,
+            "stack": self._stacks.read(self._workers[worker].index),
+        }
         self._forget(worker)
         self._emit(event)
+
+    def evidence_of(self, worker: int, reason: str) -> dict[str, Any]:
+        """Return what is known of a death, once."""
+        return {"reason": reason, **self._last_words.pop(worker, {})}
 
     def _reason(self, left: int, text: str, phase: int, exit: Exit) -> str:
         if left and text:

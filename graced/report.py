@@ -103,7 +103,9 @@ class Report:
         self._notifier.flush()
         waiting = self._notifier.wants_write
         if waiting and not self._registered:
-            selector.register(self._notifier, selectors.EVENT_WRITE, lambda _: self._notifier.flush())
+            selector.register(
+                self._notifier, selectors.EVENT_WRITE, lambda _: self._notifier.flush()
+            )
         elif self._registered and not waiting:
             selector.unregister(self._notifier)
         self._registered = waiting

@@ -43,10 +43,8 @@ def start(
         return CONFIG
     try:
         notifier = Notifier(environ, log.warning)
-        return Supervisor(
-            settings, read_again, log, notifier, runtime, state, owner
-        ).run()
-    except Exception as error:  # whatever it is, it is ours: the workers go down by themselves
+        return Supervisor(settings, read_again, log, notifier, runtime, state, owner).run()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: the workers go down by themselves
         log.failure("a bug in graced; please report it", error, {})
         return BUG
 

@@ -22,6 +22,7 @@ from graced.host.oom import OomKills
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
 from graced.processes import Processes, bell_rang
+from graced.queues import Queues
 from graced.report import Report
 from graced.stackroom import Stackroom
 from graced.watch import Watch
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from graced.host.runtimedir import RuntimeDir
 
 BUG = 70
+LONGEST_SLEEP = 20 * 86400.0  # epoll counts milliseconds in 32 bits
 CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
 
 
@@ -76,7 +78,16 @@ class Supervisor:
         self.watch = Watch()
         self._oom_kills = OomKills()
         self.processes = Processes(
-            self.scoreboard, self.watch, self.selector, self.emit, self._plan, self._evidence
+            self.scoreboard,
+            self.stacks,
+            self.watch,
+            self.selector,
+            self.emit,
+            self._plan,
+            self._evidence,
+        )
+        self.queues = Queues(
+            self.selector, self.processes, log, runtime.path, state_dir, os.urandom(8).hex()
         )
         self.report = Report(self.daemon, self.watch, self.processes, notifier, log)
         self.stackroom = Stackroom(
@@ -89,16 +100,25 @@ class Supervisor:
     def run(self) -> int:
         """Run until the core says that it is over; return the exit status."""
         process.become_subreaper()
+        process.set_name("graced")
         self._listen()
         self._perform(self.daemon.start(clock.monotonic()))
         self._digest()
-        while self._exit is None:
+        while not self._over():
             for key, events in self.selector.select(self._timeout()):
                 key.data(events)
             self.desk.serve()
             self._look_at_clock()
             self._digest()
+        assert self._exit is not None
         return self._leave(self._exit)
+
+    def _over(self) -> bool:
+        """Whether nothing is left: the keepers leave after the last worker."""
+        if self._exit is None:
+            return False
+        self.queues.stop()
+        return self.queues.gone
 
     def whereabouts(self, worker: int) -> dict[str, Any]:
         """Return where a worker has its place, for answers."""
@@ -129,9 +149,12 @@ class Supervisor:
             self.desk.next_deadline(),
             self.report.next_deadline(),
             self.stackroom.next_deadline(),
+            self.queues.next_deadline(),
         )
         first = min((time for time in deadlines if time is not None), default=None)
-        return None if first is None else max(first - clock.monotonic(), 0.0)
+        if first is None:
+            return None
+        return min(max(first - clock.monotonic(), 0.0), LONGEST_SLEEP)
 
     def _look_at_clock(self) -> None:
         now = clock.monotonic()
@@ -141,6 +164,7 @@ class Supervisor:
         for event in self.watch.due(now):
             self.emit(event)
         self.stackroom.tick(now)
+        self.queues.tick(now)
         self.desk.tick(now)
 
     def _digest(self) -> None:
@@ -152,6 +176,7 @@ class Supervisor:
                 for lease in self.watch.leases(now):
                     self._perform(self.daemon.handle(lease, now))
             self._perform(self.daemon.handle(event, now))
+        self.queues.retain(self.daemon.pools)
         self.report.refresh(self.selector, clock.monotonic())
 
     # -- what comes in ----------------------------------------------------------
@@ -163,6 +188,13 @@ class Supervisor:
             for event in self.watch.rang(worker, now):
                 self.emit(event)
             self.stackroom.rang(worker)
+            if self.watch.takes_jobs(worker):
+                self._need_queue(worker)
+
+    def _need_queue(self, worker: int) -> None:
+        found = self.daemon.find(worker)
+        if found is not None:
+            self.queues.need(found[1].settings, self.settings)
 
     def _signalled(self, _events: int) -> None:
         numbers = self._signals.take()
@@ -216,22 +248,25 @@ class Supervisor:
                     self.processes.start_zygote(action)
                 case ac.KillZygote(zygote):
                     self.processes.kill_zygote(zygote)
-                case ac.Commit():
-                    self._adopt(self.daemon.settings)
-                case ac.ReadConfig():
-                    self.desk.reload_begins()
-                    self._read_config()
-                case ac.EndReload(ok, reason):
-                    self.report.reload_ended(ok, reason)
-                    self.desk.reload_ended(ok, reason)
-                case ac.Exit():
-                    self._exit = action
-                case (
-                    ac.TellReady() | ac.TellReloading() | ac.TellStopping() | ac.Extend() as word
-                ):
+                case ac.TellReady() | ac.TellReloading() | ac.TellStopping() | ac.Extend() as word:
                     self.report.tell(word)
+                case ac.ReadConfig() | ac.Commit() | ac.EndReload() | ac.Exit():
+                    self._change(action)
                 case _:
                     self._do_to_worker(action)
+
+    def _change(self, action: ac.ReadConfig | ac.Commit | ac.EndReload | ac.Exit) -> None:
+        match action:
+            case ac.ReadConfig():
+                self.desk.reload_begins()
+                self._read_config()
+            case ac.Commit():
+                self._adopt(self.daemon.settings)
+            case ac.EndReload(ok, reason):
+                self.report.reload_ended(ok, reason)
+                self.desk.reload_ended(ok, reason)
+            case ac.Exit():
+                self._exit = action
 
     def _do_to_worker(self, action: ac.WorkerAction) -> None:
         match action:
@@ -249,9 +284,17 @@ class Supervisor:
                 self.processes.kill(worker, force=force, stuck=stuck)
             case ac.PrintStack(worker):
                 self.stackroom.print_stuck(worker)
+            case ac.Bury(worker, pool_name, slot, reason, counts):
+                self._bury(worker, pool_name, slot, reason, counts)
             case ac.WatchRounds(worker):
                 for event in self.watch.watch_rounds(worker):
                     self.emit(event)
+
+    def _bury(self, worker: int, pool: str, slot: int, reason: str, counts: bool) -> None:
+        evidence = self.processes.evidence_of(worker, reason)
+        if evidence.get("stack") and evidence.get("signal"):
+            self._say("error", f"its stack:\n{evidence['stack']}", pool, slot, None)
+        self.queues.buried(pool, worker, evidence, counts=counts)
 
     def _say(
         self, level: str, text: str, pool: str | None, slot: int | None, generation: int | None
@@ -279,6 +322,7 @@ class Supervisor:
             except OSError as error:
                 self.log.error(f"{settings.log.file}: {error.strerror}; the old log goes on")
         self.settings = settings
+        self.queues.apply(settings)
 
     def _plan(self, action: ac.StartZygote) -> Plan:
         new = self._proposed if action.generation > self.daemon.generation else self.settings
@@ -296,7 +340,7 @@ class Supervisor:
             stacks=self.stacks,
             main_pid=os.getpid(),
             keep=tuple(self.log.keep()),
-            queue=None,
+            queue=self.queues.plan(action.pool, new).address(),
         )
 
     def _evidence(self, exit: Exit) -> str | None:

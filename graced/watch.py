@@ -34,7 +34,17 @@ WHY = {
 class _Watched:
     """One worker's record, and what was last said of it."""
 
-    __slots__ = ("ack", "due", "good", "lease", "ready", "record", "round_timeout", "stuck", "wants")
+    __slots__ = (
+        "ack",
+        "due",
+        "good",
+        "lease",
+        "ready",
+        "record",
+        "round_timeout",
+        "stuck",
+        "wants",
+    )
 
     def __init__(self, record: WorkerRecord, round_timeout: float | None) -> None:
         self.record = record
@@ -65,6 +75,11 @@ class Watch:
     def record(self, worker: int) -> WorkerRecord:
         """Return a worker's record."""
         return self._watched[worker].record
+
+    def takes_jobs(self, worker: int) -> bool:
+        """Whether a worker has said that it needs a queue."""
+        watched = self._watched.get(worker)
+        return watched is not None and bool(watched.record.queue)
 
     def stacks(self, worker: int) -> int:
         """Return how many stacks a worker has printed; -1 if it is gone."""

@@ -30,6 +30,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "zygote": 6,
     "processes": 7,
     "stackroom": 8,
+    "queues": 8,
     "report": 8,
     "desk": 9,
     "supervisor": 9,

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     Action: TypeAlias = (
         "ReadConfig | StartZygote | KillZygote | Spawn | Drain | Interrupt | Kill | PrintStack"
-        " | WatchRounds | TellReady | TellReloading | TellStopping | Extend | EndReload | Commit"
-        " | Say | Exit"
+        " | WatchRounds | Bury | TellReady | TellReloading | TellStopping | Extend | EndReload"
+        " | Commit | Say | Exit"
     )
-    WorkerAction: TypeAlias = "Spawn | Drain | Interrupt | Kill | PrintStack | WatchRounds"
+    WorkerAction: TypeAlias = "Spawn | Drain | Interrupt | Kill | PrintStack | WatchRounds | Bury"
 
 
 class ReadConfig(Record):
@@ -88,6 +88,16 @@ class WatchRounds(Record):
     """Report the next round of this worker that ends without raising."""
 
     worker: int
+
+
+class Bury(Record):
+    """A worker is gone: settle what it leaves. ``counts``: its job's attempt does."""
+
+    worker: int
+    pool: str
+    slot: int
+    reason: str
+    counts: bool
 
 
 class TellReady(Record):

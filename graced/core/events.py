@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     Event: TypeAlias = (
         "Tick | DrainAsked | InterruptAsked | ReloadAsked | ConfigAccepted | ConfigRefused"
         " | ScaleAsked | Imported | ImportFailed | ZygoteDied | Spawned | SpawnFailed | BecameReady"
-        " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | RoundOverdue | StackPrinted"
-        " | Killed | Recovered | Died"
+        " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | RoundOverdue"
+        " | StackPrinted | Killed | Recovered | Died"
     )
 
 

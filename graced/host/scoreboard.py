@@ -45,6 +45,7 @@ RING_BUSY: Final = 16
 RING_GOOD: Final = 17
 TEXT_LENGTH: Final = 18
 BORN_WHOLE: Final = 19  # 1: its zygote knows it and guards it
+QUEUE: Final = 20  # 1: it takes jobs, so its pool needs a queue keeper
 
 
 class Phase:
@@ -132,6 +133,7 @@ class WorkerRecord:
     ring_busy = _Word(RING_BUSY)
     ring_good = _Word(RING_GOOD)
     born_whole = _Word(BORN_WHOLE)
+    queue = _Word(QUEUE)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
         self.words = words

@@ -1,0 +1,250 @@
+"""The queue keepers of the pools that take jobs: started when first asked for, kept alive.
+
+A worker that takes jobs says so in its record; its pool's keeper is started then.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+
+from graced.host import clock, process
+from graced.jobs.keeper import Keeper, Plan
+from graced.jobs.policy import Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from graced.core.settings import Pool, Settings
+    from graced.host.log import Log
+    from graced.host.process import Exit
+    from graced.processes import Processes
+
+AGAIN = 0.1  # seconds until a keeper that died is started again; doubled each time
+LATEST = 10.0  # seconds of that wait at most
+ANSWER = 1.0  # seconds that a keeper gets to count
+FAREWELL = 10.0  # seconds that a keeper gets to write what it has
+SCHEME = "sqlite:///"
+
+
+class _Kept:
+    """One pool's keeper, over all its processes."""
+
+    __slots__ = ("again_at", "failures", "keeper", "leaving", "watched")
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.again_at: float | None = None
+        self.failures = 0
+        self.leaving: float | None = None  # until when it may take to leave
+        self.watched = -1
+
+
+class _Counting:
+    """Somebody who waits for all keepers' counts."""
+
+    __slots__ = ("done", "missing", "until")
+
+    def __init__(self, until: float, missing: set[_Kept], done: Callable[[], None]) -> None:
+        self.until = until
+        self.missing = missing
+        self.done = done
+
+
+class Queues:
+    """All queue keepers of the daemon."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        processes: Processes,
+        log: Log,
+        runtime_dir: str,
+        state_dir: str,
+        daemon_id: str,
+    ) -> None:
+        self._selector = selector
+        self._processes = processes
+        self._log = log
+        self._runtime_dir = runtime_dir
+        self._state_dir = state_dir
+        self._daemon_id = daemon_id
+        self._kept: dict[str, _Kept] = {}
+        self._counting: list[_Counting] = []
+
+    # -- what there is ----------------------------------------------------------
+
+    def plan(self, pool: Pool, settings: Settings) -> Plan:
+        """Return all that a pool's keeper and workers have to know of its queue."""
+        return Plan(
+            pool=pool.name,
+            file=file_of(pool, self._state_dir),
+            socket=os.path.join(self._runtime_dir, f"queue-{pool.name}.sock"),
+            daemon_id=self._daemon_id,
+            policy=Policy.of(pool),
+            user=settings.user,
+            group=settings.group,
+            log=self._log.bind(pool=pool.name),
+        )
+
+    def counts(self, pool: str) -> dict[str, Any] | None:
+        """Return how many jobs a pool's keeper said there are; None without a queue."""
+        kept = self._kept.get(pool)
+        return None if kept is None else kept.keeper.counts
+
+    def trouble(self) -> str | None:
+        """Return why a queue can't be used now, if there is a reason."""
+        for pool, kept in self._kept.items():
+            if kept.keeper.trouble is not None:
+                return f"queue {pool}: {kept.keeper.trouble}"
+        return None
+
+    @property
+    def gone(self) -> bool:
+        """Whether no keeper's process is left."""
+        return all(kept.keeper.pid is None for kept in self._kept.values())
+
+    def next_deadline(self) -> float | None:
+        """When something is due here, or None."""
+        times = [t for k in self._kept.values() for t in (k.again_at, k.leaving) if t is not None]
+        times += [counting.until for counting in self._counting]
+        return min(times, default=None)
+
+    # -- keepers' lives -----------------------------------------------------------
+
+    def need(self, pool: Pool, settings: Settings) -> None:
+        """A worker of the pool takes jobs: have a keeper."""
+        kept = self._kept.get(pool.name)
+        if kept is None:
+            kept = self._kept[pool.name] = _Kept(Keeper(self.plan(pool, settings)))
+            self._start(kept)
+
+    def apply(self, settings: Settings) -> None:
+        """Go by the settings of a new generation."""
+        for name, kept in self._kept.items():
+            if name in settings.pools:
+                kept.keeper.apply(Policy.of(settings.pools[name]))
+
+    def retain(self, pools: Mapping[str, object]) -> None:
+        """Let the keepers of pools that are gone leave."""
+        for name, kept in self._kept.items():
+            if name not in pools and kept.leaving is None:
+                self._stop(kept)
+
+    def stop(self) -> None:
+        """All workers are gone: have the keepers write what they have and leave."""
+        for kept in self._kept.values():
+            if kept.leaving is None:
+                self._stop(kept)
+
+    def buried(self, pool: str, worker: int, evidence: dict[str, Any], *, counts: bool) -> None:
+        """A worker and its group are gone: what it had in hand may go to another."""
+        kept = self._kept.get(pool)
+        if kept is not None:
+            kept.keeper.died(worker, evidence, counts=counts)
+
+    def tick(self, now: float) -> None:
+        """Start again what is due, end what takes too long."""
+        for kept in self._kept.values():
+            if kept.again_at is not None and now >= kept.again_at:
+                self._start(kept)
+            if kept.leaving is not None and now >= kept.leaving and kept.keeper.pid is not None:
+                kept.leaving = now + FAREWELL
+                self._log.error(f"queue {kept.keeper.plan.pool}: its keeper had to be killed")
+                process.signal_process(kept.keeper.pid, signal.SIGKILL)
+        self._answer(lambda counting: now >= counting.until)
+
+    def _start(self, kept: _Kept) -> None:
+        kept.again_at = None
+        keeper = kept.keeper
+        try:
+            pid = keeper.start()
+        except OSError as error:
+            self._log.error(f"queue {keeper.plan.pool}: cannot fork: {error.strerror}")
+            self._start_later(kept)
+            return
+        self._processes.others[pid] = lambda exit: self._died(kept, exit)
+        kept.watched = keeper.fileno()
+        self._selector.register(kept.watched, selectors.EVENT_READ, lambda _: self._heard(kept))
+
+    def _start_later(self, kept: _Kept) -> None:
+        wait = min(AGAIN * 2 ** min(kept.failures, 16), LATEST)
+        kept.failures += 1
+        kept.again_at = clock.monotonic() + wait
+
+    def _stop(self, kept: _Kept) -> None:
+        kept.again_at = None
+        kept.leaving = clock.monotonic() + FAREWELL
+        kept.keeper.stop()
+
+    def _died(self, kept: _Kept, exit: Exit) -> None:
+        self._heard(kept)
+        kept.keeper.pid = None
+        self._unwatch(kept)
+        kept.keeper.close()
+        if kept.leaving is not None:
+            kept.leaving = None
+            self._kept = {name: k for name, k in self._kept.items() if k is not kept}
+            return
+        how = process.describe_exit(exit)
+        self._start_later(kept)
+        self._log.warning(f"queue {kept.keeper.plan.pool}: its keeper {how}; starting again")
+
+    def _unwatch(self, kept: _Kept) -> None:
+        if kept.watched >= 0:
+            self._selector.unregister(kept.watched)
+            kept.watched = -1
+
+    # -- what they say ------------------------------------------------------------
+
+    def _heard(self, kept: _Kept) -> None:
+        if kept.watched < 0:
+            return
+        pool = kept.keeper.plan.pool
+        before = kept.watched
+        for message in kept.keeper.receive():
+            match message:
+                case ("ready",):
+                    kept.failures = 0
+                    self._log.info(f"queue {pool}: {kept.keeper.plan.file} is open")
+                case ("degraded", str(why)) | ("failed", str(why)):
+                    self._log.error(f"queue {pool}: {why}")
+                case ("well",):
+                    self._log.info(f"queue {pool}: works again")
+                case ("counts", _):
+                    self._counted(kept)
+        if kept.keeper.fileno() < 0 and kept.watched == before:
+            self._selector.unregister(before)
+            kept.watched = -1
+
+    # -- counts for a status ----------------------------------------------------------
+
+    def count(self, done: Callable[[], None]) -> None:
+        """Have all keepers count, then call ``done``; in bounded time."""
+        asked = {kept for kept in self._kept.values() if kept.keeper.open}
+        if not asked:
+            done()
+            return
+        self._counting.append(_Counting(clock.monotonic() + ANSWER, asked, done))
+        for kept in asked:
+            kept.keeper.count()
+
+    def _counted(self, kept: _Kept) -> None:
+        for counting in self._counting:
+            counting.missing.discard(kept)
+        self._answer(lambda counting: not counting.missing)
+
+    def _answer(self, over: Callable[[_Counting], bool]) -> None:
+        finished = [counting for counting in self._counting if over(counting)]
+        self._counting = [counting for counting in self._counting if not over(counting)]
+        for counting in finished:
+            counting.done()
+
+
+def file_of(pool: Pool, state_dir: str) -> str:
+    """Return the file of a pool's queue: its URL's, a relative one in the state directory."""
+    url = pool.queue or f"{SCHEME}{pool.name}.db"
+    return os.path.join(state_dir, url.removeprefix(SCHEME))
