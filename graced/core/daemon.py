@@ -75,8 +75,10 @@ class Daemon:
 
     @property
     def ready(self) -> bool:
-        """Whether every slot of every pool has a ready worker."""
-        return all(pool.all_ready for pool in self.pools.values())
+        """Whether every slot of every pool in force has a ready worker."""
+        coming = self.reloads.added
+        pools = [p for p in self.pools.values() if not p.going and p.name not in coming]
+        return not self.stopping and all(pool.all_ready for pool in pools)
 
     def members(self) -> list[Member]:
         """All workers."""
@@ -197,7 +199,7 @@ class Daemon:
 
     def _scale(self, name: str, workers: int) -> None:
         pool = self.pools.get(name)
-        if pool is not None and pool.mode is not Mode.LEAVING and not self.stopping:
+        if pool is not None and not pool.going and not self.stopping:
             self.say("info", f"pool {name}: scaled from {pool.target} to {workers} workers")
             pool.scale(workers)
 
@@ -250,18 +252,20 @@ class Daemon:
         if self.stopping:
             self._stop_in_order(now)
         else:
-            self.reloads.advance(now)
+            self._bury_removed_pools()
+            self.reloads.prove(now)
+            self._let_removed_pools_go(now)
         for pool in self.pools.values():
             pool.settle(now)
-        if not self.stopping:
-            self._bury_removed_pools()
         if self.state is State.STARTING and self.ready:
             self._became_ready()
-        self._extend(now)
-        if self.stopping and all(pool.gone for pool in self.pools.values()):
+        if not self.stopping:
+            self.reloads.finish()
+            self.reloads.begin()
+        elif all(pool.gone for pool in self.pools.values()):
             self._exit()
-        elif not self.stopping:
-            self.reloads.finish(now)
+            return
+        self._extend(now)
 
     def _start_pools(self, now: float) -> None:
         for pool in self.pools.values():
@@ -282,14 +286,23 @@ class Daemon:
 
     def _stop_in_order(self, now: float) -> None:
         """A pool outlives those that come after it."""
-        for pool in self.pools.values():
-            if pool.mode is not Mode.LEAVING and self._outlived(pool):
-                pool.stop(now)
+        staying = [pool for pool in self.pools.values() if pool.mode is not Mode.LEAVING]
+        free = [pool for pool in staying if self._outlived(pool)]
+        for pool in free:
+            pool.stop(now)
+        if free:
+            self._stop_in_order(now)  # those without a worker keep nobody waiting
 
     def _outlived(self, pool: Pool) -> bool:
-        return not any(
-            other.members for other in self.pools.values() if pool.name in other.settings.after
-        )
+        later = [other for other in self.pools.values() if pool.name in other.settings.after]
+        return all(other.mode is Mode.LEAVING and not other.members for other in later)
+
+    def _let_removed_pools_go(self, now: float) -> None:
+        """A pool that a reload removed outlives the old workers that came after it."""
+        needed = {name for member in self.members() for name in member.settings.after}
+        for pool in self.pools.values():
+            if pool.mode is Mode.STAYING and pool.candidate is None and pool.name not in needed:
+                pool.stop(now)
 
     def _bury_removed_pools(self) -> None:
         for name, pool in list(self.pools.items()):
@@ -326,7 +339,8 @@ class Daemon:
         code = 1 if self.failure is not None or kills else 0
         reason = self.failure
         if reason is None and kills:
-            reason = f"{kills} workers had to be killed"
+            workers = "1 worker" if kills == 1 else f"{kills} workers"
+            reason = f"{workers} had to be killed"
         self.out.append(Exit(code, reason))
 
     def say(self, level: str, text: str) -> None:
@@ -336,12 +350,7 @@ class Daemon:
 
 if TYPE_CHECKING:
     LadderEvent = (
-        ev.Acknowledged
-        | ev.SeenInSetup
-        | ev.LeaseSeen
-        | ev.StackPrinted
-        | ev.Killed
-        | ev.Recovered
+        ev.Acknowledged | ev.SeenInSetup | ev.LeaseSeen | ev.StackPrinted | ev.Killed | ev.Recovered
     )
     WorkerEvent = (
         ev.Spawned

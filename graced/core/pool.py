@@ -13,6 +13,7 @@ from graced.core.actions import (
     Birth as Order,
 )
 from graced.core.actions import (
+    Bury,
     KillZygote,
     PrintStack,
     Say,
@@ -39,7 +40,7 @@ class Mode(Enum):
 
     WAITING = "waiting"  # for the pools that it comes after
     UP = "up"
-    STAYING = "staying"  # the daemon stops, but pools that come after it are still there
+    STAYING = "staying"  # it is to go, but workers that come after it are still there
     LEAVING = "leaving"
 
 
@@ -166,6 +167,21 @@ class Pool:
     def renewed(self) -> bool:
         """Whether each slot has a ready worker of this generation, and no older one stays."""
         return self.all_ready and all(m.generation == self.generation for m in self.staying())
+
+    @property
+    def going(self) -> bool:
+        """Whether it starts no more workers: removed, or the daemon stops."""
+        return self.mode in (Mode.STAYING, Mode.LEAVING)
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps it from starting workers, if something does."""
+        if self.backoff.active:
+            died = self.last_deaths[-1][3] if self.last_deaths else "its workers die"
+            return f"is in back-off: {died}"
+        if self._import_again is not None:
+            return "can't load its code any more"
+        return None
 
     @property
     def gone(self) -> bool:
@@ -333,6 +349,9 @@ class Pool:
             self._say("warning", f"worker {member.label} had to be killed", member)
         else:
             self._unplanned(member, reason, rounds, good, at, now)
+        counts = member.failure is not None or not (planned or killed)
+        if member.pid is not None:
+            self._do([Bury(member.id, self.name, member.slot, reason, counts)])
 
     def _unplanned(
         self, member: Member, reason: str, rounds: int, good: int, at: str, now: float

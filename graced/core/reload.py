@@ -40,12 +40,13 @@ class Phase(Enum):
 class Reload:
     """The reload that is under way."""
 
-    __slots__ = ("added", "phase", "quiet", "settings")
+    __slots__ = ("added", "phase", "proposed", "quiet", "settings")
 
     def __init__(self, *, quiet: bool) -> None:
         self.phase = Phase.READING
         self.settings: Settings | None = None
         self.added: set[str] = set()  # pools that did not exist before
+        self.proposed: set[str] = set()  # pools that have begun to prove themselves
         self.quiet = quiet  # before the first READY=1 systemd knows of no reload
 
 
@@ -56,6 +57,12 @@ class Reloads:
         self._daemon = daemon
         self.current: Reload | None = None
         self.queued = False
+
+    @property
+    def added(self) -> set[str]:
+        """The pools that are proven, but not in force yet."""
+        proving = self.current is not None and self.current.phase is Phase.PROVING
+        return self.current.added if self.current is not None and proving else set()
 
     # -- events ---------------------------------------------------------------
 
@@ -77,15 +84,6 @@ class Reloads:
             return
         reload.phase = Phase.PROVING
         reload.settings = settings
-        daemon = self._daemon
-        for name, pool in settings.pools.items():
-            if name not in daemon.pools:
-                reload.added.add(name)
-                daemon.pools[name] = Pool(pool, daemon.generation + 1, daemon.context)
-            elif daemon.pools[name].mode is Mode.LEAVING:
-                self.refused(f"pool {name} is still leaving; reload again when it is gone", now)
-                return
-            daemon.pools[name].propose(pool, daemon.generation + 1, now)
 
     def refused(self, reason: str, now: float) -> None:
         """The new generation is no good: throw it away, the old one goes on."""
@@ -110,22 +108,25 @@ class Reloads:
 
     # -- what follows from the state --------------------------------------------
 
-    def advance(self, now: float) -> None:
-        """Take the transaction as far as it can go at this moment."""
+    def begin(self) -> None:
+        """Begin what was asked for, if nothing else is under way."""
         if self.current is None and self.queued and self._may_begin():
             self._begin()
-        if self.current is not None and self.current.phase is Phase.PROVING:
-            self._prove(now)
 
-    def finish(self, now: float) -> None:
+    def prove(self, now: float) -> None:
+        """Take the proof as far as it can go at this moment."""
+        if self.current is not None and self.current.phase is Phase.PROVING:
+            self._propose(self.current, now)
+            self._prove(self.current, now)
+
+    def finish(self) -> None:
         """See whether the replacement is over."""
         if self.current is None or self.current.phase is not Phase.REPLACING:
             return
         pools = [p for p in self._daemon.pools.values() if p.mode is not Mode.LEAVING]
-        failing = [p for p in pools if p.backoff.active]
+        failing = [p for p in pools if p.trouble is not None]
         if failing:
-            died = failing[0].last_deaths[-1][3] if failing[0].last_deaths else "its workers die"
-            reason = f"pool {failing[0].name} is in back-off after the change: {died}"
+            reason = f"pool {failing[0].name} {failing[0].trouble}, after the change"
             self._daemon.say("error", f"reload incomplete: {reason}")
             self._end(False, reason)
         elif all(pool.renewed for pool in pools):
@@ -149,22 +150,42 @@ class Reloads:
         daemon.say("info", "reloading")
         daemon.out.append(ReadConfig())
 
-    def _prove(self, now: float) -> None:
-        reload, daemon = self.current, self._daemon
-        assert reload is not None
+    def _propose(self, reload: Reload, now: float) -> None:
+        """Let each pool load its code; one that an earlier reload removed has to be gone first."""
         assert reload.settings is not None
-        trials = {name: daemon.pools[name] for name in reload.settings.pools}
+        daemon = self._daemon
+        for name, settings in reload.settings.pools.items():
+            pool = daemon.pools.get(name)
+            if name in reload.proposed or (pool is not None and pool.mode is Mode.LEAVING):
+                continue
+            if pool is None:
+                reload.added.add(name)
+                pool = daemon.pools[name] = Pool(settings, daemon.generation + 1, daemon.context)
+            reload.proposed.add(name)
+            pool.propose(settings, daemon.generation + 1, now)
+
+    def _prove(self, reload: Reload, now: float) -> None:
+        assert reload.settings is not None
+        trials = {name: self._daemon.pools[name] for name in reload.settings.pools}
+        if not any(self._importing(pool) for pool in trials.values()):
+            self._try_canaries(trials, now)
+        for name in reload.proposed:
+            failure = self._failure(trials[name])
+            if failure is not None:
+                self.refused(f"pool {name}: {failure}", now)
+                return
+        if all(self._proven(name) for name in trials):
+            self._commit(reload.settings, now)
+
+    def _importing(self, pool: Pool) -> bool:
+        return pool.candidate is None or pool.candidate.trial is Trial.IMPORTING
+
+    def _try_canaries(self, trials: dict[str, Pool], now: float) -> None:
+        """Only once all code is loaded is a worker of it started, or one of the old ended."""
         for pool in trials.values():
             candidate = pool.candidate
             if candidate is not None and all(self._proven(p) for p in candidate.settings.after):
                 pool.prove(now)
-        for pool in trials.values():
-            failure = self._failure(pool)
-            if failure is not None:
-                self.refused(f"pool {pool.name}: {failure}", now)
-                return
-        if all(self._proven(name) for name in trials):
-            self._commit(reload.settings, now)
 
     def _proven(self, name: str) -> bool:
         candidate = self._daemon.pools[name].candidate
@@ -191,7 +212,7 @@ class Reloads:
             if name in settings.pools:
                 pool.commit()
             elif pool.mode is not Mode.LEAVING:
-                pool.stop(now)
+                pool.hold(now)
         daemon.out.append(Commit(daemon.generation))
 
     def _fixed(self, settings: Settings) -> str | None:
@@ -200,6 +221,10 @@ class Reloads:
             old, new = getattr(self._daemon.settings, key), getattr(settings, key)
             if old != new:
                 return f"{key} can't change in a running daemon (from {old} to {new}); restart it"
+        for name, pool in self._daemon.pools.items():
+            proposed = settings.pools.get(name)
+            if proposed is not None and proposed.queue != pool.settings.queue:
+                return f"pools.{name}.queue can't change in a running daemon; restart it"
         return None
 
     def _end(self, ok: bool, reason: str | None) -> None:
