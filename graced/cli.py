@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Parser = argparse.ArgumentParser
 
 FAILED: Final = 1
+BUG: Final = 70
 WRONG: Final = 78
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -42,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _forget_standard_output()
         return BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - what nobody has foreseen is a bug, and has its code
+        from traceback import format_exception
+
+        say("graced: a bug in graced; please report it:\n" + "".join(format_exception(error)))
+        return BUG
     return status
 
 

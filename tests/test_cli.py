@@ -249,6 +249,13 @@ def test_a_command_line_for_a_job_is_left_as_it_is() -> None:
     assert cli._parsed(["jobs", "--state", "dead", "--json"]).action is None
 
 
+def test_a_bug_has_its_own_exit_code(paper: Paper) -> None:
+    paper.answers["status"] = {"ok": True}  # and no status: that can't be
+    done = graced("status", "--socket", paper.path)
+    assert done.returncode == 70
+    assert done.stderr.startswith("graced: a bug in graced; please report it:\nTraceback")
+
+
 # Pipes and keys
 
 
