@@ -15,7 +15,6 @@ import os
 import select
 import selectors
 import socket
-import struct
 import time
 
 from graced.host import unixsocket
@@ -212,9 +211,8 @@ def encoded(value: Mapping[str, Any]) -> bytes:
 
 def peer(connection: socket.socket) -> tuple[int, int, int]:
     """Return the process, user and group number of the other end (SO_PEERCRED)."""
-    size = struct.calcsize("3i")
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, uid, gid = struct.unpack("3i", told)
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, gid = memoryview(told).cast("i")
     return pid, uid, gid
 
 
