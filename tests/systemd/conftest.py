@@ -1,0 +1,71 @@
+"""Machines for the tests: one for each version of systemd, up while its tests run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from machine import LAB, SUITES, Machine, cleaned
+
+HERE = str(Path(__file__).parent)
+REQUIRED = "GRACED_LAB_REQUIRED"  # set where a machine that can't be had is a failure
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have these last: they take longest, and what they use has been tested by then."""
+    items.sort(key=lambda item: str(item.path).startswith(HERE))
+
+
+@pytest.fixture(scope="session")
+def trees() -> dict[str, str]:
+    """Build all root file systems at once; return what went wrong, by suite."""
+    if why := _impossible():
+        _give_up(why)
+    builds = {suite: _build(suite) for suite in SUITES}
+    said = {suite: build.communicate()[1] for suite, build in builds.items()}
+    return {suite: said[suite] for suite, build in builds.items() if build.returncode}
+
+
+@pytest.fixture(scope="session", params=list(SUITES))
+def booted(request: pytest.FixtureRequest, trees: dict[str, str]) -> Iterator[Machine]:
+    """A machine that is up."""
+    suite: str = request.param
+    if suite in trees:
+        _give_up(f"no root file system of {suite} (is there a network?): {trees[suite][-500:]}")
+    with Machine(suite) as machine:
+        yield machine
+
+
+@pytest.fixture
+def machine(booted: Machine) -> Iterator[Machine]:
+    """A machine that is up, with nothing of an earlier test in it."""
+    with cleaned(booted):
+        yield booted
+
+
+def _impossible() -> str | None:
+    """Return why no machine can be booted here, or None."""
+    if os.geteuid() != 0:
+        return "needs root, to boot machines with a systemd of their own"
+    missing = [name for name in ("unshare", "nsenter", "apt-get") if not shutil.which(name)]
+    if missing:
+        return f"needs {', '.join(missing)}, to boot machines with a systemd of their own"
+    line = "unshare --pid --mount --uts --ipc --cgroup --net --fork mount -t tmpfs lab /mnt"
+    tried = subprocess.run(line.split(), capture_output=True, text=True, timeout=60, check=False)
+    return f"no new namespaces here: {tried.stderr.strip()}" if tried.returncode else None
+
+
+def _build(suite: str) -> subprocess.Popen[str]:
+    line = [str(LAB), "build", suite]
+    out, err = subprocess.DEVNULL, subprocess.PIPE
+    return subprocess.Popen(line, stdin=out, stdout=out, stderr=err, text=True)
+
+
+def _give_up(why: str) -> None:
+    if os.environ.get(REQUIRED):
+        pytest.fail(why)
+    pytest.skip(why)
