@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-
-import _frozen_importlib_external as machinery
+from importlib import machinery
 
 from graced.core import settings
 
@@ -171,7 +170,7 @@ def _hook(roots: tuple[str, ...]) -> Callable[[str], Any]:
             raise ImportError(f"{directory} is not in a pool's path")
         return machinery.FileFinder(
             directory,
-            (machinery.ExtensionFileLoader, machinery._imp.extension_suffixes()),
+            (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
             (_FreshLoader, machinery.SOURCE_SUFFIXES),
             (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
         )
@@ -179,7 +178,7 @@ def _hook(roots: tuple[str, ...]) -> Callable[[str], Any]:
     return find_in
 
 
-class _FreshLoader(machinery.SourceFileLoader):  # type: ignore[misc]  # the module has no types
+class _FreshLoader(machinery.SourceFileLoader):
     """Neither reads nor writes a .pyc."""
 
     def path_stats(self, path: str) -> Any:

@@ -27,10 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "WorkerInterrupt"]
 
 
+class _Unborn:
+    """Gives a worker that was not born in a daemon, in a test say, a life of its own."""
+
+    def __get__(self, worker: Worker, owner: type[Worker]) -> Life:
+        life = worker._life = Life.detached()
+        return life
+
+
 class Worker:
     """What one worker does. Subclass it and name the subclass in ``config.yaml``."""
 
-    __life: Life | None = None
+    _life = _Unborn()  # a worker of a daemon has an attribute of its own
 
     # -- what users override -----------------------------------------------------
 
@@ -113,16 +121,10 @@ class Worker:
 
     # -- for graced's own workers --------------------------------------------------
 
-    @property
-    def _life(self) -> Life:
-        if self.__life is None:
-            self.__life = Life.detached()
-        return self.__life
-
     def _turn(self) -> None:
         """Do one turn of the default :meth:`run`: by default a round of :meth:`step`."""
         try:
-            self._round(self.step)
+            self._life.round(self.step)
         except BaseException as error:
             if isinstance(error, SystemExit) or self._life.is_interrupt(error):
                 raise
@@ -139,14 +141,6 @@ class Worker:
     def _tell(self, what: str, error: BaseException) -> None:
         """Write a traceback to the log as one record."""
         self._life.diary.exception(what, error)
-
-    @classmethod
-    def _born(cls, life: Life) -> Worker:
-        """Make the object; attributes work already in the user's ``__init__``."""
-        worker = cls.__new__(cls)
-        worker.__life = life
-        life.guarded(worker.__init__)  # type: ignore[misc]  # on purpose, and once
-        return worker
 
 
 class Critical:
@@ -172,6 +166,8 @@ class Critical:
 
 # The way through the methods
 
+_DRAINED = Verdict(Left.DRAINED)
+
 
 def live(life: Life, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoReturn:
     """Load the class, set up, run, tear down, leave the process."""
@@ -185,24 +181,51 @@ def live(life: Life, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoRe
     life.leave(verdict)
 
 
+def rehearse() -> None:
+    """Live a short life that nobody sees, in a zygote before its first fork.
+
+    What is called for the first time in a process is looked up, linked and
+    specialized, and writes to a hundred pages; better once here than in each child.
+    """
+    life = Life.detached()
+    worker, _ = _set_up(life, lambda call: _Extra)
+    if worker is not None:
+        life.ready()
+        for _ in range(4):
+            worker._turn()
+    life.put_away()
+
+
+class _Extra(Worker):
+    def step(self) -> None:
+        with self.critical(1):
+            self.wait(0)
+
+
 def _set_up(
     life: Life, load: Callable[[Callable[..., Any]], type[Worker]]
 ) -> tuple[Worker | None, Verdict]:
     life.enter(Phase.SETUP)
-    failed = Verdict(Left.SETUP_FAILED, 1)
     try:
-        worker = load(life.guarded)._born(life)
+        cls = load(life.guarded)
+        worker = cls.__new__(cls)
+        worker._life = life  # so that attributes work in the user's __init__, too
+        life.guarded(worker.__init__)  # type: ignore[misc]  # on purpose, and once
         life.guarded(worker.setup)
-    except SystemExit as error:
+    except BaseException as error:  # noqa: BLE001  # user code may raise anything
+        return None, _setup_failed(life, error)
+    return worker, _DRAINED
+
+
+def _setup_failed(life: Life, error: BaseException) -> Verdict:
+    if life.is_interrupt(error):
+        return Verdict(Left.INTERRUPTED)
+    if isinstance(error, SystemExit):
         text = f"setup() called sys.exit({error.code!r})"
-        return None, Verdict(Left.DIED, _status(error), text)
-    except BaseException as error:
-        if life.is_interrupt(error):
-            return None, Verdict(Left.INTERRUPTED)
-        reason = getattr(error, "reason", None)
-        life.diary.exception("setup() raised", error)
-        return None, failed.replace(text=reason or f"setup() raised {in_one_line(error)}")
-    return worker, failed
+        return Verdict(Left.DIED, _status(error), text)
+    life.diary.exception("setup() raised", error)
+    reason = getattr(error, "reason", None) or f"setup() raised {in_one_line(error)}"
+    return Verdict(Left.SETUP_FAILED, 1, reason)
 
 
 def _work(life: Life, worker: Worker) -> Verdict:
@@ -214,9 +237,9 @@ def _work(life: Life, worker: Worker) -> Verdict:
         elif not life.over:
             life.run_free(worker.run)
     except SystemExit as error:
-        text = life.record.text or f"run() called sys.exit({error.code!r})"
+        text = life.last_words or f"run() called sys.exit({error.code!r})"
         return Verdict(Left.DIED, _status(error), text)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  # user code may raise anything
         if life.is_interrupt(error):
             return Verdict(Left.INTERRUPTED)
         life.diary.exception("run() raised", error)
@@ -229,9 +252,9 @@ def _asked_for(life: Life) -> Verdict:
     if life.asked == INTERRUPT or life.raised is not None:
         return Verdict(Left.INTERRUPTED)
     if life.asked != NOTHING:
-        return Verdict(Left.DRAINED)
+        return _DRAINED
     if life.over:
-        text = f"{life.errors_in_row} rounds in a row raised, the last: {life.record.text}"
+        text = f"{life.errors_in_row} rounds in a row raised, the last: {life.last_words}"
         return Verdict(Left.MAX_ERRORS, 1, text)
     return Verdict(Left.RETURNED, 0, "run() returned")
 
@@ -241,7 +264,7 @@ def _tear_down(life: Life, worker: Worker, verdict: Verdict) -> Verdict:
         worker.teardown()
     except SystemExit as error:
         return _after_teardown(verdict, f"teardown() called sys.exit({error.code!r})")
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  # user code may raise anything
         life.diary.exception("teardown() raised", error)
         return _after_teardown(verdict, f"teardown() raised {in_one_line(error)}")
     return verdict

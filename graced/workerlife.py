@@ -60,6 +60,8 @@ SECOND: Final = 1_000_000_000  # ns
 NOTHING: Final = 0  # what a worker has been asked for, worse by worse
 DRAIN: Final = 1
 INTERRUPT: Final = 2
+PARENT_DIED: Final = signal.SIGRTMIN  # first the middle process: the adoption; then main
+ANSWERED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, PARENT_DIED)
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _now = time.monotonic_ns
@@ -84,6 +86,25 @@ class Order(Record):
     max_rss: int = 0
 
 
+class Voice(Log):
+    """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, log: Log) -> Voice:
+        """Return one that writes where `log` does."""
+        return cls(fields=log._fields, output=log._output)
+
+    def speak_as(self, **fields: Any) -> None:
+        """Add to who is speaking, here and in what standard logging brings."""
+        self._fields |= fields
+
+    def slot_is(self, slot: int) -> None:
+        """Add the slot."""
+        self._fields["slot"] = slot
+
+
 class Family(Record):
     """What all workers of a zygote have in common."""
 
@@ -92,7 +113,7 @@ class Family(Record):
     name: str
     main_pid: int
     bell: int  # descriptor; -1: none
-    log: Log
+    voice: Voice
     queue: str | None = None
 
 
@@ -112,12 +133,13 @@ class Life:
         self.order = Order(worker=0, record=0, slot=0)
         self.record = WorkerRecord.detached()
         self.words = self.record.words
-        self.diary = family.log  # what graced says about us
+        self.diary = family.voice  # what graced says about us
         self.asked = NOTHING
         self.armed = False  # user code runs that may be interrupted
         self.raised: WorkerInterrupt | None = None
         self.phase = Phase.EMPTY
         self.errors_in_row = 0
+        self.last_words = ""  # what the last round that went wrong said
         self._max_errors = family.pool.max_errors
         self._round_limit = int((family.pool.round_timeout or 0) * SECOND)
         self._ring_message = b""
@@ -127,6 +149,7 @@ class Life:
         self._rss_checked = 0
         self._statm = -1
         self._stacks_fd = -1
+        self._windows: stacks.Stacks | None = None
         self._pipe: tuple[int, int] | None = None
         self._poll = select.poll()
         self._thread = get_ident()
@@ -134,44 +157,54 @@ class Life:
     @classmethod
     def detached(cls) -> Life:
         """Return a life outside of any daemon, for users' own tests of their workers."""
-        family = Family(settings.Pool("detached"), 0, "detached", os.getppid(), -1, Log())
+        family = Family(settings.Pool("detached"), 0, "detached", os.getppid(), -1, Voice.of(Log()))
         return cls(family)
 
     # -- birth -----------------------------------------------------------------
 
-    def install_handlers(self) -> None:
-        """Say what each signal does. Call it with all signals blocked."""
+    def prepare(self, windows: stacks.Stacks | None) -> None:
+        """Do all that workers have in common, once for those who are forked next.
+
+        With all signals blocked. What is opened here is opened anew by each
+        worker, under the same numbers.
+        """
+        self._install_handlers()
+        self._open_pipe()
+        self._previous_hook = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
+        self._windows = windows
+        if windows is not None:
+            fd = self._stacks_fd = windows.reserve()
+            faulthandler.register(signal.SIGQUIT, file=fd, all_threads=True, chain=True)
+            faulthandler.enable(file=fd, all_threads=True)
+
+    def _install_handlers(self) -> None:
         ours = {
             signal.SIGTERM: self._on_drain,
             signal.SIGINT: self._on_interrupt,
             signal.SIGQUIT: self._on_stacks,
+            PARENT_DIED: self._on_parent_died,
             # Not SIG_IGN: that would be handed down to everything the worker executes.
             signal.SIGHUP: _leave_alone,
             signal.SIGUSR1: _leave_alone,
             signal.SIGUSR2: _leave_alone,
-            signal.SIGRTMIN: _leave_alone,  # the adoption's own
         }
+        faulthandler.unregister(signal.SIGQUIT)  # the zygote's: else ours is never installed
         for number, handler in ours.items():
             signal.signal(number, handler)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     def begin(self, order: Order, record: WorkerRecord) -> None:
-        """Become this worker: from here on the record is ours."""
+        """Become this worker, and let signals come."""
         self.order = order
         self.record = record
         self.words = record.words
         self._ring_message = order.worker.to_bytes(8, "little")
-        pool = self.family.pool.name
-        generation = self.family.generation
-        self.diary = self.family.log.bind(pool=pool, slot=order.slot, generation=generation)
-
-    def listen(self, windows: stacks.Stacks | None) -> None:
-        """Open what signals are heard through, then let them come."""
-        self._open_pipe()
-        sys.unraisablehook = self._rearmed_by(sys.unraisablehook)
-        if windows is not None:
-            self._register_stacks(windows)
+        self.diary.slot_is(order.slot)
+        self._open_own_pipe()
+        if self._windows is not None:
+            self._windows.open_at(self._stacks_fd, order.record)
         os.register_at_fork(after_in_child=self._forget)
         process.restore(())
 
@@ -181,11 +214,15 @@ class Life:
         signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
         return pipe
 
-    def _register_stacks(self, windows: stacks.Stacks) -> None:
-        """Have stacks written to our window: when asked for, and by a crash."""
-        fd = self._stacks_fd = windows.open(self.order.record)
-        faulthandler.register(signal.SIGQUIT, file=fd, all_threads=True, chain=True)
-        faulthandler.enable(file=fd, all_threads=True)
+    def _open_own_pipe(self) -> None:
+        """Replace the inherited pipe; everything else knows it by its numbers."""
+        inherited = self._pipe
+        if inherited is not None:
+            os.close(inherited[0])
+            os.close(inherited[1])
+        if os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) != inherited:
+            self._poll = select.poll()
+            self._open_pipe()
 
     def _forget(self) -> None:
         """In a process forked by user code: it is no worker, its signals are its own."""
@@ -197,7 +234,7 @@ class Life:
             signal.SIGQUIT,
             signal.SIGUSR1,
             signal.SIGUSR2,
-            signal.SIGRTMIN,
+            PARENT_DIED,
         ):
             if _is_ours(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
@@ -215,6 +252,10 @@ class Life:
             self._interrupt_at(frame)
         else:
             self._acknowledge(Ack.DRAIN)
+
+    def _on_parent_died(self, number: int, frame: FrameType | None) -> None:
+        if os.getppid() != self.family.main_pid:  # else it is an echo of the adoption
+            self._on_drain(number, frame)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self.asked = INTERRUPT
@@ -245,18 +286,12 @@ class Life:
         self.raised = WorkerInterrupt()
         raise self.raised
 
-    def _rearmed_by(
-        self, previous: Callable[[sys.UnraisableHookArgs], Any]
-    ) -> Callable[[sys.UnraisableHookArgs], Any]:
-        """Return a hook that notices when the interrupt was lost, in a `__del__` say."""
-
-        def hook(lost: sys.UnraisableHookArgs, /) -> Any:
-            if lost.exc_value is self.raised and self.raised is not None:
-                self.raised = None  # the next signal raises again
-                return None
-            return previous(lost)
-
-        return hook
+    def _unraisable(self, lost: sys.UnraisableHookArgs, /) -> Any:
+        """Notice when the interrupt was lost, in a `__del__` say: the next signal raises again."""
+        if lost.exc_value is self.raised and self.raised is not None:
+            self.raised = None
+        else:
+            self._previous_hook(lost)
 
     def _acknowledge_interrupt(self) -> None:
         self._acknowledge(Ack.INTERRUPT if self.asked == INTERRUPT else Ack.DRAIN_IN_SETUP)
@@ -296,7 +331,10 @@ class Life:
         Returns what it returns, raises what it raises. Exceptions in `calm` end a
         round like any other, but are no errors.
         """
-        self._begin_round()
+        words = self.words
+        now = words[ROUND_STARTED] = _now()
+        words[DEADLINE] = now + self._round_limit if self._round_limit else 0
+        self._turn_busy()
         try:
             result = self.guarded(call, *args)
         except BaseException as error:
@@ -304,13 +342,6 @@ class Life:
             raise
         self._end_good_round()
         return result
-
-    def _begin_round(self) -> None:
-        words = self.words
-        now = _now()
-        words[ROUND_STARTED] = now
-        words[DEADLINE] = now + self._round_limit if self._round_limit else 0
-        self._turn_busy()
 
     def _turn_busy(self) -> None:
         words = self.words
@@ -345,11 +376,11 @@ class Life:
             self._end_good_round()
             return
         if isinstance(error, SystemExit):
-            self.record.text = f"{_name(call)}() called sys.exit({error.code!r})"
+            self.last_words = f"{_name(call)}() called sys.exit({error.code!r})"
         elif not self.is_interrupt(error):
             self.words[ERRORS] += 1
             self.errors_in_row += 1
-            self.record.text = f"{_name(call)}() raised {in_one_line(error)}"
+            self.last_words = f"{_name(call)}() raised {in_one_line(error)}"
         self._end_round()
 
     def _end_round(self) -> None:
@@ -491,6 +522,14 @@ class Life:
         if self.due():
             self.interrupt()
 
+    def put_away(self) -> None:
+        """Close what waiting has opened; for lives that don't end with a process."""
+        if self._pipe is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._pipe[0])
+            os.close(self._pipe[1])
+            self._pipe = None
+
     # -- stations ----------------------------------------------------------------
 
     def enter(self, phase: int) -> None:
@@ -524,7 +563,7 @@ class Life:
             self.record.text = verdict.text
         self.record.left = verdict.left
         self.enter(Phase.LEFT)
-        flush()
+        process.flush()
         self.ring()
         if os.getppid() != self.family.main_pid:
             self._end_own_group()
@@ -591,17 +630,3 @@ def _give_back_wakeup(fd: int) -> None:
         signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
     except (ValueError, OSError):
         pass
-
-
-def flush() -> None:
-    """Write out what is buffered: os._exit doesn't."""
-    if "logging" in sys.modules:
-        import logging
-
-        logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError):  # nobody reads it, or it is closed
-            pass

@@ -8,22 +8,26 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
 
 from graced.core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Final
+    from collections.abc import Callable, Iterable
+    from typing import Final, NoReturn
 
     def _sigmask(how: int, mask: Iterable[int], /) -> set[int]: ...
+    def _sigwait(signals: Iterable[int], /) -> int: ...
     def valid_signals() -> set[int]: ...
 else:
     # The public module turns each of 64 signals into an enum member and back at every call.
     from _signal import pthread_sigmask as _sigmask
+    from _signal import sigwait as _sigwait
     from _signal import valid_signals
 
+BUG: Final = 70  # exit status: a bug in graced
 _SET_PDEATHSIG: Final = 1
 _SET_NAME: Final = 15
 _SET_CHILD_SUBREAPER: Final = 36
@@ -74,6 +78,11 @@ def set_name(name: str) -> None:
     _prctl(_SET_NAME, ctypes.addressof(raw))
 
 
+def block(*numbers: int) -> set[int]:
+    """Block some signals; return those that were blocked before."""
+    return _sigmask(signal.SIG_BLOCK, numbers)
+
+
 def block_all() -> set[int]:
     """Block all signals; return those that were blocked before."""
     return _sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
@@ -82,6 +91,11 @@ def block_all() -> set[int]:
 def restore(mask: Iterable[int]) -> None:
     """Block these signals and no others."""
     _sigmask(signal.SIG_SETMASK, mask)
+
+
+def wait_for_signal(number: int) -> None:
+    """Sleep until a signal comes, which must be blocked."""
+    _sigwait((number,))
 
 
 def open_fds() -> list[int]:
@@ -176,6 +190,34 @@ def native_threads() -> int:
     except OSError:
         pass
     return 1
+
+
+def in_child(life: Callable[[], object]) -> NoReturn:
+    """Run a forked child to its end: whatever happens, it never returns into its parent's code."""
+    status = BUG
+    try:
+        life()
+        status = 0
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        raise
+    finally:
+        flush()
+        os._exit(status)
+
+
+def flush() -> None:
+    """Write out what is buffered: os._exit doesn't."""
+    if "logging" in sys.modules:
+        import logging
+
+        logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # nobody reads it, or it is closed
+            pass
 
 
 # Other processes

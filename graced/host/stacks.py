@@ -65,17 +65,28 @@ class Stacks:
 
     # -- a worker ----------------------------------------------------------------
 
-    def open(self, record: int) -> int:
-        """Return a new descriptor at the start of a window; standard error if there's no /proc."""
+    def reserve(self) -> int:
+        """Return a descriptor to name to faulthandler before the worker is forked."""
+        return os.dup(self._fd)
+
+    def open_at(self, fd: int, record: int) -> None:
+        """Let a reserved descriptor be the worker's own, at the start of its window.
+
+        Without /proc it is standard error.
+        """
         try:
-            fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC)
+            own = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
-            return 2
+            os.dup2(2, fd, inheritable=False)
+            return
+        os.dup2(own, fd, inheritable=False)
+        os.close(own)
         rewind(fd, record)
-        return fd
 
 
 def rewind(fd: int, record: int) -> None:
     """Let the next stack be written at the start of the window again."""
-    if fd != 2:
+    try:
         os.lseek(fd, record * WINDOW, os.SEEK_SET)
+    except OSError:  # standard error is a pipe or a terminal
+        pass

@@ -1,0 +1,156 @@
+"""Births: a zygote's workers are forked by a middle process, and adopted by the main process.
+
+zygote: blocks all signals, forks the middle process, waits for its word
+middle: forks the workers, gives its word, waits for the zygote's
+zygote: opens a pidfd on each worker, gives its word, reaps the middle process
+middle: marks the records and leaves; if the zygote is gone instead, kills them
+worker: sleeps until the main process has adopted it
+
+A fork costs what it makes parent and child write to afterwards, page by page. So the
+middle process prepares all it can, and little is done in between.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+from graced.host import process
+from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase
+from graced.worker import live
+from graced.workerlife import ANSWERED, PARENT_DIED, Family, Life, Order
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, NoReturn
+
+    from graced.host.scoreboard import Scoreboard, WorkerRecord
+    from graced.host.stacks import Stacks
+    from graced.worker import Worker
+
+    Load = Callable[[Callable[..., Any]], type[Worker]]
+    Guard = Callable[[int, WorkerRecord], None]
+
+LOST: Final = "the middle process was killed during the birth"
+_ALL_BORN: Final = b"-"
+_GO: Final = b"go"
+
+
+class Birth:
+    """The birth of some workers of one zygote."""
+
+    def __init__(
+        self,
+        family: Family,
+        load: Load,
+        scoreboard: Scoreboard,
+        stacks: Stacks | None,
+        orders: list[Order],
+    ) -> None:
+        self._family = family
+        self._load = load
+        self._stacks = stacks
+        self.children = [(order, scoreboard.record(order.record)) for order in orders]
+
+    # -- in the zygote -------------------------------------------------------------
+
+    def labour(self, guard: Guard, own_fds: list[int]) -> str | None:
+        """Bring the workers into the world; return why some are missing.
+
+        `guard` is called with each that is born, while its number can't be another's yet.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Those that a worker has to answer; all others do nothing in a zygote.
+        mask = process.block(*ANSWERED)
+        try:
+            middle = os.fork()
+        except OSError as error:
+            return f"cannot fork: {error.strerror}"
+        else:
+            if middle == 0:
+                process.in_child(lambda: self._middle(theirs, [*own_fds, ours.fileno()]))
+        finally:
+            process.restore(mask)
+        theirs.close()
+        try:
+            return self._attend(ours, guard)
+        finally:
+            ours.close()
+            os.waitpid(middle, 0)
+
+    def _attend(self, middle: socket.socket, guard: Guard) -> str | None:
+        try:
+            word = middle.recv(1024)
+            for _, record in self.children:
+                if word and record.pid:
+                    guard(record.pid, record)
+            middle.send(_GO, socket.MSG_NOSIGNAL)
+        except ConnectionError:
+            word = b""
+        if not word:
+            return LOST
+        return None if word == _ALL_BORN else word.decode()
+
+    # -- in the middle process -----------------------------------------------------
+
+    def _middle(self, zygote: socket.socket, not_ours: list[int]) -> None:
+        for fd in not_ours:
+            os.close(fd)
+        process.set_name("graced-worker")
+        self._pid = os.getpid()
+        self._zygote = zygote.fileno()
+        self._life = Life(self._family)
+        self._life.prepare(self._stacks)
+        self._settle_memory()
+        self._part(zygote, self._fork_all())
+
+    def _settle_memory(self) -> None:
+        """Do once what malloc and the dynamic linker would put off to each child."""
+        bytes(100_000)  # a large request sorts the free chunks
+        os.kill(self._pid, PARENT_DIED)
+        process.wait_for_signal(PARENT_DIED)
+
+    def _fork_all(self) -> bytes:
+        be_born = self._be_born
+        for order, record in self.children:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                return f"cannot fork: {error.strerror}".encode()
+            if pid == 0:
+                be_born(order, record)
+            record.words[PID] = pid
+            try:
+                os.setpgid(pid, pid)  # on both sides, whoever comes first
+            except OSError:  # gone already
+                pass
+        return _ALL_BORN
+
+    def _part(self, zygote: socket.socket, word: bytes) -> None:
+        zygote.send(word, socket.MSG_NOSIGNAL)
+        if zygote.recv(16) == _GO:
+            for _, record in self.children:
+                record.words[BORN_WHOLE] = 1
+            return
+        for _, record in self.children:
+            if record.pid:
+                process.end_group(record.pid)
+
+    # -- in a worker ---------------------------------------------------------------
+
+    def _be_born(self, order: Order, record: WorkerRecord) -> NoReturn:
+        words = record.words
+        pid = words[PID] = os.getpid()
+        words[PHASE] = Phase.BORN
+        os.setpgid(pid, pid)
+        os.close(self._zygote)
+        # End-of-file from the middle process would come before the adoption.
+        process.set_parent_death_signal(PARENT_DIED)
+        if os.getppid() == self._pid:
+            process.wait_for_signal(PARENT_DIED)
+        if os.getppid() != self._family.main_pid or not words[BORN_WHOLE]:
+            os._exit(signal.SIGTERM)
+        self._life.begin(order, record)
+        live(self._life, self._load)
