@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heapify, heappop, heappush
+from itertools import count
 
 from graced.jobs.job import Discarded, Done, Outcome, Postponed
 from graced.jobs.queue import QueueError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from graced.jobs.policy import Policy
     from graced.jobs.sqlite import Store
+
+    Entry = tuple[int, int, int, Row]  # due, id, one more, so that rows are never compared
 
 AHEAD = 512  # waiting jobs read from the file at once
 LOW = 64  # read on when so few are left
@@ -61,7 +64,8 @@ class Ledger:
         self._chance = chance
         self._batch = Batch()
         self._rows: dict[int, Row] = {}  # all rows in memory
-        self._ahead: list[tuple[int, int, Row]] = []  # a heap of waiting rows; some entries stale
+        self._ahead: list[Entry] = []  # a heap of waiting rows; some entries are stale
+        self._serial = count()
         self._horizon = NEVER  # every waiting row up to here is in memory
         self._wanting: dict[str, Owner] = {}  # idle, in the order of their asking
         self._hungry: dict[str, Owner] = {}  # at work; may get a reserve
@@ -184,7 +188,8 @@ class Ledger:
         owner = self.owner(name)
         for row in list(owner.rows.values()):
             del owner.rows[row.id]
-            if evidence is None or row.state == RESERVED:
+            unseen = row.state == RESERVED or row.id in self._handouts
+            if evidence is None or unseen:
                 self._give_back(row)
             else:
                 self._fail(row, evidence, now, None)
@@ -350,7 +355,7 @@ class Ledger:
         self._horizon = FOREVER if len(rows) < AHEAD else (rows[-1].due, rows[-1].id)
         for row in rows:
             self._rows[row.id] = row
-            heappush(self._ahead, (row.due, row.id, row))
+            heappush(self._ahead, (row.due, row.id, next(self._serial), row))
 
     def _written(self) -> None:
         batch, self._batch = self._batch, Batch()
@@ -444,9 +449,8 @@ class Ledger:
     def _top(self) -> Row | None:
         ahead = self._ahead
         while ahead:
-            due, _id, row = ahead[0]
-            if row.state == WAITING and row.due == due and self._rows.get(row.id) is row:
-                return row
+            if self._is_live(ahead[0]):
+                return ahead[0][3]
             heappop(ahead)
         return None
 
@@ -463,7 +467,7 @@ class Ledger:
             self._rows.pop(row.id, None)
             return
         self._rows[row.id] = row
-        heappush(self._ahead, (row.due, row.id, row))
+        heappush(self._ahead, (row.due, row.id, next(self._serial), row))
         if len(self._ahead) > 2 * MOST:
             self._trim()
 
@@ -473,17 +477,17 @@ class Ledger:
         if len(live) > MOST:
             self._lower_horizon(live[MOST - 1][:2])
 
-    def _is_live(self, entry: tuple[int, int, Row]) -> bool:
-        due, _id, row = entry
+    def _is_live(self, entry: Entry) -> bool:
+        due, _id, _serial, row = entry
         return row.state == WAITING and row.due == due and self._rows.get(row.id) is row
 
     def _lower_horizon(self, key: tuple[int, int]) -> None:
         if key >= self._horizon:
             return
         self._horizon = key
-        for due, id, row in self._ahead:
-            if (due, id) > key and row.state == WAITING:
-                self._rows.pop(id, None)
+        for entry in self._ahead:
+            if entry[:2] > key and self._is_live(entry):
+                del self._rows[entry[1]]
         self._ahead = [entry for entry in self._ahead if entry[:2] <= key]
         heapify(self._ahead)
 
