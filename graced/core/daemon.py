@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from graced.core import events as ev
 from graced.core.actions import Exit, Extend, Say, TellReady, TellStopping
+from graced.core.member import State as WorkerState
 from graced.core.pool import Context, Mode, Pool
 from graced.core.reload import Reloads, State
 
@@ -30,6 +31,9 @@ else:
 
 
 MARGIN = 5.0  # seconds that systemd is asked for beyond our own limits
+
+# Nothing that the rules of the state look at: a thousand births need not be settled one by one.
+QUIET = (ev.Spawned, ev.RoundOverdue, ev.StackPrinted, ev.Recovered)
 
 
 class Daemon:
@@ -107,10 +111,10 @@ class Daemon:
         """Take note of an event and return what is to be done."""
         if not self.exited:
             self._apply(event, now)
-        return self._finish(now)
+        return self._finish(now, settled=isinstance(event, QUIET))
 
-    def _finish(self, now: float) -> list[Action]:
-        if not self.exited:
+    def _finish(self, now: float, *, settled: bool = False) -> list[Action]:
+        if not (self.exited or settled):
             self._settle(now)
         actions = self.out[:]
         self.out.clear()
@@ -299,9 +303,12 @@ class Daemon:
 
     def _let_removed_pools_go(self, now: float) -> None:
         """A pool that a reload removed outlives the old workers that came after it."""
+        removed = [p for p in self.pools.values() if p.mode is Mode.STAYING and not p.candidate]
+        if not removed:
+            return
         needed = {name for member in self.members() for name in member.settings.after}
-        for pool in self.pools.values():
-            if pool.mode is Mode.STAYING and pool.candidate is None and pool.name not in needed:
+        for pool in removed:
+            if pool.name not in needed:
                 pool.stop(now)
 
     def _bury_removed_pools(self) -> None:
@@ -323,7 +330,8 @@ class Daemon:
     def _longest(self, now: float) -> float:
         total = 0.0
         for pool in self.pools.values():
-            waits = [m.longest(now) for m in pool.members.values()]
+            busy = (m for m in pool.members.values() if m.state is not WorkerState.READY)
+            waits = [m.longest(now) for m in busy]
             waits += [z.deadline - now for z in pool.zygotes.values() if z.deadline is not None]
             waits += [pool.backoff.next_start - now] if pool.backoff.next_start else []
             if pool.mode is not Mode.LEAVING:

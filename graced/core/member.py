@@ -28,6 +28,9 @@ class State(Enum):
     KILLED = "killed"
 
 
+ON_THE_WAY_OUT = (State.DRAINING, State.INTERRUPTED, State.KILLED)
+
+
 class Round(Enum):
     """What is known of the round in hand."""
 
@@ -112,7 +115,7 @@ class Member:
     @property
     def leaving(self) -> bool:
         """Whether it is on its way out."""
-        return self.state in (State.DRAINING, State.INTERRUPTED, State.KILLED)
+        return self.state in ON_THE_WAY_OUT
 
     @property
     def label(self) -> str:
@@ -128,6 +131,8 @@ class Member:
 
     def deadline(self) -> float | None:
         """When something has to be done about it, or None."""
+        if self.state is State.READY and self.kill_at is None:  # most are, most of the time
+            return self.age_limit if self.wants is None else None
         times = [
             self._not_before_lease(self.rung_end()),
             self._not_before_lease(self.kill_at),

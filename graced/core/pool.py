@@ -475,13 +475,24 @@ class Pool:
         if self.mode is Mode.UP:
             if self._import_again is not None and now >= self._import_again:
                 self._start_zygote(now)
-            self._shrink(now)
-            self._relieve(now)
+            change = self._to_change()
+            if change:
+                self._shrink(now)
+                self._relieve(now)
             if self.zygote_ready:
                 self._fill(now)
+            if self.zygote_ready and change:
                 self._replace(now)
             self._send_orders()
         self._drop_zygotes()
+
+    def _to_change(self) -> bool:
+        """Whether a worker has no place here any more, or only until its successor is ready."""
+        return any(
+            member.slot >= self.target or self._outdated(member)
+            for member in self.members.values()
+            if not member.leaving
+        )
 
     def _shrink(self, now: float) -> None:
         """Slots past the target are given up."""
