@@ -243,6 +243,19 @@ def _check(args: Arguments) -> int:
     return check(reading, args.show)
 
 
+def _doctor(args: Arguments) -> int:
+    from graced.doctor import doctor
+    from graced.host.control import ControlError, NoDaemon
+
+    pid = None
+    if args.unit is None:
+        try:
+            pid = _ask(args, "status")["status"]["pid"]
+        except (ControlError, NoDaemon, OSError):  # then it looks at what would be started
+            pass
+    return doctor(args.unit, args.config, args.set, pid, args.ignore)
+
+
 def _submit(args: Arguments) -> int:
     from graced.jobs.client import submit
 
@@ -393,6 +406,20 @@ def _check_options(parser: Parser) -> None:
     )
 
 
+def _doctor_options(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument(
+        "--ignore",
+        metavar="DIRECTIVE",
+        action="append",
+        default=[],
+        help="what is meant to be as it is, such as ProtectHome; may be repeated",
+    )
+    parser.add_argument(
+        "unit", metavar="UNIT", nargs="?", help="else the running daemon's, else graced.service"
+    )
+
+
 def _status_options(parser: Parser) -> None:
     _client_options(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -441,6 +468,7 @@ def _jobs_options(parser: Parser) -> None:
 COMMANDS: Final = (
     ("run", _run_as_told, "run in the foreground", _run_options),
     ("check", _check, "tell what is wrong with the configuration", _check_options),
+    ("doctor", _doctor, "tell what is wrong with how systemd runs it", _doctor_options),
     ("status", _status, "show what runs now", _status_options),
     ("reload", _reload, "load code and configuration anew, and wait", _client_options),
     ("stop", _stop, "stop, and wait until the daemon is gone", _stop_options),

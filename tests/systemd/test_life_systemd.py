@@ -295,3 +295,47 @@ def test_its_group_may_talk_to_it(machine: Machine) -> None:
     as_member = ["setpriv", "--reuid=daemon", "--regid=daemon"]
     machine.run(*as_member, "--groups=graced", "graced", "status")
     assert machine.attempt(*as_member, "--clear-groups", "graced", "status").returncode != 0
+
+
+# graced doctor
+
+FAULTS = """\
+Type=exec
+NotifyAccess=all
+KillMode=control-group
+TimeoutStopSec=5
+WatchdogSec=0
+MemoryMax=100M
+LimitNOFILE=32
+ProtectSystem=no
+RestartPreventExitStatus=
+OOMPolicy=stop
+ExecReload=
+ExecReload=kill -HUP $MAINPID
+"""
+
+
+def test_the_doctor_finds_nothing_in_what_is_shipped(machine: Machine) -> None:
+    machine.configure("crew:Idle")
+    assert machine.run("graced", "doctor") == "graced.service: nothing wrong\n"
+    machine.systemctl("start")  # now it is found by the daemon that runs
+    assert machine.run("graced", "doctor") == "graced.service: nothing wrong\n"
+    machine.configure("crew:Idle", file="shop", top={"name": "graced-shop"})
+    said = machine.run("graced", "doctor", "graced@shop")
+    assert said == "graced@shop.service: nothing wrong\n"
+    machine.dropin(machine.run("cat", "/src/systemd/hardened.conf"))
+    assert machine.run("graced", "doctor") == "graced.service: nothing wrong\n"
+
+
+def test_the_doctor_names_what_was_planted(machine: Machine) -> None:
+    machine.configure("crew:Idle", max_rss="200M")
+    machine.dropin(FAULTS)
+    done = machine.attempt("graced", "doctor", "graced.service")
+    assert done.returncode == 1
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("wrong: ")]
+    assert len(wrong) == 11, done.stdout
+    for directive in {line.partition("=")[0] for line in FAULTS.splitlines()}:
+        assert directive in done.stdout
+    assert "/run/systemd/system/graced.service.d/test-0.conf:" in done.stdout
+    ignored = [f"--ignore={line.partition('=')[0]}" for line in FAULTS.splitlines()]
+    assert machine.run("graced", "doctor", *ignored, UNIT) == "graced.service: nothing wrong\n"
