@@ -19,7 +19,7 @@ import select
 import signal
 import sys
 import time
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 
 from graced.core import settings
 from graced.core.record import Record
@@ -65,6 +65,7 @@ ANSWERED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, PARENT_DIED)
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _now = time.monotonic_ns
+_level_lock = allocate_lock()
 
 
 class WorkerInterrupt(BaseException):
@@ -115,6 +116,7 @@ class Family(Record):
     bell: int  # descriptor; -1: none
     voice: Voice
     queue: str | None = None
+    title: Callable[[str], None] | None = None
 
 
 class Verdict(Record):
@@ -148,6 +150,7 @@ class Life:
         self._leases = 0
         self._rss_checked = 0
         self._statm = -1
+        self._level = -1
         self._stacks_fd = -1
         self._windows: stacks.Stacks | None = None
         self._pipe: tuple[int, int] | None = None
@@ -205,8 +208,15 @@ class Life:
         self._open_own_pipe()
         if self._windows is not None:
             self._windows.open_at(self._stacks_fd, order.record)
+        if self.family.title is not None:
+            self._set_title(self.family.title)
         os.register_at_fork(after_in_child=self._forget)
         process.restore(())
+
+    def _set_title(self, set_title: Callable[[str], None]) -> None:
+        pool, generation = self.family.pool.name, self.family.generation
+        set_title(f"{self.family.name}: worker {pool}/{self.order.slot} gen {generation}")
+        process.set_name("graced-worker")  # the title has changed that, too
 
     def _open_pipe(self) -> tuple[int, int]:
         pipe = self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -246,8 +256,13 @@ class Life:
 
     # -- signals -----------------------------------------------------------------
 
+    def _ask(self, what: int) -> None:
+        self.asked = max(self.asked, what)
+        if self._level >= 0:
+            os.eventfd_write(self._level, 1)
+
     def _on_drain(self, number: int, frame: FrameType | None) -> None:
-        self.asked = max(self.asked, DRAIN)
+        self._ask(DRAIN)
         if self.phase == Phase.SETUP:
             self._interrupt_at(frame)
         else:
@@ -258,7 +273,7 @@ class Life:
             self._on_drain(number, frame)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        self.asked = INTERRUPT
+        self._ask(INTERRUPT)
         self._interrupt_at(frame)
 
     def _on_stacks(self, number: int, frame: FrameType | None) -> None:
@@ -433,8 +448,19 @@ class Life:
             time.sleep(seconds or 0)
             return True
         if get_ident() != self._thread:
-            raise RuntimeError("wait() is for the worker's main thread; use an Event in others")
+            return self._wait_elsewhere(seconds)
         return self.wait_for(None, seconds) == "draining"
+
+    def _wait_elsewhere(self, seconds: float | None) -> bool:
+        """Sleep in another thread: they share an eventfd that stays readable once we drain."""
+        with _level_lock:
+            if self._level < 0:
+                self._level = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        if self.asked == NOTHING:
+            poll = select.poll()
+            poll.register(self._level, select.POLLIN)
+            poll.poll(None if seconds is None else max(seconds, 0) * 1000)
+        return self.asked != NOTHING
 
     def wait_for(self, fd: int | None, seconds: float | None, *, heed_drain: bool = True) -> Woken:
         """Sleep until `fd` is readable, we are asked to drain, or the time is over.

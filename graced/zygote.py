@@ -6,6 +6,7 @@ process, a child subreaper, adopts them. The order of things at a birth is in :c
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import select
@@ -20,6 +21,7 @@ from graced.host.channel import Channel, ChannelClosed
 from graced.host.log import Log, open_log
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
+from graced.host.title import title_setter
 from graced.loader import LoadError, load_class
 from graced.orphans import Orphan, lead_down
 from graced.worker import rehearse
@@ -28,6 +30,7 @@ from graced.workerlife import Family, Order, Voice
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Thread
     from typing import Any, Final
 
     from graced.host.scoreboard import WorkerRecord
@@ -148,6 +151,7 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
             channel.send_all(("imported",))
             return lambda call: load_class(plan.pool, call)
         found = load_class(plan.pool)
+        _refuse_threads(voice)
     except LoadError as error:
         voice.exception("the code cannot be imported", error.__cause__ or error)
         channel.send_all(("failed", error.reason))
@@ -156,7 +160,38 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
         channel.send_all(("failed", str(error)))
         return None
     channel.send_all(("imported",))
+    if _uses_log(found):
+        import logging  # noqa: F401  # once for all workers
     return lambda call: found
+
+
+def _refuse_threads(voice: Voice) -> None:
+    """Refuse to fork where Python threads run: a child has their locks, but not them."""
+    if _thread._count() > 0:
+        named = [thread.name for thread in _threads()] or ["(without a name)"]
+        raise LoadError(
+            f"the import started threads ({', '.join(named)}), and a fork would copy the locks"
+            " they hold; start them in setup(), or set preload: false"
+        )
+    native = process.native_threads() - 1
+    if native:
+        voice.warning(
+            f"the import started {native} native threads, which no worker will have;"
+            " if workers hang, set preload: false"
+        )
+
+
+def _threads() -> list[Thread]:
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return []
+    return [t for t in threading.enumerate() if t is not threading.main_thread()]
+
+
+def _uses_log(cls: type) -> bool:
+    """Return whether the code of a worker class names `log`: then all shall share logging."""
+    codes = (getattr(f, "__code__", None) for base in cls.__mro__ for f in vars(base).values())
+    return any("log" in code.co_names for code in codes if code is not None)
 
 
 def _prepare_to_fork() -> None:
@@ -181,8 +216,19 @@ class Zygote:
         self._plan = plan
         self._channel = channel
         self._load = load
+        title = title_setter()
+        if title is not None:
+            title(f"{plan.name}: zygote {plan.pool.name} gen {plan.generation}")
+            process.set_name("graced-zygote")
         self._family = Family(
-            plan.pool, plan.generation, plan.name, plan.main_pid, plan.bell, voice, plan.queue
+            pool=plan.pool,
+            generation=plan.generation,
+            name=plan.name,
+            main_pid=plan.main_pid,
+            bell=plan.bell,
+            voice=voice,
+            queue=plan.queue,
+            title=title,
         )
         self._wards: dict[int, Orphan] = {}  # by pidfd
         self._epoll = select.epoll()
