@@ -429,8 +429,11 @@ def marked(mark: str) -> Iterator[tuple[int, str]]:
 
 
 def comm(pid: int) -> str:
-    """Return a process's name, as `ps -o comm` shows it."""
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+    """Return a process's name, as `ps -o comm` shows it; "" if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def stat(pid: int) -> list[str]:

@@ -62,6 +62,7 @@ def test_files_dropped_in_come_out_whole(folder: Daemon) -> None:
     for name, content in contents.items():
         drop(folder, name, content)
     folder.until(lambda: not names(folder, "inbox") and not names(folder, "work"))
+    folder.log.wait("bytes done", len(contents))
     check_done(folder, contents)
     assert len(folder.log.matching("bytes done")) == len(contents)  # each was done once
 
