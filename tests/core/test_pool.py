@@ -1,0 +1,734 @@
+"""One pool: filling, recycling, scaling, the stop ladder, stuck rounds, lost zygotes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from world import Code, Process, Work, World, pool, started, world
+
+from graced.core import actions as ac
+from graced.core import events as ev
+from graced.core.backoff import Birth
+from graced.core.member import Member, State
+
+
+def slots(processes: list[Process]) -> list[int]:
+    return sorted(p.slot for p in processes)
+
+
+def heard(process: Process) -> list[str]:
+    return [what for _, what in process.heard]
+
+
+def only(made: World) -> Process:
+    (process,) = made.alive()
+    return process
+
+
+# -- start -------------------------------------------------------------------------
+
+
+def test_workers_of_a_start_are_ordered_together() -> None:
+    made = started(pool(workers=4))
+    (spawn,) = made.actions(ac.Spawn)
+    assert [b.slot for b in spawn.births] == [0, 1, 2, 3]
+    assert slots(made.serving()) == [0, 1, 2, 3]
+
+
+def test_zygote_gets_its_pools_settings_and_the_user() -> None:
+    from graced.core.settings import Settings
+
+    mail = pool("mail", env={"A": "1"})
+    made = World(Settings(user="mary", group="folk", pools={"mail": mail})).start()
+    (zygote,) = made.actions(ac.StartZygote)
+    assert (zygote.pool, zygote.generation) == (mail, 1)
+    assert (zygote.user, zygote.group) == ("mary", "folk")
+
+
+def test_limits_are_jittered_downwards_by_a_tenth() -> None:
+    spread = iter([0.0, 0.0, 1.0, 1.0, 0.5, 0.5])
+    made = world(
+        pool(workers=3, max_rounds=1000, max_rss=1000), jitter=lambda: next(spread)
+    ).start()
+    made.until(lambda: made.daemon.ready)
+    assert [b.max_rounds for b in made.births()] == [1000, 900, 950]
+    assert [b.max_rss for b in made.births()] == [1000, 900, 950]
+
+
+def test_max_rounds_of_one_stays_one_and_none_is_zero() -> None:
+    made = world(pool(max_rounds=1), jitter=lambda: 1.0).start()
+    made.until(made.births)
+    assert made.births()[0].max_rounds == 1
+    assert made.births()[0].max_rss == 0
+    unlimited = started(pool())
+    assert unlimited.births()[0].max_rounds == 0
+
+
+# -- deaths ------------------------------------------------------------------------
+
+
+def test_worker_that_dies_is_replaced_at_once_in_its_slot() -> None:
+    made = started(pool(workers=3))
+    made.run(5)
+    made.die(made.alive(slot=1)[0], "killed by SIGSEGV")
+    made.settle()
+    (birth,) = made.births(since=made.now)
+    assert birth.slot == 1
+    made.run(1)
+    assert slots(made.serving()) == [0, 1, 2]
+    assert made.pool().deaths == 1
+    (death,) = made.status()["pools"]["jobs"]["last_deaths"]
+    assert death["reason"] == "killed by SIGSEGV"
+    assert death["slot"] == 1
+
+
+def test_planned_end_is_no_death() -> None:
+    made = started(pool(workers=2))
+    made.law.by_hand = True
+    made.sigterm(made.alive(slot=0)[0])
+    made.settle()
+    made.run(1)
+    assert slots(made.serving()) == [0, 1]
+    assert made.pool().deaths == 0
+    assert made.said("left after 0 rounds")
+
+
+def test_worker_drained_by_hand_has_a_replacement_while_it_finishes() -> None:
+    made = world(pool(drain_timeout=100.0))
+    made.work_for = lambda p: Work(round=50.0)
+    made.start().run(1)
+    made.sigterm(made.alive()[0])
+    made.settle()
+    made.run(1)
+    old, new = made.alive()
+    assert (old.drained, new.drained, new.phase) == (True, False, "busy")
+    made.run(60)
+    assert made.alive() == [new]
+
+
+def test_worker_drained_by_hand_is_on_the_ladder() -> None:
+    made = world(pool(drain_timeout=3.0, stop_timeout=2.0))
+    made.work_for = lambda p: Work(round=math.inf, deaf_to_int=True) if p.nth == 0 else Work()
+    made.start().run(1)
+    first = made.alive()[0]
+    made.sigterm(first)
+    made.settle()
+    at = made.now
+    made.until(lambda: first.phase == "gone")
+    assert made.now - at == pytest.approx(5.0, abs=0.01)
+
+
+def test_only_the_last_deaths_are_kept() -> None:
+    made = started(pool())
+    made.work_for = lambda p: Work(round=1.0)
+    for number in range(15):
+        made.until(lambda: any(p.good for p in made.alive()))
+        made.die(only(made), f"death {number}")
+        made.settle()
+    reasons = [d["reason"] for d in made.status()["pools"]["jobs"]["last_deaths"]]
+    assert reasons == [f"death {n}" for n in range(5, 15)]
+    assert made.pool().deaths == 15
+
+
+# -- the ladder ----------------------------------------------------------------------
+
+
+def ladder(**work: object) -> tuple[World, Process]:
+    """A world whose one worker was just asked to drain, in a round that never ends."""
+    made = world(pool(drain_timeout=10.0, stop_timeout=4.0))
+    made.work_for = lambda p: Work(**{"round": math.inf, **work})  # type: ignore[arg-type]
+    made.start().run(1)
+    made.now = 2000.0
+    made.do(ev.DrainAsked())
+    return made, only(made)
+
+
+def times(process: Process, what: str) -> list[float]:
+    return [at - 2000.0 for at, heard in process.heard if heard == what]
+
+
+def test_ladder_drains_interrupts_kills() -> None:
+    made, process = ladder(deaf_to_int=True)
+    assert made.until_exit().code == 1
+    assert times(process, "TERM") == [0.0]
+    assert times(process, "INT")[0] == pytest.approx(10.0)
+    assert times(process, "KILL") == [pytest.approx(14.0)]
+
+
+def test_signals_are_repeated_until_acknowledged() -> None:
+    made, process = ladder(frozen=True)
+    made.until_exit()
+    assert len(times(process, "TERM")) == pytest.approx(100, abs=3)
+    assert len(times(process, "INT")) == pytest.approx(40, abs=3)
+    assert all(t > 9.99 for t in times(process, "INT"))
+
+
+def test_signal_is_not_repeated_after_its_acknowledgement() -> None:
+    made, process = ladder(teardown=3.0)
+    assert made.until_exit().code == 0
+    assert len(times(process, "TERM")) == 1
+    assert len(times(process, "INT")) == 1
+
+
+def test_worker_that_finishes_its_round_is_not_interrupted() -> None:
+    made, process = ladder(round=9.5)
+    assert made.until_exit().code == 0
+    assert times(process, "INT") == []
+    assert process.rounds == 1
+
+
+def test_time_outs_of_zero_leave_no_rung_out() -> None:
+    made = world(pool(drain_timeout=0.0, stop_timeout=0.0))
+    made.work_for = lambda p: Work(round=math.inf, frozen=True)
+    made.start().run(1)
+    made.do(ev.DrainAsked())
+    process = only(made)
+    at = made.now
+    made.until_exit()
+    assert list(dict.fromkeys(heard(process))) == ["TERM", "INT", "KILL"]
+    assert made.now - at < 0.1
+
+
+def draining_with_lease(start: float, lease: float, ends: float, **work: object) -> Process:
+    """A drain asked 1 s after ready, with a lease ``start`` seconds after the drain."""
+    made = world(pool(drain_timeout=10.0, stop_timeout=4.0))
+    settings: dict[str, object] = {"round": math.inf, "deaf_to_int": True, **work}
+    made.work_for = lambda p: Work(**settings, leases=((1.0 + start, lease, ends),))  # type: ignore[arg-type]
+    made.start()
+    made.until(made.serving)
+    made.run(1.0)
+    shift = made.now
+    made.do(ev.DrainAsked())
+    process = only(made)
+    made.until_exit()
+    process.heard = [(at - shift + 2000.0, what) for at, what in process.heard]
+    return process
+
+
+def test_drain_waits_for_a_lease() -> None:
+    process = draining_with_lease(3.0, 100.0, 5.0)
+    assert times(process, "INT")[0] == pytest.approx(15.0, abs=0.01)
+    assert times(process, "KILL") == [pytest.approx(19.0, abs=0.01)]
+
+
+def test_lease_taken_before_the_drain_counts_from_the_drain() -> None:
+    process = draining_with_lease(-0.5, 100.0, 5.5)
+    assert times(process, "INT")[0] == pytest.approx(15.0, abs=0.01)
+
+
+def test_lease_that_outlives_its_section_ends_with_it() -> None:
+    process = draining_with_lease(3.0, 5.0, math.inf)
+    assert times(process, "INT")[0] == pytest.approx(15.0, abs=0.01)
+    assert times(process, "KILL") == [pytest.approx(19.0, abs=0.01)]
+
+
+def test_no_kill_under_a_lease_and_the_rest_of_the_rung_after_it() -> None:
+    process = draining_with_lease(12.0, 30.0, 30.0)
+    assert times(process, "INT")[0] == pytest.approx(10.0, abs=0.01)
+    assert times(process, "KILL") == [pytest.approx(44.0, abs=0.01)]
+
+
+def test_interrupt_is_delivered_when_the_lease_ends_and_stop_timeout_runs_from_there() -> None:
+    process = draining_with_lease(9.0, 30.0, 3.0, deaf_to_int=False, teardown=3.5)
+    # 9 s on the drain rung, 3 s of lease, 1 s: interrupted at 13, gone at 16.5
+    assert times(process, "INT")[0] == pytest.approx(13.0, abs=0.01)
+    assert times(process, "KILL") == []
+
+
+def test_second_interrupt_kills_under_a_lease() -> None:
+    made = world(pool())
+    made.work_for = lambda p: Work(round=math.inf, leases=((0.5, 100.0, 100.0),))
+    made.start().run(1)
+    made.do(ev.InterruptAsked())
+    made.run(1)
+    assert made.alive()
+    made.do(ev.InterruptAsked())
+    process = only(made)
+    assert heard(process)[-1] == "KILL"
+    assert made.until_exit(1).code == 1
+
+
+def test_worker_that_survives_a_kill_gets_it_again() -> None:
+    made, process = ladder(deaf_to_int=True, dies_late=3.5)
+    made.until_exit()
+    assert len(times(process, "KILL")) == 4
+
+
+def test_drain_in_setup_interrupts_at_once() -> None:
+    made = world(pool(drain_timeout=100.0, stop_timeout=4.0))
+    made.work_for = lambda p: Work(setup=50.0)
+    made.start().run(1)
+    made.do(ev.DrainAsked())
+    assert made.until_exit(1).code == 0
+
+
+def test_drain_in_a_setup_that_hangs_takes_stop_timeout_only() -> None:
+    made = world(pool(drain_timeout=100.0, stop_timeout=4.0, ready_timeout=1000.0))
+    made.work_for = lambda p: Work(setup=None, deaf_to_int=True)
+    made.start().run(1)
+    at = made.now
+    made.do(ev.DrainAsked())
+    assert made.until_exit(10).code == 1
+    assert made.now - at == pytest.approx(4.0, abs=0.1)
+    (process,) = made.processes.values()
+    assert "INT" in heard(process)
+
+
+def test_worker_drained_before_it_is_born_hears_of_it_at_its_birth() -> None:
+    made = world(pool())
+    made.code_for = lambda z: Code(forks=1.0)
+    made.start().until(made.births)
+    made.do(ev.DrainAsked())
+    (process,) = made.processes.values()
+    assert heard(process) == []
+    assert made.until_exit(2).code == 0
+    assert heard(process) == ["TERM"]
+
+
+def test_interrupt_reaches_a_worker_that_was_not_born_yet() -> None:
+    made = world(pool())
+    made.code_for = lambda z: Code(forks=1.0)
+    made.start().until(made.births)
+    made.do(ev.DrainAsked())
+    made.do(ev.InterruptAsked())
+    made.until_exit(2)
+    (process,) = made.processes.values()
+    assert heard(process) == ["INT"]
+
+
+def test_second_interrupt_kills_a_worker_as_soon_as_it_is_born() -> None:
+    made = world(pool(stop_timeout=10.0))
+    made.code_for = lambda z: Code(forks=0.02)
+    made.work_for = lambda p: Work(frozen=True)
+    made.start().until(made.births)
+    made.do(ev.InterruptAsked())
+    made.do(ev.InterruptAsked())
+    made.until_exit(1)
+    (process,) = made.processes.values()
+    assert heard(process) == ["KILL"]
+
+
+def test_worker_born_after_its_zygote_was_given_up_is_still_led_down() -> None:
+    made = world(pool(stop_timeout=1.0, ready_timeout=1.0))
+    made.code_for = lambda z: Code(forks=None)
+    made.work_for = lambda p: Work(setup=None, frozen=True)
+    made.start().until(lambda: made.actions(ac.KillZygote))
+    (process,) = made.processes.values()
+    made._fork(made.zygotes[process.zygote], process)  # its last message, on the way
+    made.settle()
+    made.until(lambda: "KILL" in heard(process), within=5)
+    assert heard(process)[0] == "INT"
+
+
+def test_exit_by_itself_in_the_moment_of_the_kill_is_no_kill() -> None:
+    made, process = ladder(deaf_to_int=True)
+    made.until(lambda: "KILL" in heard(process))
+    made.die(process, "interrupted", planned=True)
+    made.settle()
+    assert made.until_exit().code == 0
+
+
+def test_crash_on_the_way_out_is_a_death_but_no_kill() -> None:
+    made, process = ladder()
+    made.die(process, "killed by SIGSEGV")
+    made.settle()
+    assert made.until_exit().code == 0
+    assert made.pool().deaths == 1
+
+
+# -- setup() that takes too long -------------------------------------------------------
+
+
+def test_setup_that_hangs_is_interrupted_and_counts_as_a_death() -> None:
+    made = started(pool(ready_timeout=7.0, stop_timeout=2.0))
+    made.work_for = lambda p: Work(setup=None)
+    made.die(only(made), "killed by SIGSEGV")
+    made.settle()
+    made.run(8)
+    assert made.pool().deaths == 2
+    assert made.pool().last_deaths[-1][3] == "setup() took longer than 7 s"
+
+
+def test_slot_of_a_hanging_setup_is_not_given_away_before_its_end() -> None:
+    made = started(pool(ready_timeout=1.0, stop_timeout=5.0))
+    made.work_for = lambda p: Work(setup=None, deaf_to_int=True)
+    made.die(only(made), "killed by SIGSEGV")
+    made.settle()
+    made.run(5)
+    assert len(made.alive()) == 1
+    made.run(1.2)
+    assert made.pool().deaths == 2
+
+
+def test_birth_order_counts_for_ready_timeout() -> None:
+    made = world(pool(ready_timeout=2.0))
+    made.code_for = lambda z: Code(forks=1.5)
+    made.work_for = lambda p: Work(setup=1.0)
+    made.start().run(2.2)
+    assert made.processes
+    assert any(h == "INT" for p in made.processes.values() for h in heard(p))
+
+
+# -- rounds that take too long ---------------------------------------------------------
+
+
+def stuck(**work: object) -> World:
+    made = world(pool(round_timeout=5.0))
+    values: dict[str, object] = {"round": 0.1, "stuck_round": 3, **work}
+    made.work_for = lambda p: Work(**values) if p.nth == 0 else Work()  # type: ignore[arg-type]
+    return made.start().until(lambda: made.actions(ac.PrintStack))
+
+
+def test_stuck_round_has_its_stack_printed_then_is_killed_and_replaced() -> None:
+    made = stuck(frozen=True)
+    process = only(made)
+    assert made.actions(ac.Kill) == []
+    made.until(lambda: made.actions(ac.Kill))
+    assert made.actions(ac.Kill) == [ac.Kill(process.id, force=False, stuck=True)]
+    made.run(1)
+    assert made.pool().last_deaths[-1][3] == "a round took longer than 5 s"
+    assert made.pool().deaths == 1
+    assert [p.nth for p in made.serving()] == [1]
+    made.do(ev.DrainAsked())
+    assert made.until_exit().code == 0  # a death, not the ladder's kill
+
+
+def test_stuck_round_that_ends_before_the_kill_is_forgiven() -> None:
+    made = stuck(stuck_for=5.01)
+    process = only(made)
+    made.run(1)
+    assert made.alive() == [process]
+    assert made.pool().deaths == 0
+    made.until(lambda: process.rounds > 10)
+    assert process.phase in ("ready", "busy")
+
+
+def test_second_stuck_round_of_a_forgiven_worker_is_seen() -> None:
+    made = stuck(stuck_for=5.01)
+    process = only(made)
+    made.run(1)
+    process.work.stuck_round, process.work.stuck_for = process.rounds + 1, math.inf
+    made.until(lambda: process.phase == "gone")
+    assert len(made.actions(ac.PrintStack)) == 2
+
+
+def test_stuck_round_under_a_lease_is_killed_when_the_lease_ends() -> None:
+    made = world(pool(round_timeout=5.0))
+    made.work_for = lambda p: Work(round=math.inf, leases=((2.0, 20.0, 9.0),), frozen=True)
+    made.start().until(made.serving)
+    process, at = only(made), made.now
+    made.until(lambda: process.phase == "gone")
+    assert 11.0 <= made.now - at <= 22.1
+
+
+def test_worker_that_leaves_though_its_round_is_overdue_is_no_death() -> None:
+    made = stuck(stuck_for=5.01)
+    made.do(ev.DrainAsked())
+    assert made.until_exit().code == 0
+    assert made.pool().deaths == 0
+
+
+def test_interrupted_worker_is_not_killed_for_the_round_it_had() -> None:
+    made = stuck(teardown=3.0)
+    made.do(ev.InterruptAsked())  # it leaves its round before the stack is printed
+    assert made.until_exit().code == 0
+    assert made.pool().kills == 0
+
+
+def test_worker_stuck_in_a_drain_is_killed_before_drain_timeout_and_fails_the_stop() -> None:
+    made = world(pool(round_timeout=5.0, drain_timeout=100.0))
+    made.work_for = lambda p: Work(round=0.1, stuck_round=3, frozen=True)
+    made.start().until(lambda: only(made).rounds == 3 if made.alive() else False)
+    made.do(ev.DrainAsked())
+    assert made.until_exit(10).code == 1
+    assert made.pool().last_deaths[-1][3] == "a round took longer than 5 s"
+
+
+def test_recovery_does_not_cancel_the_ladders_kill() -> None:
+    member = Member(1, pool(stop_timeout=1.0), 1, 1, 0, Birth.FIRST, 0.0)
+    member.spawned(801, 0.0)
+    member.ready()
+    member.overdue("a round took longer than 5 s")
+    assert member.stack_printed(5.0) == [ac.Kill(1, stuck=True)]
+    member.interrupt(5.01)
+    member.kill_at = None  # as if a lease held it
+    assert member.tick(6.02) == [ac.Kill(1)]
+    member.recovered()  # the answer to the first
+    assert member.deadline() == pytest.approx(6.07)
+    assert member.tick(6.08) == [ac.Kill(1)]
+
+
+def test_killed_from_outside_is_told_as_such_though_the_round_was_overdue() -> None:
+    made = stuck(frozen=True)
+    made.die(only(made), "killed by SIGBUS")
+    made.settle()
+    assert made.pool().last_deaths[-1][3] == "killed by SIGBUS"
+
+
+# -- recycling -------------------------------------------------------------------------
+
+
+def test_recycled_worker_leaves_after_its_successor_is_ready() -> None:
+    made = world(pool(workers=2, max_rounds=5))
+    made.work_for = lambda p: Work(round=1.0, setup=2.0, teardown=0.5)
+    made.start().until(lambda: made.daemon.ready)
+    for _ in range(200):
+        made.step()
+        assert len(made.serving()) >= 2
+        assert len(made.alive()) <= 4
+    assert made.pool().deaths == 0
+    assert len(made.births()) > 6
+
+
+def test_max_age_is_met_up_to_a_tenth_early() -> None:
+    made = started(pool(max_age=100.0), jitter=lambda: 0.5)
+    made.until(lambda: len(made.births()) == 2)
+    assert made.now - 1000.05 == pytest.approx(95.0, abs=0.01)
+
+
+def test_wish_to_be_replaced_counts_once() -> None:
+    made = started(pool())
+    process = only(made)
+    made.do(ev.ReplacementWanted(process.id, "recycle()"))
+    made.do(ev.ReplacementWanted(process.id, "max_rss"))
+    made.run(5)
+    assert len(made.births()) == 2
+    assert [p.nth for p in made.alive()] == [1]
+
+
+def test_without_surge_a_recycled_worker_leaves_first() -> None:
+    made = world(pool(workers=3, surge=0, max_rounds=4))
+    made.work_for = lambda p: Work(round=1.0, setup=0.5, teardown=0.5)
+    made.start().until(lambda: made.daemon.ready)
+    for _ in range(300):
+        made.step()
+        assert len(made.alive()) <= 3
+        assert len(made.serving()) >= 2
+    assert len(made.births()) > 6
+
+
+def test_surge_bounds_the_workers_ahead() -> None:
+    made = started(pool(workers=6, surge=2))
+    made.work_for = lambda p: Work(setup=1.0)
+    for process in made.alive():
+        made.do(ev.ReplacementWanted(process.id, "recycle()"))
+    most = 0
+    while made.step(made.now + 30):
+        most = max(most, len(made.alive()))
+    assert most == 8
+    assert slots(made.serving()) == list(range(6))
+    assert all(p.nth >= 6 for p in made.serving())
+
+
+def test_never_more_than_workers_drain_in_recycling() -> None:
+    made = world(pool(workers=2, max_rounds=1, drain_timeout=1000.0))
+    made.work_for = lambda p: Work(round=0.5, teardown=20.0)
+    made.start().until(lambda: made.daemon.ready)
+    end = made.now + 120
+    while made.step(end):
+        assert len(made.pool().leaving()) <= 2
+    assert len(made.births()) > 8
+
+
+def test_worker_that_ages_in_setup_does_not_block_its_slot() -> None:
+    made = started(pool(max_age=1.0))
+    made.work_for = lambda p: Work(setup=2.0)
+    made.run(30)
+    assert len(made.births()) >= 8
+    assert len(made.alive()) <= 2
+
+
+def test_recycle_of_a_successor_at_once_goes_on() -> None:
+    made = world(pool(max_rounds=1))
+    made.work_for = lambda p: Work(round=1.0)
+    made.start().run(60)
+    assert len(made.births()) == pytest.approx(59, abs=5)
+
+
+# -- scaling ---------------------------------------------------------------------------
+
+
+def test_scale_up_and_down() -> None:
+    made = started(pool(workers=2))
+    made.do(ev.ScaleAsked("jobs", 5))
+    made.run(1)
+    assert slots(made.serving()) == [0, 1, 2, 3, 4]
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.run(1)
+    assert slots(made.serving()) == [0]
+    made.do(ev.ScaleAsked("jobs", 0))
+    made.run(1)
+    assert made.alive() == []
+    assert made.pool().deaths == 0
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.run(1)
+    assert slots(made.serving()) == [0]
+
+
+def test_scale_of_an_unknown_pool_does_nothing() -> None:
+    made = started(pool())
+    made.do(ev.ScaleAsked("nope", 5))
+    assert len(made.alive()) == 1
+
+
+def test_scale_in_a_stop_does_nothing() -> None:
+    made = world(pool())
+    made.work_for = lambda p: Work(round=5.0)
+    made.start().run(1)
+    made.do(ev.DrainAsked())
+    made.do(ev.ScaleAsked("jobs", 5))
+    made.until_exit()
+    assert len(made.births()) == 1
+
+
+def test_scaled_down_workers_finish_their_round() -> None:
+    made = world(pool(workers=3))
+    made.work_for = lambda p: Work(round=5.0)
+    made.start().run(1)
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.run(5)
+    assert slots(made.alive()) == [0]
+    assert all(p.good == 1 for p in made.processes.values())
+
+
+# -- zygotes ---------------------------------------------------------------------------
+
+
+def zygote(made: World) -> None:
+    made.end_zygote(next(z for z in made.zygotes.values() if z.state != "gone"))
+    made.settle()
+
+
+def test_lost_zygote_is_started_again_and_its_workers_are_undisturbed() -> None:
+    made = started(pool(workers=2))
+    before = made.alive()
+    made.run(100)
+    zygote(made)
+    (again,) = made.actions(ac.StartZygote, since=made.now)
+    assert again.generation == 1
+    made.run(1)
+    assert made.alive() == before
+    assert all(p.heard == [] for p in before)
+    made.die(before[0], "killed by SIGSEGV")
+    made.settle()
+    made.run(1)
+    assert slots(made.serving()) == [0, 1]
+    assert made.births()[-1].worker in {p.id for p in made.alive()}
+
+
+def test_orders_that_died_with_their_zygote_are_given_again() -> None:
+    made = world(pool(workers=2))
+    made.code_for = lambda z: Code(forks=1.0 if len(made.zygotes) == 0 else 0.01)
+    made.start().until(made.births)
+    zygote(made)
+    made.run(1)
+    assert slots(made.serving()) == [0, 1]
+    assert made.daemon.ready
+
+
+def test_zygotes_that_die_after_each_import_are_started_later_and_later() -> None:
+    made = started(pool())
+    made.run(100)
+    made.code_for = lambda z: Code(imports=0.01, lives=0.01)
+    zygote(made)
+    since = made.now
+    made.run(10)
+    starts = len(made.actions(ac.StartZygote, since))
+    assert 4 <= starts <= 10
+    assert len(made.alive()) == 1
+
+
+def test_lost_zygote_whose_code_is_broken_is_tried_for_ever() -> None:
+    made = started(pool())
+    made.code_for = lambda z: Code(fails="SyntaxError")
+    zygote(made)
+    made.run(300)
+    assert made.exit is None
+    assert len(made.alive()) == 1
+    made.code_for = lambda z: Code()
+    made.run(31)
+    assert made.daemon.ready
+
+
+def test_zygote_that_never_forks_is_replaced() -> None:
+    made = started(pool(ready_timeout=4.0, stop_timeout=2.0))
+    made.run(100)
+    made.code_for = lambda z: Code()
+    made.zygotes[1].code.forks = None
+    made.die(only(made), "killed by SIGSEGV")
+    made.settle()
+    made.run(7)
+    assert made.said("its zygote does not fork")
+    assert slots(made.serving()) == [0]
+
+
+def test_import_that_hangs_is_ended_by_ready_timeout() -> None:
+    made = world(pool(ready_timeout=4.0))
+    made.code_for = lambda z: Code(imports=None)
+    made.start()
+    end = made.until_exit(6)
+    assert end.code == 1
+    assert end.reason is not None
+    assert "importing graced.workers:Command took longer than 4 s" in end.reason
+
+
+def test_stop_does_not_wait_for_an_import() -> None:
+    made = world(pool(ready_timeout=100.0))
+    made.code_for = lambda z: Code(imports=None)
+    made.start().run(1)
+    made.do(ev.DrainAsked())
+    assert made.until_exit(0.1).code == 0
+
+
+def test_fork_that_fails_is_tried_again() -> None:
+    made = started(pool())
+    made.zygotes[1].code.fork_fails = "out of memory"
+    made.die(only(made), "killed by SIGSEGV")
+    made.settle()
+    made.run(1)
+    assert made.pool().backoff.active
+    assert made.pool().last_deaths[-1][3] == "could not be forked: out of memory"
+    made.zygotes[1].code.fork_fails = None
+    made.run(2)
+    assert slots(made.serving()) == [0]
+
+
+# -- how often it wakes up --------------------------------------------------------------
+
+
+def test_idle_pool_has_no_deadline() -> None:
+    made = started(pool(workers=4))
+    made.run(1)
+    assert made.daemon.next_deadline() is None
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        Work(round=math.inf, frozen=True),
+        Work(round=math.inf, deaf_to_int=True, leases=((0.5, 30.0, 30.0),)),
+        Work(round=math.inf, deaf_to_int=True, dies_late=20.0),
+        Work(setup=None, frozen=True),
+    ],
+    ids=["frozen", "leased", "unkillable", "setup"],
+)
+def test_stubborn_worker_costs_few_ticks(work: Work) -> None:
+    made = world(pool(drain_timeout=5.0, stop_timeout=5.0))
+    made.work_for = lambda p: work
+    made.start().run(1)
+    at, ticks = made.now, len(made.ticks)
+    made.do(ev.DrainAsked())
+    made.until_exit()
+    assert len(made.ticks) - ticks <= 25 * (made.now - at)
+
+
+def test_worker_states_only_go_forward() -> None:
+    made, process = ladder(deaf_to_int=True)
+    member = made.pool().members[process.id]
+    made.until(lambda: member.state is State.KILLED)
+    made.do(ev.BecameReady(process.id))
+    made.do(ev.Acknowledged(process.id, 3))
+    made.do(ev.SeenInSetup(process.id))
+    made.do(ev.RoundOverdue(process.id, 1.0))
+    assert member.state is State.KILLED
