@@ -15,7 +15,6 @@ from collections import deque
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.daemon import Daemon
-from graced.desk import Desk
 from graced.host import clock, process, signals
 from graced.host.log import open_log
 from graced.host.oom import OomKills
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.core.settings import Settings
+    from graced.desk import Desk
     from graced.host.configfile import Reading
     from graced.host.log import Log
     from graced.host.notify import Notifier
@@ -93,7 +93,6 @@ class Supervisor:
         self.stackroom = Stackroom(
             self.stacks, self.watch, self.processes, self.emit, self._label, log
         )
-        self.desk = Desk(self, runtime.socket, owner)
 
     # -- the loop ---------------------------------------------------------------
 
@@ -103,6 +102,7 @@ class Supervisor:
         process.set_name("graced")
         self._listen()
         self._perform(self.daemon.start(clock.monotonic()))
+        self.desk = self._open_desk()
         self._digest()
         while not self._over():
             for key, events in self.selector.select(self._timeout()):
@@ -139,7 +139,14 @@ class Supervisor:
     def _listen(self) -> None:
         self.selector.register(self._signals, selectors.EVENT_READ, self._signalled)
         self.selector.register(self._bell, selectors.EVENT_READ, self._rung)
-        self.desk.open(self.selector)
+
+    def _open_desk(self) -> Desk:
+        """Open the control socket, and import it: the first zygotes are at their imports too."""
+        from graced.desk import Desk
+
+        desk = Desk(self, self.runtime.socket, self._owner)
+        desk.open(self.selector)
+        return desk
 
     def _timeout(self) -> float | None:
         """Return how long nothing is due; for ever, if nothing is."""
@@ -181,7 +188,9 @@ class Supervisor:
 
     # -- what comes in ----------------------------------------------------------
 
-    def _rung(self, _events: int) -> None:
+    def _rung(self, events: int) -> None:
+        # A signal to everybody came to us as well: what it says goes before what workers make of it
+        self._signalled(events)
         now = clock.monotonic()
         for worker in bell_rang(self._bell):
             self.processes.met(worker)
