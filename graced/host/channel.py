@@ -5,10 +5,10 @@ A message is a tuple of what marshal knows; both ends are the same program, fork
 
 from __future__ import annotations
 
+import _socket as socket  # the public module adds enums, which take long to import
 import array
 import marshal
 import select
-import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
