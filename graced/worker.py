@@ -142,6 +142,14 @@ class Worker:
         """Write a traceback to the log as one record."""
         self._life.diary.exception(what, error)
 
+    @classmethod
+    def _born(cls, life: Life) -> Worker:
+        """Make the object; its attributes work in the user's ``__init__``, too."""
+        worker = cls.__new__(cls)
+        worker._life = life
+        life.guarded(worker.__init__)  # type: ignore[misc]  # on purpose, and once
+        return worker
+
 
 class Critical:
     """A section under a lease, see :meth:`Worker.critical`."""
@@ -167,6 +175,7 @@ class Critical:
 # The way through the methods
 
 _DRAINED = Verdict(Left.DRAINED)
+_INTERRUPTED = Verdict(Left.INTERRUPTED)
 
 
 def live(life: Life, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoReturn:
@@ -206,11 +215,10 @@ def _set_up(
     life: Life, load: Callable[[Callable[..., Any]], type[Worker]]
 ) -> tuple[Worker | None, Verdict]:
     life.enter(Phase.SETUP)
+    if life.over:  # asked to leave before there was anything to interrupt
+        return None, _INTERRUPTED
     try:
-        cls = load(life.guarded)
-        worker = cls.__new__(cls)
-        worker._life = life  # so that attributes work in the user's __init__, too
-        life.guarded(worker.__init__)  # type: ignore[misc]  # on purpose, and once
+        worker = load(life.guarded)._born(life)
         life.guarded(worker.setup)
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
         return None, _setup_failed(life, error)
@@ -219,11 +227,11 @@ def _set_up(
 
 def _setup_failed(life: Life, error: BaseException) -> Verdict:
     if life.is_interrupt(error):
-        return Verdict(Left.INTERRUPTED)
+        return _INTERRUPTED
     if isinstance(error, SystemExit):
         text = f"setup() called sys.exit({error.code!r})"
         return Verdict(Left.DIED, _status(error), text)
-    life.diary.exception("setup() raised", error)
+    life.diary.exception("setup() raised", error.__cause__ or error)
     reason = getattr(error, "reason", None) or f"setup() raised {in_one_line(error)}"
     return Verdict(Left.SETUP_FAILED, 1, reason)
 
@@ -241,7 +249,7 @@ def _work(life: Life, worker: Worker) -> Verdict:
         return Verdict(Left.DIED, _status(error), text)
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
         if life.is_interrupt(error):
-            return Verdict(Left.INTERRUPTED)
+            return _INTERRUPTED
         life.diary.exception("run() raised", error)
         return Verdict(Left.DIED, 1, f"run() raised {in_one_line(error)}")
     return _asked_for(life)
@@ -250,7 +258,7 @@ def _work(life: Life, worker: Worker) -> Verdict:
 def _asked_for(life: Life) -> Verdict:
     """Return the verdict on a run() that returned."""
     if life.asked == INTERRUPT or life.raised is not None:
-        return Verdict(Left.INTERRUPTED)
+        return _INTERRUPTED
     if life.asked != NOTHING:
         return _DRAINED
     if life.over:

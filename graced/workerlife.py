@@ -203,6 +203,7 @@ class Life:
         self.order = order
         self.record = record
         self.words = record.words
+        self.phase = Phase.BORN
         self._ring_message = order.worker.to_bytes(8, "little")
         self.diary.slot_is(order.slot)
         self._open_own_pipe()
@@ -219,10 +220,14 @@ class Life:
         process.set_name("graced-worker")  # the title has changed that, too
 
     def _open_pipe(self) -> tuple[int, int]:
-        pipe = self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._use_pipe(pipe)
+        return pipe
+
+    def _use_pipe(self, pipe: tuple[int, int]) -> None:
+        self._pipe = pipe
         self._poll.register(pipe[0], select.POLLIN)
         signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
-        return pipe
 
     def _open_own_pipe(self) -> None:
         """Replace the inherited pipe; everything else knows it by its numbers."""
@@ -230,14 +235,16 @@ class Life:
         if inherited is not None:
             os.close(inherited[0])
             os.close(inherited[1])
-        if os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) != inherited:
+        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        if pipe != inherited:
             self._poll = select.poll()
-            self._open_pipe()
+            self._use_pipe(pipe)
 
     def _forget(self) -> None:
         """In a process forked by user code: it is no worker, its signals are its own."""
         signal.set_wakeup_fd(-1)
         faulthandler.unregister(signal.SIGQUIT)
+        faulthandler.disable()
         for number in (
             signal.SIGTERM,
             signal.SIGHUP,
@@ -253,6 +260,8 @@ class Life:
         self.record = WorkerRecord.detached()
         self.words = self.record.words
         self._ring_message = b""
+        self._pipe, self._level = None, -1
+        self._poll = select.poll()
 
     # -- signals -----------------------------------------------------------------
 
@@ -263,7 +272,7 @@ class Life:
 
     def _on_drain(self, number: int, frame: FrameType | None) -> None:
         self._ask(DRAIN)
-        if self.phase == Phase.SETUP:
+        if Phase.BORN <= self.phase <= Phase.SETUP:
             self._interrupt_at(frame)
         else:
             self._acknowledge(Ack.DRAIN)
@@ -606,7 +615,7 @@ def _leave_alone(number: int, frame: FrameType | None) -> None:
     """Do nothing: unlike SIG_IGN, a handler is not handed down by execve(2)."""
 
 
-def _is_ours(handler: Any) -> bool:
+def _is_ours(handler: object) -> bool:
     return handler is _leave_alone or isinstance(getattr(handler, "__self__", None), Life)
 
 

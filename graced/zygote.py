@@ -143,6 +143,7 @@ def _guard_signals() -> None:
 
 def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], type[Worker]] | None:
     """Load the class and say so; None if it can't be had, which is said too."""
+    threads = _thread._count()  # of the process that forked us
     try:
         process.change_user(plan.user, plan.group)
         process.set_parent_death_signal(signal.SIGKILL)
@@ -151,7 +152,7 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
             channel.send_all(("imported",))
             return lambda call: load_class(plan.pool, call)
         found = load_class(plan.pool)
-        _refuse_threads(voice)
+        _refuse_threads(voice, threads)
     except LoadError as error:
         voice.exception("the code cannot be imported", error.__cause__ or error)
         channel.send_all(("failed", error.reason))
@@ -165,9 +166,9 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
     return lambda call: found
 
 
-def _refuse_threads(voice: Voice) -> None:
+def _refuse_threads(voice: Voice, before: int) -> None:
     """Refuse to fork where Python threads run: a child has their locks, but not them."""
-    if _thread._count() > 0:
+    if _thread._count() > before:
         named = [thread.name for thread in _threads()] or ["(without a name)"]
         raise LoadError(
             f"the import started threads ({', '.join(named)}), and a fork would copy the locks"
