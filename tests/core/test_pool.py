@@ -120,8 +120,9 @@ def test_worker_drained_by_hand_is_on_the_ladder() -> None:
 
 
 def test_only_the_last_deaths_are_kept() -> None:
-    made = started(pool())
+    made = world(pool())
     made.work_for = lambda p: Work(round=1.0)
+    made.start()
     for number in range(15):
         made.until(lambda: any(p.good for p in made.alive()))
         made.die(only(made), f"death {number}")

@@ -1,0 +1,410 @@
+"""Back-off: how often a pool that keeps dying starts again, and what ends it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from world import Code, Process, Work, World, pool, started, world
+
+from graced.core import actions as ac
+from graced.core import events as ev
+from graced.core.backoff import wait
+from graced.core.settings import Backoff
+
+
+def broken(process: Process) -> Work:
+    return Work(setup=0.001, setup_fails="exited with status 1 in setup()")
+
+
+def kill(made: World, slot: int = 0) -> None:
+    made.die(made.alive(slot=slot)[0], "killed by SIGSEGV")
+    made.settle()
+
+
+def in_backoff(**values: object) -> World:
+    """A pool whose one worker died, and its replacement too."""
+    made = started(pool(**values))
+    made.run(10)
+    made.work_for = broken
+    kill(made)
+    return made.until(lambda: made.pool().backoff.active)
+
+
+# -- the wait ------------------------------------------------------------------------
+
+
+def test_wait_grows_to_its_limit() -> None:
+    limits = Backoff(first=0.1, factor=3.0, limit=2.0)
+    assert [wait(limits, n) for n in range(5)] == pytest.approx([0.1, 0.3, 0.9, 2.0, 2.0])
+
+
+@pytest.mark.parametrize("failures", [0, 1, 31, 400, 100_000])
+def test_wait_never_overflows(failures: int) -> None:
+    assert 0 < wait(Backoff(factor=1e10, limit=9.0), failures) <= 9.0
+    assert wait(Backoff(factor=1.0), failures) == pytest.approx(0.1)
+
+
+def test_probes_come_later_and_later() -> None:
+    made = in_backoff(backoff=Backoff(first=1.0, factor=2.0, limit=8.0))
+    since = made.now
+    made.run(40)
+    births = [t for t, a in made.did if isinstance(a, ac.Spawn) and t > since]
+    gaps = [b - a for a, b in itertools.pairwise(births)]
+    assert gaps[:5] == pytest.approx([1.8, 3.6, 7.2, 7.2, 7.2], abs=0.01)
+
+
+def test_jitter_shortens_a_wait_by_a_tenth_at_most() -> None:
+    for jitter, expected in ((0.0, 0.9), (1.0, 1.0)):
+        made = started(pool(backoff=Backoff(first=1.0)), jitter=lambda j=jitter: j)  # type: ignore[misc]
+        made.work_for = broken
+        kill(made)
+        made.until(lambda m=made: m.pool().backoff.active)  # type: ignore[misc]
+        assert made.pool().backoff.delay == pytest.approx(expected)
+
+
+def test_wait_is_told() -> None:
+    made = in_backoff()
+    assert made.said("in setup(), after 0 rounds; starting again in 90 ms")
+
+
+# -- when it begins ------------------------------------------------------------------
+
+
+def test_first_death_is_replaced_at_once_the_second_means_backoff() -> None:
+    made = started(pool())
+    made.run(10)
+    kill(made)
+    assert not made.pool().backoff.active
+    made.until(made.serving)
+    kill(made)
+    assert made.pool().backoff.active
+
+
+def test_replacement_that_completed_a_round_is_replaced_at_once() -> None:
+    made = world(pool())
+    made.work_for = lambda p: Work(round=1.0)
+    made.start().run(10.5)
+    for _ in range(5):
+        kill(made)
+        assert not made.pool().backoff.active
+        made.run(1.6)
+        assert made.serving()
+
+
+def test_replacement_whose_rounds_all_raised_did_not_complete_one() -> None:
+    made = world(pool())
+    made.work_for = lambda p: Work(round=0.1, raises=True, dies_after=10)
+    made.start().run(5)
+    assert made.pool().backoff.active
+
+
+def test_replacement_that_lived_long_counts_as_a_first() -> None:
+    made = started(pool(backoff=Backoff(reset=30.0)))
+    kill(made)
+    made.run(31)
+    kill(made)
+    assert not made.pool().backoff.active
+
+
+def test_successors_that_die_mean_backoff_and_the_old_worker_stays() -> None:
+    made = started(pool(max_age=5.0))
+    made.work_for = broken
+    made.run(60)
+    assert made.pool().backoff.active
+    assert len(made.serving()) == 1
+    assert made.serving()[0].nth == 0
+    assert len(made.births()) < 15
+    made.work_for = lambda p: Work(round=0.5)
+    made.run(31)
+    assert not made.pool().backoff.active
+    assert made.serving()[0].nth > 0
+
+
+def test_successors_that_die_without_surge() -> None:
+    made = started(pool(workers=2, max_age=5.0, surge=0))
+    made.work_for = broken
+    made.run(60)
+    assert len(made.serving()) == 1  # the other one is not given up for a broken one
+    assert len(made.births()) < 15
+    made.work_for = lambda p: Work(round=0.1)
+    made.run(60)
+    assert len(made.serving()) >= 1
+    assert not made.pool().backoff.active
+
+
+def test_stuck_rounds_mean_backoff() -> None:
+    made = world(pool(round_timeout=1.0))
+    made.work_for = lambda p: Work(round=math.inf, frozen=True)
+    made.start().run(30)
+    assert made.pool().backoff.active
+    assert len(made.births()) < 12
+
+
+# -- in it ---------------------------------------------------------------------------
+
+
+def test_two_workers_that_exit_at_once_are_started_24_times_in_10_seconds_at_most() -> None:
+    made = started(pool(workers=2), jitter=lambda: 0.0)
+    made.work_for = broken
+    kill(made, 0)
+    kill(made, 1)
+    since = made.now
+    made.run(10)
+    assert len(made.births(since=since - 1)) <= 24
+    assert len(made.births(since=since)) >= 5  # and it does try
+
+
+def test_two_workers_that_become_ready_and_exit_too() -> None:
+    made = world(pool(workers=2))
+    made.work_for = lambda p: Work(setup=0.0, lives=0.001)
+    made.start().run(10)
+    assert 8 <= len(made.births()) <= 24
+    assert made.exit is None
+
+
+def test_one_probe_at_a_time() -> None:
+    made = started(pool(workers=4))
+    made.run(1)
+    made.work_for = lambda p: Work(setup=2.0, setup_fails="no")
+    for slot in range(4):
+        kill(made, slot)
+    made.run(3)
+    assert made.pool().backoff.active
+    end = made.now + 60
+    while made.step(end):
+        assert len(made.alive()) <= 1
+
+
+def test_death_of_a_neighbour_waits_for_the_probe() -> None:
+    made = started(pool(workers=2))
+    made.run(1)
+    made.work_for = lambda p: Work(setup=5.0, setup_fails="no")
+    kill(made, 0)
+    made.until(lambda: made.pool().backoff.probe)
+    since = made.now
+    kill(made, 1)
+    made.run(1)
+    assert made.births(since=since + 0.001) == []
+    assert made.said("waiting for the probe in back-off")
+
+
+def test_probe_ordered_from_a_lost_zygote_fails_and_nothing_spins() -> None:
+    made = in_backoff()
+    made.zygotes[1].code.forks = 1.0
+    made.until(lambda: made.pool().backoff.probe)
+    made.code_for = lambda z: Code(imports=5.0)
+    made.end_zygote(made.zygotes[1])
+    made.settle()
+    ticks = len(made.ticks)
+    made.run(4.9)
+    assert len(made.ticks) - ticks <= 2
+    made.work_for = lambda p: Work(round=0.1)
+    made.run(10)
+    assert made.serving()
+
+
+def test_healthy_neighbours_do_not_end_it() -> None:
+    made = world(pool(workers=2))
+    made.work_for = lambda p: Work(round=0.2) if p.slot == 0 else Work(setup_fails="no")
+    made.start().run(20)
+    assert made.pool().backoff.active
+    assert len(made.births()) < 20
+
+
+# -- what ends it ----------------------------------------------------------------------
+
+
+def test_completed_round_of_the_probe_ends_it() -> None:
+    made = started(pool(workers=3))
+    made.run(1)
+    made.work_for = broken
+    for slot in range(3):
+        kill(made, slot)
+    made.run(3)
+    made.work_for = lambda p: Work(round=3.0)
+    made.until(made.serving)
+    made.run(2.9)
+    assert len(made.alive()) == 1
+    made.run(0.2)
+    assert len(made.serving()) == 3
+    assert made.status()["pools"]["jobs"]["backoff"] is None
+    assert made.said("a round was completed, back-off is over")
+
+
+def test_completed_round_of_a_worker_started_since_the_trouble_ends_it() -> None:
+    made = started(pool(workers=2))
+    made.run(1)
+    made.work_for = lambda p: Work(round=5.0) if p.slot == 0 else Work(setup_fails="no")
+    kill(made, 0)
+    kill(made, 1)
+    made.run(4.9)
+    assert made.pool().backoff.active
+    failures = made.pool().backoff.failures
+    made.until(lambda: made.said("a round was completed"), within=1)
+    assert made.pool().backoff.failures < failures
+
+
+def test_round_that_was_over_before_the_backoff_began_counts_too() -> None:
+    made = started(pool(workers=2))
+    made.run(1)
+    made.work_for = lambda p: Work(round=0.5) if p.slot == 0 else Work(setup=1.0, setup_fails="no")
+    kill(made, 0)
+    kill(made, 1)
+    made.until(lambda: made.pool().deaths == 3)
+    made.settle()
+    assert not made.pool().backoff.active
+
+
+def test_round_that_raised_does_not_end_it() -> None:
+    made = in_backoff()
+    made.work_for = lambda p: Work(round=0.5, raises=True)
+    made.run(20)
+    assert made.serving()
+    assert made.pool().backoff.active
+
+
+def test_death_of_a_worker_with_a_round_to_its_credit_ends_it() -> None:
+    made = in_backoff()
+    made.work_for = lambda p: Work(setup=0.01)
+    made.until(made.serving)
+    (probe,) = made.serving()
+    probe.good = 1
+    kill(made)  # its bell was not heard any more
+    assert not made.pool().backoff.active
+    assert len(made.births(since=made.now)) == 1
+
+
+def test_probe_alive_for_reset_ends_it() -> None:
+    made = in_backoff(workers=1, backoff=Backoff(reset=20.0))
+    made.work_for = lambda p: Work()
+    made.until(lambda: made.pool().backoff.probe)
+    made.run(19.9)
+    assert made.pool().backoff.active
+    made.run(0.2)
+    assert not made.pool().backoff.active
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_planned_end_of_the_probe_proves_nothing(signal: str) -> None:
+    made = in_backoff()
+    made.work_for = lambda p: Work()
+    made.until(made.serving)
+    failures = made.pool().backoff.failures
+    (probe,) = made.serving()
+    (made.sigterm if signal == "TERM" else made.sigint)(probe)
+    made.settle()
+    made.run(0.1)
+    assert made.pool().backoff.active
+    assert made.pool().backoff.failures == failures
+    assert len(made.serving()) == 1
+    assert made.serving() != [probe]
+
+
+def test_reload_ends_it() -> None:
+    made = in_backoff()
+    made.work_for = lambda p: Work()
+    made.do(ev.ReloadAsked())
+    made.run(1)
+    assert made.daemon.generation == 2
+    assert not made.pool().backoff.active
+    assert len(made.serving()) == 1
+
+
+def test_scale_down_leaves_nothing_to_probe() -> None:
+    made = started(pool(workers=2))
+    made.run(1)
+    made.work_for = broken
+    kill(made, 1)
+    made.until(lambda: made.pool().backoff.active)
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.run(1)
+    assert not made.pool().backoff.active
+    assert made.daemon.next_deadline() is None
+    made.work_for = lambda p: Work()
+    made.do(ev.ScaleAsked("jobs", 2))
+    made.run(1)
+    assert len(made.serving()) == 2
+
+
+def test_scale_down_below_the_probe() -> None:
+    made = started(pool(workers=2))
+    made.run(1)
+    made.work_for = lambda p: Work(setup=3.0, setup_fails="no")
+    kill(made, 1)
+    made.until(lambda: made.pool().backoff.probe)
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.run(10)
+    assert len(made.alive()) == 1
+    assert not made.pool().backoff.active
+
+
+# -- giving up ------------------------------------------------------------------------
+
+
+def test_first_start_gives_up_after_three() -> None:
+    made = world(pool())
+    made.work_for = broken
+    end = made.start().until_exit(5)
+    assert len(made.births()) == 3
+    assert end.code == 1
+    assert end.reason == "pool jobs can't start: exited with status 1 in setup()"
+    assert made.said("; giving up")
+    assert made.law.words == ["STOPPING"]
+
+
+def test_first_start_of_many_gives_up_after_one_probe() -> None:
+    made = world(pool(workers=4))
+    made.work_for = broken
+    made.start().until_exit(5)
+    assert len(made.births()) == 9
+
+
+@pytest.mark.parametrize("ready_timeout", [2.0, 300.0])
+def test_first_start_that_hangs_gives_up_after_three(ready_timeout: float) -> None:
+    made = world(pool(ready_timeout=ready_timeout, backoff=Backoff(reset=60.0)))
+    made.work_for = lambda p: Work(setup=None)
+    assert made.start().until_exit(1000).code == 1
+    assert len(made.births()) == 3
+
+
+def test_failed_import_ends_the_first_start_at_once() -> None:
+    made = world(pool())
+    made.code_for = lambda z: Code(fails="ImportError: no module named 'nope'")
+    end = made.start().until_exit(1)
+    assert end.code == 1
+    assert end.reason == "pool jobs can't start: ImportError: no module named 'nope'"
+    assert len(made.zygotes) == 1
+
+
+def test_other_pools_are_drained_when_one_gives_up() -> None:
+    made = world(pool("a"), pool("b"))
+    made.work_for = lambda p: broken(p) if p.pool.name == "b" else Work(round=5.0)
+    end = made.start().until_exit(20)
+    assert end.code == 1
+    (a,) = [p for p in made.processes.values() if p.pool.name == "a"]
+    assert a.good == 1
+
+
+def test_pool_that_was_ready_once_never_gives_up_though_the_daemon_was_not() -> None:
+    made = world(pool(workers=2))
+    made.work_for = lambda p: Work(lives=0.5) if p.slot == 0 else Work(setup_fails="no")
+    made.start().run(1000)
+    assert made.exit is None
+
+
+def test_daemon_that_was_ready_never_gives_up() -> None:
+    made = in_backoff()
+    made.run(3600)
+    assert made.exit is None
+    assert made.births(since=made.now - 31)
+
+
+def test_worker_that_becomes_ready_in_time_saves_the_start() -> None:
+    made = world(pool())
+    made.work_for = lambda p: broken(p) if p.nth < 2 else Work(round=0.1)
+    made.start().run(5)
+    assert made.exit is None
+    assert made.daemon.ready
+    assert not made.pool().backoff.active
