@@ -89,6 +89,9 @@ def _plain_run(words: list[str]) -> tuple[str | None, list[str]] | None:
 
 
 def _run(config: str | None, sets: list[str]) -> int:
+    import gc
+
+    gc.disable()  # imports make no garbage; the supervisor enables it again
     from graced import supervisor
 
     supervisor.early()

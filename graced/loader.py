@@ -8,9 +8,10 @@ written would go unnoticed, and a reload would run old code. What lies in a
 
 from __future__ import annotations
 
+import _frozen_importlib_external as machinery  # importlib.machinery, without importlib
 import os
 import sys
-from importlib import machinery
+from _imp import extension_suffixes
 
 from graced.core import settings
 
@@ -170,7 +171,7 @@ def _hook(roots: tuple[str, ...]) -> Callable[[str], Any]:
             raise ImportError(f"{directory} is not in a pool's path")
         return machinery.FileFinder(
             directory,
-            (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+            (machinery.ExtensionFileLoader, extension_suffixes()),
             (_FreshLoader, machinery.SOURCE_SUFFIXES),
             (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
         )

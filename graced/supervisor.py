@@ -7,6 +7,7 @@ answers people in :mod:`graced.desk`, what is said to systemd in :mod:`graced.re
 
 from __future__ import annotations
 
+import gc
 import os
 import selectors
 import signal
@@ -104,6 +105,8 @@ class Supervisor:
         self._perform(self.daemon.start(clock.monotonic()))
         self.desk = self._open_desk()
         self._digest()
+        gc.freeze()  # what a start makes, stays
+        gc.enable()
         while not self._over():
             for key, events in self.selector.select(self._timeout()):
                 key.data(events)

@@ -87,6 +87,7 @@ def _lead_a_group(pid: int) -> None:
 
 def _live(plan: Plan, channel: Channel) -> None:
     gc.freeze()  # what belongs to the main process is not ours to collect
+    gc.enable()  # off during the main process's start
     os.setpgid(0, 0)
     process.set_name("graced-zygote")
     voice = _voice(plan)
