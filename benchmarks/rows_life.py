@@ -45,7 +45,7 @@ def stop(bench: Bench) -> list[Line]:
 
 
 def _drain(contender: Contender) -> float:
-    case = Case(worker="work:Rounds", pool={"options": {"seconds": 2}})
+    case = Case(worker="trials:Rounds", pool={"options": {"seconds": 2}})
     with Stage(contender, case) as stage:
         last = stage.wait("begin", case.workers)
         time.sleep(max(0.0, 0.5 - (time.monotonic_ns() - last) / 1e9))
@@ -113,7 +113,7 @@ def _everybody(stage: Stage) -> int:
 
 
 def _finished(contender: Contender) -> float:
-    case = Case(workers=20, worker="work:Rounds", pool={"options": {"seconds": 1}})
+    case = Case(workers=20, worker="trials:Rounds", pool={"options": {"seconds": 1}})
     with Stage(contender, case) as stage:
         stage.wait("begin", case.workers)
         stage.gone_after(lambda: _everybody(stage))
@@ -150,9 +150,9 @@ def crash(bench: Bench) -> list[Line]:
     seconds = 10 * min(1.0, bench.factor)
     starts, cpu = {}, {}
     for who in (LIMIT, OURS):
-        case = Case(workers=2, worker="work:ExitsInStep", crash=True)
+        case = Case(workers=2, worker="trials:ExitsInStep", crash=True)
         starts[who.name], cpu[who.name] = _crashing(who, case, seconds)
-    raised = _crashing(OURS, Case(worker="work:RaisesInSetup"), seconds)
+    raised = _crashing(OURS, Case(worker="trials:RaisesInSetup"), seconds)
     return [
         Line("worker exits at once, 10 s: starts", "", starts, Target("at most", 24)),
         Line("… CPU of all processes", "ms", cpu, Target("at most", 500)),

@@ -100,7 +100,7 @@ def reload_stop(bench: Bench) -> list[Line]:
 
 def _found(contender: Contender) -> float:
     """Return how late a worker that hangs is killed."""
-    case = Case(workers=1, worker="work:Deaf", pool={"round_timeout": 0.5, "stop_timeout": 0.5})
+    case = Case(workers=1, worker="trials:Deaf", pool={"round_timeout": 0.5, "stop_timeout": 0.5})
     with Stage(contender, case) as stage:
         began = stage.wait("deaf")
         victim = stage.said("deaf")[0].pid
@@ -109,7 +109,7 @@ def _found(contender: Contender) -> float:
 
 def _hung_stop(contender: Contender) -> float:
     """Return how much later than the ladder says a deaf worker is gone."""
-    case = Case(workers=1, worker="work:Deaf", pool={"drain_timeout": 0.5, "stop_timeout": 0.5})
+    case = Case(workers=1, worker="trials:Deaf", pool={"drain_timeout": 0.5, "stop_timeout": 0.5})
     with Stage(contender, case) as stage:
         stage.wait("deaf")
         return stage.gone_after(lambda: stage.send(signal.SIGTERM)) - 1000
