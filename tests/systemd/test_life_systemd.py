@@ -89,6 +89,17 @@ def test_a_refused_reload_fails_and_the_old_workers_go_on(machine: Machine, how:
     machine.journal.wait("reload refused")
 
 
+def test_a_reload_that_takes_longer_than_the_unit_allows(machine: Machine) -> None:
+    machine.dropin("TimeoutStartSec=2")
+    machine.write(f"{APP}/app.py", CODE.format("one"))
+    start(machine, "app:New", 1)
+    slow = "        import time; time.sleep(4)\n"
+    machine.write(f"{APP}/app.py", CODE.format("two") + slow)
+    machine.systemctl("reload")
+    machine.shows("StatusText", "1/1 workers ready")
+    assert machine.show("ActiveState") == "active"
+
+
 def test_a_hup_by_hand_is_a_reload_too(machine: Machine) -> None:
     start(machine)
     before = machine.worker_pids()
@@ -119,6 +130,37 @@ def test_a_stop_tells_how_far_it_is(machine: Machine) -> None:
     assert machine.show("ActiveState") == "deactivating"
     machine.shows("ActiveState", "inactive")
     assert machine.show("Result") == "success"
+
+
+def test_a_stop_in_the_middle_of_a_start(machine: Machine) -> None:
+    machine.configure("crew:SlowSetup", options={"seconds": 60}, ready_timeout="90s")
+    machine.run("systemctl", "start", "--no-block", UNIT)
+    machine.events.wait("^setting-up", 2)
+    machine.systemctl("stop")
+    assert machine.show("Result") == "success"
+    assert not machine.pids()
+
+
+def test_a_stop_in_the_middle_of_a_reload(machine: Machine) -> None:
+    machine.write(f"{APP}/app.py", CODE.format("one"))
+    start(machine, "app:New")
+    slow = "        import time; time.sleep(60)\n"
+    machine.write(f"{APP}/app.py", CODE.format("two") + slow)
+    machine.run("systemctl", "reload", "--no-block", UNIT)
+    machine.events.wait("^two")
+    machine.systemctl("stop")
+    assert machine.show("Result") == "success"
+    assert not machine.pids()
+
+
+def test_an_interrupt_does_not_wait_for_the_rounds(machine: Machine) -> None:
+    start(machine, "crew:Rounds", options={"seconds": 60})
+    machine.events.wait("^begin", 2)
+    machine.run("systemctl", "kill", "--kill-who=main", "--signal=INT", UNIT)
+    machine.shows("ActiveState", "inactive")
+    assert machine.show("Result") == "success"
+    assert len(machine.events.matching("^teardown")) == 2
+    assert not machine.events.matching("^end")
 
 
 def test_a_stop_past_the_deadline_kills_and_says_so(machine: Machine) -> None:
@@ -234,7 +276,7 @@ def test_the_preset_does_not_start_it(machine: Machine) -> None:
     assert machine.attempt("systemctl", "is-enabled", UNIT).stdout.strip() == "disabled"
 
 
-@pytest.mark.parametrize(("dropin", "score"), [("", 2.0), ("hardened", 1.1), ("root", 2.7)])
+@pytest.mark.parametrize(("dropin", "score"), [("", 1.3), ("hardened", 1.1), ("root", 2.7)])
 def test_how_far_it_is_exposed(machine: Machine, dropin: str, score: float) -> None:
     units = [UNIT, "graced@shop.service"]
     if dropin:
