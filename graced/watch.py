@@ -97,7 +97,7 @@ class Watch:
         watched = self._watched.get(worker)
         if watched is None:
             return []
-        events = self._news(worker, watched)
+        events = self._news(worker, watched) + self._lease(worker, watched, now)
         self._arm(watched, now)
         return events
 
@@ -113,10 +113,7 @@ class Watch:
         """Look at all leases: what the ladder's clock has to leave out."""
         events: list[Event] = []
         for worker, watched in self._watched.items():
-            lease = read_lease(watched.record, now)
-            if lease != watched.lease:
-                watched.lease = lease
-                events.append(LeaseSeen(worker, *lease))
+            events += self._lease(worker, watched, now)
         return events
 
     def in_setup(self, worker: int) -> bool:
@@ -169,6 +166,13 @@ class Watch:
             watched.good = None
             events.append(RoundDone(worker))
         return events
+
+    def _lease(self, worker: int, watched: _Watched, now: float) -> list[Event]:
+        lease = read_lease(watched.record, now)
+        if lease == watched.lease:
+            return []
+        watched.lease = lease
+        return [LeaseSeen(worker, *lease)]
 
     def _arm(self, watched: _Watched, now: float) -> None:
         """Know when the round in hand is over, or be rung when one begins."""
