@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.jobs.job import Discard, Job, Retry
-    from graced.jobs.jobworker import JobWorker
+    from graced.jobs.worker import JobWorker
 
 __all__ = ["Discard", "Job", "JobWorker", "Retry"]
 
-_HOMES = {"Discard": "job", "Job": "job", "JobWorker": "jobworker", "Retry": "job"}
+_HOMES = {"Discard": "job", "Job": "job", "JobWorker": "worker", "Retry": "job"}
 
 
 def __getattr__(name: str) -> Any:

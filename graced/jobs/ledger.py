@@ -309,17 +309,18 @@ class Ledger:
         return found
 
     def counts(self, now: int) -> dict[str, Any]:
-        """Return how many jobs are in each state, and the seconds that the oldest waits."""
+        """Return how many jobs are in each state, and how many seconds the oldest waits."""
         counts = self._counts
-        top = self._top()
-        oldest = None if top is None or top.due > now else (now - top.due) / 1000
-        return {
+        found: dict[str, Any] = {
             NAMES[WAITING]: counts[WAITING] + counts[RESERVED],
             NAMES[TAKEN]: counts[TAKEN],
             NAMES[DONE]: counts[DONE],
             NAMES[DEAD]: counts[DEAD],
-            "oldest": oldest,
         }
+        top = self._top()
+        if top is not None and top.due <= now:
+            found["oldest"] = (now - top.due) / 1000
+        return found
 
     # -- the commit
 

@@ -12,6 +12,16 @@ WAITING, RESERVED, TAKEN, DONE, DEAD, STAGED = range(6)
 NAMES = ("waiting", "waiting", "taken", "done", "dead", "staged")
 
 
+# What is listed of each; None: of all. What is staged is nobody's business yet.
+SHOWN: dict[str | None, tuple[int, ...]] = {
+    None: (WAITING, RESERVED, TAKEN, DONE, DEAD),
+    "waiting": (WAITING, RESERVED),
+    "taken": (TAKEN,),
+    "done": (DONE,),
+    "dead": (DEAD,),
+}
+
+
 class Row:
     """One job. Times are milliseconds since the epoch, since they outlive a boot."""
 

@@ -21,7 +21,7 @@ from graced.jobs.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Ra
 from graced.jobs.ledger import Ledger
 from graced.jobs.policy import Policy
 from graced.jobs.queue import STATES, QueueError
-from graced.jobs.row import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Row
+from graced.jobs.row import DEAD, DONE, NAMES, SHOWN, Row
 from graced.jobs.sqlite import Occupied, Store, Trouble, throw_ballast
 from graced.jobs.wire import Kind, Protocol
 
@@ -376,7 +376,6 @@ class Service:
     def _degrade(self, why: str) -> None:
         if why != self._trouble:
             self._trouble = why
-            self.log.error("queue: %s; trying again", why)
             self._to_main.append(("degraded", why))
 
     def _recover(self) -> None:
@@ -389,7 +388,6 @@ class Service:
         self._ballasting.over()
         if self._trouble is not None:
             self._trouble = None
-            self.log.info("queue: %s can be used again", self.plan.file)
             self._to_main.append(("well",))
 
     # -- the dead
@@ -465,9 +463,7 @@ class Service:
                 self._stopping = True
 
     def _counted(self) -> dict[str, Any]:
-        if self._ledger is None:
-            return {"trouble": self._trouble}
-        return {**self._ledger.counts(_now()), "trouble": self._trouble}
+        return {} if self._ledger is None else self._ledger.counts(_now())
 
     def _tell_main(self) -> None:
         if self._channel is None:
@@ -773,7 +769,7 @@ class Service:
     def _list(self, visitor: Visitor, body: bytes, _now: int) -> None:
         wanted = _fields(body)
         after, limit = _number(wanted, "after"), _number(wanted, "limit")
-        states = _SHOWN.get(wanted.get("state"))
+        states = SHOWN.get(wanted.get("state"))
         if states is None:
             raise Protocol(f"no such state; there are {', '.join(STATES)}")
         limit = max(1, min(limit, PAGE))
@@ -818,16 +814,6 @@ class Service:
     def _open_ledger(self) -> Ledger:
         assert self._ledger is not None
         return self._ledger
-
-
-_SHOWN: dict[Any, tuple[int, ...]] = {
-    None: (WAITING, RESERVED, TAKEN, DONE, DEAD),
-    "waiting": (WAITING, RESERVED),
-    "taken": (TAKEN,),
-    "done": (DONE,),
-    "dead": (DEAD,),
-}
-assert max(states[-1] for states in _SHOWN.values()) < STAGED
 
 
 def _now() -> int:

@@ -104,6 +104,7 @@ class Lock:
     def release(self) -> None:
         """Let others have it."""
         if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
 

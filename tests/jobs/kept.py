@@ -16,13 +16,14 @@ from graced.jobs.keeper import Keeper, Plan
 from graced.jobs.policy import Policy
 from graced.jobs.remote import Address, ClientEnd, WorkerEnd
 
+DEFAULTS = Policy()
 DEADLINE = 30.0  # only reached by a failure
 
 
 class Kept:
     """One queue, kept by a process of its own; the test is its main process."""
 
-    def __init__(self, folder: Path, policy: Policy = Policy(), daemon_id: str = "d1") -> None:
+    def __init__(self, folder: Path, policy: Policy = DEFAULTS, daemon_id: str = "d1") -> None:
         self.file = f"{folder}/jobs.db"
         self.socket = f"{folder}/queue-jobs.sock"
         plan = Plan("jobs", self.file, self.socket, daemon_id, policy, log=Log())

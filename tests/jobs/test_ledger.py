@@ -57,7 +57,6 @@ class Worker:
         self.settled: list[tuple[int, int, Outcome]] = []  # said, not confirmed
         self.asked = False
 
-
     @classmethod
     def settled_only(cls, other: Worker) -> Worker:
         ghost = cls(other.name)

@@ -1,0 +1,144 @@
+"""The JobWorker class that users subclass: takes jobs from its pool's queue, one after the other.
+
+How a worker lives is in :mod:`graced.workerlife`, how it talks to the queue in
+:mod:`graced.jobs.remote`.
+"""
+
+from __future__ import annotations
+
+from graced.host.scoreboard import QUEUE
+from graced.jobs.job import (
+    MAX_EVIDENCE,
+    MAX_PAYLOAD,
+    Discard,
+    Discarded,
+    Done,
+    Failed,
+    Postponed,
+    Raised,
+    Retry,
+)
+from graced.jobs.remote import Address, WorkerEnd, evidence
+from graced.worker import Worker
+from graced.workerlife import INTERRUPT, in_one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from graced.jobs.job import Job, Outcome
+
+LOOK = 1.0  # seconds between looks whether an interrupt came, while a settle is not confirmed
+
+
+class JobWorker(Worker):
+    """What one worker does with jobs. Subclass it and name the subclass in ``config.yaml``."""
+
+    __end: WorkerEnd | None = None
+
+    def handle(self, job: Job) -> Any:
+        """Do one job; return a JSON value, or None. The job is done and the value is kept.
+
+        What it raises is kept too, and the job is tried again later, up to
+        ``max_attempts`` times; :class:`Retry` says when, :class:`Discard` says never.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no handle()")
+
+    def _begin(self) -> WorkerEnd:
+        """Say that the pool needs a queue, and take the lock that says that we live."""
+        life = self._life
+        if life.family.queue is None:
+            raise RuntimeError("there is no queue outside of a daemon; call handle() with a Job")
+        life.words[QUEUE] = 1
+        life.ring()
+        end = self.__end = WorkerEnd(Address.read(life.family.queue), life.order.worker)
+        return end
+
+    @property
+    def _end(self) -> WorkerEnd:
+        return self.__end or self._begin()
+
+    def _turn(self) -> None:
+        """Wait for a job and do it; at the end of this life, say good-bye to the queue."""
+        job = self._take()
+        if job is not None:
+            self._do(job)
+        if self._life.over:
+            self._leave()
+
+    def _take(self) -> Job | None:
+        """Return the next job, or None when asked to drain."""
+        end, life = self._end, self._life
+        while not life.over:
+            end.ask()
+            job = end.receive()
+            if job is not None:
+                return job
+            fd = end.fileno()
+            life.wait_for(fd if fd >= 0 else None, end.retry_in())
+        return None
+
+    def _do(self, job: Job) -> None:
+        """Handle a job in a round and settle it. An interrupt passes: it settles nothing."""
+        try:
+            result = self._round(self.handle, job, calm=(Retry, Discard, Failed))
+        except BaseException as error:
+            if isinstance(error, SystemExit) or self._life.is_interrupt(error):
+                raise
+            outcome = self._failure(job, error)
+        else:
+            outcome = _done(result)
+            if isinstance(outcome, Raised):
+                self._life.diary.error(f"job {job.id}: {_unusable(result)}", job=job.id)
+        self._end.settle(job, outcome, more=not self._life.over)
+
+    def _failure(self, job: Job, error: BaseException) -> Outcome:
+        """Return what an exception makes of a job, and log what is worth it."""
+        what = f"job {job.id} (attempt {job.attempt})"
+        match error:
+            case Discard():
+                self._life.diary.warning(f"{what} discarded: {error.reason}", job=job.id)
+                return Discarded(evidence(error.reason, discarded=True))
+            case Retry():
+                return Postponed(evidence(in_one_line(error)), error.after)
+            case Failed():
+                self._life.diary.warning(f"{what} {error}", job=job.id)
+                return Raised(evidence(str(error), **error.facts))
+        self._tell(f"{what}: handle() raised", error)
+        return Raised(evidence(in_one_line(error), traceback=_traceback(error)))
+
+    def _leave(self) -> None:
+        """See all settles confirmed, while nobody interrupts; give back what is not begun."""
+        end, life = self._end, self._life
+        end.leave()
+        while end.unsettled and life.asked != INTERRUPT:
+            end.receive()
+            if end.unsettled:
+                wait, fd = end.retry_in(), end.fileno()
+                seconds = LOOK if wait is None else min(wait, LOOK)
+                life.wait_for(fd if fd >= 0 else None, seconds, heed_drain=False)
+
+
+def _done(result: Any) -> Done | Raised:
+    if result is None:
+        return Done()
+    from json import dumps
+
+    try:
+        text = dumps(result, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return Raised(evidence(_unusable(result), error=in_one_line(error)))
+    if len(text) > MAX_PAYLOAD:
+        return Raised(evidence(f"handle() returned {len(text)} bytes of JSON; keep to 1 MiB"))
+    return Done(text)
+
+
+def _unusable(result: Any) -> str:
+    return f"handle() returned what is no JSON value of up to 1 MiB: {type(result).__name__}"
+
+
+def _traceback(error: BaseException) -> str:
+    from traceback import format_exception
+
+    text = "".join(format_exception(error))
+    return text if len(text) <= MAX_EVIDENCE else f"…{text[-MAX_EVIDENCE:]}"
