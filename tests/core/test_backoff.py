@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 from world import Code, Process, Work, World, pool, started, world
@@ -23,7 +24,7 @@ def kill(made: World, slot: int = 0) -> None:
     made.settle()
 
 
-def in_backoff(**values: object) -> World:
+def in_backoff(**values: Any) -> World:
     """A pool whose one worker died, and its replacement too."""
     made = started(pool(**values))
     made.run(10)
@@ -55,13 +56,13 @@ def test_probes_come_later_and_later() -> None:
     assert gaps[:5] == pytest.approx([1.8, 3.6, 7.2, 7.2, 7.2], abs=0.01)
 
 
-def test_jitter_shortens_a_wait_by_a_tenth_at_most() -> None:
-    for jitter, expected in ((0.0, 0.9), (1.0, 1.0)):
-        made = started(pool(backoff=Backoff(first=1.0)), jitter=lambda j=jitter: j)  # type: ignore[misc]
-        made.work_for = broken
-        kill(made)
-        made.until(lambda m=made: m.pool().backoff.active)  # type: ignore[misc]
-        assert made.pool().backoff.delay == pytest.approx(expected)
+@pytest.mark.parametrize(("jitter", "expected"), [(0.0, 0.9), (1.0, 1.0)])
+def test_jitter_shortens_a_wait_by_a_tenth_at_most(jitter: float, expected: float) -> None:
+    made = started(pool(backoff=Backoff(first=1.0)), jitter=lambda: jitter)
+    made.work_for = broken
+    kill(made)
+    made.until(lambda: made.pool().backoff.active)
+    assert made.pool().backoff.delay == pytest.approx(expected)
 
 
 def test_wait_is_told() -> None:
