@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.5  # seconds that a worker gets to print its stack
 NO_ANSWER = "no answer: its signals are blocked, or it is stopped"
+ENDED = "it ended before it could answer"
 
 
 class _Asked:
     """One worker that was asked for its stack."""
 
-    __slots__ = ("done", "finished", "index", "until")
+    __slots__ = ("done", "index", "stuck", "until")
 
-    def __init__(self, index: int, finished: int, until: float) -> None:
+    def __init__(self, index: int, until: float) -> None:
         self.index = index
-        self.finished = finished  # how many stacks it had finished before
         self.until = until
+        self.stuck = False  # its stack is evidence, should it be killed
         self.done: list[Callable[[str], None]] = []
 
 
@@ -56,6 +57,7 @@ class Stackroom:
         self._emit = emit
         self._log = log
         self._asked: dict[int, _Asked] = {}
+        self._late: set[int] = set()  # they may still ring for what was taken without waiting
 
     def next_deadline(self) -> float | None:
         """When to stop waiting for somebody, or None."""
@@ -69,15 +71,28 @@ class Stackroom:
         asked.done.append(done)
 
     def rang(self, worker: int) -> None:
-        """A worker rang: perhaps its stack is written."""
-        asked = self._asked.get(worker)
-        if asked is not None and self._watch.stacks(worker) != asked.finished:
+        """A worker rang: perhaps its stack is written, asked for by us or by hand."""
+        if not self._watch.new_stack(worker):
+            return
+        if worker in self._asked:
             self._finish(worker)
+        elif worker in self._late:
+            self._late.discard(worker)
+        else:
+            self._logger(self._label(worker))(self._take(self._processes.index(worker)))
 
     def tick(self, now: float) -> None:
         """Take what is there from those that did not answer in time."""
         for worker in [w for w, asked in self._asked.items() if now >= asked.until]:
             self._finish(worker)
+            self._late.add(worker)
+
+    def forget(self, worker: int) -> None:
+        """A worker is gone: nobody waits for it any longer, and its window is another's."""
+        self._late.discard(worker)
+        asked = self._asked.pop(worker, None)
+        for done in asked.done if asked is not None else ():
+            done(ENDED)
 
     def print_stuck(self, worker: int) -> None:
         """Write the stack of a stuck worker to the log, then say so."""
@@ -88,6 +103,7 @@ class Stackroom:
             self._emit(StackPrinted(worker))
 
         self.ask(worker, done)
+        self._asked[worker].stuck = True
 
     def log_all(self) -> None:
         """Write the stack of every process to the log."""
@@ -101,17 +117,21 @@ class Stackroom:
     def _send(self, worker: int) -> _Asked:
         index = self._processes.index(worker)
         self._stacks.clear(index)
-        finished = self._watch.stacks(worker)
-        asked = _Asked(index, finished, clock.monotonic() + PATIENCE)
-        self._asked[worker] = asked
+        asked = self._asked[worker] = _Asked(index, clock.monotonic() + PATIENCE)
         self._processes.signal(worker, signal.SIGQUIT)
         return asked
 
     def _finish(self, worker: int) -> None:
         asked = self._asked.pop(worker)
-        text = self._stacks.read(asked.index) or NO_ANSWER
+        text = self._stacks.read(asked.index) if asked.stuck else self._take(asked.index)
         for done in asked.done:
-            done(text)
+            done(text or NO_ANSWER)
+
+    def _take(self, index: int) -> str:
+        """Return a stack and leave nothing of it: it would be told as that of a later death."""
+        text = self._stacks.read(index)
+        self._stacks.clear(index)
+        return text
 
 
 def own_stack() -> str:

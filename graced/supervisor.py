@@ -303,8 +303,9 @@ class Supervisor:
                     self.emit(event)
 
     def _bury(self, worker: int, pool: str, slot: int, reason: str, counts: bool) -> None:
+        self.stackroom.forget(worker)
         evidence = self.processes.evidence_of(worker, reason)
-        if evidence.get("stack") and evidence.get("signal"):
+        if evidence.get("stack") and evidence.get("signal") not in (None, "SIGKILL"):
             self._say("error", f"its stack:\n{evidence['stack']}", pool, slot, None)
         self.queues.buried(pool, worker, evidence, counts=counts)
 

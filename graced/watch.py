@@ -42,6 +42,7 @@ class _Watched:
         "ready",
         "record",
         "round_timeout",
+        "stacks",
         "stuck",
         "wants",
     )
@@ -52,6 +53,7 @@ class _Watched:
         self.ready = False
         self.ack = 0
         self.wants = 0
+        self.stacks = 0
         self.good: int | None = None  # rounds that had ended well when it was first watched
         self.lease: tuple[float, float | None] = (0.0, None)
         self.due: float | None = None  # when its round is to be looked at
@@ -81,10 +83,13 @@ class Watch:
         watched = self._watched.get(worker)
         return watched is not None and bool(watched.record.queue)
 
-    def stacks(self, worker: int) -> int:
-        """Return how many stacks a worker has printed; -1 if it is gone."""
+    def new_stack(self, worker: int) -> bool:
+        """Whether a worker has printed a stack since it was last asked about."""
         watched = self._watched.get(worker)
-        return -1 if watched is None else watched.record.stacks
+        if watched is None or watched.record.stacks == watched.stacks:
+            return False
+        watched.stacks = watched.record.stacks
+        return True
 
     def next_deadline(self) -> float | None:
         """When a round is to be looked at, or None."""
