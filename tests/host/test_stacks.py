@@ -1,0 +1,117 @@
+"""Stacks, written by faulthandler to a window for each record."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from graced.host import stacks as st
+from graced.host.process import in_child
+from graced.host.stacks import WINDOW, Stacks
+
+
+@pytest.fixture
+def windows() -> Iterator[Stacks]:
+    made = Stacks.create()
+    yield made
+    made.close()
+
+
+def run(work: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        in_child(work)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def write(windows: Stacks, record: int, text: bytes, times: int = 1) -> None:
+    def work() -> None:
+        fd = windows.reserve()
+        windows.open_at(fd, record)
+        for _ in range(times):
+            os.write(fd, text)
+            st.rewind(fd, record)
+
+    assert run(work) == 0
+
+
+def test_a_window_is_empty_at_first(windows: Stacks) -> None:
+    assert windows.read(0) == ""
+    windows.clear(4095)
+    assert windows.read(4095) == ""
+
+
+def test_windows_are_apart(windows: Stacks) -> None:
+    write(windows, 3, b"three")
+    write(windows, 1, b"one")
+    assert [windows.read(n) for n in range(5)] == ["", "one", "", "three", ""]
+
+
+def test_a_cleared_window_is_empty(windows: Stacks) -> None:
+    write(windows, 2, b"x" * 5000)
+    windows.clear(2)
+    assert windows.read(2) == ""
+    write(windows, 2, b"short")
+    assert windows.read(2) == "short"
+
+
+def test_each_stack_begins_at_the_windows_start(windows: Stacks) -> None:
+    write(windows, 1, b"again", times=3)
+    assert windows.read(1) == "again"
+
+
+def test_what_never_rewound_is_read_all_the_same(windows: Stacks) -> None:
+    """A process stuck in C code runs no Python handler: its next stack follows the last."""
+
+    def work() -> None:
+        fd = windows.reserve()
+        windows.open_at(fd, 1)
+        os.write(fd, b"first " * 2000)
+        windows.clear(1)
+        os.write(fd, b"second")
+
+    assert run(work) == 0
+    assert windows.read(1) == "second"
+    windows.clear(1)
+    assert windows.read(1) == ""
+
+
+def test_siblings_write_with_offsets_of_their_own(windows: Stacks) -> None:
+    fd = windows.reserve()
+
+    def one() -> None:
+        windows.open_at(fd, 1)
+        os.write(fd, b"one")
+
+    def two() -> None:
+        windows.open_at(fd, 2)
+        os.write(fd, b"two")
+
+    run(one), run(two)
+    os.close(fd)
+    assert (windows.read(1), windows.read(2)) == ("one", "two")
+
+
+def test_a_crash_leaves_its_stack(windows: Stacks) -> None:
+    def crash() -> None:
+        fd = windows.reserve()
+        faulthandler.enable(file=fd)
+        windows.open_at(fd, 7)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    assert run(crash) == -signal.SIGSEGV
+    assert "in crash" in windows.read(7)
+
+
+def test_the_last_window_does_not_reach_beyond(windows: Stacks) -> None:
+    write(windows, 0, b"y" * (WINDOW + 10))
+    assert len(windows.read(0)) == WINDOW
+
+
+def test_nothing_is_allocated_before_it_is_written(windows: Stacks) -> None:
+    write(windows, 4000, b"x")
+    assert os.fstat(windows.fileno()).st_blocks * 512 < 1 << 20
