@@ -116,11 +116,12 @@ class Birth:
         be_born = self._be_born
         for order, record in self.children:
             try:
+                self._life.become(order, record)
                 pid = os.fork()
             except OSError as error:
                 return f"cannot fork: {error.strerror}".encode()
             if pid == 0:
-                be_born(order, record)
+                be_born(record)
             record.words[PID] = pid
             try:
                 os.setpgid(pid, pid)  # on both sides, whoever comes first
@@ -140,7 +141,7 @@ class Birth:
 
     # -- in a worker ---------------------------------------------------------------
 
-    def _be_born(self, order: Order, record: WorkerRecord) -> NoReturn:
+    def _be_born(self, record: WorkerRecord) -> NoReturn:
         words = record.words
         pid = words[PID] = os.getpid()
         words[PHASE] = Phase.BORN
@@ -152,5 +153,5 @@ class Birth:
             process.wait_for_signal(PARENT_DIED)
         if os.getppid() != self._family.main_pid or not words[BORN_WHOLE]:
             os._exit(signal.SIGTERM)
-        self._life.begin(order, record)
+        self._life.begin()
         live(self._life, self._load)

@@ -168,7 +168,7 @@ class Life:
     def prepare(self, windows: stacks.Stacks | None) -> None:
         """Do all that workers have in common, once for those who are forked next.
 
-        With all signals blocked. What is opened here is opened anew by each
+        With all signals blocked. What is opened here is opened anew for each
         worker, under the same numbers.
         """
         self._install_handlers()
@@ -198,8 +198,8 @@ class Life:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
-    def begin(self, order: Order, record: WorkerRecord) -> None:
-        """Become this worker, and let signals come."""
+    def become(self, order: Order, record: WorkerRecord) -> None:
+        """Be the worker that is forked next: what is written before the fork stays shared."""
         self.order = order
         self.record = record
         self.words = record.words
@@ -209,6 +209,9 @@ class Life:
         self._open_own_pipe()
         if self._windows is not None:
             self._windows.open_at(self._stacks_fd, order.record)
+
+    def begin(self) -> None:
+        """Let signals come, in the worker itself."""
         if self.family.title is not None:
             self._set_title(self.family.title)
         os.register_at_fork(after_in_child=self._forget)
