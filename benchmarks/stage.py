@@ -57,6 +57,7 @@ class Stage:
             **contender.environment(case),
             "HOME": str(self.home),
             "EVENTS": str(fifo),
+            "SPT_NOENV": "1",  # a process title must not overwrite the mark
             MARK: self._mark,
         }
         self.started = time.monotonic_ns()
