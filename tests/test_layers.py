@@ -32,7 +32,6 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "stackroom": 8,
     "queues": 8,
     "report": 8,
-    "queues": 8,
     "desk": 9,
     "supervisor": 9,
     "start": 9,
