@@ -94,6 +94,7 @@ class Processes:
         self._workers: dict[int, _Worker] = {}
         self._by_pid: dict[int, int] = {}
         self._last_words: dict[int, dict[str, Any]] = {}  # evidence, until it is asked for
+        self._groups: dict[int, list[int]] = {}  # of dead workers, until they are asked for
         self._early: dict[int, Exit] = {}  # reaped before their zygote reported them
         self.others: dict[int, Callable[[Exit], None]] = {}  # children of other parts
 
@@ -290,9 +291,20 @@ class Processes:
                 process.reap(exit.pid)
                 self._other(exit)
             else:
-                process.end_group(exit.pid)  # before its number is free for others
+                self._end_groups(worker, exit.pid)  # before their numbers are free for others
                 process.reap(exit.pid)
                 self._gone(worker, exit)
+
+    def _end_groups(self, worker: int, pid: int) -> None:
+        """Kill what a dead worker leaves: its own group, and that of its subprocess."""
+        child_group = self._watch.record(worker).child_group
+        self._groups[worker] = [pid, child_group] if child_group > 1 else [pid]
+        for group in self._groups[worker]:
+            process.end_group(group)
+
+    def groups_of(self, worker: int) -> list[int]:
+        """Return the process groups that a dead worker had, once."""
+        return self._groups.pop(worker, [])
 
     def _unreported(self, pid: int) -> int | None:
         """Find a worker that died before its zygote could report it."""

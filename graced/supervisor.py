@@ -16,8 +16,9 @@ from collections import deque
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.daemon import Daemon
+from graced.graves import Graves
 from graced.host import clock, process, signals
-from graced.host.log import open_log
+from graced.host.log import FileSink, open_log
 from graced.host.oom import OomKills
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from graced.core.pool import Pool
     from graced.core.settings import Settings
     from graced.desk import Desk
     from graced.host.configfile import Reading
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
     from graced.host.runtimedir import RuntimeDir
 
 BUG = 70
+MOST = 1000  # workers of all pools together, as in the configuration
 LONGEST_SLEEP = 20 * 86400.0  # epoll counts milliseconds in 32 bits
+COUNTED = (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU)  # each is a wish of its own
 CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
 
 
@@ -87,6 +91,7 @@ class Supervisor:
             self._plan,
             self._evidence,
         )
+        self.graves = Graves()
         self.queues = Queues(
             self.selector, self.processes, log, runtime.path, state_dir, os.urandom(8).hex()
         )
@@ -118,7 +123,7 @@ class Supervisor:
 
     def _over(self) -> bool:
         """Whether nothing is left: the keepers leave after the last worker."""
-        if self._exit is None:
+        if self._exit is None or not self.graves.closed:
             return False
         self.queues.stop()
         return self.queues.gone
@@ -160,6 +165,7 @@ class Supervisor:
             self.report.next_deadline(),
             self.stackroom.next_deadline(),
             self.queues.next_deadline(),
+            self.graves.next_deadline(),
         )
         first = min((time for time in deadlines if time is not None), default=None)
         if first is None:
@@ -175,6 +181,7 @@ class Supervisor:
             self.emit(event)
         self.stackroom.tick(now)
         self.queues.tick(now)
+        self.graves.look()
         self.desk.tick(now)
 
     def _digest(self) -> None:
@@ -210,8 +217,11 @@ class Supervisor:
 
     def _signalled(self, _events: int) -> None:
         numbers = self._signals.take()
-        for number in dict.fromkeys(n for n in numbers if n != signal.SIGINT):
+        for number in dict.fromkeys(n for n in numbers if n not in COUNTED):
             self._wish(number)
+        step = numbers.count(signal.SIGTTIN) - numbers.count(signal.SIGTTOU)
+        if step:
+            self._step(step)
         for _ in range(min(numbers.count(signal.SIGINT), 2)):
             self.emit(ev.InterruptAsked())
 
@@ -226,12 +236,15 @@ class Supervisor:
             case signal.SIGQUIT:
                 self.stackroom.log_all()
             case signal.SIGUSR1:
-                self.log.reopen()
-                self.log.info("log file opened again")
+                self._reopen_log()
             case signal.SIGUSR2:
                 self.log.warning("SIGUSR2 is reserved and has no effect yet")
-            case signal.SIGTTIN | signal.SIGTTOU:
-                self._step(1 if number == signal.SIGTTIN else -1)
+
+    def _reopen_log(self) -> None:
+        if self.log.reopen():
+            self.log.info("log file opened again")
+        else:
+            self.log.error("the log file can't be opened again; the old one goes on")
 
     def _hung_up(self) -> None:
         if self._had_terminal and not _has_terminal():
@@ -243,11 +256,19 @@ class Supervisor:
     def _step(self, step: int) -> None:
         if self._had_terminal:
             return
-        pools = list(self.daemon.pools.values())
-        if len(pools) != 1:
+        pools = [pool for pool in self.daemon.pools.values() if not pool.going]
+        if len(pools) > 1:
             self.log.warning("there is more than one pool: use graced scale POOL N")
-            return
-        self.emit(ev.ScaleAsked(pools[0].name, max(pools[0].target + step, 0)))
+        elif pools and (trouble := self.scale(pools[0], max(pools[0].target + step, 0))):
+            self.log.warning(trouble)
+
+    def scale(self, pool: Pool, workers: int) -> str | None:
+        """Have another number of workers; return why that can't be."""
+        others = (p.target for p in self.daemon.pools.values() if p is not pool and not p.going)
+        if workers + sum(others) > MOST:
+            return f"all pools together can have at most {MOST} workers"
+        self.emit(ev.ScaleAsked(pool.name, workers))
+        return None
 
     # -- what goes out ------------------------------------------------------------
 
@@ -307,7 +328,10 @@ class Supervisor:
         evidence = self.processes.evidence_of(worker, reason)
         if evidence.get("stack") and evidence.get("signal") not in (None, "SIGKILL"):
             self._say("error", f"its stack:\n{evidence['stack']}", pool, slot, None)
-        self.queues.buried(pool, worker, evidence, counts=counts)
+        self.graves.bury(
+            self.processes.groups_of(worker),
+            lambda: self.queues.buried(pool, worker, evidence, counts=counts),
+        )
 
     def _say(
         self, level: str, text: str, pool: str | None, slot: int | None, generation: int | None
@@ -323,9 +347,22 @@ class Supervisor:
             first = str(reading.problems[0])
             more = len(reading.problems) - 1
             self.emit(ev.ConfigRefused(f"{first} (and {more} more)" if more else first))
+        elif (trouble := self._log_trouble(reading.settings)) is not None:
+            self.emit(ev.ConfigRefused(trouble))
         else:
             self._proposed = reading.settings
             self.emit(ev.ConfigAccepted(reading.settings))
+
+    def _log_trouble(self, settings: Settings) -> str | None:
+        """Open a new log file before a zygote does: by us it is given to the right user."""
+        file = settings.log.file
+        if file is None or settings.log == self.settings.log:
+            return None
+        try:
+            FileSink(file, self._owner).close()
+        except OSError as error:
+            return f"log.file: {file}: {error.strerror}; name a file that can be written"
+        return None
 
     def _adopt(self, settings: Settings) -> None:
         """Go on with the settings of a new generation."""

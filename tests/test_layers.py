@@ -31,6 +31,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "processes": 7,
     "stackroom": 8,
     "queues": 8,
+    "graves": 8,
     "report": 8,
     "desk": 9,
     "supervisor": 9,
