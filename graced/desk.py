@@ -9,7 +9,6 @@ import os
 from functools import partial
 
 from graced.core import events as ev
-from graced.core.pool import Mode
 from graced.host import clock
 from graced.host.control import ControlServer, Request
 from graced.stackroom import own_stack
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     Answer = dict[str, Any]
 
-MOST = 1000  # workers of a pool
 FAREWELL = 0.5  # seconds that the last answers may take
 
 
@@ -126,15 +124,17 @@ class Desk:
         name, workers = arguments.get("pool"), arguments.get("workers")
         daemon = self._supervisor.daemon
         pool = daemon.pools.get(name) if isinstance(name, str) else None
-        if pool is None or pool.mode is Mode.LEAVING:
-            known = ", ".join(sorted(daemon.pools))
-            return {"ok": False, "error": f"no pool {name!r}; there are: {known}"}
-        if not isinstance(workers, int) or not 0 <= workers <= MOST:
-            return {"ok": False, "error": f"workers must be a number from 0 to {MOST}"}
         if daemon.stopping:
             return {"ok": False, "error": "the daemon is stopping"}
+        if pool is None or pool.going:
+            known = ", ".join(sorted(name for name, p in daemon.pools.items() if not p.going))
+            return {"ok": False, "error": f"no pool {name!r}; there are: {known}"}
+        if not isinstance(workers, int) or workers < 0:
+            return {"ok": False, "error": "workers must be a whole number"}
         before = pool.target
-        self._supervisor.emit(ev.ScaleAsked(pool.name, workers))
+        trouble = self._supervisor.scale(pool, workers)
+        if trouble is not None:
+            return {"ok": False, "error": trouble}
         return {"ok": True, "pool": pool.name, "from": before, "to": workers}
 
     def _stacks(self, client: Client) -> None:
