@@ -26,7 +26,7 @@ clean:
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'graced needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo 'no venv module here: on Debian, apt install python3-venv' >&2; exit 1; }
 
 $(VENV)/.ready-to-run: $(VENV)/pyvenv.cfg pyproject.toml
