@@ -144,6 +144,9 @@ DOCS: dict[str, Doc] = {
     ),
     "pools.NAME.retry": Doc("See below."),
     "pools.NAME.keep_done": Doc("How long finished jobs are kept.", "7d"),
+    "pools.NAME.max_waiting": Doc(
+        "How many jobs may wait; a submit beyond that is refused. `null`: no limit.", "100000"
+    ),
     "pools.NAME.backoff.first": Doc("The wait before the first probe.", "500ms"),
     "pools.NAME.backoff.factor": Doc("How much longer each wait is than the one before.", "1.5"),
     "pools.NAME.backoff.limit": Doc("The longest wait, at least `first`.", "5m"),

@@ -74,6 +74,7 @@ class Pool(Record):
     max_attempts: int = 3
     retry: Retry = Retry()
     keep_done: Duration = 86400.0
+    max_waiting: int | None = None
 
 
 class Settings(Record):

@@ -21,8 +21,7 @@ class Policy(Record):
     @classmethod
     def of(cls, pool: Pool) -> Policy:
         """Return a pool's share of the settings."""
-        most = getattr(pool, "max_waiting", None)
-        return cls(pool.max_attempts, pool.retry, pool.keep_done, most)
+        return cls(pool.max_attempts, pool.retry, pool.keep_done, pool.max_waiting)
 
     def delay(self, failures: int, chance: float) -> float:
         """Return the seconds before the attempt that follows so many failures."""

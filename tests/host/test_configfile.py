@@ -93,6 +93,7 @@ pools:
     max_attempts: 3
     retry: {first: 1s, factor: 2, limit: 10m}
     keep_done: 1d
+    max_waiting: null
 """
 
 
