@@ -391,6 +391,7 @@ _ADVICE = {
     sqlite3.SQLITE_READONLY: "it cannot be written; check its owner, its mode and the mount",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder exists and is writable",
     sqlite3.SQLITE_BUSY: "another program has locked it; close that one",
+    sqlite3.SQLITE_PROTOCOL: "another program has locked it; close that one",
     sqlite3.SQLITE_PERM: "it may not be opened; check its owner and its mode",
 }
 

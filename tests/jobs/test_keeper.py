@@ -1,0 +1,491 @@
+"""A real keeper's process among real troubles: kill -9, full disks, bad files, strangers."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kept import Kept, confirm, settle, take, work_off
+
+from graced.core.settings import Retry
+from graced.jobs import wire
+from graced.jobs.job import MAX_PAYLOAD, Done, Job
+from graced.jobs.keeper import Keeper
+from graced.jobs.policy import Policy
+from graced.jobs.queue import QueueError, QueueGone
+from graced.jobs.remote import ClientEnd, WorkerEnd
+from graced.jobs.wire import Kind
+
+FULL = r"no space left|nearly full|disk is full"
+QUICK = Policy(retry=Retry(0.01, 2.0, 0.1))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    with Kept(tmp_path, QUICK) as kept:
+        yield kept
+
+
+def in_a_process(work: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def labour(kept: Kept, number: int, report: int) -> None:
+    """Be a worker until a job says stop; report each job that was done."""
+    worker = kept.worker(number)
+    while True:
+        job = take(worker)
+        if job.payload == "stop":
+            settle(worker, job)
+            return
+        os.write(report, struct.pack("<QI", job.id, job.attempt))
+        worker.settle(job, Done(), more=True)
+
+
+def test_killed_five_times_under_load_each_job_is_done_once(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    count = client.stream(str(n) for n in range(4000))
+    read, write = os.pipe()
+    pids = [in_a_process(lambda n=n: labour(kept, n, write)) for n in range(1, 5)]  # type: ignore[misc]
+    os.close(write)
+    seen: list[tuple[int, int]] = []
+    for kill in range(1, 6):
+        while len(seen) < kill * 500:
+            seen += struct.iter_unpack("<QI", os.read(read, 12 * 64))
+        kept.restart()
+    kept.client().submit(['"stop"'] * 4)
+    while data := os.read(read, 12 * 1024):
+        seen += struct.iter_unpack("<QI", data)
+    for pid in pids:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert sorted(id for id, _ in seen) == list(range(1, count + 1))
+    assert {attempt for _, attempt in seen} == {1}
+    counts = kept.counts()
+    assert (counts["done"], counts["waiting"], counts["taken"]) == (count + 4, 0, 0)
+
+
+def test_it_ignores_signals_to_everybody_and_stops_as_asked(kept: Kept) -> None:
+    kept.start()
+    assert kept.keeper.pid is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        os.kill(kept.keeper.pid, number)
+    kept.client().submit(["1"])
+    assert Path(f"/proc/{kept.keeper.pid}/comm").read_text() == "graced-keeper\n"
+    assert kept.stop() == 0
+    assert not os.path.exists(kept.socket)
+
+
+def test_it_sleeps_while_nothing_happens(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    client.submit(["1"], 3600)
+    worker = kept.worker(1)
+    worker.ask()
+    worker.receive()
+    client.counts()
+
+    def switches() -> int:
+        for line in Path(f"/proc/{kept.keeper.pid}/status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                return int(line.split()[1])
+        raise AssertionError
+
+    before = switches()
+    select.select([], [], [], 1.0)
+    assert switches() - before <= 1
+
+
+def test_deaths_told_to_a_dead_keeper_are_told_to_the_next(kept: Kept) -> None:
+    kept.start()
+    [id] = kept.client().submit(["1"])
+    worker = kept.worker(1)
+    take(worker)
+    kept.kill()
+    kept.died(worker, 1, True, signal=9)
+    kept.start()
+    again = take(kept.worker(2))
+    assert (again.id, again.attempt) == (id, 2)
+    kept.until(lambda: not kept.keeper._deaths)
+
+
+def test_a_keeper_outlives_its_main_process_until_its_workers_leave(kept: Kept) -> None:
+    kept.start()
+    [id] = kept.client().submit(["1"])
+    worker = kept.worker(1)
+    job = take(worker)
+    kept.keeper.close()
+    settle(worker, job)
+    assert kept.client().wait(id)["state"] == "done"
+    worker.close()
+    assert kept.keeper.pid is not None
+    assert os.waitstatus_to_exitcode(os.waitpid(kept.keeper.pid, 0)[1]) == 0
+    kept.keeper.pid = None
+
+
+# An overlapping restart
+
+
+def test_the_next_daemon_gets_the_file_and_the_workers_of_the_dead_one(
+    kept: Kept, tmp_path: Path
+) -> None:
+    kept.start()
+    client = kept.client()
+    first, second = client.submit(["1", "2"], 0, 5)
+    busy, doomed = kept.worker(1), kept.worker(2)
+    in_hand, lost = take(busy), take(doomed)
+    kept.keeper.close()  # the main process is dead, its workers live
+    with Kept(tmp_path, QUICK, daemon_id="d2") as heir:
+        heir.start()
+        fresh = heir.worker(1)
+        fresh.ask()
+        assert fresh.receive() is None
+        settle(busy, in_hand)
+        assert heir.client().wait(first)["state"] == "done"
+        assert heir.counts()["taken"] == 1, "its worker's lock is held"
+        os.close(doomed.lock)
+        doomed.close()
+        again = take(fresh)
+        assert (again.id, again.attempt) == (second, 2), "found taken after a crash: it counts"
+        assert lost.id == second
+        assert kept.keeper.pid is not None
+        os.waitpid(kept.keeper.pid, 0)
+        kept.keeper.pid = None
+
+
+def test_two_daemons_with_one_file_are_told(kept: Kept, tmp_path: Path) -> None:
+    kept.start()
+    other = tmp_path / "other"
+    other.mkdir()
+    with Kept(other, QUICK, daemon_id="d2") as second:
+        second.keeper.plan = second.keeper.plan.replace(file=kept.file)
+        second.begin()
+        second.until(lambda: "another process keeps this queue" in str(second.keeper.trouble))
+        with pytest.raises(QueueError, match="another process keeps this queue"):
+            second.client().submit(["1"])
+        kept.stop()
+        second.until(lambda: second.keeper.open)
+        second.client().submit(["1"])
+
+
+def test_a_job_waits_for_what_its_worker_left_behind(kept: Kept) -> None:
+    kept.start()
+    [id] = kept.client().submit(["1"])
+    worker = kept.worker(1)
+    take(worker)
+    left = subprocess.Popen(["sleep", "100"], pass_fds=[worker.lock], start_new_session=True)
+    other = kept.worker(2)
+    other.ask()
+    kept.died(worker, 1, False)
+    select.select([other.fileno()], [], [], 0.5)
+    assert other.receive() is None
+    assert kept.counts()["taken"] == 1
+    left.kill()
+    left.wait()
+    assert take(other).id == id
+
+
+def test_lock_files_do_not_pile_up(kept: Kept) -> None:
+    kept.start()
+    for number in range(1, 6):
+        worker = kept.worker(number)
+        kept.client().submit(["1"])
+        settle(worker, take(worker))
+        kept.died(worker, number, False)
+    kept.until(lambda: not kept.keeper._deaths)
+    assert os.listdir(f"{kept.file}-owners") == []
+    stale = Path(f"{kept.file}-owners/d0:7.lock")
+    stale.touch()
+    kept.restart()
+    kept.until(lambda: not stale.exists() or kept.keeper.count())
+
+
+# Bad files
+
+
+def repaired(kept: Kept, why: str, repair: Callable[[], object]) -> None:
+    kept.begin()
+    kept.until(lambda: kept.keeper.trouble)
+    assert why in str(kept.keeper.trouble)
+    with pytest.raises(QueueError, match=why):
+        kept.client().submit(["1"])
+    repair()
+    kept.until(lambda: kept.keeper.open and kept.keeper.trouble is None)
+    kept.client().submit(["1"])
+
+
+def test_a_corrupt_file(kept: Kept) -> None:
+    Path(kept.file).write_bytes(os.urandom(8192))
+    repaired(kept, "not an SQLite database, or a corrupt one", lambda: os.unlink(kept.file))
+
+
+def test_a_file_of_another_program(kept: Kept) -> None:
+    with closing(sqlite3.connect(kept.file)) as db:
+        db.execute("CREATE TABLE users (name)")
+    repaired(kept, "a database of another program", lambda: os.unlink(kept.file))
+
+
+def test_a_file_of_a_newer_version(kept: Kept) -> None:
+    kept.start()
+    kept.stop()
+    with closing(sqlite3.connect(kept.file)) as db:
+        db.execute("PRAGMA user_version = 7")
+    repaired(kept, "written by a newer graced", lambda: os.unlink(kept.file))
+
+
+def test_a_missing_folder(kept: Kept, tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    kept.keeper.plan = kept.keeper.plan.replace(file=f"{folder}/jobs.db")
+    repaired(kept, "No such file or directory", folder.mkdir)
+
+
+def test_a_page_that_went_bad_is_said_and_nothing_is_forgotten(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    client.stream(f'"{n:0200}"' for n in range(3000))
+    worker = kept.worker(1)
+    job = take(worker)
+    kept.stop()
+    size = os.path.getsize(kept.file)
+    with open(kept.file, "r+b") as file:
+        for page in range(20, size // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xff" * 4096)
+    kept.begin()
+    kept.until(lambda: "corrupt" in str(kept.keeper.trouble))
+    worker.settle(job, Done(), more=False)
+    worker.receive()
+    assert worker.unsettled == 1
+
+
+def test_a_locked_file_delays_and_loses_nothing(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    [id] = client.submit(["1"])
+    worker = kept.worker(1)
+    job = take(worker)
+    other = sqlite3.connect(kept.file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    worker.settle(job, Done(), more=True)
+    kept.until(lambda: "another program has locked it" in str(kept.keeper.trouble))
+    with pytest.raises(QueueError, match="locked"):
+        client.submit(["2"])
+    assert worker.receive() is None
+    assert worker.unsettled == 1
+    other.execute("ROLLBACK")
+    other.close()
+    kept.until(lambda: kept.keeper.trouble is None)
+    confirm(worker)
+    assert client.wait(id)["state"] == "done"
+    client.submit(["3"])
+    assert take(worker).payload == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=9m", "none", str(folder)], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("may not mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_refuses_submits_and_settles_all_the_same(small_disk: Path) -> None:
+    with Kept(small_disk, QUICK) as kept:
+        kept.start()
+        (small_disk / "film").write_bytes(bytes(3 << 20))
+        client = kept.client()
+        ids = list(client.submit(["1"] * 200))
+        worker = kept.worker(1)
+        work_off(worker, 5)
+        accepted = []
+        with pytest.raises(QueueError, match=FULL):  # noqa: PT012
+            while True:
+                accepted += client.submit([f'"{"x" * 100_000}"'])
+        with open(small_disk / "filler", "wb", buffering=0) as filler, pytest.raises(OSError):  # noqa: PT012
+            while True:
+                filler.write(b"x" * 65536)
+        job = take_if_any(worker)
+        if job is not None:
+            worker.settle(job, Done('"kept"'), more=False)
+        with pytest.raises(QueueError, match=FULL):
+            client.submit([f'"{"x" * 100_000}"'])
+        kept.until(lambda: kept.keeper.trouble)
+        os.unlink(small_disk / "filler")
+        os.unlink(small_disk / "film")
+        kept.until(lambda: kept.keeper.trouble is None)
+        worker.leave()
+        confirm(worker)
+        client.submit(["3"])
+        listed = {j["id"] for j in all_jobs(client)}
+        assert len(listed) == len(ids) + len(accepted) + 1
+        if job is not None:
+            assert client.wait(job.id)["result"] == '"kept"'
+
+
+def take_if_any(worker: WorkerEnd) -> Job | None:
+    """Take what was handed out before the disk was full."""
+    select.select([worker.fileno()], [], [], 0.2)
+    return worker.receive()
+
+
+def all_jobs(client: ClientEnd) -> Iterator[dict[str, Any]]:
+    after = 0
+    while page := client.jobs(None, after, 500):
+        yield from page
+        after = page[-1]["id"]
+
+
+# Strangers
+
+
+def test_whatever_is_written_to_its_socket_it_goes_on(kept: Kept) -> None:
+    kept.start()
+    dice = random.Random(7)
+    kinds = [int(k) for k in Kind]
+    for _ in range(400):
+        with wire.connect(kept.socket, blocking=True) as stranger:
+            body = dice.randbytes(dice.choice([0, 3, 16, 30, 200]))
+            frame = wire.frame(dice.choice(kinds), body)
+            stranger.sendall(dice.choice([frame, frame[:-1], frame * 3, body]))
+            if dice.random() < 0.3:
+                stranger.settimeout(0.01)
+                try:
+                    stranger.recv(1000)
+                except OSError:
+                    pass
+    assert kept.counts()["taken"] == 0
+    kept.client().submit(["1"])
+    assert take(kept.worker(1)).payload == 1
+
+
+def test_frames_that_are_too_long_are_refused(kept: Kept) -> None:
+    kept.start()
+    with wire.connect(kept.socket, blocking=True) as stranger:
+        stranger.sendall(wire.HEADER.pack(1 << 31, Kind.SUBMIT))
+        answer = stranger.recv(1000)
+        assert b"at most" in answer
+        assert stranger.recv(1000) == b""
+    with pytest.raises(QueueError, match="at most"):
+        kept.client().submit([f'"{"x" * MAX_PAYLOAD}"'])
+
+
+def test_who_does_not_read_is_let_go(kept: Kept) -> None:
+    kept.start()
+    kept.client().submit([f'"{"x" * 100_000}"'] * 15)
+    with wire.connect(kept.socket, blocking=True) as stranger:
+        question = wire.frame(Kind.LIST, wire.encode({"state": None, "after": 0, "limit": 500}))
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+            for _ in range(100):
+                stranger.sendall(question)
+                kept.counts()
+
+
+def test_another_user_may_submit_and_not_be_a_worker(kept: Kept, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    kept.start()
+    kept.client().submit(["1"])
+    os.chmod(kept.socket, 0o666)
+    folder = tmp_path
+    while folder != folder.parent:
+        if folder.stat().st_uid == 0 and folder != Path("/tmp"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+        folder = folder.parent
+
+    def stranger() -> None:
+        os.setgid(65534)
+        os.setuid(65534)
+        assert len(kept.client().submit(["2"])) == 1
+        with wire.connect(kept.socket, blocking=True) as sock:
+            said = {"owner": "d1:9", "holds": []}
+            sock.sendall(wire.frame(Kind.HELLO, wire.encode(said)) + wire.frame(Kind.ASK))
+            assert b"another user" in sock.recv(1000)
+
+    pid = in_a_process(stranger)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_it_goes_on_when_it_has_no_descriptors_left(kept: Kept) -> None:
+    kept.start()
+    assert kept.keeper.pid is not None
+    import resource
+
+    resource.prlimit(kept.keeper.pid, resource.RLIMIT_NOFILE, (40, 40))
+    crowd = []
+    for _ in range(60):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(kept.socket)
+        crowd.append(sock)
+    for sock in crowd:
+        sock.close()
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            kept.client().submit(["1"])
+            break
+        except QueueGone:
+            continue
+    assert kept.counts()["waiting"] == 1
+
+
+def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    with Kept(folder, QUICK) as kept:
+        kept.start()
+        kept.client().submit(["1"])
+        assert take(kept.worker(1)).payload == 1
+
+
+def test_settings_change_while_it_runs(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    client.submit(["1"] * 3)
+    kept.keeper.apply(QUICK.replace(max_waiting=3, keep_done=0.0))
+    kept.counts()
+    with pytest.raises(QueueError, match="the queue is full"):
+        client.submit(["1"])
+    worker = kept.worker(1)
+    settle(worker, take(worker))
+    client.submit(["1"])
+    kept.until(lambda: kept.counts()["done"] == 0)
+
+
+def test_a_keeper_that_cannot_be_says_why(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, QUICK)
+    keeper: Keeper = kept.keeper
+    keeper.plan = keeper.plan.replace(socket=f"{tmp_path}/nowhere/q.sock")
+    kept.begin()
+    kept.until(lambda: [m for m in kept.said if m[0] == "failed"])
+    assert keeper.pid is not None
+    assert os.waitstatus_to_exitcode(os.waitpid(keeper.pid, 0)[1]) == 1
+    keeper.close()

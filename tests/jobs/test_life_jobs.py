@@ -1,0 +1,519 @@
+"""The real program and its queue: every promise of the contract on jobs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import TESTS, Daemon, wait_gone
+
+from graced.cli import main
+
+HERE = str(TESTS / "jobs")
+
+
+@pytest.fixture
+def jobs(daemon: Daemon) -> Daemon:
+    return daemon
+
+
+def pool(daemon: Daemon, worker: str, **keys: Any) -> Daemon:
+    quick = {"first": "10ms", "factor": 2, "limit": "50ms"}
+    keys = {"path": [HERE, str(TESTS)], "retry": quick, **keys}
+    return daemon.pool(worker, **keys)
+
+
+def command(daemon: Daemon, **keys: Any) -> Daemon:
+    return pool(daemon, "graced.workers:Command", **keys)
+
+
+def submitted(daemon: Daemon, *words: str) -> int:
+    done = daemon.run("submit", *words)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def listed(daemon: Daemon, *words: str) -> list[dict[str, Any]]:
+    done = daemon.run("jobs", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def ended(daemon: Daemon, state: str, count: int = 1) -> list[dict[str, Any]]:
+    def look() -> list[dict[str, Any]]:
+        found = listed(daemon, "--state", state)
+        return found if len(found) >= count else []
+
+    return daemon.until(look)
+
+
+def stream(daemon: Daemon, lines: list[str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        daemon.command("submit", "--json", "-", *words),
+        env={**daemon.environment(), "GRACED_CONFIG": str(daemon.config)},
+        input="\n".join(lines),
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# JobWorker
+
+
+def test_a_job_is_done_and_its_result_kept(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Counting", workers=2).start().ready()
+    id = submitted(jobs, "--json", '{"n": 1}')
+    [job] = ended(jobs, "done")
+    assert job["id"] == id
+    assert job["payload"] == {"n": 1}
+    assert job["result"]["slot"] in (0, 1)
+    assert job["attempts"] == 1
+    assert jobs.status()["pools"]["jobs"]["queue"] == {
+        "waiting": 0, "taken": 0, "done": 1, "dead": 0,
+    }  # fmt: skip
+    jobs.send(signal.SIGTERM)
+    jobs.ended(0)
+    jobs.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        ("raise", "ValueError: this job raises"),
+        ("discard", "nobody needs it"),
+        ("object", "handle() returned what is no JSON value"),
+        ("nan", "handle() returned what is no JSON value"),
+        ("exit", "sys.exit(3)"),
+        ("segfault", "SIGSEGV"),
+        ("hang", "a round took longer than 500 ms"),
+    ],
+)
+def test_what_goes_wrong_is_kept_as_evidence(jobs: Daemon, payload: str, reason: str) -> None:
+    pool(jobs, "jobcrew:Various", round_timeout="500ms" if payload == "hang" else None)
+    jobs.start().ready()
+    submitted(jobs, "--json", f'"{payload}"', "--max-attempts", "2")
+    good = submitted(jobs, "--json", '"good"')
+    [job] = ended(jobs, "dead")
+    assert reason in json.dumps(job["evidence"]), job
+    assert job["attempts"] == (1 if payload == "discard" else 2)
+    assert [j["id"] for j in ended(jobs, "done")] == [good], "its neighbours are done"
+
+
+def test_a_segfault_leaves_its_signal_and_its_stack(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Various").start().ready()
+    submitted(jobs, "--json", '"segfault"')
+    [job] = ended(jobs, "dead")
+    assert job["attempts"] == 3
+    assert job["evidence"]["signal"] == "SIGSEGV"
+    assert "handle" in job["evidence"]["stack"]
+
+
+def test_retry_says_when(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Various", retry={"first": "1h", "limit": "1h"}).start().ready()
+    submitted(jobs, "--json", '"retry"')
+    [job] = ended(jobs, "done")
+    assert (job["attempts"], job["result"]) == (2, 2)
+
+
+def test_a_drain_finishes_the_job_in_hand_and_takes_no_more(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Counting", options={"seconds": 0.5}).start().ready()
+    assert stream(jobs, ["1"] * 5).returncode == 0
+    jobs.events.wait("begin")
+    jobs.send(signal.SIGTERM)
+    jobs.ended(0)
+    assert len(jobs.events.matching("^begin")) == len(jobs.events.matching("^end")) == 1
+    states = Counter(job["state"] for job in listed(jobs))
+    assert states == {"done": 1, "waiting": 4}
+
+
+def test_an_interrupt_returns_the_job_with_no_attempt_lost(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Stubborn").start().ready()
+    id = submitted(jobs, "--json", "1", "--max-attempts", "1")
+    jobs.events.wait("begin")
+    jobs.send(signal.SIGINT)
+    jobs.ended(0)
+    assert jobs.events.matching(f"cleaned {id}")
+    [job] = listed(jobs)
+    assert (job["state"], job["attempts"]) == ("waiting", 0)
+    pool(jobs, "jobcrew:Counting")
+    jobs.start().ready(2)
+    [job] = ended(jobs, "done")
+    assert (job["id"], job["attempts"]) == (id, 1)
+
+
+def test_a_worker_interrupted_by_hand_gives_its_job_to_another(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Stubborn", workers=2).start().ready()
+    submitted(jobs, "--json", "1")
+    [begun] = jobs.events.wait("begin")
+    os.kill(begun.pid, signal.SIGINT)
+    again = jobs.events.wait("begin", 2)[1]
+    assert again.pid != begun.pid
+    assert again.words[2] == "1"
+
+
+def test_children_of_a_killed_worker_are_gone_before_its_job_runs_again(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Various", workers=2).start().ready()
+    submitted(jobs, "--json", '"child"')
+    [child] = jobs.events.wait("child")
+    os.kill(child.pid, signal.SIGKILL)
+    jobs.events.wait("handle", 2)
+    assert (
+        not os.path.exists(f"/proc/{child.words[1]}")
+        or "zombie" in Path(f"/proc/{child.words[1]}/status").read_text()
+    )
+
+
+def test_jobs_go_on_while_the_keeper_is_killed(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Counting", workers=2, options={"seconds": 0.02}).start().ready()
+    assert stream(jobs, ["1"] * 120).returncode == 0
+    for kill in range(1, 4):
+        jobs.events.wait("^end", kill * 25)
+        for pid, name in jobs.left().items():
+            if name == "graced-keeper":
+                os.kill(pid, signal.SIGKILL)
+    jobs.events.wait("^end", 120)
+    assert len(ended(jobs, "done", 120)) == 120
+    assert len(jobs.events.matching("^begin")) == 120
+    assert all(line.words[2] == "1" for line in jobs.events.matching("^begin"))
+
+
+def runs_of(file: Path) -> dict[int, list[tuple[int, int | None]]]:
+    """Return when each run of each job began and, if it did, ended."""
+    runs: dict[int, list[tuple[int, int | None]]] = {}
+    for line in file.read_text().splitlines():
+        what, id, _pid, at = line.split()
+        known = runs.setdefault(int(id), [])
+        if what == "b":
+            known.append((int(at), None))
+        else:
+            known[-1] = (known[-1][0], int(at))
+    return runs
+
+
+def test_kills_and_reloads_lose_nothing_and_double_nothing(jobs: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "runs"
+    file.touch()
+    pool(jobs, "jobcrew:Exact", workers=4, options={"file": str(file)}, max_attempts=50)
+    jobs.start().ready()
+    assert stream(jobs, ["1"] * 1000).returncode == 0
+    dice = random.Random(1)
+    turn = 0
+    while len(listed(jobs, "--state", "waiting")) + len(listed(jobs, "--state", "taken")):
+        turn += 1
+        pids = [w["pid"] for w in jobs.workers() if w["pid"]]
+        if pids:
+            victim = dice.choice(pids)
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if turn % 3 == 0:
+            jobs.send(signal.SIGHUP)
+        assert turn < 300
+    assert len(listed(jobs, "--state", "done")) == 1000
+    for id, runs in runs_of(file).items():
+        assert runs[-1][1] is not None, id
+        assert sum(end is not None for _, end in runs) >= 1
+        for (_, end), (begin, _) in pairwise(runs):
+            assert end is None or end <= begin, "run twice at once"
+
+
+def test_kill_of_everything_and_a_restart(jobs: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "runs"
+    file.touch()
+    pool(jobs, "jobcrew:Exact", workers=4, options={"file": str(file)}, max_attempts=50)
+    jobs.start().ready()
+    assert stream(jobs, ["1"] * 500).returncode == 0
+    jobs.until(lambda: file.read_text().count("e ") > 100)
+    while left := jobs.left():
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if jobs.process is not None:
+            jobs.process.poll()
+        wait_gone(list(left))
+    jobs.start().ready(2)
+    assert len(ended(jobs, "done", 500)) == 500
+    again = [id for id, runs in runs_of(file).items() if len(runs) > 1]
+    assert len(again) <= 4, "only what was in hand runs again"
+
+
+def test_the_main_process_dies_and_the_next_daemon_goes_on(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Counting", workers=2, options={"seconds": 1}).start().ready()
+    assert stream(jobs, ["1"] * 4).returncode == 0
+    jobs.events.wait("^begin", 2)
+    jobs.send(signal.SIGKILL)
+    assert jobs.process is not None
+    jobs.process.wait(10)
+    jobs.start().ready(2)
+    assert len(ended(jobs, "done", 4)) == 4
+    assert len(jobs.events.matching("^begin")) == 4, "those in hand were finished"
+
+
+# Command
+
+
+def test_output_goes_to_the_log_line_by_line(jobs: Daemon) -> None:
+    command(jobs, options={"env": {"WHO": "world"}, "cwd": "/"}).start().ready()
+    script = r"echo hello $WHO; pwd; echo odd >&2; printf '\377\n'; printf 'no end'"
+    done = jobs.run("submit", "--wait", "--", "sh", "-c", script)
+    assert (done.returncode, done.stdout) == (0, '{"exit": 0}\n')
+    for text in ("hello world", r"jobs/0.*/ ", "odd", "xff", "no end"):
+        jobs.log.wait(text)
+    long = "import sys; sys.stdout.write('y' * 20000)"
+    assert jobs.run("submit", "--wait", "--", "python3", "-c", long).returncode == 0
+    jobs.log.wait("yyyy", 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "result"),
+    [
+        (["true"], 0, {"exit": 0}),
+        (["sh", "-c", "exit 3"], 3, {"exit": 3}),
+        (["sh", "-c", "kill -TERM $$"], 143, {"signal": 15}),
+        (["no-such-command"], 127, {"exit": 127}),
+        (["/"], 126, {"exit": 126}),
+    ],
+)
+def test_wait_has_the_commands_own_status(
+    jobs: Daemon, words: list[str], status: int, result: dict[str, int]
+) -> None:
+    command(jobs).start().ready()
+    done = jobs.run("submit", "--wait", "--max-attempts", "1", "--", *words)
+    assert done.returncode == status, done
+    assert json.loads(done.stdout) == result
+    assert jobs.status()["pools"]["jobs"]["deaths"] == 0
+
+
+def test_wait_for_other_workers(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Various").start().ready()
+    done = jobs.run("submit", "--wait", "--json", '[1, "zwei"]')
+    assert (done.returncode, done.stdout) == (0, '[1, "zwei"]\n')
+    done = jobs.run("submit", "--wait", "--json", '"raise"', "--max-attempts", "1")
+    assert done.returncode == 1
+    assert "is dead after 1 attempt: ValueError: this job raises" in done.stderr
+
+
+def test_failed_commands_do_not_wear_out_their_worker(jobs: Daemon) -> None:
+    command(jobs, max_errors=2, max_attempts=1).start().ready()
+    lines = ['{"argv": ["false"]}'] * 8
+    assert stream(jobs, lines).returncode == 0
+    assert len(ended(jobs, "dead", 8)) == 8
+    assert jobs.status()["pools"]["jobs"]["deaths"] == 0
+
+
+def test_a_drain_waits_for_the_command(jobs: Daemon, tmp_path: Path) -> None:
+    command(jobs).start().ready()
+    script = f"touch {tmp_path}/begun; sleep 1; touch {tmp_path}/ended"
+    submitted(jobs, "--", "sh", "-c", script)
+    jobs.until((tmp_path / "begun").exists)
+    jobs.send(signal.SIGTERM)
+    jobs.ended(0)
+    assert (tmp_path / "ended").exists()
+    [job] = listed(jobs)
+    assert job["state"] == "done"
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_interrupt_ends_the_commands_group(jobs: Daemon, tmp_path: Path, stubborn: bool) -> None:
+    command(jobs, stop_timeout="2s").start().ready()
+    trap = "trap '' TERM; " if stubborn else f"trap 'touch {tmp_path}/asked; exit' TERM; "
+    script = trap + f"sleep 600 & echo $! $$ > {tmp_path}/pids; while :; do sleep 0.05; done"
+    submitted(jobs, "--", "sh", "-c", script)
+    file = tmp_path / "pids"
+    pids = jobs.until(lambda: file.exists() and file.read_text().split())
+    began = time.monotonic()
+    jobs.send(signal.SIGINT)
+    jobs.ended(0)
+    took = time.monotonic() - began
+    wait_gone([int(pid) for pid in pids], 5)
+    assert (tmp_path / "asked").exists() != stubborn
+    assert took < 1.9 if stubborn else took < 1
+    [job] = listed(jobs)
+    assert (job["state"], job["attempts"]) == ("waiting", 0)
+
+
+def test_a_killed_workers_command_is_gone_before_it_runs_again(
+    jobs: Daemon, tmp_path: Path
+) -> None:
+    command(jobs, workers=2).start().ready()
+    script = f"sleep 600 & echo $! $$ >> {tmp_path}/pids; wait"
+    submitted(jobs, "--", "sh", "-c", script)
+    file = tmp_path / "pids"
+    jobs.until(lambda: file.exists() and file.read_text().count("\n") == 1)
+    [busy] = [w["pid"] for w in jobs.workers() if w["state"] == "busy"]
+    os.kill(busy, signal.SIGKILL)
+    jobs.until(lambda: file.read_text().count("\n") == 2)
+    child, shell, *_ = file.read_text().split()
+    for pid in (child, shell):
+        state = Path(f"/proc/{pid}/stat")
+        assert not state.exists() or state.read_text().split()[2] in "ZX"
+
+
+def test_what_a_command_leaves_in_its_group_is_killed(jobs: Daemon, tmp_path: Path) -> None:
+    command(jobs).start().ready()
+    script = f"sleep 600 & echo $! > {tmp_path}/pid"
+    assert jobs.run("submit", "--wait", "--", "sh", "-c", script).returncode == 0
+    wait_gone([int((tmp_path / "pid").read_text())], 5)
+
+
+def test_a_timeout_of_one_command(jobs: Daemon) -> None:
+    command(jobs, options={"timeout": "300ms"}, max_attempts=1).start().ready()
+    done = jobs.run("submit", "--wait", "--", "sleep", "600")
+    assert done.returncode == 143
+    assert "took too long" in done.stderr
+
+
+def test_round_timeout_counts_while_a_command_runs(jobs: Daemon) -> None:
+    command(jobs, round_timeout="300ms", max_attempts=1).start().ready()
+    done = jobs.run("submit", "--wait", "--", "sleep", "600")
+    assert done.returncode == 1
+    assert "a round took longer than 300 ms" in done.stderr
+
+
+def test_wrong_options_are_told_at_once(jobs: Daemon) -> None:
+    command(jobs, options={"cdw": "/"}).start()
+    jobs.ended(1)
+    jobs.log.wait("options: unknown key 'cdw'; there are cwd, env, timeout")
+
+
+# submit and jobs
+
+
+def test_without_a_daemon_jobs_are_written_to_the_file(jobs: Daemon) -> None:
+    command(jobs)
+    assert listed(jobs) == []
+    id = submitted(jobs, "--", "echo", "later")
+    assert stream(jobs, ['{"argv": ["true"]}'] * 3, "--delay", "1h").stdout == "3 jobs submitted\n"
+    done = jobs.run("submit", "--wait", "--", "true")
+    assert done.returncode == 3
+    assert [j["state"] for j in listed(jobs)] == ["waiting"] * 4
+    assert jobs.run("jobs", "drop", str(id + 1)).returncode == 0
+    assert jobs.run("jobs", "retry", str(id + 2)).returncode == 0
+    jobs.start().ready()
+    assert {j["id"] for j in ended(jobs, "done", 2)} == {id, id + 2}
+
+
+def test_a_stream_is_taken_whole_or_not_at_all(jobs: Daemon) -> None:
+    command(jobs).start().ready()
+    lines = [*['{"argv": ["true"]}'] * 1500, "{oops"]
+    done = stream(jobs, lines, "--delay", "1h")
+    assert done.returncode == 1
+    assert "standard input:1501: not a JSON value" in done.stderr
+    assert "nothing was submitted" in done.stderr
+    assert listed(jobs) == []
+
+
+def test_dead_jobs_are_retried_and_dropped(jobs: Daemon, tmp_path: Path) -> None:
+    command(jobs, max_attempts=1).start().ready()
+    flag = tmp_path / "flag"
+    id = submitted(jobs, "--", "test", "-e", str(flag))
+    other = submitted(jobs, "--", "false")
+    ended(jobs, "dead", 2)
+    text = jobs.run("jobs", "--state", "dead").stdout
+    assert f"test -e {flag}  (exited with status 1)" in text
+    flag.touch()
+    assert jobs.run("jobs", "retry", str(id)).returncode == 0
+    assert [j["id"] for j in ended(jobs, "done")] == [id]
+    assert jobs.run("jobs", "drop", str(other)).returncode == 0
+    done = jobs.run("jobs", "drop", str(other), "no")
+    assert done.returncode == 2
+    done = jobs.run("jobs", "drop", str(other))
+    assert (done.returncode, done.stderr) == (1, f"graced: job {other}: no such job\n")
+
+
+def test_several_queues_need_a_name(jobs: Daemon) -> None:
+    one = {"worker": "graced.workers:Command"}
+    jobs.configure({"one": one, "two": one}).start().ready()
+    jobs.until(lambda: len(list((jobs.short / "run").glob("queue-*.sock"))) == 2)
+    done = jobs.run("submit", "--", "true")
+    assert done.returncode == 2
+    assert "several pools have a queue: one, two; say which with --pool" in done.stderr
+    assert jobs.run("submit", "--pool", "two", "--wait", "--", "true").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["submit"], "write a command line after --, or --json VALUE"),
+        (["submit", "--json", "1", "--", "ls"], "one of them"),
+        (["submit", "--json", "{"], "--json: not a JSON value"),
+        (["submit", "--json", "NaN"], "--json: not a JSON value"),
+        (["submit", "--max-attempts", "0", "--", "ls"], "one attempt at least"),
+        (["submit", "--json", "-", "--wait"], "--wait is for one job"),
+        (["jobs", "retry"], "write the numbers"),
+        (["jobs", "drop", "x"], "'x' is not the number of a job"),
+        (["submit", "--pool", "no", "--", "ls"], "there is no pool 'no'"),
+    ],
+)
+def test_wrong_words(jobs: Daemon, words: list[str], said: str) -> None:
+    command(jobs)
+    done = jobs.run(*words)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+
+
+def test_a_queue_that_cannot_be_used_is_said_and_comes_back(jobs: Daemon) -> None:
+    file = jobs.home / "state" / "jobs.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("CREATE TABLE others (name)")
+    command(jobs).start().ready()
+    jobs.log.wait("a database of another program")
+    done = jobs.run("submit", "--", "true")
+    assert done.returncode == 1
+    assert "a database of another program; name another file" in done.stderr
+    file.unlink()
+    jobs.until(lambda: jobs.run("submit", "--wait", "--", "true").returncode == 0)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_another_user_of_the_group_may_submit(jobs: Daemon) -> None:
+    command(jobs).start().ready()
+    jobs.until(lambda: list((jobs.short / "run").glob("queue-*.sock")))
+    sock = jobs.short / "run" / "queue-jobs.sock"
+    os.chown(sock, 0, 65534)
+    words = ["submit", "--wait", "--socket", str(jobs.short / "run" / "control.sock"), "--", "true"]
+    assert as_somebody(65534, words) == 0
+    assert as_somebody(12345, words) == 1
+
+
+def as_somebody(group: int, words: list[str]) -> int:
+    """Run a command as a user of a group, in a fork: the interpreter may be out of its reach."""
+    importlib.import_module("graced.jobs.client")
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            os.setgroups([])
+            os.setgid(group)
+            os.setuid(12345)
+            status = main(words)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_reload_keeps_the_queue(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Counting", options={"seconds": 0.3}).start().ready()
+    assert stream(jobs, ["1"] * 6).returncode == 0
+    jobs.events.wait("^begin", 2)
+    assert jobs.run("reload").returncode == 0
+    assert len(ended(jobs, "done", 6)) == 6
+    assert len(jobs.events.matching("^begin")) == 6
