@@ -61,6 +61,19 @@ class Ticks(Idle):
         self.wait(0.01)
 
 
+class Counts(Idle):
+    """Ends a round every millisecond; says at its end how many there were."""
+
+    rounds = 0
+
+    def step(self) -> None:
+        self.rounds += 1
+        self.wait(0.001)
+
+    def teardown(self) -> None:
+        say("teardown", self.slot, self.rounds)
+
+
 class SlowSetup(Idle):
     """Is ready after `seconds`."""
 
@@ -138,8 +151,8 @@ class Lease(Idle):
     """Works `seconds` under a lease of `lease` seconds."""
 
     def step(self) -> None:
-        say("begin", self.slot)
         with self.critical(self.options.get("lease", 60)):
+            say("begin", self.slot)
             time.sleep(self.options.get("seconds", 2))
             say("leased", self.slot)
         say("after", self.slot)
@@ -212,8 +225,8 @@ class CatchesInterrupt(Rounds):
     def step(self) -> None:
         from graced import WorkerInterrupt
 
-        say("begin", self.slot)
         try:
+            say("begin", self.slot)
             time.sleep(60)
         except WorkerInterrupt:
             say("interrupted")
