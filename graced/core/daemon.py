@@ -80,9 +80,12 @@ class Daemon:
     @property
     def ready(self) -> bool:
         """Whether every slot of every pool in force has a ready worker."""
+        return not self.stopping and all(pool.all_ready for pool in self._in_force())
+
+    def _in_force(self) -> list[Pool]:
+        """The pools of the configuration, without those that come or go with a reload."""
         coming = self.reloads.added
-        pools = [p for p in self.pools.values() if not p.going and p.name not in coming]
-        return not self.stopping and all(pool.all_ready for pool in pools)
+        return [p for p in self.pools.values() if not p.going and p.name not in coming]
 
     def members(self) -> list[Member]:
         """All workers."""
@@ -261,7 +264,7 @@ class Daemon:
             self._let_removed_pools_go(now)
         for pool in self.pools.values():
             pool.settle(now)
-        if self.state is State.STARTING and self.ready:
+        if self.state is State.STARTING and all(pool.complete for pool in self._in_force()):
             self._became_ready()
         if not self.stopping:
             self.reloads.finish()
@@ -274,7 +277,7 @@ class Daemon:
     def _start_pools(self, now: float) -> None:
         for pool in self.pools.values():
             first = pool.mode is Mode.WAITING and pool.candidate is None
-            if first and all(self.pools[name].all_ready for name in pool.settings.after):
+            if first and all(self.pools[name].complete for name in pool.settings.after):
                 pool.start(now)
 
     def _despair(self, now: float) -> None:

@@ -277,7 +277,10 @@ class Member:
         if self.round is not Round.OVERDUE or self.state is State.KILLED:
             return []
         self.round = Round.DOOMED
-        return self.kill(now, Verdict.STUCK) if self.verdict is None else []
+        if self.verdict is not None:
+            return []
+        self.verdict, self.kill_at = Verdict.STUCK, now
+        return self.kill(now, Verdict.STUCK) if self._over(now, now) else []
 
     def recovered(self) -> None:
         """The overdue round ended before the kill."""

@@ -127,6 +127,7 @@ class Pool:
         self.kills = 0  # workers that the ladder had to kill
         self.last_deaths: list[tuple[int, int | None, str, str, int]] = []
         self._bereaved: set[int] = set()  # slots whose worker died
+        self._proven: set[int] = set()  # slots that had a ready worker, and no death since
         self._import_failures = 0
         self._import_again: float | None = None
         self._context = context
@@ -164,9 +165,18 @@ class Pool:
         return zygote is not None and zygote.stage is Stage.READY
 
     @property
+    def complete(self) -> bool:
+        """Whether each slot has brought forth a ready worker of this generation.
+
+        One that died since does not count, one that was recycled does: else a pool
+        that recycles fast might never be complete at any one moment.
+        """
+        return self.mode is Mode.UP and self._proven.issuperset(range(self.target))
+
+    @property
     def renewed(self) -> bool:
-        """Whether each slot has a ready worker of this generation, and no older one stays."""
-        return self.all_ready and all(m.generation == self.generation for m in self.staying())
+        """Whether it is complete and no worker of an older generation stays."""
+        return self.complete and all(m.generation == self.generation for m in self.staying())
 
     @property
     def going(self) -> bool:
@@ -223,6 +233,7 @@ class Pool:
     def scale(self, workers: int) -> None:
         """Change the number of workers until the next reload."""
         self.target = workers
+        self._proven &= set(range(workers))
 
     # -- zygotes --------------------------------------------------------------
 
@@ -298,6 +309,8 @@ class Pool:
             return
         member.ready()
         self.ever_ready = True
+        if self._current_code(member):
+            self._proven.add(member.slot)
         took = seconds(now - member.born_at)
         self._say("debug", f"worker {member.label} is ready after {took}", member)
         if self.candidate is not None and member.id == self.candidate.canary:
@@ -369,6 +382,7 @@ class Pool:
 
     def _mourn(self, member: Member, reason: str, good: int, now: float) -> None:
         self._bereaved.add(member.slot)
+        self._proven.discard(member.slot)
         if good and self._proves(member):
             self.backoff.end()
         lasted = self.ever_ready and now - member.born_at >= self.settings.backoff.reset
@@ -425,6 +439,7 @@ class Pool:
         self.ever_ready = True
         self.backoff = Backoff(self.settings.backoff, self._context.jitter)
         self._bereaved.clear()
+        self._proven = {m.slot for m in self.members.values() if m.id == candidate.canary}
         self._import_again = None
         self._import_failures = 0
 
@@ -442,9 +457,10 @@ class Pool:
         if candidate.settings.workers == 0:
             candidate.trial = Trial.PROVEN
         elif candidate.settings.surge == 0 and self._in_slot(0):
-            candidate.trial = Trial.YIELDING
-            for member in self._in_slot(0):
-                self._do(member.drain(now))
+            if self._room_to_leave(self._ahead()):
+                candidate.trial = Trial.YIELDING
+                for member in self._in_slot(0):
+                    self._do(member.drain(now))
         elif not self._in_slot(0) or self._room_ahead(candidate.settings.surge):
             self._spawn_canary(candidate, now)
 
@@ -635,9 +651,15 @@ class Pool:
         Those ahead count for ``surge``; each of them will make its predecessor
         leave, and of those that leave there are never more than ``workers``.
         """
+        ahead = self._ahead()
+        return ahead < surge and self._room_to_leave(ahead)
+
+    def _ahead(self) -> int:
         staying = self.staying()
-        ahead = len(staying) - len({m.slot for m in staying})
-        return ahead < surge and len(self.leaving()) + ahead < max(self.target, 1)
+        return len(staying) - len({m.slot for m in staying})
+
+    def _room_to_leave(self, ahead: int) -> bool:
+        return len(self.leaving()) + ahead < max(self.target, 1)
 
     def _in_flux(self) -> bool:
         """Whether a slot is between two workers (surge 0 replaces one by one)."""

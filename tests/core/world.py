@@ -577,6 +577,7 @@ class Law:
         self.ids: set[int] = set()
         self.words: list[str] = []
         self.surge: dict[str, int] = {}
+        self.most: dict[str, int] = {}  # workers that a pool was ever to have
         self.by_hand = False  # somebody outside sends signals, or scales
         self._state: dict[int, State] = {}
         self._since: dict[int, tuple[float, float, float]] = {}  # when, leased, patience
@@ -706,6 +707,10 @@ class Law:
             surges.append(pool.candidate.settings.surge)
         surge = self.surge[pool.name] = max(surges)
         staying = pool.staying()
+        self.most[pool.name] = max(pool.target, self.most.get(pool.name, 0), 1)
+        if pool.mode is Mode.UP and not self.by_hand:
+            told = [m for m in pool.leaving() if not m.failure and m.birth is not Birth.REFUSED]
+            assert len(told) <= self.most[pool.name], "too many are on their way out"
         if pool.mode is Mode.UP:
             assert len(staying) <= pool.target + max(surge, 1), "too many workers"
             slots = Counter(

@@ -1,0 +1,281 @@
+"""Random histories: whatever happens, in whatever order, the law of the world holds.
+
+Besides the law, which judges every single event: nothing spins, reports of the dead
+change nothing, a world that behaves again comes to full strength, and a stop ends.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import HealthCheck, Phase, note
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from world import Code, Work, World, pool, settings
+
+from graced.core import actions as ac
+from graced.core import events as ev
+from graced.core.pool import Mode
+from graced.core.reload import State
+from graced.core.settings import Backoff, Pool
+
+NAMES = ("a", "b", "c")
+
+WORKS = (
+    Work(),
+    Work(round=0.3),
+    Work(round=2.0, setup=1.0, teardown=0.5),
+    Work(round=0.2, dies_after=3),
+    Work(round=0.2, raises=True, dies_after=2),
+    Work(round=0.5, wants_after=2),
+    Work(lives=0.02),
+    Work(setup=0.5, setup_fails="setup() raised KeyError"),
+    Work(setup=None),
+    Work(setup=None, frozen=True),
+    Work(round=0.3, stuck_round=2, frozen=True),
+    Work(round=0.3, stuck_round=1, stuck_for=3.005),
+    Work(round=5.0, deaf_to_int=True, deaf_to_term=True),
+    Work(round=4.0, teardown=9.0, dies_late=2.5),
+    Work(round=1.0, leases=((0.5, 6.0, 4.0), (8.0, 2.0, math.inf))),
+    Work(round=math.inf, leases=((0.1, 3.0, 3.0),)),
+)
+CODES = (
+    Code(),
+    Code(imports=1.0, forks=0.3),
+    Code(imports=0.2, fails="SyntaxError"),
+    Code(imports=None),
+    Code(forks=None),
+    Code(fork_fails="no memory"),
+    Code(lives=0.004),
+    Code(lives=2.0),
+)
+SPANS = (0.0005, 0.003, 0.03, 0.11, 0.5, 1.0, 3.0, 10.0, 70.0)
+
+# Good behaviour three times as often as each bad one, so that histories get somewhere.
+works = st.lists(st.sampled_from(WORKS[:3] * 3 + WORKS), min_size=1, max_size=4)
+codes = st.lists(st.sampled_from(CODES[:2] * 5 + CODES), min_size=1, max_size=3)
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> tuple[Pool, ...]:
+    """Settings of one to three pools, each after some of those before it."""
+    names = draw(st.permutations(NAMES))[: draw(st.integers(1, 3))]
+    made: list[Pool] = []
+    for name in names:
+        after = tuple(p.name for p in made if draw(st.booleans()))
+        made.append(
+            pool(
+                name,
+                after=after,
+                workers=draw(st.integers(1, 3)),
+                surge=draw(st.integers(0, 3)),
+                ready_timeout=draw(st.sampled_from((2.0, 6.0))),
+                drain_timeout=draw(st.sampled_from((0.0, 1.0, 8.0))),
+                stop_timeout=draw(st.sampled_from((0.0, 0.5, 3.0))),
+                round_timeout=draw(st.sampled_from((None, 3.0))),
+                max_rounds=draw(st.sampled_from((None, None, 1, 4))),
+                max_age=draw(st.sampled_from((None, None, 0.5, 12.0))),
+                backoff=Backoff(limit=4.0, reset=draw(st.sampled_from((1.0, 20.0)))),
+            )
+        )
+    return tuple(made)
+
+
+class Histories(RuleBasedStateMachine):
+    """One daemon, to which anything may happen."""
+
+    @initialize(first=pools(), mix=works, code=codes)
+    def begin(self, first: tuple[Pool, ...], mix: list[Work], code: list[Code]) -> None:
+        self.jitters = 0
+        self.world = World(settings(*first), jitter=self._jitter)
+        self.behave(mix)
+        self.load(code)
+        self.world.start()
+
+    def _jitter(self) -> float:
+        self.jitters += 1
+        return self.jitters * 0.37 % 1.0
+
+    # -- time -------------------------------------------------------------------------
+
+    @rule(span=st.sampled_from(SPANS))
+    def pass_time(self, span: float) -> None:
+        world = self.world
+        ticks, busiest = len(world.ticks), 1
+        end = world.now + span
+        while world.step(end):
+            busiest = max(busiest, len(world.daemon.members()))
+        world.now = end
+        spent = len(world.ticks) - ticks
+        assert spent <= 10 + 25 * busiest * (span + 1), f"{spent} ticks in {span} s"
+
+    @rule(steps=st.integers(1, 6))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            self.world.step(self.world.now + 100)
+
+    # -- how the world behaves from here on --------------------------------------------
+
+    @rule(mix=works)
+    def behave(self, mix: list[Work]) -> None:
+        self.world.work_for = lambda p: mix[p.nth % len(mix)]
+
+    @rule(code=codes)
+    def load(self, code: list[Code]) -> None:
+        self.world.code_for = lambda z: code[z.id % len(code)]
+
+    # -- what people ask for -------------------------------------------------------------
+
+    @rule(new=pools(), broken=st.booleans())
+    def reload(self, new: tuple[Pool, ...], broken: bool) -> None:
+        self.world.next_config = "config.yaml:1:1: no" if broken else settings(*new)
+        self.world.do(ev.ReloadAsked())
+
+    @rule()
+    def reload_unchanged(self) -> None:
+        self.world.do(ev.ReloadAsked())
+
+    @rule(name=st.sampled_from(NAMES), workers=st.integers(0, 4))
+    def scale(self, name: str, workers: int) -> None:
+        self.world.law.by_hand = True
+        self.world.do(ev.ScaleAsked(name, workers))
+
+    @precondition(lambda self: self.world.now > 1010)
+    @rule(event=st.sampled_from((ev.DrainAsked(), ev.InterruptAsked())))
+    def stop(self, event: ev.Event) -> None:
+        self.world.do(event)
+
+    # -- what happens to processes ---------------------------------------------------------
+
+    @rule(data=st.data(), how=st.sampled_from(("die", "die", "term", "int", "leave")))
+    def hurt_worker(self, data: st.DataObject, how: str) -> None:
+        alive = self.world.alive()
+        if not alive:
+            return
+        process = alive[data.draw(st.integers(0, len(alive) - 1))]
+        if how == "die":
+            self.world.die(process, "killed by SIGSEGV")
+        elif how == "leave":
+            self.world.die(process, "drained", planned=True)
+        else:
+            self.world.law.by_hand = True
+            (self.world.sigterm if how == "term" else self.world.sigint)(process)
+        self.world.settle()
+
+    @rule(data=st.data())
+    def kill_zygote(self, data: st.DataObject) -> None:
+        living = [z for z in self.world.zygotes.values() if z.state != "gone"]
+        if living:
+            self.world.end_zygote(living[data.draw(st.integers(0, len(living) - 1))])
+            self.world.settle()
+
+    @rule(data=st.data())
+    def hear_of_the_dead(self, data: st.DataObject) -> None:
+        world = self.world
+        dead = [p.id for p in world.processes.values() if world.daemon.find(p.id) is None]
+        number = dead[data.draw(st.integers(0, len(dead) - 1))] if dead else 10**6
+        event = data.draw(st.sampled_from(reports(number)))
+        world.do(ev.Tick())  # time may have passed
+        before = world.status()
+        assert world.daemon.handle(event, world.now) == []
+        assert world.status() == before
+
+    @rule(data=st.data())
+    def hear_again(self, data: st.DataObject) -> None:
+        """A report that is true, but not news, starts nothing new."""
+        world = self.world
+        members = [m for m in world.daemon.members() if m.pid is not None and not m.leaving]
+        if not members or world.exit is not None:
+            return
+        member = members[data.draw(st.integers(0, len(members) - 1))]
+        if member.state.value == "ready":
+            world.do(ev.BecameReady(member.id))
+
+    # -- what always holds -------------------------------------------------------------------
+
+    @invariant()
+    def status_can_be_told(self) -> None:
+        if hasattr(self, "world"):
+            status = self.world.status()
+            assert status["state"] in {s.value for s in State}
+            assert len(self.world.law.words) == len(self.world.law.words)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            try:
+                self._recover()
+                self._end()
+            finally:
+                note(self.world.recent(60))
+
+    def _recover(self) -> None:
+        """A world that behaves again: full strength, the newest generation, at rest."""
+        world = self.world
+        self.behave([Work(round=0.5)])
+        self.load([Code()])
+        world.next_config = world.daemon.settings
+        for process in world.processes.values():
+            process.work.lives = process.work.lives  # what lives goes on as it is
+        world.run(300)
+        if world.daemon.stopping or world.exit is not None:
+            return
+        assert world.daemon.state is State.RUNNING
+        assert world.daemon.reloads.current is None
+        words = world.law.words
+        assert words.count("READY") == words.count("RELOADING") + 1
+        assert len(world.actions(ac.ReadConfig)) >= words.count("RELOADING")
+        for name, made in world.daemon.pools.items():
+            assert made.mode is Mode.UP
+            assert {p.slot for p in world.serving(name)} >= set(range(made.target)) or busy(made)
+            assert not made.backoff.active
+            assert all(m.generation == world.daemon.generation for m in made.staying())
+
+    def _end(self) -> None:
+        """Whatever the world is like, a stop ends."""
+        world = self.world
+        if world.exit is None:
+            world.do(ev.DrainAsked())
+            end = world.until_exit(300)
+            assert end.code in (0, 1)
+        assert not world.daemon.members()
+        assert world.law.words.count("STOPPING") == 1
+
+
+def busy(made: object) -> bool:
+    """Whether a pool recycles all the time, so that a slot may be between two workers."""
+    limits = made.settings  # type: ignore[attr-defined]
+    return limits.max_rounds is not None or limits.max_age is not None
+
+
+def reports(worker: int) -> list[ev.Event]:
+    """All that could still be said of a worker or a zygote that is gone."""
+    return [
+        ev.Spawned(worker, 4),
+        ev.SpawnFailed(worker, "no"),
+        ev.BecameReady(worker),
+        ev.Acknowledged(worker, 1),
+        ev.Acknowledged(worker, 3),
+        ev.SeenInSetup(worker),
+        ev.LeaseSeen(worker, 1.0, 1e9),
+        ev.ReplacementWanted(worker, "max_rss"),
+        ev.RoundDone(worker),
+        ev.RoundOverdue(worker, 1.0),
+        ev.StackPrinted(worker),
+        ev.Killed(worker),
+        ev.Recovered(worker),
+        ev.Died(worker, "no", False),
+        ev.Imported(worker),
+        ev.ImportFailed(worker, "no"),
+        ev.ZygoteDied(worker, "no"),
+    ]
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = hypothesis_settings(
+    max_examples=120,
+    stateful_step_count=40,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take many minutes
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
