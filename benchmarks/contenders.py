@@ -135,8 +135,8 @@ class Huey(Contender):
 
     def command(self, case: Case, home: Path) -> list[str]:
         """Return its consumer's command line, with processes for workers."""
-        consumer = str(Path(self.python).parent / "huey_consumer.py")
-        return [self.python, consumer, "peer_huey.huey", "-k", "process", "-w", str(case.workers)]
+        line = [self.python, "-m", "huey.bin.huey_consumer", "peer_huey.huey"]
+        return [*line, "-k", "process", "-w", str(case.workers)]
 
 
 LIMIT = Raw()
@@ -149,7 +149,7 @@ def install_peers(folder: Path) -> None:
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
     names = [peer.name for peer in PEERS]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *names], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-qq", *names], check=True)
     for peer in PEERS:
         peer.python = python
 

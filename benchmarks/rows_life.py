@@ -80,14 +80,17 @@ def kill(bench: Bench) -> list[Line]:
         stages = {LIMIT.name: raw.ready(), OURS.name: ours.ready()}
         found = bench.in_turn(lambda who: _kill_one(stages[who.name]), 150, [LIMIT, OURS])
     for peer in bench.peers:
-        with Stage(peer, Case()) as stage:
-            stage.ready()
-            found |= bench.in_turn(lambda _, stage=stage: _kill_one(stage), 10, [peer])  # type: ignore[misc]
+        found |= bench.in_turn(_start_and_kill, 10, [peer])
     title = "worker killed → replacement ready"
     return [
         Line(title, "ms", medians(found), Target("times raw", 2)),
         Line("… p99", "ms", p99(found), Target("at most", 30), samples=len(found[OURS.name])),
     ]
+
+
+def _start_and_kill(contender: Contender) -> float:
+    with Stage(contender, Case()) as stage:
+        return _kill_one(stage.ready())
 
 
 def _orphan(contender: Contender) -> float:

@@ -12,22 +12,25 @@ OURS, LIMIT = "graced", "raw"
 
 @dataclass(frozen=True)
 class Target:
-    """What graced shall reach: so many times the limit, or a value of its own."""
+    """What graced shall reach: so many times another's figure, or a value of its own."""
 
-    kind: Literal["times raw", "at most", "at least"]
+    kind: Literal["times raw", "times gunicorn", "at most", "at least"]
     value: float
 
-    def met(self, ours: float, limit: float | None) -> bool | None:
-        """Return whether it is reached; None without the limit to compare with."""
+    def met(self, found: Mapping[str, float]) -> bool | None:
+        """Return whether it is reached; None without the other to compare with."""
+        ours = found[OURS]
         if self.kind == "at least":
             return ours >= self.value
         if self.kind == "at most":
             return ours <= self.value
-        return None if limit is None else ours <= self.value * limit
+        other = found.get(self.kind.removeprefix("times "))
+        return None if other is None else ours <= self.value * other
 
     def __str__(self) -> str:
         sign = "≥" if self.kind == "at least" else "≤"
-        return f"{sign} {self.value:g}{' x raw' if self.kind == 'times raw' else ''}"
+        other = f" x {self.kind.removeprefix('times ')}" if self.kind.startswith("times") else ""
+        return f"{sign} {self.value:g}{other}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Line:
         """Whether the target is reached; None where there is nothing to judge."""
         if self.target is None or OURS not in self.found:
             return None
-        return self.target.met(self.found[OURS], self.found.get(LIMIT))
+        return self.target.met(self.found)
 
 
 def render(lines: list[Line], names: list[str]) -> str:
