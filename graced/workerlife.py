@@ -152,6 +152,7 @@ class Life:
         self._statm = -1
         self._level = -1
         self._stacks_fd = -1
+        self._mask_at_fork: set[int] = set()
         self._windows: stacks.Stacks | None = None
         self._pipe: tuple[int, int] | None = None
         self._poll = select.poll()
@@ -214,7 +215,11 @@ class Life:
         """Let signals come, in the worker itself."""
         if self.family.title is not None:
             self._set_title(self.family.title)
-        os.register_at_fork(after_in_child=self._forget)
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork,
+            after_in_child=self._forget,
+        )
         process.restore(())
 
     def _set_title(self, set_title: Callable[[str], None]) -> None:
@@ -243,6 +248,13 @@ class Life:
             self._poll = select.poll()
             self._use_pipe(pipe)
 
+    def _before_fork(self) -> None:
+        """Let no signal for a child come before the child is one."""
+        self._mask_at_fork = process.block(*ANSWERED)
+
+    def _after_fork(self) -> None:
+        process.restore(self._mask_at_fork)
+
     def _forget(self) -> None:
         """In a process forked by user code: it is no worker, its signals are its own."""
         signal.set_wakeup_fd(-1)
@@ -265,6 +277,7 @@ class Life:
         self._ring_message = b""
         self._pipe, self._level = None, -1
         self._poll = select.poll()
+        process.restore(self._mask_at_fork)
 
     # -- signals -----------------------------------------------------------------
 

@@ -6,6 +6,7 @@ does by writing lines to a pipe.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -158,7 +159,11 @@ class Nursery:
             log=log,
             keep=(self.feed.fd,),
         )
-        self.zygote, self.channel = zygote.fork(plan)
+        ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's
+        try:
+            self.zygote, self.channel = zygote.fork(plan)
+        finally:
+            logging.root.handlers = ours
         return self.told()
 
     def told(self) -> tuple[Any, ...]:

@@ -1,0 +1,1183 @@
+"""A worker's life: real processes, real signals; each promise of the contract's section 6."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nursery import Child, Nursery, until
+
+from graced import Worker, WorkerInterrupt
+from graced.host import process
+from graced.host.scoreboard import Ack, Left, Phase, Wants
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    made = Nursery(tmp_path)
+    yield made
+    made.close()
+
+
+IDLE = """
+class W(Worker):
+    def setup(self): say("setup")
+    def step(self): say("waits"); say("waited", self.wait(None))
+    def teardown(self): say("teardown")
+"""
+
+
+def interrupt(child: Child) -> None:
+    """Send SIGINT as the main process does: again and again until it is acknowledged."""
+    repeat(child, signal.SIGINT, Ack.DRAIN_IN_SETUP)
+
+
+def repeat(child: Child, number: int, ack: int, beat: float = 0.02) -> None:
+    import select
+
+    pidfd = os.pidfd_open(child.pid)
+    end = time.monotonic() + 30
+    while child.record.ack < ack:
+        assert time.monotonic() < end, f"not acknowledged: {child.record.ack}"
+        if not process.signal_pidfd(pidfd, number):
+            break
+        if select.select([pidfd], [], [], beat)[0]:
+            break
+    os.close(pidfd)
+
+
+def left(child: Child, status: int = 0) -> int:
+    """Wait for a planned end, and return how it was."""
+    assert child.ended() == process.Exit(child.pid, os.CLD_EXITED, status)
+    assert child.record.phase == Phase.LEFT
+    return child.record.left
+
+
+# Rounds
+
+
+def test_a_life_from_setup_to_teardown(nursery: Nursery) -> None:
+    child = nursery.worker(IDLE).ready()
+    assert child.record.pid == child.pid
+    nursery.feed.wait("waits")
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["setup", "waits", "waited True", "teardown"]
+    assert child.record.ack == Ack.DRAIN
+    assert (child.record.rounds, child.record.good, child.record.errors) == (1, 1, 0)
+
+
+def test_what_a_worker_knows_of_itself(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def __init__(self):
+            self.early = (self.pool, self.slot)
+        def setup(self):
+            say(self.early, self.pool, self.slot, self.generation, self.options["a"], self.draining)
+        def step(self): self.wait(None)
+        def teardown(self): say(self.draining)
+    """
+    nursery.fork(code, options={"a": [1, 2]})
+    one, two = nursery.spawn(2)
+    one.ready(), two.ready()
+    nursery.feed.wait("('jobs', 0) jobs 0 1 [1, 2] False")
+    nursery.feed.wait("('jobs', 1) jobs 1 1 [1, 2] False")
+    two.send(signal.SIGTERM)
+    nursery.feed.wait("True")
+
+
+def test_a_drain_finishes_the_round(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            say("begin")
+            while not self.draining: time.sleep(60)   # a signal ends the sleep's slice
+            say("end")
+        def teardown(self): say("teardown")
+    """
+    code = code.replace("time.sleep(60)", "time.sleep(0.01)")
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("begin")
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["begin", "end", "teardown"]
+
+
+def test_a_round_that_raises_is_logged_and_the_worker_stays(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        n = 0
+        def step(self):
+            self.n += 1
+            if self.n < 3: raise ValueError(f"bad {self.n}")
+            if self.n == 3: raise KeyboardInterrupt
+            say("well")
+            self.wait(None)
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("well")
+    assert child.record.errors == 3
+    log = nursery.log()
+    assert "ValueError: bad 1" in log
+    assert "ValueError: bad 2" in log
+    assert "KeyboardInterrupt" in log
+    assert "users.py" in log
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    assert (child.record.rounds, child.record.good) == (4, 1)
+    assert child.record.text == ""
+
+
+def test_too_many_errors_in_a_row_end_it(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        n = 0
+        def step(self):
+            self.n += 1
+            if self.n != 3: raise ValueError(f"bad {self.n}")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code, max_errors=3)
+    assert left(child, 1) == Left.MAX_ERRORS
+    last = "step() raised ValueError: bad 6"
+    assert child.record.text == f"3 rounds in a row raised, the last: {last}"
+    nursery.feed.wait("teardown")
+
+
+def test_leaving_by_oneself(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self): sys.exit(3)
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code)
+    assert left(child, 3) == Left.DIED
+    assert child.record.text == "step() called sys.exit(3)"
+    nursery.feed.wait("teardown")
+
+
+def test_a_step_is_needed(nursery: Nursery) -> None:
+    child = nursery.worker("class W(Worker): pass", max_errors=1)
+    assert left(child, 1) == Left.MAX_ERRORS
+    assert "W has neither step() nor run()" in child.record.text
+
+
+def test_phases_and_clock_of_a_round(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            say("busy"); sys.stdin.read(); self.go()
+            self.wait(None)
+        def go(self):
+            while not os.path.exists("GO"): time.sleep(0.001)
+    """.replace("GO", str(nursery.home / "go"))
+    before = time.monotonic_ns()
+    child = nursery.worker(code, round_timeout=50.0).ready()
+    nursery.feed.wait("busy")
+    record = child.record
+    assert record.phase == Phase.BUSY
+    assert before < record.round_started < time.monotonic_ns()
+    assert record.deadline == record.round_started + 50_000_000_000
+    (nursery.home / "go").touch()
+    until(lambda: record.phase == Phase.READY, "waiting")
+    assert record.round_started == 0
+
+
+def test_without_a_limit_a_round_has_no_deadline(nursery: Nursery) -> None:
+    child = nursery.worker("class W(Worker):\n    def step(self): say('x'); time.sleep(60)").ready()
+    nursery.feed.wait("x")
+    assert child.record.deadline == 0
+
+
+def test_the_rounds_clock_stands_still_in_wait(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            record = self._life.record
+            started, deadline = record.round_started, record.deadline
+            before = time.monotonic_ns()
+            self.wait(0.2)
+            waited = time.monotonic_ns() - before
+            say(abs(record.deadline - deadline - waited) < 20e6)
+            say(abs(record.round_started - started - waited) < 20e6, self._life.phase)
+            self.wait(None)
+    """
+    nursery.worker(code, round_timeout=5.0)
+    nursery.feed.wait("True")
+    nursery.feed.wait(f"True {Phase.BUSY}")
+
+
+def test_a_round_can_be_extended_and_that_is_told(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            self.extend(1000)
+            say("extended")
+            time.sleep(60)
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("extended")
+    left_ns = child.record.deadline - time.monotonic_ns()
+    assert 900e9 < left_ns < 1000e9
+    # There was no deadline, so the main process, which slept for ever, has to be told.
+    nursery.until(lambda: child.record.deadline, "the deadline")
+
+
+def test_it_rings_when_it_turns_busy_if_it_was_asked_to(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            os.read(self.options["fd"], 1)
+        def setup(self): pass
+    """
+    reader, writer = os.pipe()
+    code = """
+    class W(Worker):
+        def step(self):
+            say("round")
+            self._wait_readable(self.options["fd"], None)
+            os.read(self.options["fd"], 1)
+    """
+    nursery.write(code)
+    os.set_inheritable(reader, True)
+    child = nursery_with_fd(nursery, code, reader).ready()
+    nursery.feed.wait("round")
+    until(lambda: child.record.phase == Phase.READY, "waiting")
+    nursery.rang()
+    os.write(writer, b"x")
+    nursery.feed.wait("round", 2)
+    until(lambda: child.record.phase == Phase.READY, "waiting")
+    assert nursery.rang() == []
+    child.record.ring_busy += 1
+    os.write(writer, b"x")
+    nursery.feed.wait("round", 3)
+    until(lambda: child.record.phase == Phase.READY, "waiting")
+    assert nursery.rang() == [child.id]
+    child.record.ring_good += 1
+    os.write(writer, b"x")
+    nursery.feed.wait("round", 4)
+    assert nursery.rang() == [child.id]
+    os.write(writer, b"x")
+    nursery.feed.wait("round", 5)
+    assert nursery.rang() == []
+    os.close(reader)
+    os.close(writer)
+
+
+def nursery_with_fd(nursery: Nursery, code: str, fd: int) -> Child:
+    """Start a worker that has one more descriptor: zygotes keep those of the events only."""
+    path = f"/proc/{os.getpid()}/fd/{fd}"
+    opened = f'self.options = {{"fd": os.open({path!r}, os.O_RDONLY)}}'
+    setup = f"\n    options = None\n    def setup(self): {opened}\n"
+    import textwrap
+
+    return nursery.worker(textwrap.dedent(code) + setup)
+
+
+# Being replaced
+
+
+def test_max_rounds_asks_for_a_replacement_and_goes_on(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            say("round")
+            self.wait(0.001)
+    """
+    child = nursery.worker(code, max_rounds=3).ready()
+    child.until(lambda record: record.wants == Wants.MAX_ROUNDS, "wants")
+    assert child.record.rounds >= 3
+    nursery.feed.wait("round", 6)
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+
+
+def test_max_rss_asks_for_a_replacement(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            self.wait(0.001)
+    """
+    child = nursery.worker(code, max_rss=1 << 20).ready()
+    child.until(lambda record: record.wants == Wants.MAX_RSS, "wants")
+
+
+def test_a_small_worker_is_left_alone(nursery: Nursery) -> None:
+    code = "class W(Worker):\n    def step(self):\n        say('round'); self.wait(0.001)"
+    child = nursery.worker(code, max_rss=1 << 40).ready()
+    nursery.feed.wait("round", 5)
+    assert child.record.wants == Wants.NOTHING
+
+
+def test_recycle_asks_for_a_replacement_once(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            self.recycle(); self.recycle()
+            self.wait(None)
+    """
+    child = nursery.worker(code).ready()
+    child.until(lambda record: record.wants == Wants.RECYCLE, "wants")
+    assert child.record.phase != Phase.LEFT
+
+
+# setup() and teardown()
+
+
+def test_a_setup_that_raises(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def setup(self): raise ValueError("no\\nluck")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code)
+    assert left(child, 1) == Left.SETUP_FAILED
+    assert child.record.text == "setup() raised ValueError: no luck"
+    assert child.record.ready_at == 0
+    nursery.feed.take()
+    assert nursery.feed.lines == []
+    assert "Traceback" in nursery.log()
+
+
+def test_a_constructor_that_raises_is_a_setup_that_raises(nursery: Nursery) -> None:
+    child = nursery.worker("class W(Worker):\n    def __init__(self): 1 / 0")
+    assert left(child, 1) == Left.SETUP_FAILED
+    assert "ZeroDivisionError" in child.record.text
+
+
+def test_an_error_that_cannot_be_printed(nursery: Nursery) -> None:
+    code = """
+    class Bad(Exception):
+        def __str__(self): raise RuntimeError
+    class W(Worker):
+        def setup(self): raise Bad
+    """
+    child = nursery.worker(code)
+    assert left(child, 1) == Left.SETUP_FAILED
+    assert child.record.text == "setup() raised Bad: (its str() raised RuntimeError)"
+
+
+def test_leaving_in_setup(nursery: Nursery) -> None:
+    child = nursery.worker("class W(Worker):\n    def setup(self): sys.exit('enough')")
+    assert left(child, 1) == Left.DIED
+    assert child.record.text == "setup() called sys.exit('enough')"
+
+
+@pytest.mark.parametrize("how", ["raise OSError('gone')", "sys.exit(5)"])
+def test_a_teardown_that_raises_is_still_planned(nursery: Nursery, how: str) -> None:
+    code = f"""
+    class W(Worker):
+        def step(self): self.wait(None)
+        def teardown(self): {how}
+    """
+    child = nursery.worker(code).ready()
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.TEARDOWN_RAISED
+    assert child.record.text.startswith("teardown() ")
+
+
+def test_a_drain_in_setup_is_an_interrupt(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def setup(self):
+            try:
+                say("setup"); time.sleep(60)
+            finally:
+                say("cleaned")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code)
+    nursery.feed.wait("setup")
+    repeat(child, signal.SIGTERM, Ack.DRAIN)
+    assert left(child) == Left.INTERRUPTED
+    assert child.record.ack == Ack.DRAIN_IN_SETUP
+    nursery.feed.take()
+    assert nursery.feed.lines == ["setup", "cleaned"]
+
+
+def test_a_drain_in_a_wait_in_setup_is_an_interrupt(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def setup(self):
+            try: say("setup"); self.wait(None)
+            except WorkerInterrupt: say("interrupted"); raise
+    """
+    child = nursery.worker(code)
+    nursery.feed.wait("setup")
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.wait("interrupted")
+
+
+def test_a_setup_may_wait(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def setup(self): say(self.wait(0.01), self._life.phase)
+        def step(self): self.wait(None)
+    """
+    nursery.worker(code).ready()
+    nursery.feed.wait(f"False {Phase.SETUP}")
+
+
+def test_a_setup_that_swallows_the_interrupt_gets_no_rounds(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def setup(self):
+            try: say("setup"); time.sleep(60)
+            except BaseException: pass
+        def step(self): say("step")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code)
+    nursery.feed.wait("setup")
+    repeat(child, signal.SIGTERM, Ack.DRAIN)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["setup", "teardown"]
+
+
+def test_wait_in_teardown_only_sleeps(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self): self.wait(None)
+        def teardown(self):
+            before = time.monotonic()
+            say(self.wait(0.2), time.monotonic() - before >= 0.2)
+            say(self.wait(None))
+    """
+    child = nursery.worker(code).ready()
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.wait("True True")
+    nursery.feed.wait("True")
+
+
+# wait()
+
+
+def test_wait_times_out(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            before = time.monotonic()
+            woken = self.wait(0.05)
+            say(woken, 0.05 <= time.monotonic() - before < 5)
+            say(self.wait(0), self.wait(-1))
+            self.wait(None)
+    """
+    nursery.worker(code).ready()
+    nursery.feed.wait("False True")
+    nursery.feed.wait("False False")
+
+
+def test_other_signals_do_not_end_a_wait(nursery: Nursery) -> None:
+    child = nursery.worker(IDLE).ready()
+    until(lambda: child.record.phase == Phase.READY and process.state(child.pid) == "S", "asleep")
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGCHLD):
+        child.send(number)
+    child.until(lambda record: record.stacks == 1, "stacks")
+    until(lambda: process.state(child.pid) == "S", "asleep again")
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["setup", "waits", "waited True", "teardown"]
+
+
+def test_wait_hears_though_user_code_took_the_wakeup_descriptor(nursery: Nursery) -> None:
+    code = """
+    import socket
+    class W(Worker):
+        def setup(self):
+            self.ours, theirs = socket.socketpair()
+            theirs.setblocking(False)
+            self.ours.setblocking(False)
+            self.theirs = theirs
+            signal.set_wakeup_fd(theirs.fileno())
+        def step(self):
+            self.wait(0.01)
+            say(signal.set_wakeup_fd(self.theirs.fileno()) == self.theirs.fileno())
+            say(self.wait(None))
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("True")
+    until(lambda: process.state(child.pid) == "S", "asleep")
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.wait("True", 2)
+
+
+def test_wait_survives_a_wakeup_descriptor_that_was_closed(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def setup(self):
+            reader, writer = os.pipe()
+            os.set_blocking(writer, False)
+            signal.set_wakeup_fd(writer)
+            os.close(writer)
+        def step(self):
+            say(self.wait(0.01), self.wait(0.01))
+            self.wait(None)
+    """
+    nursery.worker(code).ready()
+    nursery.feed.wait("False False")
+
+
+def test_other_threads_can_wait_too(nursery: Nursery) -> None:
+    code = """
+    import threading
+    class W(Worker):
+        def setup(self):
+            self.threads = [threading.Thread(target=self.other) for _ in range(3)]
+            for thread in self.threads: thread.start()
+        def other(self):
+            say("other", self.wait(0.01))
+            say("other", self.wait(None))
+        def step(self): self.wait(None)
+        def teardown(self):
+            for thread in self.threads: thread.join()
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("other False", 3)
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.wait("other True", 3)
+
+
+def test_no_drain_is_lost_between_look_and_sleep(nursery: Nursery) -> None:
+    """One signal only, at any moment of a loop that waits again and again."""
+    code = """
+    class W(Worker):
+        def step(self):
+            say("on")
+            for _ in range(100000):
+                if self.wait(0): return
+            self.wait(None)
+    """
+    nursery.fork(code)
+    rng = random.Random(1)
+    for _ in range(30):
+        child = nursery.spawn()[0].ready()
+        end = time.monotonic() + rng.random() * 0.02
+        while time.monotonic() < end:
+            pass
+        child.send(signal.SIGTERM)
+        assert left(child) == Left.DRAINED
+        nursery.scoreboard.release(child.index)
+
+
+# Interrupts
+
+
+def test_an_interrupt_ends_a_round(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            try:
+                say("begin"); time.sleep(60)
+            except Exception: say("not an exception")
+            finally: say("cleaned")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("begin")
+    interrupt(child)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["begin", "cleaned", "teardown"]
+    assert child.record.ack == Ack.INTERRUPT
+    assert child.record.errors == 0
+
+
+def test_an_interrupt_in_wait(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            try: self.wait(None)
+            except WorkerInterrupt: say("interrupted"); raise
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    until(lambda: child.record.phase == Phase.READY and process.state(child.pid) == "S", "asleep")
+    child.send(signal.SIGINT)  # once is enough: wait() raises by itself
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["interrupted", "teardown"]
+
+
+def test_an_interrupt_during_a_drain(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self): say("begin"); time.sleep(60)
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("begin")
+    child.send(signal.SIGTERM)
+    child.until(lambda record: record.ack == Ack.DRAIN, "ack")
+    interrupt(child)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.wait("teardown")
+
+
+def test_who_swallows_the_interrupt_gets_no_second(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            try: say("begin"); time.sleep(60)
+            except BaseException: say("swallowed")
+            for _ in range(50): time.sleep(0.005)
+            say("end")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("begin")
+    child.send(signal.SIGINT)
+    nursery.feed.wait("swallowed")
+    for _ in range(20):
+        child.send(signal.SIGINT)
+        os.sched_yield()
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["begin", "swallowed", "end", "teardown"]
+
+
+def test_an_interrupt_lost_in_del_is_raised_again(nursery: Nursery) -> None:
+    """What `__del__` or a callback of the collector raises is printed and forgotten by Python."""
+    code = """
+    import weakref
+    class Thing: pass
+    def spin(*_):
+        end = time.monotonic() + 0.005
+        while time.monotonic() < end: pass
+    class W(Worker):
+        def step(self):
+            say("begin")
+            while True:
+                thing = Thing()
+                ref = weakref.ref(thing, spin)
+                del thing
+                spin()
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("begin")
+    interrupt(child)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.wait("teardown")
+
+
+def test_an_interrupt_keeps_out_of_del(nursery: Nursery) -> None:
+    code = """
+    class Thing:
+        def __del__(self):
+            try: spin()
+            except BaseException as error: say("in del", error)
+    def spin():
+        end = time.monotonic() + 0.005
+        while time.monotonic() < end: pass
+    class W(Worker):
+        def step(self):
+            try:
+                say("begin")
+                while True: Thing(); spin()
+            except WorkerInterrupt: say("interrupted"); raise
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("begin")
+    interrupt(child)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["begin", "interrupted"]
+
+
+def test_a_teardown_is_never_interrupted(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self): say("begin"); self.wait(None)
+        def teardown(self):
+            say("teardown")
+            with self.critical(1): time.sleep(0.01)
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end: time.sleep(0.001)
+            self.wait(0.01)
+            say("whole")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("begin")
+    child.send(signal.SIGTERM)
+    nursery.feed.wait("teardown")
+    for _ in range(50):
+        child.send(signal.SIGINT)
+        os.sched_yield()
+    child.until(lambda record: record.ack == Ack.INTERRUPT, "ack")  # so the sender may stop
+    assert left(child) == Left.DRAINED or child.record.left == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["begin", "teardown", "whole"]
+
+
+def test_users_own_interrupts_are_ordinary_errors(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        n = 0
+        def step(self):
+            self.n += 1
+            if self.n == 1: raise WorkerInterrupt
+            say("well"); self.wait(None)
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("well")
+    assert child.record.errors == 1
+
+
+# Critical sections
+
+
+LEASED = """
+class W(Worker):
+    def step(self):
+        say("begin")
+        with self.critical(60):
+            end = time.monotonic() + 0.2
+            while time.monotonic() < end: time.sleep(0.001)
+            say("inside")
+        say("after")
+        time.sleep(60)
+    def teardown(self): say("teardown")
+"""
+
+
+def test_a_critical_section_is_not_interrupted_but_then(nursery: Nursery) -> None:
+    child = nursery.worker(LEASED).ready()
+    nursery.feed.wait("begin")
+    until(lambda: child.record.lease_until, "the lease")
+    child.send(signal.SIGINT)  # once: the end of the section raises by itself
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["begin", "inside", "teardown"]
+    assert child.record.leased >= 200_000_000
+    assert child.record.lease_until == 0
+
+
+def test_a_lease_is_seen_and_its_end_is_told(nursery: Nursery) -> None:
+    child = nursery.worker(LEASED).ready()
+    nursery.feed.wait("begin")
+    until(lambda: child.record.lease_until, "the lease")
+    since, end = child.record.lease_since, child.record.lease_until
+    assert end - since == 60_000_000_000
+    child.send(signal.SIGTERM)
+    child.until(lambda record: record.ack == Ack.DRAIN, "ack")
+    child.until(lambda record: record.lease_until == 0, "the lease's end")  # by a ring
+
+
+def test_an_overlong_lease_holds_no_longer_than_it_said(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            with self.critical(0.1):
+                say("inside"); time.sleep(60)
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("inside")
+    interrupt(child)
+    assert left(child) == Left.INTERRUPTED
+    assert 100_000_000 <= child.record.leased <= 101_000_000
+    nursery.feed.wait("teardown")
+
+
+def test_sections_may_be_nested(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            with self.critical(30):
+                with self.critical(60): say("inner", self._life.record.lease_until > 0)
+                say("outer", self._life.record.lease_until > 0)
+                os.kill(os.getpid(), signal.SIGINT)
+                say("still")
+            say("never")
+        def teardown(self): say("teardown", self._life.record.lease_until)
+    """
+    child = nursery.worker(code).ready()
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["inner True", "outer True", "still", "teardown 0"]
+
+
+def test_wait_in_a_section_hears_a_drain_but_no_interrupt(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            with self.critical(60):
+                say("waiting"); say(self.wait(None)); say("inside")
+            say("never")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("waiting")
+    child.send(signal.SIGINT)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["waiting", "True", "inside"]
+
+
+def test_a_section_that_raises_and_an_interrupt(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            try:
+                with self.critical(60):
+                    os.kill(os.getpid(), signal.SIGINT)
+                    raise ValueError("inside")
+            except WorkerInterrupt as error: say(repr(error.__context__)); raise
+    """
+    child = nursery.worker(code).ready()
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.wait("ValueError('inside')")
+
+
+# A run() of one's own
+
+
+def test_a_loop_of_ones_own(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def run(self):
+            while not self.draining:
+                say("turn", self._life.phase)
+                self.wait(None)
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait(f"turn {Phase.BUSY}")
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.wait("teardown")
+    assert child.record.rounds == 0
+
+
+def test_a_loop_of_ones_own_is_interrupted(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def run(self):
+            try: say("run"); time.sleep(60)
+            finally: say("cleaned")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("run")
+    interrupt(child)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["run", "cleaned", "teardown"]
+
+
+def test_a_loop_that_calls_the_given_one(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def run(self):
+            say("before"); super().run(); say("after")
+        def step(self): self.wait(None)
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("before")
+    until(lambda: child.record.phase == Phase.READY, "waiting")
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.wait("after")
+    assert child.record.rounds == 1
+
+
+def test_a_loop_that_ends_unasked(nursery: Nursery) -> None:
+    child = nursery.worker("class W(Worker):\n    def run(self): pass")
+    assert left(child) == Left.RETURNED
+    assert child.record.text == "run() returned"
+
+
+def test_a_loop_that_raises(nursery: Nursery) -> None:
+    child = nursery.worker("class W(Worker):\n    def run(self): raise LookupError('lost')")
+    assert left(child, 1) == Left.DIED
+    assert child.record.text == "run() raised LookupError: lost"
+    assert "LookupError: lost" in nursery.log()
+
+
+def test_asyncio_in_a_loop_of_ones_own(nursery: Nursery) -> None:
+    code = """
+    import asyncio
+    class W(Worker):
+        def run(self): asyncio.run(self.main())
+        async def main(self):
+            over = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+            say("running")
+            await over.wait()
+            say("over")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("running")
+    child.send(signal.SIGTERM)
+    child.ended()
+    nursery.feed.wait("over")
+
+
+# The log
+
+
+def test_the_log_is_standard_logging_in_the_daemons(nursery: Nursery) -> None:
+    code = """
+    import warnings
+    class W(Worker):
+        def setup(self):
+            self.log.info("set up %s", 17)
+            self.log.debug("not shown")
+            warnings.warn("a warning")
+            say("told")
+    """
+    nursery.worker(code)
+    nursery.feed.wait("told")
+    lines = [line for line in nursery.log().splitlines() if "set up 17" in line]
+    assert len(lines) == 1
+    assert "jobs/0" in lines[0]
+    assert "not shown" not in nursery.log()
+    assert "a warning" in nursery.log()
+
+
+def test_logging_imported_in_the_zygote_knows_the_slot(nursery: Nursery) -> None:
+    code = """
+    import logging
+    logging.getLogger("mine").warning("imported")
+    class W(Worker):
+        def setup(self):
+            logging.getLogger("mine").warning("hello")
+            say("told")
+    """
+    nursery.fork(code)
+    nursery.spawn(2)
+    nursery.feed.wait("told", 2)
+    text = nursery.log()
+    assert "imported" in text
+    assert "jobs/0" in next(line for line in text.splitlines() if "jobs/0" in line)
+    hello = sorted(line.split("[")[0].split()[-1] for line in text.splitlines() if "hello" in line)
+    assert hello == ["jobs/0", "jobs/1"]
+
+
+# Stacks
+
+
+def test_a_stack_is_printed_and_told(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self): self.deep()
+        def deep(self): say("in"); time.sleep(60); say("out")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("in")
+    for count in (1, 2, 3):
+        nursery.stacks.clear(child.index)
+        child.send(signal.SIGQUIT)
+        child.until(lambda record, n=count: record.stacks == n, "stacks")  # type: ignore[misc]
+        assert "in deep" in nursery.stacks.read(child.index)
+        assert nursery.stacks.read(child.index).count("in deep") == 1
+    child.send(signal.SIGTERM)
+
+
+def test_a_stack_comes_even_while_c_code_holds_the_interpreter(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self): self.stuck()
+        def stuck(self): say("in"); sum(range(10**15))
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("in")
+    time.sleep(0.05)  # it says nothing once it is stuck
+    child.send(signal.SIGQUIT)
+    until(lambda: "in stuck" in nursery.stacks.read(child.index), "the stack")
+    assert child.record.stacks == 0
+
+
+def test_a_crash_leaves_its_stack(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self): self.crash()
+        def crash(self): os.kill(os.getpid(), signal.SIGSEGV); time.sleep(60)
+    """
+    child = nursery.worker(code).ready()
+    assert child.ended().status == signal.SIGSEGV
+    assert child.record.left == Left.DIED
+    assert "in crash" in nursery.stacks.read(child.index)
+
+
+# Children of a worker
+
+
+def test_a_forked_child_is_no_worker(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            pid = os.fork()
+            if pid == 0:
+                say("child"); time.sleep(60); os._exit(0)
+            say(pid)
+            say("status", os.waitpid(pid, 0)[1])
+            self.wait(None)
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("child")
+    nursery.feed.until(lambda: any(line.isdecimal() for line in nursery.feed.lines), "a pid")
+    pid = int(next(line for line in nursery.feed.lines if line.isdecimal()))
+    os.kill(pid, signal.SIGTERM)
+    nursery.feed.wait(f"status {signal.SIGTERM}")
+    assert child.record.ack == Ack.NONE
+
+
+def test_multiprocessing_can_end_its_children(nursery: Nursery) -> None:
+    code = """
+    import multiprocessing
+    def sleep(): time.sleep(60)
+    class W(Worker):
+        def step(self):
+            child = multiprocessing.get_context("fork").Process(target=sleep)
+            child.start(); child.terminate(); child.join()
+            say("code", child.exitcode)
+            self.wait(None)
+    """
+    nursery.worker(code).ready()
+    nursery.feed.wait(f"code {-signal.SIGTERM}")
+
+
+def test_what_a_worker_executes_has_ordinary_signals(nursery: Nursery) -> None:
+    code = """
+    import subprocess
+    class W(Worker):
+        def step(self):
+            code = ("import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []),"
+                " [n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN])")
+            line = [sys.executable, "-S", "-c", code]
+            said = subprocess.run(line, capture_output=True, text=True).stdout
+            say(said.strip())
+            self.wait(None)
+    """
+    nursery.worker(code).ready()
+    nursery.feed.until(lambda: bool(nursery.feed.lines), "an answer")
+    blocked, ignored = nursery.feed.lines[0].split("[")
+    assert blocked.strip() == "set()"
+    names = [name.split(":")[0] for name in ignored.split("<")[1:]]
+    assert set(names) <= {"Signals.SIGPIPE", "Signals.SIGXFSZ"}  # the interpreter's own
+
+
+# Outside of a daemon
+
+
+def test_a_worker_can_be_used_without_a_daemon() -> None:
+    class Mine(Worker):
+        done = 0
+
+        def step(self) -> None:
+            with self.critical(1):
+                self.done += 1
+            self.extend(5)
+            self.recycle()
+            assert self.wait(0.001) is False
+
+    mine = Mine()
+    mine.setup()
+    mine.step()
+    mine.teardown()
+    assert (mine.done, mine.options, mine.draining) == (1, {}, False)
+
+
+def test_interrupts_are_no_exceptions() -> None:
+    assert not issubclass(WorkerInterrupt, Exception)
+
+
+# Any moment
+
+
+STRESSED = """
+class Own(Exception): pass
+
+class W(Worker):
+    interrupts = 0
+    where = ""
+
+    def setup(self):
+        try:
+            say("setup")
+            for _ in range(200): self.work()
+        except WorkerInterrupt: self.saw("setup"); raise
+
+    def step(self):
+        try:
+            for _ in range(5):
+                self.work()
+                self.wait(0)
+                with self.critical(60):
+                    self.where = "critical"
+                    self.work()
+                    self.where = ""
+            self.wait(0.0005)
+        except WorkerInterrupt:
+            if self.where: say("BROKEN: in", self.where)
+            self.saw("step")
+            raise
+
+    def work(self):
+        for n in range(20): sum(range(n))
+
+    def saw(self, where):
+        self.interrupts += 1
+        if self.interrupts > 1: say("BROKEN: twice")
+
+    def teardown(self):
+        say("teardown")
+        try:
+            end = time.monotonic() + 0.003
+            while time.monotonic() < end: self.work(); self.wait(0)
+            with self.critical(1): self.work()
+        except BaseException as error: say("BROKEN: teardown", repr(error))
+        say("whole")
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_at_any_moment_an_interrupt_does_what_it_promises(nursery: Nursery, seed: int) -> None:
+    """Hundreds of lives, interrupted again and again at random moments of each."""
+    rng = random.Random(seed)
+    nursery.fork(STRESSED)
+    ends = {Left.INTERRUPTED: 0, Left.DRAINED: 0}
+    for _ in range(60):
+        child = nursery.spawn()[0]
+        began = len(nursery.feed.lines)
+        spin(rng.choice([0, rng.random() * 0.001, rng.random() * 0.01]))
+        if rng.random() < 0.5:
+            send_quietly(child, signal.SIGTERM)
+            spin(rng.random() * 0.004)
+        repeat(child, signal.SIGINT, Ack.DRAIN_IN_SETUP, beat=rng.random() * 0.004)
+        ends[left(child)] += 1
+        nursery.feed.take()
+        said = nursery.feed.lines[began:]
+        assert not [line for line in said if "BROKEN" in line], said
+        assert said.count("teardown") == said.count("whole")
+        assert (said.count("whole") == 1) == (child.record.ready_at > 0 or "whole" in said)
+        nursery.scoreboard.release(child.index)
+    assert ends[Left.INTERRUPTED] > 10, ends
+    assert "Traceback" not in nursery.log()
+
+
+def send_quietly(child: Child, number: int) -> None:
+    try:
+        child.send(number)
+    except ProcessLookupError:
+        pass
+
+
+def spin(seconds: float) -> None:
+    """Let some time pass at full speed: a random moment is what is wanted, not an event."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
