@@ -11,6 +11,7 @@ from __future__ import annotations
 from graced.core import events as ev
 from graced.core.actions import Exit, Extend, Say, TellReady, TellStopping
 from graced.core.member import State as WorkerState
+from graced.core.member import count
 from graced.core.pool import Context, Mode, Pool
 from graced.core.reload import Reloads, State
 
@@ -242,7 +243,7 @@ class Daemon:
                 if pool.mode is not Mode.LEAVING:
                     pool.hold(now)
         how = "draining" if state is State.DRAINING else "interrupting"
-        self.say("info", f"stopping: {how} {len(self.members())} workers")
+        self.say("info", f"stopping: {how} {count(len(self.members()), 'worker')}")
 
     def give_up(self, reason: str, now: float) -> None:
         """End by itself, with an error."""
@@ -289,7 +290,7 @@ class Daemon:
         self.state = State.RUNNING
         self.out.append(TellReady())
         workers = sum(pool.target for pool in self.pools.values())
-        self.say("info", f"ready: {workers} workers in {len(self.pools)} pools")
+        self.say("info", f"ready: {count(workers, 'worker')} in {count(len(self.pools), 'pool')}")
 
     def _stop_in_order(self, now: float) -> None:
         """A pool outlives those that come after it."""
@@ -350,8 +351,7 @@ class Daemon:
         code = 1 if self.failure is not None or kills else 0
         reason = self.failure
         if reason is None and kills:
-            workers = "1 worker" if kills == 1 else f"{kills} workers"
-            reason = f"{workers} had to be killed"
+            reason = f"{count(kills, 'worker')} had to be killed"
         self.out.append(Exit(code, reason))
 
     def say(self, level: str, text: str) -> None:

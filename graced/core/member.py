@@ -296,3 +296,8 @@ def seconds(value: float) -> str:
     if value < 120:
         return f"{value:.1f}".removesuffix(".0") + " s"
     return f"{value / 60:.0f} min"
+
+
+def count(number: int, thing: str) -> str:
+    """Write a number of things: ``1 round``, ``12 rounds``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -22,7 +22,7 @@ from graced.core.actions import (
     WatchRounds,
 )
 from graced.core.backoff import Backoff, Birth, wait
-from graced.core.member import Member, State, Verdict, seconds
+from graced.core.member import Member, State, Verdict, count, seconds
 from graced.core.settings import Pool as Settings
 
 TYPE_CHECKING = False
@@ -356,7 +356,7 @@ class Pool:
             self.kills += 1
         if planned and member.failure is None:
             self.backoff.left(member.id, now)
-            self._say("info", f"worker {member.label} left after {count(rounds)}", member)
+            self._say("info", f"worker {member.label} left after {count(rounds, 'round')}", member)
         elif killed and member.failure is None:
             self.backoff.left(member.id, now)
             self._say("warning", f"worker {member.label} had to be killed", member)
@@ -377,7 +377,7 @@ class Pool:
             self._mourn(member, reason, good, now)
         else:
             self.backoff.left(member.id, now)
-        text = f"worker {member.label} died: {reason}, after {count(rounds)}"
+        text = f"worker {member.label} died: {reason}, after {count(rounds, 'round')}"
         self._say("warning", text + self._what_next(member, evidence, now), member)
 
     def _mourn(self, member: Member, reason: str, good: int, now: float) -> None:
@@ -740,8 +740,3 @@ class Pool:
         slot = None if member is None else member.slot
         generation = self.generation if member is None else member.generation
         self._do([Say(level, text, self.name, slot, generation)])
-
-
-def count(rounds: int) -> str:
-    """Write a number of rounds: ``1 round``, ``12 rounds``."""
-    return f"{rounds} round" if rounds == 1 else f"{rounds} rounds"

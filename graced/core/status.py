@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graced.core.member import State as WorkerState
-from graced.core.member import seconds
+from graced.core.member import count, seconds
 from graced.core.record import Record
 from graced.core.reload import State
 
@@ -121,7 +121,7 @@ def line(
     if daemon.state is State.DRAINING:
         return _draining(daemon, readings, now)
     if daemon.state is State.STOPPING:
-        return f"stopping: {len(daemon.members())} workers left"
+        return f"stopping: {count(len(daemon.members()), 'worker')} left"
     parts = [_ready(daemon)]
     if daemon.state is not State.RUNNING:
         parts = [f"{daemon.state.value}: {parts[0]}"]

@@ -49,7 +49,9 @@ class Stacks:
     def read(self, record: int) -> str:
         """Return what was written to a window since it was cleared."""
         found = self._used(record)
-        return "" if found is None else found[1].strip(b"\0").decode("utf-8", "replace")
+        if found is None:
+            return ""
+        return above_our_own(found[1].strip(b"\0").decode("utf-8", "replace"))
 
     def _used(self, record: int) -> tuple[int, bytes] | None:
         """Return where in the file the written part of a window starts, and the part."""
@@ -90,3 +92,24 @@ def rewind(fd: int, record: int) -> None:
         os.lseek(fd, record * WINDOW, os.SEEK_SET)
     except OSError:  # standard error is a pipe or a terminal
         pass
+
+
+def above_our_own(text: str) -> str:
+    """Return stacks without the frames through which a worker's life got to the user's code.
+
+    They begin in `graced/workerlife.py`, or in `graced/worker.py` between rounds, and
+    end in the main process, which a worker is a fork of.
+    """
+    kept: list[str] = []
+    ours = False
+    for line in text.splitlines(keepends=True):
+        frame = line.strip().rpartition("/graced/")[2]
+        if not line.startswith("  File "):
+            ours = False
+        elif frame.startswith("workerlife.py") and frame.endswith(" in guarded"):
+            ours = True
+        elif frame.startswith("worker.py") and frame.endswith(" in live"):
+            ours = True
+        if not ours:
+            kept.append(line)
+    return "".join(kept)

@@ -11,7 +11,7 @@ import pytest
 
 from graced.host import stacks as st
 from graced.host.process import in_child
-from graced.host.stacks import WINDOW, Stacks
+from graced.host.stacks import WINDOW, Stacks, above_our_own
 
 
 @pytest.fixture
@@ -115,3 +115,19 @@ def test_the_last_window_does_not_reach_beyond(windows: Stacks) -> None:
 def test_nothing_is_allocated_before_it_is_written(windows: Stacks) -> None:
     write(windows, 4000, b"x")
     assert os.fstat(windows.fileno()).st_blocks * 512 < 1 << 20
+
+
+def test_frames_of_our_own_are_left_out() -> None:
+    text = (
+        "Thread 0x1 (most recent call first):\n"
+        '  File "/usr/lib/python3/threading.py", line 5 in wait\n'
+        "\n"
+        "Current thread 0x2 (most recent call first):\n"
+        '  File "/srv/app/work.py", line 5 in step\n'
+        '  File "/usr/lib/graced/workerlife.py", line 303 in guarded\n'
+        '  File "/usr/lib/graced/worker.py", line 213 in live\n'
+        '  File "/usr/lib/graced/supervisor.py", line 90 in run\n'
+    )
+    assert above_our_own(text) == text.partition('  File "/usr/lib/graced')[0]
+    waiting = '  File "/x/graced/workerlife.py", line 1 in wait_for\n'
+    assert above_our_own(waiting + '  File "/x/graced/worker.py", line 2 in live\n') == waiting
