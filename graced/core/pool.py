@@ -556,7 +556,7 @@ class Pool:
 
     def _replace(self, now: float) -> None:
         """Outdated workers get successors, ahead of them or, with surge 0, after them."""
-        if self.backoff.active:
+        if self.backoff.active or self._canary_waits():
             return
         for slot in self._to_renew():
             if self.settings.surge == 0:
@@ -644,6 +644,10 @@ class Pool:
         if candidate is None or candidate.settings.surge > 0:
             return False
         return candidate.trial in (Trial.YIELDING, Trial.STARTING, Trial.PROVEN)
+
+    def _canary_waits(self) -> bool:
+        """Whether a reload waits for room, which recycling must not take away again and again."""
+        return self.candidate is not None and self.candidate.trial is Trial.IMPORTED
 
     def _room_ahead(self, surge: int) -> bool:
         """Whether one more may be started beside its predecessor.

@@ -692,3 +692,11 @@ def test_removed_pools_that_are_held_leave_in_a_stop() -> None:
     made.until(lambda: made.actions(ac.Commit))
     made.do(ev.DrainAsked())
     assert made.until_exit(60).code == 0
+
+
+def test_recycling_all_the_time_leaves_room_for_the_canary() -> None:
+    made = world(pool(workers=2, max_rounds=1))
+    made.work_for = lambda p: Work(round=0.1, setup=0.5)
+    made.start().until(lambda: made.daemon.ready)
+    reload(made)
+    made.until(lambda: made.actions(ac.Commit), within=5)

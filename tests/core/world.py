@@ -651,7 +651,10 @@ class Law:
 
     def _words(self, actions: list[ac.Action]) -> None:
         names = {ac.TellReady: "READY", ac.TellReloading: "RELOADING", ac.TellStopping: "STOPPING"}
-        self.words += [names[type(a)] for a in actions if type(a) in names]
+        new = [names[type(a)] for a in actions if type(a) in names]
+        if not new:
+            return
+        self.words += new
         expected = "READY"
         for word in self.words:
             if word == "STOPPING":
