@@ -145,9 +145,10 @@ class Watch:
 
     def overdue(self, worker: int, now: float) -> bool:
         """Whether the round in hand is past its deadline at this moment."""
-        record = self._watched[worker].record
-        deadline = record.deadline
-        return record.phase == Phase.BUSY and 0 < deadline <= now * NANO
+        watched = self._watched[worker]
+        record, deadline = watched.record, watched.record.deadline
+        busy = watched.round_timeout is not None and record.phase == Phase.BUSY
+        return busy and 0 < deadline <= now * NANO
 
     def readings(self, now: float) -> dict[int, Reading]:
         """Return what every worker is doing now."""
@@ -180,15 +181,20 @@ class Watch:
         return [LeaseSeen(worker, *lease)]
 
     def _arm(self, watched: _Watched, now: float) -> None:
-        """Know when the round in hand is over, or be rung when one begins."""
-        if watched.round_timeout is None or watched.stuck or not watched.ready:
+        """Know when the round in hand is over, or be rung when one begins.
+
+        Whoever is busy need not ring with its next round, which ends no earlier than
+        this one; unless this one was extended.
+        """
+        limit = watched.round_timeout
+        if limit is None or watched.stuck or not watched.ready:
             return
         record = watched.record
-        record.ring_busy += 1
-        fence()
-        watched.due = record.deadline / NANO if record.phase == Phase.BUSY else None
-        if watched.due is not None and record.deadline == 0:
-            watched.due = now + watched.round_timeout  # the round is just beginning
+        if record.phase != Phase.BUSY or record.deadline > (now + limit) * NANO:
+            record.ring_busy += 1
+            fence()
+        busy = record.phase == Phase.BUSY
+        watched.due = (record.deadline / NANO or now + limit) if busy else None
 
     def _round(self, worker: int, watched: _Watched, now: float) -> list[Event]:
         watched.due = None

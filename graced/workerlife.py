@@ -61,6 +61,8 @@ NOTHING: Final = 0  # what a worker has been asked for, worse by worse
 DRAIN: Final = 1
 INTERRUPT: Final = 2
 PARENT_DIED: Final = signal.SIGRTMIN  # first the middle process: the adoption; then main
+CENTURY: Final = 36525 * 86400.0  # seconds: no length of time that users name is longer
+LONGEST_POLL: Final = 20 * 86400.0  # seconds: poll() counts milliseconds in 32 bits
 ANSWERED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, PARENT_DIED)
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -460,8 +462,9 @@ class Life:
 
     def extend(self, seconds: float) -> None:
         """Let the round in hand take until `seconds` from now."""
+        length = int(_sane(seconds) * SECOND)
         before, now = self.words[DEADLINE], _now()
-        deadline = self.words[DEADLINE] = now + int(seconds * SECOND)
+        deadline = self.words[DEADLINE] = now + length
         if self.phase == Phase.BUSY and not 0 < before <= deadline:
             self.ring()  # the main process sleeps until a later time, or for ever
 
@@ -469,6 +472,7 @@ class Life:
 
     def wait(self, seconds: float | None) -> bool:
         """Sleep; True at once when asked to drain. In teardown() it only sleeps."""
+        seconds = None if seconds is None else _sane(seconds)
         if self.phase > Phase.BUSY:
             time.sleep(seconds or 0)
             return True
@@ -484,7 +488,9 @@ class Life:
         if self.asked == NOTHING:
             poll = select.poll()
             poll.register(self._level, select.POLLIN)
-            poll.poll(None if seconds is None else max(seconds, 0) * 1000)
+            end = None if seconds is None else time.monotonic() + seconds
+            while not poll.poll(_rest(end)) and (end is None or time.monotonic() < end):
+                pass  # longer than one poll() can take
         return self.asked != NOTHING
 
     def wait_for(self, fd: int | None, seconds: float | None, *, heed_drain: bool = True) -> Woken:
@@ -516,13 +522,12 @@ class Life:
                 self.interrupt()
             if heed_drain and self.asked != NOTHING:
                 return "draining"
-            rest = None if end is None else max(0.0, end - time.monotonic())
-            woken = [fd for fd, _ in self._poll.poll(None if rest is None else rest * 1000)]
+            woken = [fd for fd, _ in self._poll.poll(_rest(end))]
             if any(fd != pipe for fd in woken):
                 return "readable"
             if woken:
                 _empty(pipe)
-            elif rest is not None and end is not None and time.monotonic() >= end:
+            elif end is not None and time.monotonic() >= end:
                 return "timeout"
 
     def _pause(self) -> tuple[int, int | None] | None:
@@ -552,11 +557,12 @@ class Life:
 
     def lease(self, seconds: float) -> None:
         """Begin a section that is neither interrupted nor killed; an inner one may prolong it."""
+        length = int(_sane(seconds) * SECOND)  # what is no number has begun nothing
         words, now = self.words, _now()
         self._leases += 1
         if self._leases == 1:
             words[LEASE_SINCE] = now
-        words[LEASE_UNTIL] = max(words[LEASE_UNTIL], now + int(seconds * SECOND))
+        words[LEASE_UNTIL] = max(words[LEASE_UNTIL], now + length)
 
     def end_lease(self) -> None:
         """End a section; the outermost delivers what was asked meanwhile."""
@@ -568,8 +574,8 @@ class Life:
         words[LEASED] += min(_now(), until) - since
         words[LEASE_UNTIL] = 0
         words[LEASE_SINCE] = 0
-        if self.asked != NOTHING:
-            self.ring()
+        if self.asked != NOTHING or 0 < words[DEADLINE] < _now():
+            self.ring()  # the lease held the ladder, or the kill of a round past its time
         if self.due():
             self.interrupt()
 
@@ -665,6 +671,20 @@ def in_one_line(error: BaseException) -> str:
         said = f"(its str() raised {type(worse).__name__})"
     name = type(error).__name__
     return f"{name}: {said}" if said else name
+
+
+def _sane(seconds: float) -> float:
+    """Return a length of time that can be reckoned with: from 0 to a century."""
+    if seconds != seconds:
+        raise ValueError("seconds must be a number, not NaN")
+    return min(max(seconds + 0.0, 0.0), CENTURY)  # what is no number raises TypeError
+
+
+def _rest(end: float | None) -> float | None:
+    """Return what poll() should wait for: milliseconds, as many as it can take."""
+    if end is None:
+        return None
+    return min(max(end - time.monotonic(), 0.0), LONGEST_POLL) * 1000
 
 
 def _empty(pipe: int) -> None:
