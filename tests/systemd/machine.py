@@ -62,7 +62,7 @@ class Machine:
         self.events = Feed("events", self.changed, lambda: False)
         self.pump = Pump()
         self._stack = contextlib.ExitStack()
-        self._dropins: list[Path] = []
+        self._dropins: list[str] = []
 
     def __enter__(self) -> Machine:
         environ = {
@@ -177,7 +177,8 @@ class Machine:
         """Add a drop-in with these lines of [Service]; gone after the test."""
         number = len(self._dropins)
         path = f"/run/systemd/system/{unit}.d/test-{number}.conf"
-        self._dropins.append(self.write(path, f"[Service]\n{text}\n"))
+        self._dropins.append(path)
+        self.write(path, f"[Service]\n{text}\n")
         self.run("systemctl", "daemon-reload")
 
     # The daemon
@@ -197,14 +198,11 @@ class Machine:
 
     def clean(self) -> None:
         """End what a test has left, and forget it."""
-        if self.pids():
-            self.run("systemctl", "kill", "--signal=KILL", UNIT)
-        self.attempt("systemctl", "stop", UNIT)
-        for file in self._dropins:
-            file.unlink(missing_ok=True)
+        script = f"systemctl kill -s KILL {UNIT}; systemctl stop {UNIT}; "
+        if self._dropins:
+            script += f"rm -f {' '.join(self._dropins)}; systemctl daemon-reload; "
+        self.attempt("sh", "-c", f"{script} systemctl reset-failed {UNIT}")
         self._dropins.clear()
-        self.run("systemctl", "daemon-reload")
-        self.attempt("systemctl", "reset-failed", UNIT)
         with self.changed:
             self.events.lines.clear()
             self.journal.lines.clear()
