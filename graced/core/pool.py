@@ -79,10 +79,11 @@ class Zygote:
 class Candidate:
     """A new generation that is being proven in one pool."""
 
-    __slots__ = ("canary", "failure", "generation", "settings", "trial", "zygote")
+    __slots__ = ("canary", "failure", "generation", "settings", "target", "trial", "zygote")
 
     def __init__(self, settings: Settings, generation: int, zygote: int) -> None:
         self.settings = settings
+        self.target = settings.workers  # unless it is scaled while it is proven
         self.generation = generation
         self.zygote = zygote
         self.trial = Trial.IMPORTING
@@ -231,8 +232,10 @@ class Pool:
             self._do(member.kill(now, Verdict.FORCED))
 
     def scale(self, workers: int) -> None:
-        """Change the number of workers until the next reload."""
+        """Change the number of workers until the next reload, not the one under way."""
         self.target = workers
+        if self.candidate is not None:
+            self.candidate.target = workers
         self._proven &= set(range(workers))
 
     # -- zygotes --------------------------------------------------------------
@@ -433,7 +436,7 @@ class Pool:
         assert candidate is not None
         self.settings = candidate.settings
         self.generation = candidate.generation
-        self.target = candidate.settings.workers
+        self.target = candidate.target
         self.zygote = candidate.zygote
         self.mode = Mode.UP
         self.ever_ready = True
@@ -615,14 +618,19 @@ class Pool:
         return [slot for slot in range(self.target) if slot not in taken]
 
     def _to_renew(self) -> list[int]:
-        """The slots whose worker is outdated and has no successor yet."""
-        outdated, covered = set(), set()
+        """The slots whose worker is outdated and has no successor yet, the oldest first.
+
+        Not by their number: where workers are recycled fast, the first slots would
+        have their next turn before the last ones had any.
+        """
+        oldest: dict[int, int] = {}
+        covered = set()
         for member in self.members.values():
             if member.failure is not None or (self._current(member) and not member.leaving):
                 covered.add(member.slot)
             elif not member.leaving and self._outdated(member):
-                outdated.add(member.slot)
-        return sorted(outdated - covered)
+                oldest[member.slot] = min(member.id, oldest.get(member.slot, member.id))
+        return sorted(oldest.keys() - covered, key=lambda slot: oldest[slot])
 
     def _probe_slot(self) -> int | None:
         """Where a probe can be started now: an empty slot, else beside an outdated worker."""

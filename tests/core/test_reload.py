@@ -204,13 +204,18 @@ def test_scale_holds_until_the_next_reload() -> None:
     assert len(made.alive()) == 2
 
 
-def test_scale_during_the_proof_holds_for_the_old_generation() -> None:
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_scale_during_the_proof_is_not_undone_by_the_commit(workers: int) -> None:
     made = started(pool(workers=2))
     made.code_for = lambda z: Code(imports=5.0)
     reload(made)
-    made.do(ev.ScaleAsked("jobs", 0))
+    made.do(ev.ScaleAsked("jobs", workers))
     made.run(1)
-    assert made.alive() == []
+    assert len(made.serving(generation=1)) == workers
+    accepted(made)
+    made.run(1)
+    assert len(made.serving(generation=2)) == len(made.alive()) == workers
+    reload(made)
     accepted(made)
     assert len(made.serving()) == 2
 
@@ -700,3 +705,12 @@ def test_recycling_all_the_time_leaves_room_for_the_canary() -> None:
     made.start().until(lambda: made.daemon.ready)
     reload(made)
     made.until(lambda: made.actions(ac.Commit), within=5)
+
+
+@pytest.mark.parametrize("surge", [0, 1])
+def test_recycling_all_the_time_lets_every_slot_have_its_turn(surge: int) -> None:
+    made = world(pool(workers=4, max_rounds=1, surge=surge))
+    made.work_for = lambda p: Work(round=0.1 if p.slot < 2 else 4.0, setup=0.5)
+    made.start().until(lambda: made.daemon.ready)
+    reload(made)
+    accepted(made, within=20)

@@ -254,7 +254,18 @@ class World:
         return self.daemon.pools[name]
 
     def recent(self, count: int = 25) -> str:
-        return "\n".join(f"{t - 1000:.3f} {a}" for t, a in self.did[-count:])
+        """What was done lately, and what has become of it: for the eyes of people."""
+        lines = [f"{t - 1000:.3f} {a}" for t, a in self.did[-count:]]
+        daemon = self.daemon
+        lines.append(f"daemon {daemon.state} generation {daemon.generation}")
+        for p in daemon.pools.values():
+            trial = p.candidate.trial if p.candidate else None
+            lines.append(f"pool {p.name} {p.mode} target {p.target} {trial} {p.trouble}")
+            lines += [
+                f"  {m.label} id {m.id} {m.state} generation {m.generation} {m.wants} {m.failure}"
+                for m in p.members.values()
+            ]
+        return "\n".join(lines)
 
     # -- events and actions -------------------------------------------------------
 
@@ -712,8 +723,12 @@ class Law:
         staying = pool.staying()
         self.most[pool.name] = max(pool.target, self.most.get(pool.name, 0), 1)
         if pool.mode is Mode.UP and not self.by_hand:
-            told = [m for m in pool.leaving() if not m.failure and m.birth is not Birth.REFUSED]
-            assert len(told) <= self.most[pool.name], "too many are on their way out"
+            replaced = [
+                m
+                for m in pool.leaving()
+                if m.slot < pool.target and not m.failure and m.birth is not Birth.REFUSED
+            ]
+            assert len(replaced) <= self.most[pool.name], "too many are on their way out"
         if pool.mode is Mode.UP:
             assert len(staying) <= pool.target + max(surge, 1), "too many workers"
             slots = Counter(
@@ -722,8 +737,10 @@ class Law:
                 if m.generation == pool.generation and m.wants is None and not self._canary(pool, m)
             )
             assert all(n == 1 for n in slots.values()), "two workers of one slot"
-            probes = [m for m in staying if m.birth is Birth.PROBE and m.state is State.STARTING]
-            assert len(probes) <= 1, "more than one probe"
+            since = pool.backoff.since or math.inf
+            probes = [m for m in staying if m.birth is Birth.PROBE and m.born_at >= since]
+            unproven = [m for m in probes if m.state is State.STARTING]
+            assert len(unproven) <= 1, "more than one probe"
 
     def _canary(self, pool: CorePool, member: Member) -> bool:
         return pool.candidate is not None and pool.candidate.canary == member.id
