@@ -22,7 +22,12 @@ def table(status: Picture) -> str:
     lines = _daemon(status)
     for name, pool in status.get("pools", {}).items():
         lines += ["", *_pool(name, pool)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(_harmless, lines)) + "\n"
+
+
+def _harmless(line: str) -> str:
+    """Return what moves no cursor: a reason may quote what user code raised."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _daemon(status: Picture) -> list[str]:

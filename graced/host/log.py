@@ -83,9 +83,21 @@ def _worded(message: object, args: tuple[object, ...]) -> str:
 def _traceback(error: BaseException) -> str:
     try:
         from traceback import format_exception
-    except ImportError:  # user code may have spoilt sys.path, or the user may not read the library
-        return f"{type(error).__name__}: {_printed(error)}"
-    return "".join(format_exception(error))
+
+        return "".join(format_exception(error))
+    except Exception:  # noqa: BLE001 - sys.path is spoilt, the library unreadable, no descriptor left
+        return _bare_traceback(error)
+
+
+def _bare_traceback(error: BaseException) -> str:
+    """Return what is in memory already: no imports, no files."""
+    lines = ["Traceback (most recent call last):"]
+    place = error.__traceback__
+    while place is not None:
+        code = place.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {place.tb_lineno}, in {code.co_name}')
+        place = place.tb_next
+    return "\n".join([*lines[-20:], f"{type(error).__name__}: {_printed(error)}", ""])
 
 
 def _quoted(value: object) -> str:
