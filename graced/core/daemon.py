@@ -288,6 +288,8 @@ class Daemon:
 
     def _became_ready(self) -> None:
         self.state = State.RUNNING
+        for pool in self.pools.values():
+            pool.ever_ready = True  # also one that was scaled to nothing: it never gives up now
         self.out.append(TellReady())
         workers = sum(pool.target for pool in self.pools.values())
         self.say("info", f"ready: {count(workers, 'worker')} in {count(len(self.pools), 'pool')}")

@@ -172,7 +172,8 @@ class Pool:
         One that died since does not count, one that was recycled does: else a pool
         that recycles fast might never be complete at any one moment.
         """
-        return self.mode is Mode.UP and self._proven.issuperset(range(self.target))
+        loaded = bool(self._proven) or self.zygote_ready
+        return self.mode is Mode.UP and loaded and self._proven.issuperset(range(self.target))
 
     @property
     def renewed(self) -> bool:
@@ -667,8 +668,10 @@ class Pool:
         return ahead < surge and self._room_to_leave(ahead)
 
     def _ahead(self) -> int:
+        """How many there are beside others; a canary is, though its slot may be empty now."""
         staying = self.staying()
-        return len(staying) - len({m.slot for m in staying})
+        slots = {m.slot for m in staying if not self._is_canary(m)}
+        return len(staying) - len(slots)
 
     def _room_to_leave(self, ahead: int) -> bool:
         return len(self.leaving()) + ahead < max(self.target, 1)

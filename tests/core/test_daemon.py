@@ -69,6 +69,24 @@ def test_pool_of_several_workers_holds_up_the_next_until_all_are_ready() -> None
     assert len(made.actions(ac.StartZygote)) == 2
 
 
+def test_pool_that_is_scaled_to_nothing_during_the_start_still_loads_its_code() -> None:
+    made = world(pool())
+    made.code_for = lambda z: Code(imports=5.0)
+    made.start()
+    made.do(ev.ScaleAsked("jobs", 0))
+    made.run(4.9)
+    assert made.law.words == []
+    made.run(0.2)
+    assert made.law.words == ["READY"]
+    made.code_for = lambda z: Code(fails="no")
+    made.end_zygote(made.zygotes[1])
+    made.run(10)
+    made.code_for = lambda z: Code()
+    made.do(ev.ScaleAsked("jobs", 2))
+    made.run(40)
+    assert len(made.serving()) == 2
+
+
 def test_start_gives_systemd_a_time() -> None:
     made = world(pool(ready_timeout=30.0)).start()
     (extend,) = made.actions(ac.Extend)

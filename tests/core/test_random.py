@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 from hypothesis import HealthCheck, Phase, note
 from hypothesis import settings as hypothesis_settings
@@ -213,6 +214,8 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         self.behave([Work(round=0.5)])
         self.load([Code()])
+        for zygote in world.zygotes.values():
+            zygote.code = replace(zygote.code, forks=0.002, fork_fails=None)
         world.next_config = world.daemon.settings
         world.until(lambda: world.daemon.stopping or self._recovered(), within=300)
         words = world.law.words
