@@ -12,6 +12,7 @@ from graced.workerlife import (
     Life,
     Verdict,
     WorkerInterrupt,
+    exit_status,
     in_one_line,
 )
 
@@ -230,7 +231,7 @@ def _setup_failed(life: Life, error: BaseException) -> Verdict:
         return _INTERRUPTED
     if isinstance(error, SystemExit):
         text = f"setup() called sys.exit({error.code!r})"
-        return Verdict(Left.DIED, _status(error), text)
+        return Verdict(Left.DIED, exit_status(error), text)
     life.diary.exception("setup() raised", error.__cause__ or error)
     reason = getattr(error, "reason", None) or f"setup() raised {in_one_line(error)}"
     return Verdict(Left.SETUP_FAILED, 1, reason)
@@ -246,7 +247,7 @@ def _work(life: Life, worker: Worker) -> Verdict:
             life.run_free(worker.run)
     except SystemExit as error:
         text = life.last_words or f"run() called sys.exit({error.code!r})"
-        return Verdict(Left.DIED, _status(error), text)
+        return Verdict(Left.DIED, exit_status(error), text)
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
         if life.is_interrupt(error):
             return _INTERRUPTED
@@ -282,9 +283,3 @@ def _after_teardown(verdict: Verdict, text: str) -> Verdict:
     if verdict.left in (Left.DRAINED, Left.INTERRUPTED):
         return verdict.replace(left=Left.TEARDOWN_RAISED, text=text)
     return verdict
-
-
-def _status(error: SystemExit) -> int:
-    if error.code is None:
-        return 0
-    return error.code & 0xFF if isinstance(error.code, int) else 1

@@ -140,6 +140,7 @@ class Life:
         self.diary = family.voice  # what graced says about us
         self.asked = NOTHING
         self.armed = False  # user code runs that may be interrupted
+        self.astray = False  # a process that user code forked: see _forget()
         self.raised: WorkerInterrupt | None = None
         self.phase = Phase.EMPTY
         self.errors_in_row = 0
@@ -207,6 +208,7 @@ class Life:
         self.record = record
         self.words = record.words
         self.phase = Phase.BORN
+        self._rss_checked = _now()  # who is too large from the first may at least live so long
         self._ring_message = order.worker.to_bytes(8, "little")
         self.diary.slot_is(order.slot)
         self._open_own_pipe()
@@ -259,6 +261,7 @@ class Life:
 
     def _forget(self) -> None:
         """In a process forked by user code: it is no worker, its signals are its own."""
+        self.astray = True
         signal.set_wakeup_fd(-1)
         faulthandler.unregister(signal.SIGQUIT)
         faulthandler.disable()
@@ -363,9 +366,28 @@ class Life:
         """Call user code, which may be interrupted meanwhile. The one place that does."""
         armed, self.armed = self.armed, True
         try:
-            return call(*args)
+            result = call(*args)
+        except BaseException as error:
+            if self.astray:
+                self._end_astray(call, error)
+            raise
         finally:
             self.armed = armed
+        if self.astray:
+            self._end_astray(call, None)
+        return result
+
+    def _end_astray(self, call: Callable[..., Any], error: BaseException | None) -> NoReturn:
+        """End a child that user code forked and let come back to us, or it would work on."""
+        status = 1
+        if isinstance(error, SystemExit):
+            status = exit_status(error)
+        elif error is not None:
+            self.diary.exception(f"a process that {_name(call)}() forked raised", error)
+        else:
+            self.diary.warning(f"a process that {_name(call)}() forked came back; it is ended")
+        process.flush()
+        os._exit(status)
 
     def round(self, call: Callable[..., Any], *args: Any, calm: tuple[type, ...] = ()) -> Any:
         """Run user code as one round: timed, counted, interruptible.
@@ -685,6 +707,13 @@ def _rest(end: float | None) -> float | None:
     if end is None:
         return None
     return min(max(end - time.monotonic(), 0.0), LONGEST_POLL) * 1000
+
+
+def exit_status(error: SystemExit) -> int:
+    """Return what Python would exit with."""
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1
 
 
 def _empty(pipe: int) -> None:
