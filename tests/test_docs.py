@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import hashlib
 import http.server
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,13 +20,19 @@ import yaml
 from harness import ROOT, Daemon
 
 import graced
+from graced import cli
 from graced.core import settings
+from graced.host import configfile, signals
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 README = TEXT[ROOT / "README.md"]
 EXIT_CODES = {"0", "1", "2", "3", "70", "75", "78"}
-COMING = {"reload", "submit", "jobs"}  # known to the program, promised by nobody yet
+COMMANDS_PAGE = TEXT[ROOT / "docs" / "commands.md"]
+COMMON = {"-c", "--config", "--set", "--help"}
+# What looks like a key of ours and is a name of others'
+FOREIGN = {"task_acks_late", "task_reject_on_worker_lost", "graceful_timeout", "my_pool"}
+STATUS_KEYS = {"last_reload", "busy_for", "last_deaths", "next_start_in"}
 
 
 def blocks(language: str) -> Iterator[tuple[Path, str]]:
@@ -37,9 +47,22 @@ def graced_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-def commands() -> set[str]:
-    """Return the commands that the program itself knows."""
-    return set(re.findall(r"^\s{2,}(?:graced )?([a-z]+)\b", graced_command("--help").stdout, re.M))
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the commands that the program itself knows, with what parses their words."""
+    actions = cli._parser()._actions
+    [commands] = [a for a in actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(commands.choices)
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    return {word for word in parser._option_string_actions if word != "-h"}
+
+
+def command_lines() -> Iterator[tuple[Path, list[str]]]:
+    """Yield the words after `graced` of each command line in a console block."""
+    for page, block in blocks("console"):
+        for line in re.findall(r"^[$#] (?:.*/)?graced (.*)$", block, re.M):
+            yield page, shlex.split(line.partition(" < ")[0])
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
@@ -55,16 +78,44 @@ def rows(text: str, heading: str) -> list[list[str]]:
 
 def test_every_command_is_documented() -> None:
     everything = "".join(TEXT.values())
-    assert commands() >= {"run", "check", "status", "stop"}
-    for command in commands() - COMING:
+    for command in parsers():
         assert f"graced {command}" in everything, f"graced {command} is nowhere explained"
 
 
 def test_every_documented_command_exists() -> None:
-    known = commands()
     for page, text in TEXT.items():
-        for command in re.findall(r"(?:`|\$ |bin/)graced ([a-z]+)", text):
-            assert command in known, f"{page.name}: graced {command} is not there"
+        for command in re.findall(r"(?:`|\$ |# |bin/)graced ([a-z]+)", text):
+            assert command in parsers(), f"{page.name}: graced {command} is not there"
+
+
+def test_every_option_is_in_the_table_and_nothing_else() -> None:
+    told: dict[str, set[str]] = {command: set(COMMON) for command in parsers()}
+    for who, option, _ in rows(COMMANDS_PAGE, "## Options"):
+        first, _, exceptions = who.partition(" but ")
+        chosen = set(told) - set(exceptions.split(", ")) if first == "all" else {who}
+        for command in chosen:
+            told[command] |= set(re.findall(r"`(--?[a-z-]+)", option))
+    assert told == {command: options(parser) for command, parser in parsers().items()}
+
+
+def test_options_in_the_text_exist() -> None:
+    everything = {option for parser in parsers().values() for option in options(parser)}
+    for page, text in TEXT.items():
+        if page.name == "systemd.md":  # which has the options of others
+            continue
+        for span in re.findall(r"`(graced [^`]+|--[a-z][^`]*)`", text):
+            for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", span.partition(" -- ")[0]):
+                assert option in everything | {"--version"}, f"{page.name}: {option}"
+
+
+def test_every_command_line_is_one() -> None:
+    lines = list(command_lines())
+    assert len(lines) > 15
+    for page, words in lines:
+        try:
+            cli._parsed(words)
+        except SystemExit:
+            pytest.fail(f"{page.name}: graced {shlex.join(words)}")
 
 
 def test_every_key_is_documented() -> None:
@@ -75,9 +126,48 @@ def test_every_key_is_documented() -> None:
             assert documented or (record, key) == (settings.Pool, "name"), key
 
 
+def test_no_other_key_is_documented() -> None:
+    records = (settings.Settings, settings.Log, settings.Pool, settings.Backoff, settings.Retry)
+    keys = {key for record in records for key in record.__match_args__}
+    known = keys | set(vars(graced.Worker)) | STATUS_KEYS | FOREIGN
+    for page, text in TEXT.items():
+        for name in re.findall(r"`(?:pools\.\w+\.)?([a-z]+(?:_[a-z]+)+)`", text):
+            assert name in known, f"{page.name}: there is no key {name}"
+
+
 def test_every_exit_code_is_documented_once_and_alike() -> None:
-    for text in (README, TEXT[ROOT / "docs" / "commands.md"]):
+    for text in (README, COMMANDS_PAGE):
         assert {row[0] for row in rows(text, "## Exit codes")} == EXIT_CODES
+
+
+def test_these_are_the_program_s_exit_codes() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "graced").rglob("*.py"))
+    names = r"FAILED|USAGE|NO_DAEMON|BUG|WRONG|INTERRUPTED|BROKEN_PIPE"
+    found = re.findall(rf"^(?:{names})(?:: Final)? = (\d+)$", sources, re.M)
+    found += re.findall(r"^    exit_code = (\d+)$", sources, re.M)
+    assert {*found, "0"} == {*EXIT_CODES, "130", "141"}
+    assert "130 after Ctrl-C" in COMMANDS_PAGE
+    assert "141 if nobody reads" in COMMANDS_PAGE
+
+
+def test_the_signals_are_those_that_are_handled() -> None:
+    handled = {number.name for number in signals.WATCHED}
+    page = TEXT[ROOT / "docs" / "signals-and-ladder.md"]
+    for text, heading, unsaid in (
+        (README, "## Signals", {"SIGCHLD", "SIGPIPE"}),
+        (page, "## To the main process", set()),
+    ):
+        told = {name for row in rows(text, heading) for name in row[0].split(", ")}
+        assert told == handled - unsaid
+
+
+def test_all_of_jobs_is_documented() -> None:
+    page = TEXT[ROOT / "docs" / "jobs.md"]
+    names = {"JobWorker", "Retry", "Discard"} | {f"job.{n}" for n in graced.Job.__match_args__}
+    for name in names:
+        assert name in page, f"{name} is not in docs/jobs.md"
+    for name in re.findall(r"`job\.(\w+)", page):
+        assert name in graced.Job.__match_args__, f"docs/jobs.md: Job has no {name}"
 
 
 def test_all_of_worker_is_documented() -> None:
@@ -109,9 +199,12 @@ def test_python_in_the_docs_compiles() -> None:
         compile(code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
-def test_yaml_in_the_docs_parses() -> None:
-    for _, text in blocks("yaml"):
-        assert yaml.safe_load(text) is not None
+def test_yaml_in_the_docs_is_right(tmp_path: Path) -> None:
+    for page, text in blocks("yaml"):
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        reading = configfile.read(str(file), {}, ())
+        assert reading.settings is not None, f"{page.name}: {reading.problems}"
 
 
 def test_make_targets_in_the_docs_exist() -> None:
@@ -147,16 +240,70 @@ def url() -> Iterator[str]:
         thread.join()
 
 
-def test_the_readme_s_worker_runs(daemon: Daemon, url: str) -> None:
-    [code] = [code for page, code in blocks("python") if page.name == "README.md"]
-    assert len(code.splitlines()) <= 10
-    [text] = [text for page, text in blocks("yaml") if page.name == "README.md"]
-    daemon.module("watch", code)
-    config = yaml.safe_load(text)
-    config["pools"]["watch"]["options"]["url"] = url
-    config["runtime_dir"] = str(daemon.short / "run")
-    config["state_dir"] = str(daemon.home / "state")
-    daemon.write_config(yaml.safe_dump(config)).start().ready()
+def test_the_readme_s_workers_run(daemon: Daemon, url: str) -> None:
+    codes = [code for page, code in blocks("python") if page.name == "README.md"]
+    texts = [text for page, text in blocks("yaml") if page.name == "README.md"]
+    pools = {}
+    for code, text in zip(codes, texts, strict=True):
+        assert len(code.splitlines()) <= 10
+        [(name, pool)] = yaml.safe_load(text)["pools"].items()
+        daemon.module(pool["worker"].partition(":")[0], code)
+        pools[name] = {**pool, "path": [str(daemon.home)]}
+    pools["watch"]["options"]["url"] = url
+    daemon.configure(pools).start().ready()
     daemon.log.wait(f"{url} says 204")
+    [words] = re.findall(r"`graced (submit --wait .*?)`", README)
+    done = daemon.run(*shlex.split(words))
+    digest = hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest()
+    assert done.stdout == f'"{digest}"\n'
     assert daemon.run("stop").returncode == 0
     daemon.ended(0)
+
+
+@pytest.fixture
+def checkout(daemon: Daemon) -> Daemon:
+    """What `make run` starts, in a copy of the checkout that has .venv/bin/graced."""
+    for name in ("README.md", "LICENSE", "config.yaml"):
+        shutil.copy(ROOT / name, daemon.short)
+    shutil.copytree(ROOT / "examples", daemon.short / "examples")
+    program = daemon.short / ".venv" / "bin" / "graced"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m graced "$@"\n')
+    program.chmod(0o755)
+    daemon.config = daemon.short / "config.yaml"
+    return daemon.start().ready()
+
+
+def type_in(daemon: Daemon, line: str) -> list[str]:
+    """Run a line in the checkout; return what it prints, lengths of time left out, sorted."""
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=daemon.short,
+        env=daemon.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return plain(done.stdout)
+
+
+def plain(printed: str) -> list[str]:
+    """Return lines without what differs from time to time: the order of two streams, and ages."""
+    return sorted(re.sub(r" +\d+[smhd] ", " AGE ", line) for line in printed.splitlines())
+
+
+def test_the_readme_s_sessions_are_as_printed(checkout: Daemon) -> None:
+    sessions = "".join(text for page, text in blocks("console") if page.name == "README.md")
+    typed = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", sessions, re.M)
+    assert len(typed) >= 6
+    for line, printed in typed:
+        if line.startswith("ls "):  # the worker takes its time
+            checkout.until(lambda line=line, out=printed: type_in(checkout, line) == plain(out))
+        else:
+            assert type_in(checkout, line) == plain(printed), line
+    checkout.log.wait("README.md job=1")  # "What a command prints is in the daemon's log"
+    assert checkout.run("stop").returncode == 0
+    checkout.ended(0)
