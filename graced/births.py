@@ -56,21 +56,30 @@ class Birth:
 
     # -- in the zygote -------------------------------------------------------------
 
-    def labour(self, guard: Guard, own_fds: list[int]) -> str | None:
+    def labour(
+        self, guard: Guard, own_fds: list[int], fd_limit: tuple[int, int] | None = None
+    ) -> str | None:
         """Bring the workers into the world; return why some are missing.
 
         `guard` is called with each that is born, while its number can't be another's yet.
+        Of the zygote's descriptors none is for its workers; `fd_limit` is, if given.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            return f"cannot fork: {error.strerror}"
         # Those that a worker has to answer; all others do nothing in a zygote.
         mask = process.block(*ANSWERED)
         try:
             middle = os.fork()
         except OSError as error:
+            ours.close()
+            theirs.close()
             return f"cannot fork: {error.strerror}"
         else:
             if middle == 0:
-                process.in_child(lambda: self._middle(theirs, [*own_fds, ours.fileno()]))
+                own_fds = [*own_fds, ours.fileno()]
+                process.in_child(lambda: self._middle(theirs, own_fds, fd_limit))
         finally:
             process.restore(mask)
         theirs.close()
@@ -95,9 +104,13 @@ class Birth:
 
     # -- in the middle process -----------------------------------------------------
 
-    def _middle(self, zygote: socket.socket, not_ours: list[int]) -> None:
+    def _middle(
+        self, zygote: socket.socket, not_ours: list[int], fd_limit: tuple[int, int] | None
+    ) -> None:
         for fd in not_ours:
             os.close(fd)
+        if fd_limit is not None:
+            process.limit_fds(fd_limit)
         process.set_name("graced-worker")
         self._pid = os.getpid()
         self._zygote = zygote.fileno()
@@ -130,14 +143,21 @@ class Birth:
         return _ALL_BORN
 
     def _part(self, zygote: socket.socket, word: bytes) -> None:
-        zygote.send(word, socket.MSG_NOSIGNAL)
-        if zygote.recv(16) == _GO:
+        if self._may_go(zygote, word):
             for _, record in self.children:
                 record.words[BORN_WHOLE] = 1
             return
         for _, record in self.children:
             if record.pid:
                 process.end_group(record.pid)
+
+    def _may_go(self, zygote: socket.socket, word: bytes) -> bool:
+        """Give our word; return whether the zygote knows all, or is gone."""
+        try:
+            zygote.send(word, socket.MSG_NOSIGNAL)
+            return zygote.recv(16) == _GO
+        except ConnectionError:
+            return False
 
     # -- in a worker ---------------------------------------------------------------
 

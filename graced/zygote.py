@@ -1,7 +1,7 @@
 """A zygote's life: import a pool's code once, fork its workers, guard them if main dies.
 
 Workers are forked by a middle process that leaves at once, so that the main
-process, a child subreaper, adopts them. The order of things at a birth is in :class:`_Birth`.
+process, a child subreaper, adopts them. The order of things at a birth is in :mod:`graced.births`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graced.host.scoreboard import WorkerRecord
     from graced.worker import Worker
 
+FEW: Final = 32  # workers that need no look at the limit of open descriptors
 _SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
 _SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -101,7 +102,9 @@ def _live(plan: Plan, channel: Channel) -> None:
     process.set_parent_death_signal(0)
     if load is not None:
         _prepare_to_fork()
-        Zygote(plan, channel, voice, load).live()
+        zygote = Zygote(plan, channel, voice, load)
+        channel.send_all(("imported",))
+        zygote.live()
 
 
 def _voice(plan: Plan) -> Voice:
@@ -143,14 +146,13 @@ def _guard_signals() -> None:
 
 
 def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], type[Worker]] | None:
-    """Load the class and say so; None if it can't be had, which is said too."""
+    """Return what gives the class; None if it can't be had, which is said."""
     threads = _thread._count()  # of the process that forked us
     try:
         process.change_user(plan.user, plan.group)
         process.set_parent_death_signal(signal.SIGKILL)
         _set_environment(plan.pool)
         if not plan.pool.preload:
-            channel.send_all(("imported",))
             return lambda call: load_class(plan.pool, call)
         found = load_class(plan.pool)
         _refuse_threads(voice, threads)
@@ -161,7 +163,6 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
     except process.ProcessError as error:
         channel.send_all(("failed", str(error)))
         return None
-    channel.send_all(("imported",))
     if _uses_log(found):
         import logging  # noqa: F401  # once for all workers
     return lambda call: found
@@ -233,6 +234,7 @@ class Zygote:
             title=title,
         )
         self._wards: dict[int, Orphan] = {}  # by pidfd
+        self._fd_limit: tuple[int, int] | None = None  # what workers get, if we needed more
         self._epoll = select.epoll()
         self._epoll.register(channel.fileno(), select.EPOLLIN)
 
@@ -267,16 +269,24 @@ class Zygote:
                 raise ValueError(f"an order that no zygote knows: {message!r}")
 
     def _guard(self, pid: int, record: WorkerRecord) -> None:
-        pidfd = process.open_pidfd(pid)
+        try:
+            pidfd = process.open_pidfd(pid)
+        except OSError as error:
+            self._family.voice.warning(
+                f"cannot guard worker (pid {pid}): {error.strerror};"
+                " if the main process is killed, it may be left behind"
+            )
+            return
         if pidfd is not None:
             self._wards[pidfd] = Orphan(pid, record)
             self._epoll.register(pidfd, select.EPOLLIN)
 
     def _spawn(self, orders: list[Order]) -> None:
+        if len(self._wards) + len(orders) > FEW:
+            self._fd_limit = process.room_for_fds(2 * len(orders)) or self._fd_limit
         birth = Birth(self._family, self._load, self._plan.scoreboard, self._plan.stacks, orders)
-        failure = birth.labour(
-            self._guard, [self._channel.fileno(), self._epoll.fileno(), *self._wards]
-        )
+        own_fds = [self._channel.fileno(), self._epoll.fileno(), *self._wards]
+        failure = birth.labour(self._guard, own_fds, self._fd_limit)
         pids = {order.worker: record.pid for order, record in birth.children}
         born = [] if failure == LOST else [(who, pid) for who, pid in pids.items() if pid]
         unborn = [(who,) for who, pid in pids.items() if failure == LOST or not pid]

@@ -122,6 +122,24 @@ def close_quietly(fd: int) -> None:
         pass
 
 
+def room_for_fds(more: int) -> tuple[int, int] | None:
+    """Raise our own limit if `more` descriptors would pass it; return the old one if so."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or len(open_fds()) + more < soft or soft == hard:
+        return None
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
+
+
+def limit_fds(limit: tuple[int, int]) -> None:
+    """Set our limits, soft and hard, of open descriptors."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
 def redirect_stdin() -> None:
     """Let standard input be /dev/null."""
     null = os.open("/dev/null", os.O_RDONLY)
@@ -202,8 +220,10 @@ def in_child(life: Callable[[], object]) -> NoReturn:
         sys.excepthook(type(error), error, error.__traceback__)
         raise
     finally:
-        flush()
-        os._exit(status)
+        try:
+            flush()
+        finally:
+            os._exit(status)
 
 
 def flush() -> None:

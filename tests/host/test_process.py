@@ -114,6 +114,24 @@ def test_a_child_never_comes_back_into_its_parents_code(capfd: pytest.CaptureFix
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
+def test_not_even_if_nothing_can_be_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def write(self, _: str) -> None:
+            raise LookupError
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    pid = os.fork()
+    if pid == 0:
+        try:
+            process.in_child(lambda: None)
+        finally:
+            os._exit(1)  # not reached
+    assert exit_of(pid).status == 0
+    process.reap(pid)
+
+
 # Signals
 
 

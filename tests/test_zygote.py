@@ -1,0 +1,658 @@
+"""Zygotes: imports, births, adoption, and what becomes of workers whose main process dies."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nursery import DEADLINE, ChannelClosed, Child, Nursery, until
+
+from graced.core import settings
+from graced.host import process
+from graced.host.process import in_child
+from graced.host.scoreboard import Left, Phase
+from graced.loader import LoadError, load_class
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    made = Nursery(tmp_path)
+    yield made
+    made.close()
+
+
+IDLE = """
+class W(Worker):
+    def setup(self): say("setup", self.slot)
+    def step(self): self.wait(None)
+    def teardown(self): say("teardown", self.slot)
+"""
+
+
+# The import
+
+
+def test_an_import_is_told(nursery: Nursery) -> None:
+    assert nursery.fork(IDLE) == ("imported",)
+    with open(f"/proc/{nursery.zygote}/comm") as comm:
+        assert comm.read() == "graced-zygote\n"
+    assert os.getpgid(nursery.zygote) == nursery.zygote
+
+
+REFUSED = [
+    ("import nosuch", "users.py:8: ModuleNotFoundError: No module named 'nosuch'"),
+    ("def f(): return 1/0\nf()", "users.py:8: ZeroDivisionError: division by zero"),
+    ("import json\njson.loads('x')", "users.py:9: JSONDecodeError: Expecting value: line 1"),
+    ("class W(Worker:\n  pass", "users.py:8: SyntaxError: "),
+    ("sys.exit(4)", "users.py:8: called sys.exit(4) during the import"),
+    ("raise KeyboardInterrupt", "users.py:8: KeyboardInterrupt"),
+    ("class V(Worker): pass", "module 'users' has no class 'W'"),
+    ("class W: pass", "users:W is not a subclass of graced.Worker"),
+    ("W = 5", "users:W is no class but int"),
+]
+
+
+@pytest.mark.parametrize(("code", "reason"), REFUSED)
+def test_an_import_that_fails_says_where_and_why(nursery: Nursery, code: str, reason: str) -> None:
+    kind, text = nursery.fork(code)
+    assert kind == "failed"
+    assert text.startswith(reason)
+    assert "\n" not in text
+    assert process.describe_exit(nursery.zygote_ended()) == "exited with status 0"
+    if "Error" in reason:
+        assert "Traceback" in nursery.log()
+        assert "users.py" in nursery.log()
+
+
+def test_a_class_misspelt_is_guessed(nursery: Nursery) -> None:
+    kind, text = nursery.fork("class Thumbnails(Worker): pass", worker="users:Thumbnail")
+    assert kind == "failed"
+    assert text == "module 'users' has no class 'Thumbnail'; did you mean 'Thumbnails'?"
+
+
+def test_the_deepest_place_in_user_code_is_named(nursery: Nursery) -> None:
+    (nursery.home / "inner.py").write_text("import json\n\njson.loads('{')\n")
+    kind, text = nursery.fork("import inner")
+    assert (kind, text.split(": ")[0]) == ("failed", "inner.py:3")
+
+
+def test_a_module_that_is_not_there(nursery: Nursery) -> None:
+    kind, text = nursery.fork("", worker="nosuch:W")
+    assert kind == "failed"
+    assert text == (
+        "cannot import 'nosuch:W': ModuleNotFoundError: No module named 'nosuch';"
+        f" looked in {nursery.home}"
+    )
+
+
+def test_a_crash_in_an_import_is_its_end(nursery: Nursery) -> None:
+    with pytest.raises(ChannelClosed):
+        nursery.fork("os.kill(os.getpid(), signal.SIGKILL)")
+    assert process.describe_exit(nursery.zygote_ended()) == "killed by SIGKILL"
+
+
+def test_threads_are_refused_by_name(nursery: Nursery) -> None:
+    code = """
+    import threading
+    threading.Thread(target=threading.Event().wait, name="poller", daemon=True).start()
+    class W(Worker): pass
+    """
+    kind, text = nursery.fork(code)
+    assert kind == "failed"
+    assert "started threads (poller)" in text
+    assert "preload: false" in text
+
+
+def test_threads_that_have_ended_do_no_harm(nursery: Nursery) -> None:
+    code = """
+    import threading
+    thread = threading.Thread(target=print)
+    thread.start(); thread.join()
+    class W(Worker): pass
+    """
+    assert nursery.fork(code) == ("imported",)
+
+
+def test_without_preload_each_worker_imports(nursery: Nursery) -> None:
+    nursery.fork("say('import', os.getpid())" + "\n" + IDLE.lstrip(), preload=False)
+    nursery.feed.take()
+    assert nursery.feed.lines == []
+    children = [child.ready() for child in nursery.spawn(2)]
+    for child in children:
+        nursery.feed.wait(f"import {child.pid}")
+
+
+def test_without_preload_an_import_that_fails_is_a_setup_that_fails(nursery: Nursery) -> None:
+    child = nursery.worker("import nosuch", preload=False)
+    assert child.ended().status == 1
+    assert child.record.left == Left.SETUP_FAILED
+    assert child.record.text == "users.py:8: ModuleNotFoundError: No module named 'nosuch'"
+    assert "Traceback" in nursery.log()
+
+
+def test_without_preload_an_import_can_be_interrupted(nursery: Nursery) -> None:
+    child = nursery.worker("say('importing')\ntime.sleep(60)", preload=False)
+    nursery.feed.wait("importing")
+    nudge(child, signal.SIGTERM)
+    assert child.ended().status == 0
+    assert child.record.left == Left.INTERRUPTED
+
+
+def test_without_preload_threads_are_no_matter(nursery: Nursery) -> None:
+    code = """
+    import threading
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    class W(Worker):
+        def step(self): self.wait(None)
+    """
+    nursery.worker(code, preload=False).ready()
+
+
+def nudge(child: Child, number: int) -> None:
+    """Send a signal again and again, as the main process does, until the worker is gone."""
+    pidfd = os.pidfd_open(child.pid)
+    end = time.monotonic() + DEADLINE
+    while not select.select([pidfd], [], [], 0.02)[0]:
+        assert time.monotonic() < end
+        child.send(number)
+    os.close(pidfd)
+
+
+def test_the_environment_of_the_pool(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("KEPT", "kept")
+    code = """
+    say([n for n in os.environ if n.startswith(("NOTIFY", "WATCHDOG", "LISTEN"))])
+    say(os.environ["KEPT"], os.environ["MINE"], sys.path[0], os.read(0, 1))
+    class W(Worker): pass
+    """
+    nursery.fork(code, env={"MINE": "mine"})
+    nursery.feed.take()
+    assert nursery.feed.lines == ["[]", f"kept mine {nursery.home} b''"]
+
+
+def test_a_zygote_has_only_the_descriptors_it_needs(nursery: Nursery) -> None:
+    stray = os.open("/dev/null", os.O_RDONLY)
+    nursery.fork(IDLE)
+    kept = {os.readlink(f"/proc/{nursery.zygote}/fd/{fd}") for fd in fds(nursery.zygote)}
+    assert "/dev/null" in kept
+    names = sorted(name.split(":")[0] for name in kept)
+    assert stray not in fds(nursery.zygote)
+    assert names.count("socket") == 1
+    worker = nursery.spawn()[0].ready()
+    kinds = sorted(
+        os.readlink(f"/proc/{worker.pid}/fd/{fd}").split(":")[0] for fd in fds(worker.pid)
+    )
+    assert "socket" not in kinds
+    assert not any("pidfd" in kind for kind in kinds)
+    os.close(stray)
+
+
+def fds(pid: int) -> list[int]:
+    return sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_descriptors_opened_by_the_import_stay_open(nursery: Nursery) -> None:
+    code = """
+    SHARED = open(__file__)
+    class W(Worker):
+        def setup(self): say(SHARED.fileno() > 2, len(SHARED.read()) > 10)
+        def step(self): self.wait(None)
+    """
+    nursery.fork(code)
+    nursery.spawn()[0].ready()
+    nursery.feed.wait("True True")
+
+
+# Code under the pool's own path
+
+
+def test_a_change_within_the_same_second_and_size_is_seen(nursery: Nursery) -> None:
+    for value in "1234":
+        nursery.fork(f"class W(Worker):\n    def setup(self): say('code', {value})")
+        os.utime(nursery.home / "users.py", (1e9, 1e9))
+        nursery.spawn()
+        nursery.feed.wait(f"code {value}")
+        os.kill(nursery.zygote, signal.SIGKILL)
+        nursery.zygote_ended()
+    assert not (nursery.home / "__pycache__").exists()
+
+
+def test_a_stale_pyc_is_not_read(nursery: Nursery) -> None:
+    import py_compile
+
+    nursery.write("class W(Worker):\n    def setup(self): say('code', 1)")
+    source = nursery.home / "users.py"
+    os.utime(source, (1e9, 1e9))
+    py_compile.compile(str(source))
+    nursery.write("class W(Worker):\n    def setup(self): say('code', 2)")
+    os.utime(source, (1e9, 1e9))
+    nursery.fork()
+    nursery.spawn()
+    nursery.feed.wait("code 2")
+
+
+def test_packages_under_the_path_are_fresh_too_and_site_packages_are_cached(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for folder in ("package", "site-packages"):
+        (nursery.home / folder).mkdir()
+    (nursery.home / "package" / "__init__.py").write_text("")
+    (nursery.home / "package" / "part.py").write_text("VALUE = 1")
+    (nursery.home / "site-packages" / "other.py").write_text("VALUE = 2")
+    code = """
+    import package.part, other
+    say(package.part.VALUE + other.VALUE)
+    class W(Worker): pass
+    """
+    path = (str(nursery.home), str(nursery.home / "site-packages"))
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    assert nursery.fork(code, path=path) == ("imported",)
+    nursery.feed.wait("3")
+    cached = {str(file.relative_to(nursery.home).parent) for file in nursery.home.rglob("*.pyc")}
+    assert cached == {"site-packages/__pycache__"}
+
+
+def test_a_class_can_be_loaded_without_a_zygote(nursery: Nursery) -> None:
+    nursery.write("class W(Worker): pass", name="loaded")
+    pool = settings.Pool("jobs", worker="loaded:W", path=(str(nursery.home),))
+
+    def check() -> None:
+        found = load_class(pool)
+        os._exit(0 if found.__name__ == "W" else 1)
+
+    os.environ["SAY"] = "1"
+    assert run(check) == 0
+
+    def broken() -> None:
+        try:
+            load_class(pool.replace(worker="loaded:X"))
+        except LoadError as error:
+            os._exit(0 if "no class 'X'" in error.reason else 1)
+
+    assert run(broken) == 0
+
+
+def run(work: Any) -> int:
+    pid = os.fork()
+    if pid == 0:
+        in_child(work)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+# Births
+
+
+def test_workers_are_children_of_the_main_process_and_lead_groups(nursery: Nursery) -> None:
+    nursery.fork(IDLE)
+    children = nursery.spawn(5)
+    for child in children:
+        child.ready()
+        with open(f"/proc/{child.pid}/stat") as stat:
+            parent, group = stat.read().rpartition(") ")[2].split()[1:3]
+        assert int(parent) == os.getpid()
+        assert int(group) == child.pid == child.record.pid
+        with open(f"/proc/{child.pid}/comm") as comm:
+            assert comm.read() == "graced-worker\n"
+    assert len({child.pid for child in children}) == 5
+
+
+def test_many_births_one_after_the_other(nursery: Nursery) -> None:
+    nursery.fork(IDLE)
+    for _ in range(30):
+        child = nursery.spawn()[0].ready()
+        child.send(signal.SIGTERM)
+        assert child.ended().status == 0
+        nursery.scoreboard.release(child.index)
+    # The zygote has let go of all of them.
+    until(lambda: len(fds(nursery.zygote)) < 15, "descriptors are closed")
+    with open(f"/proc/{nursery.zygote}/task/{nursery.zygote}/children") as children:
+        assert children.read() == ""
+
+
+def test_a_hundred_at_once(nursery: Nursery) -> None:
+    nursery.fork(IDLE)
+    children = nursery.spawn(100)
+    for child in children:
+        child.ready()
+    assert {child.record.phase for child in children} <= {Phase.READY, Phase.BUSY}
+    nursery.feed.take()
+    assert sorted(nursery.feed.lines) == sorted(f"setup {slot}" for slot in range(100))
+    for child in children:
+        child.send(signal.SIGTERM)
+    for child in children:
+        assert child.ended() == process.Exit(child.pid, os.CLD_EXITED, 0)
+
+
+def test_a_signal_during_the_birth_is_not_lost(nursery: Nursery) -> None:
+    """A worker is asked to leave from the moment on that it has a number."""
+    nursery.fork(IDLE)
+    assert nursery.channel is not None
+    for _ in range(30):
+        child = nursery.claim()
+        nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
+        child.pid = until(lambda c=child: c.record.pid, "a number")  # type: ignore[misc]
+        os.kill(child.pid, signal.SIGTERM)
+        nursery.living.add(child.pid)
+        assert nursery.told() == ("spawned", [(child.id, child.pid)])
+        child.until(lambda record: record.left, "left")
+        assert child.record.left in (Left.INTERRUPTED, Left.DRAINED)
+        assert not child.record.ready_at or child.record.left == Left.DRAINED
+        assert child.ended().status == 0
+        nursery.scoreboard.release(child.index)
+
+
+def test_a_birth_that_fails_is_told(nursery: Nursery) -> None:
+    import resource
+
+    nursery.fork(IDLE)
+    assert nursery.channel is not None
+    resource.prlimit(nursery.zygote, resource.RLIMIT_NOFILE, (6, 64))
+    child = nursery.claim()
+    nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
+    kind, workers, why = nursery.told()
+    assert (kind, workers) == ("unspawned", [(child.id,)])
+    assert why == "cannot fork: Too many open files"
+    resource.prlimit(nursery.zygote, resource.RLIMIT_NOFILE, (64, 64))
+    nursery.spawn()[0].ready()
+
+
+def test_more_workers_than_descriptors_are_guarded_and_see_the_usual_limit(
+    nursery: Nursery,
+) -> None:
+    import resource
+
+    code = """
+    import resource
+    class W(Worker):
+        def setup(self): say("limit", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        def step(self): self.wait(None)
+    """
+    nursery.fork(code)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(nursery.zygote, resource.RLIMIT_NOFILE, (64, hard))
+    children = nursery.spawn(80)
+    nursery.feed.wait("limit 64", 80)
+    guarded = [fd for fd in fds(nursery.zygote) if is_pidfd(nursery.zygote, fd)]
+    assert len(guarded) == 80
+    for child in children:
+        child.send(signal.SIGTERM)
+    for child in children:
+        assert child.ended().status == 0
+
+
+def test_a_zygote_lives_through_a_signal_to_everybody(nursery: Nursery) -> None:
+    nursery.fork(IDLE)
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGQUIT,
+    ):
+        os.kill(nursery.zygote, number)
+    nursery.spawn()[0].ready()
+
+
+def test_a_zygote_killed_at_a_birth_leaves_nobody_half_born(nursery: Nursery) -> None:
+    """Whatever moment it is: each worker is whole and known, or gone."""
+    nursery.write(IDLE)
+    for step in range(25):
+        nursery.fork()
+        assert nursery.channel is not None
+        children = [nursery.claim() for _ in range(4)]
+        orders = [(child.id, child.index, 0, 0, 0) for child in children]
+        nursery.channel.send(("spawn", orders))
+        end = time.monotonic() + step * 0.0003
+        while time.monotonic() < end:
+            pass
+        os.kill(nursery.zygote, signal.SIGKILL)
+        nursery.zygote_ended()
+        nursery.channel.close()
+        for child in children:
+            whole_or_gone(child)
+        until(lambda: not list_children(), "nobody else is left")
+        for child in children:
+            nursery.scoreboard.release(child.index)
+
+
+def whole_or_gone(child: Child) -> None:
+    def settled() -> bool:
+        reap_strangers(child)
+        return bool(child.record.ready_at) or not list_children()
+
+    until(settled, "ready, or gone")
+    if child.record.ready_at and alive(child.record.pid):
+        os.kill(child.record.pid, signal.SIGTERM)
+        os.waitpid(child.record.pid, 0)
+
+
+def alive(pid: int) -> bool:
+    return process.state(pid) not in (None, "Z")
+
+
+def reap_strangers(child: Child) -> None:
+    while (exit := process.peek_exit()) is not None:
+        process.reap(exit.pid)
+
+
+def list_children() -> list[int]:
+    pid = os.getpid()
+    with open(f"/proc/{pid}/task/{pid}/children") as children:
+        return [int(text) for text in children.read().split()]
+
+
+# The main process dies
+
+
+class Lost:
+    """A nursery in a process of its own, which is then killed; seen through a pipe and pidfds."""
+
+    def __init__(self, home: Path, code: str, workers: int = 1, **pool: Any) -> None:
+        self._reader, writer = os.pipe()
+        say, self._say = os.pipe()
+        self.said = os.fdopen(say, closefd=True)
+        self.pid = os.fork()
+        if self.pid == 0:
+            in_child(lambda: self._main(home, code, workers, pool, writer))
+        os.close(writer)
+        os.close(self._say)
+        pids = [int(text) for text in os.read(self._reader, 4096).split()]
+        self.zygote, self.workers = pids[0], pids[1:]
+        self.pidfds = [os.pidfd_open(pid) for pid in pids]
+
+    def _main(self, home: Path, code: str, workers: int, pool: Any, writer: int) -> None:
+        nursery = Nursery(home)
+        os.dup2(self._say, nursery.feed.fd)
+        nursery.fork(code, **pool)
+        children = [child.ready() for child in nursery.spawn(workers)] if workers else []
+        pids = [nursery.zygote, *(child.pid for child in children)]
+        os.close(self._say)
+        os.write(writer, " ".join(map(str, pids)).encode())
+        signal.pause()
+
+    def kill(self) -> float:
+        """Kill the main process; return when."""
+        os.kill(self.pid, signal.SIGKILL)
+        now = time.monotonic()
+        os.waitpid(self.pid, 0)
+        return now
+
+    def gone(self) -> None:
+        """Wait until zygote and workers are gone."""
+        for pidfd in self.pidfds:
+            assert select.select([pidfd], [], [], DEADLINE)[0], "somebody is left"
+
+    def close(self) -> None:
+        for pidfd in self.pidfds:
+            process.signal_pidfd(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+        os.close(self._reader)
+        self.said.close()
+
+
+def lines(lost: Lost) -> list[str]:
+    return lost.said.read().splitlines()
+
+
+def test_idle_workers_go_with_the_main_process(tmp_path: Path) -> None:
+    lost = Lost(tmp_path, IDLE, workers=3)
+    began = lost.kill()
+    lost.gone()
+    assert time.monotonic() - began < 5
+    assert sorted(lines(lost)) == [f"{w} {n}" for w in ("setup", "teardown") for n in range(3)]
+    lost.close()
+
+
+BUSY = """
+class W(Worker):
+    def step(self):
+        say("begin")
+        for _ in range(self.options["turns"]): time.sleep(0.005)
+        say("end")
+    def teardown(self): say("teardown")
+"""
+
+
+def test_a_round_is_finished_after_the_main_process_died(tmp_path: Path) -> None:
+    lost = Lost(tmp_path, BUSY, options={"turns": 60})
+    assert lost.said.readline() == "begin\n"
+    lost.kill()
+    lost.gone()
+    assert lines(lost) == ["end", "teardown"]
+    lost.close()
+
+
+def test_a_round_too_long_is_interrupted(tmp_path: Path) -> None:
+    lost = Lost(tmp_path, BUSY, options={"turns": 100000}, drain_timeout=0.3)
+    assert lost.said.readline() == "begin\n"
+    lost.kill()
+    lost.gone()
+    assert lines(lost) == ["teardown"]
+    lost.close()
+
+
+DEAF = """
+class W(Worker):
+    def step(self):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if os.fork() == 0: time.sleep(1000)
+        with self.critical(self.options.get("lease", 0.0001)):
+            say("begin")
+            time.sleep(self.options.get("seconds", 1000))
+            say("leased")
+        time.sleep(1000)
+"""
+
+
+def test_a_deaf_worker_is_killed_with_its_children(tmp_path: Path) -> None:
+    lost = Lost(tmp_path, DEAF, drain_timeout=0.1, stop_timeout=0.1)
+    assert lost.said.readline() == "begin\n"
+    lost.kill()
+    lost.gone()
+    assert lines(lost) == []  # end-of-file: its child, which has the pipe as well, is gone
+    lost.close()
+
+
+def test_a_lease_holds_after_the_main_process_died(tmp_path: Path) -> None:
+    options = {"lease": 60, "seconds": 1}
+    lost = Lost(tmp_path, DEAF, drain_timeout=0.1, stop_timeout=0.1, options=options)
+    assert lost.said.readline() == "begin\n"
+    lost.kill()
+    lost.gone()
+    assert lines(lost) == ["leased"]
+    lost.close()
+
+
+def test_a_stopped_worker_is_killed_too(tmp_path: Path) -> None:
+    lost = Lost(tmp_path, IDLE, drain_timeout=0.1, stop_timeout=0.1)
+    os.kill(lost.workers[0], signal.SIGSTOP)
+    lost.kill()
+    lost.gone()
+    lost.close()
+
+
+def test_an_idle_zygote_goes_with_the_main_process(tmp_path: Path) -> None:
+    lost = Lost(tmp_path, IDLE, workers=0)
+    lost.kill()
+    lost.gone()
+    lost.close()
+
+
+def test_a_zygote_stuck_in_an_import_goes_with_the_main_process(tmp_path: Path) -> None:
+    stuck = tmp_path / "stuck"
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+
+        def main() -> None:
+            nursery = Nursery(tmp_path)
+            os.dup2(writer, nursery.feed.fd)
+            code = f"say(os.getpid())\nopen({str(stuck)!r}, 'w').close()\nsum(range(10**15))"
+            nursery.fork(code)
+
+        in_child(main)
+    os.close(writer)
+    zygote = int(os.read(reader, 100))
+    pidfd = os.pidfd_open(zygote)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert select.select([pidfd], [], [], DEADLINE)[0]
+    os.close(pidfd)
+    os.close(reader)
+
+
+def test_main_and_zygote_killed_together_leave_nobody(tmp_path: Path) -> None:
+    lost = Lost(tmp_path, IDLE, workers=2)
+    os.kill(lost.zygote, signal.SIGKILL)
+    lost.kill()
+    lost.gone()
+    lost.close()
+
+
+def test_a_zygote_adopts_the_workers_of_one_that_died(tmp_path: Path) -> None:
+    """After that it leads them down like its own."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+
+        def main() -> None:
+            nursery = Nursery(tmp_path)
+            child = nursery.worker(DEAF, drain_timeout=0.1, stop_timeout=0.1).ready()
+            nursery.feed.wait("begin")
+            os.kill(nursery.zygote, signal.SIGKILL)
+            nursery.zygote_ended()
+            nursery.fork(drain_timeout=0.1, stop_timeout=0.1)
+            assert nursery.channel is not None
+            nursery.channel.send(("adopt", [(child.id, child.index, child.pid)]))
+            until(lambda: any_pidfd(nursery.zygote), "it has a pidfd")
+            os.write(writer, f"{child.pid} {nursery.zygote}".encode())
+            signal.pause()
+
+        in_child(main)
+    pidfds = [os.pidfd_open(int(text)) for text in os.read(reader, 100).split()]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], DEADLINE)[0]
+        os.close(pidfd)
+    os.close(reader)
+    os.close(writer)
+
+
+def any_pidfd(pid: int) -> bool:
+    return any(is_pidfd(pid, fd) for fd in fds(pid))
+
+
+def is_pidfd(pid: int, fd: int) -> bool:
+    return "pidfd" in os.readlink(f"/proc/{pid}/fd/{fd}")
