@@ -360,7 +360,9 @@ class Pool:
             self.kills += 1
         if planned and member.failure is None:
             self.backoff.left(member.id, now)
-            self._say("info", f"worker {member.label} left after {count(rounds, 'round')}", member)
+            why = "" if member.wants is None else f" ({member.wants})"
+            after = f"left after {count(rounds, 'round')}{why}"
+            self._say("info", f"worker {member.label} {after}", member)
         elif killed and member.failure is None:
             self.backoff.left(member.id, now)
             self._say("warning", f"worker {member.label} had to be killed", member)
