@@ -5,9 +5,10 @@ workers jobs, has the batch written, and returns what may be handed out now. Wha
 memory is the truth and the file follows: if it cannot be written the batch is kept, so a
 settle is lost only with the keeper and the worker both. Time is an argument.
 
-A quick worker's next job is *reserved* by the commit that settles its last one, so that it
-is handed out without waiting for the next commit. A reserved job still waits: idle workers
-may have it, and a worker that is no longer quick loses it.
+A quick worker's next jobs are *reserved* by the commit that settles its last one, so that
+they are handed out without waiting for the next commit, which may settle several. A
+reserved job still waits: idle workers may have it, and a worker that is no longer quick
+loses it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from itertools import count
 from graced.jobs.job import Discarded, Done, Outcome, Postponed
 from graced.jobs.queue import QueueError
 from graced.jobs.row import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Batch, Row
-from graced.jobs.sqlite import stream_owner
+from graced.jobs.sqlite import Trouble, stream_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 AHEAD = 512  # waiting jobs read from the file at once
 LOW = 64  # read on when so few are left
 MOST = 4096  # waiting jobs kept in memory; the others are in the file
-QUICK = 50  # ms that a round may take for the next job to be reserved
+QUICK = 50  # ms that a round may take for the next job to be reserved,
+VERY_QUICK = 5  # ms for
+DEPTH = 4  #   so many
 STEP = 500  # rows changed at once by what can wait
 FOREVER = (1 << 62, 0)
 NEVER = (-1, 0)
@@ -44,14 +47,18 @@ GONE = -1  # the state of a job that was dropped
 class Owner:
     """A worker, as the queue knows it."""
 
-    __slots__ = ("name", "quick", "reserve", "rows", "since")
+    __slots__ = ("depth", "name", "reserve", "rows", "since")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.rows: dict[int, Row] = {}  # handed to it, and not settled
-        self.reserve: Row | None = None  # its next job, unless somebody idle is there first
+        self.reserve: dict[int, Row] = {}  # its next jobs, unless somebody idle is there first
+        self.depth = 0  # how many those may be
         self.since = 0  # when it got its job
-        self.quick = False
+
+    def took(self, ms: int) -> None:
+        """Take note of how long a round took."""
+        self.depth = DEPTH if ms <= VERY_QUICK else int(ms <= QUICK)
 
 
 class Ledger:
@@ -63,6 +70,7 @@ class Ledger:
         self._store = store
         self._chance = chance
         self._batch = Batch()
+        self._unsure = Batch()  # in the open transaction
         self._rows: dict[int, Row] = {}  # all rows in memory
         self._ahead: list[Entry] = []  # a heap of waiting rows; some entries are stale
         self._serial = count()
@@ -126,9 +134,10 @@ class Ledger:
     def ask(self, name: str, now: int) -> Row | None:
         """A worker is idle; return a job that can be handed out at once."""
         owner = self.owner(name)
-        row = owner.reserve
+        row = _first(owner.reserve)
         if row is not None and row.durable:
-            return self._deliver(owner, row, now)
+            self._hand(owner, row, now)
+            return row
         self._wanting[name] = owner
         return None
 
@@ -143,7 +152,7 @@ class Ledger:
         row = owner.rows.get(id)
         if row is not None and row.attempt == attempt and row.state == TAKEN:
             del owner.rows[id]
-            owner.quick = now - owner.since <= QUICK
+            owner.took(now - owner.since)
             self._settle(row, outcome, now)
         if more:
             return self.ask(name, now)
@@ -276,13 +285,8 @@ class Ledger:
         return self._each(ids, self._drop)
 
     def _drop(self, row: Row) -> str | None:
-        if row.state == TAKEN:
+        if row.state == TAKEN or (row.state == RESERVED and not self._unreserve(row)):
             return "is being worked on"
-        if row.state == RESERVED and row.owner in self.owners:
-            owner = self.owners[row.owner]
-            if owner.reserve is not row:
-                return "is being worked on"  # found at the start, and its worker not heard yet
-            owner.reserve = None
         batch = self._batch
         for pending in (self._rows, self._handouts, batch.dirty, batch.fresh, batch.endings):
             pending.pop(row.id, None)
@@ -291,6 +295,11 @@ class Ledger:
         batch.deleted.append(row.id)
         self._ended.append((row.id, GONE))
         return None
+
+    def _unreserve(self, row: Row) -> bool:
+        """Take a job from a worker's next ones; False if that worker has not been heard yet."""
+        owner = self.owners.get(row.owner or "")
+        return owner is not None and owner.reserve.pop(row.id, None) is not None
 
     def _each(self, ids: Iterable[int], act: Callable[[Row], str | None]) -> dict[int, str]:
         refused = {}
@@ -304,6 +313,7 @@ class Ledger:
     def _find(self, id: int) -> Row | None:
         batch = self._batch
         found = self._rows.get(id) or batch.fresh.get(id) or batch.dirty.get(id)
+        found = found or self._unsure.fresh.get(id) or self._unsure.dirty.get(id)
         if found is None and id not in batch.deleted:
             found = self._store.row(id)
         return found
@@ -324,20 +334,49 @@ class Ledger:
 
     # -- the commit
 
-    def commit(self, now: int) -> list[Row]:
+    def commit(self, now: int, listen: Callable[[], bool] | None = None) -> list[Row]:
         """Give idle workers jobs, write all that changed, return what may be handed out.
 
-        Trouble if it cannot be written: then nothing is lost, and nothing is handed out.
+        ``listen`` hears who has said something meanwhile and returns whether anybody
+        has: that goes into the same commit. Trouble if it cannot be written: then
+        nothing is lost, and nothing is handed out.
         """
         self._assign(now)
+        for _ in range(DEPTH if listen is not None and self._batch else 0):
+            self._put()
+            if listen is None or not listen():
+                break
+            self._assign(now)
         self.write()
         return self.handouts()
+
+    def _put(self) -> None:
+        """Write what changed, into the open transaction."""
+        batch, self._batch = self._batch, Batch()
+        self._unsure.absorb(batch)
+        try:
+            self._store.put(batch)
+        except Trouble:
+            self._recall()
+            raise
 
     def write(self) -> None:
         """Write all that changed. Trouble if it cannot be written; then it stays pending."""
         if self._batch:
-            self._store.write(self._batch)
+            self._put()
+        if self._unsure:
+            try:
+                self._store.commit()
+            except Trouble:
+                self._recall()
+                raise
             self._written()
+
+    def _recall(self) -> None:
+        """The transaction came to nothing: all that it had is pending again."""
+        unsure, self._unsure = self._unsure, Batch()
+        unsure.absorb(self._batch)
+        self._batch = unsure
 
     def handouts(self) -> list[Row]:
         """Return the jobs that were given to idle workers, once they are written."""
@@ -359,7 +398,7 @@ class Ledger:
             heappush(self._ahead, (row.due, row.id, next(self._serial), row))
 
     def _written(self) -> None:
-        batch, self._batch = self._batch, Batch()
+        batch, self._unsure = self._unsure, Batch()
         for row in self._reserving:
             row.durable = row.state == RESERVED
         self._reserving.clear()
@@ -373,15 +412,17 @@ class Ledger:
         """Take all new jobs out of the batch that cannot be written."""
         batch = self._batch
         for row in batch.fresh.values():
+            batch.dirty.pop(row.id, None)
+            if row.id in batch.deleted:
+                continue
             self._counts[row.state] -= 1
             self._rows.pop(row.id, None)
             self._handouts.pop(row.id, None)
             owner = self.owners.get(row.owner or "")
-            if owner is not None and owner.reserve is row:
-                owner.reserve = None
-            elif owner is not None and row.id in owner.rows:
-                del owner.rows[row.id]
-                self._wanting[owner.name] = owner
+            if owner is not None:
+                owner.reserve.pop(row.id, None)
+                if owner.rows.pop(row.id, None) is not None:
+                    self._wanting[owner.name] = owner
             row.state = DEAD
         for _stream, rows in batch.staged:
             self._counts[STAGED] -= len(rows)
@@ -498,15 +539,16 @@ class Ledger:
         """Give idle workers jobs, and quick ones reserves."""
         self._take_from_the_slow(now)
         while self._wanting:
-            row = self._next(now) or self._steal()
+            name, owner = next(iter(self._wanting.items()))
+            row = _first(owner.reserve) or self._next(now) or self._steal()
             if row is None:
                 break
-            name = next(iter(self._wanting))
-            self._hand(self._wanting.pop(name), row, now)
+            del self._wanting[name]
+            self._hand(owner, row, now)
             self._handouts[row.id] = row
         while self._hungry:
             owner = self._hungry.pop(next(iter(self._hungry)))
-            if owner.quick and owner.reserve is None and owner.rows:
+            while owner.rows and len(owner.reserve) < owner.depth:
                 row = self._next(now)
                 if row is None:
                     self._hungry.clear()
@@ -514,6 +556,7 @@ class Ledger:
                 self._reserve(owner, row, now)
 
     def _hand(self, owner: Owner, row: Row, now: int) -> None:
+        owner.reserve.pop(row.id, None)
         row.owner = owner.name
         row.durable = False
         self._move(row, TAKEN)
@@ -521,15 +564,10 @@ class Ledger:
         owner.since = now
         self._hungry[owner.name] = owner
 
-    def _deliver(self, owner: Owner, row: Row, now: int) -> Row:
-        owner.reserve = None
-        self._hand(owner, row, now)
-        return row
-
     def _reserve(self, owner: Owner, row: Row, now: int) -> None:
         row.owner = owner.name
         self._move(row, RESERVED)
-        owner.reserve = row
+        owner.reserve[row.id] = row
         self._reserves.append((now, owner, row))
         self._reserving.append(row)
 
@@ -537,7 +575,7 @@ class Ledger:
         reserves = self._reserves
         while reserves:
             since, owner, row = reserves[0]
-            if owner.reserve is row:
+            if owner.reserve.get(row.id) is row:
                 if now - since <= QUICK:
                     break
                 self._release(owner)
@@ -547,14 +585,13 @@ class Ledger:
         reserves = self._reserves
         while reserves:
             _since, owner, row = reserves.popleft()
-            if owner.reserve is row:
-                owner.reserve = None
+            if owner.reserve.pop(row.id, None) is row:
                 return row
         return None
 
     def _release(self, owner: Owner) -> None:
-        row, owner.reserve = owner.reserve, None
-        if row is not None:
+        reserve, owner.reserve = owner.reserve, {}
+        for row in reserve.values():
             self._give_back(row)
 
     # -- what becomes of a row
@@ -599,3 +636,7 @@ class Ledger:
         self._move(row, state)
         self._rows.pop(row.id, None)
         self._ended.append((row.id, state))
+
+
+def _first(rows: dict[int, Row]) -> Row | None:
+    return next(iter(rows.values()), None)

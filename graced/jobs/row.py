@@ -80,6 +80,16 @@ class Batch:
         self.staged: list[tuple[int, list[Row]]] = []  # stream, its rows
         self.sealed: list[tuple[int, int]] = []  # stream that ended, due
 
+    def absorb(self, later: Batch) -> None:
+        """Take over what changed later: of a row, the last change is the row itself."""
+        self.fresh.update(later.fresh)
+        self.dirty.update(later.dirty)
+        self.endings.update(later.endings)
+        self.deleted += later.deleted
+        self.streams += later.streams
+        self.staged += later.staged
+        self.sealed += later.sealed
+
     def __bool__(self) -> bool:
         return bool(
             self.dirty

@@ -139,6 +139,7 @@ class Service:
         self._replies: list[tuple[Visitor, int, bytes, bool]] = []  # after the commit; for new jobs
         self._questions: list[Callable[[], None]] = []  # answered from the file, after the commit
         self._to_main: deque[tuple[Any, ...]] = deque()
+        self._handed_out = False  # since the last commit; an answer may come very soon
         self._deaf = False  # out of descriptors: nobody new is let in
         self._handlers: dict[int, Callable[[Visitor, bytes, int], None]] = {
             Kind.HELLO: self._hello,
@@ -171,10 +172,16 @@ class Service:
             self._try_open()
         self._turn()
         while not self._is_over():
-            for fd, event in epoll.poll(self._timeout()):
-                self._dispatch(fd, event)
+            self._hear(self._timeout())
             self._turn()
         return self._close()
+
+    def _hear(self, timeout: float = 0) -> bool:
+        """Hear everybody who has said something; return whether anybody has."""
+        ready = self._epoll.poll(timeout)
+        for fd, event in ready:
+            self._dispatch(fd, event)
+        return bool(ready)
 
     def _is_over(self) -> bool:
         if self._stopping:
@@ -290,8 +297,9 @@ class Service:
     def _commit(self, ledger: Ledger) -> None:
         if self._writing.due is not None and not self._writing.is_due():
             return
+        listen, self._handed_out = self._hear if self._handed_out else None, False
         try:
-            handouts = ledger.commit(_now())
+            handouts = ledger.commit(_now(), listen)
         except Trouble as trouble:
             if not self._make_room(ledger, trouble):
                 return
@@ -646,6 +654,7 @@ class Service:
         self._settled.add(visitor)
         if row is not None:
             self._hand_out(ledger, visitor, row)
+            self._handed_out = True
         else:
             self._quiet.add(visitor)
 

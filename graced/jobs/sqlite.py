@@ -248,9 +248,27 @@ class Store:
 
     # -- writing
 
-    def write(self, batch: Batch) -> None:
-        """Write a batch durably, or nothing of it."""
-        self._transaction(self._write, batch)
+    def put(self, batch: Batch) -> None:
+        """Write a batch into the open transaction; after Trouble there is none."""
+        try:
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN IMMEDIATE")
+            self._write(batch)
+        except sqlite3.Error as error:
+            self._undo()
+            raise self._trouble(error) from None
+
+    def commit(self) -> None:
+        """Make durable all that was put; after Trouble nothing of it is there."""
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._undo()
+            raise self._trouble(error) from None
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:  # SQLite itself has rolled back after most errors
+            self._db.execute("ROLLBACK")
 
     def _write(self, batch: Batch) -> None:
         many = self._db.executemany
@@ -350,8 +368,7 @@ class Store:
             result = work(*arguments)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            if db.in_transaction:  # SQLite itself has rolled back after most errors
-                db.execute("ROLLBACK")
+            self._undo()
             raise self._trouble(error) from None
         return result
 
