@@ -98,13 +98,17 @@ def _live(plan: Plan, channel: Channel) -> None:
     if os.getppid() != plan.main_pid:
         return
     stdlog.attach(voice)
-    load = _imported(plan, channel, voice)
-    process.set_parent_death_signal(0)
-    if load is not None:
+    try:
+        load = _imported(plan, channel, voice)
+        process.set_parent_death_signal(0)
+        if load is None:
+            return
         _prepare_to_fork()
         zygote = Zygote(plan, channel, voice, load)
         channel.send_all(("imported",))
-        zygote.live()
+    except ChannelClosed:  # the main process is gone, and nobody is born yet
+        return
+    zygote.live()
 
 
 def _voice(plan: Plan) -> Voice:
