@@ -462,13 +462,15 @@ class Pool:
     def _begin_canary(self, candidate: Candidate, now: float) -> None:
         if candidate.settings.workers == 0:
             candidate.trial = Trial.PROVEN
-        elif candidate.settings.surge == 0 and self._in_slot(0):
-            if self._room_to_leave(self._ahead()):
-                candidate.trial = Trial.YIELDING
-                for member in self._in_slot(0):
-                    self._do(member.drain(now))
-        elif not self._in_slot(0) or self._room_ahead(candidate.settings.surge):
+        elif candidate.settings.surge > 0:
+            if self._room_ahead(candidate.settings.surge):
+                self._spawn_canary(candidate, now)
+        elif not self._in_slot(0):
             self._spawn_canary(candidate, now)
+        elif self._room_to_leave(self._ahead()):
+            candidate.trial = Trial.YIELDING
+            for member in self._in_slot(0):
+                self._do(member.drain(now))
 
     def _spawn_canary(self, candidate: Candidate, now: float) -> None:
         candidate.trial = Trial.STARTING
@@ -569,7 +571,8 @@ class Pool:
                 if self._in_flux():
                     return
                 for member in self._in_slot(slot):
-                    self._do(member.drain(now))
+                    if self._outdated(member):
+                        self._do(member.drain(now))
             elif not self._room_ahead(self.settings.surge):
                 return
             else:

@@ -10,7 +10,7 @@ import math
 import os
 from dataclasses import replace
 
-from hypothesis import HealthCheck, Phase, note
+from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -203,11 +203,8 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
-            try:
-                self._recover()
-                self._end()
-            finally:
-                note(self.world.recent(60))
+            self._recover()
+            self._end()
 
     def _recover(self) -> None:
         """A world that behaves again comes to full strength, in the newest generation."""

@@ -714,3 +714,29 @@ def test_recycling_all_the_time_lets_every_slot_have_its_turn(surge: int) -> Non
     made.start().until(lambda: made.daemon.ready)
     reload(made)
     accepted(made, within=20)
+
+
+def test_recycling_without_surge_leaves_the_canary_alone() -> None:
+    made = started(pool("a", surge=0), pool("b"))
+    made.work_for = lambda p: Work(setup=5.0 if p.pool.name == "b" else 0.1)
+    reload(made, pool("a", surge=1), pool("b"))
+    made.run(1)
+    (canary,) = made.alive("a", generation=2)
+    made.do(ev.ReplacementWanted(made.alive("a", generation=1)[0].id, "max_rss"))
+    assert canary.heard == []
+    accepted(made)
+    assert made.serving("a") == [canary]
+
+
+def test_canary_in_a_slot_that_has_just_become_empty_counts_as_ahead() -> None:
+    made = started(pool(workers=2))
+    made.work_for = lambda p: Work(setup=3.0)
+    made.do(ev.ReplacementWanted(made.alive(slot=1)[0].id, "max_rss"))
+    reload(made)
+    made.run(1)
+    made.die(made.alive(slot=0)[0], "killed by SIGSEGV")
+    made.settle()
+    while not over(made):
+        assert len([p for p in made.alive() if not p.drained]) <= 3
+        made.step()
+    accepted(made)

@@ -284,7 +284,10 @@ class World:
 
     def _perform(self, actions: list[ac.Action], event: ev.Event | None) -> None:
         self.did += [(self.now, action) for action in actions]
-        self.law.judge(event, actions)
+        try:
+            self.law.judge(event, actions)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{event}\n{self.recent(60)}") from error
         for action in actions:
             self._do(action)
 
