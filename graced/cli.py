@@ -110,7 +110,8 @@ def _run_as_told(args: Arguments) -> int:
 
 def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     from graced import supervisor
-    from graced.host import configfile, daemonize, runtimedir
+    from graced.host import configfile, daemonize, process, runtimedir
+    from graced.start import owner_of
 
     path = os.path.abspath(configfile.find(config, os.environ))  # it will leave this folder
     reading, again = _read(path, sets)
@@ -126,10 +127,14 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
         return _start(reading, again)
 
     try:
-        return daemonize.run(body, log_file, pidfile and os.path.abspath(pidfile))
+        owner = owner_of(reading.settings)
+        return daemonize.run(body, log_file, pidfile and os.path.abspath(pidfile), owner)
     except (runtimedir.AlreadyRunning, runtimedir.Unusable) as error:
         say(f"graced: {error}")
         return error.exit_code
+    except process.ProcessError as error:
+        say(f"graced: {error}")
+        return WRONG
 
 
 def _read(config: str | None, sets: list[str]) -> tuple[Reading, Callable[[], Reading]]:

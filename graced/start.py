@@ -30,7 +30,7 @@ def start(
     """Run a daemon in this process until it is stopped; return the exit status."""
     os.umask(os.umask(0o022) | 0o022)
     try:
-        owner = _owner(settings)
+        owner = owner_of(settings)
         log = _log(settings, environ, owner)
         path = runtime_path(settings.name, settings.runtime_dir, environ)
         runtime = RuntimeDir.take(path, owner)
@@ -56,7 +56,7 @@ def _log(settings: Settings, environ: MutableMapping[str, str], owner: Owner | N
         raise Unusable(f"{settings.log.file}: {error.strerror}; {REMEDY}") from error
 
 
-def _owner(settings: Settings) -> Owner | None:
+def owner_of(settings: Settings) -> Owner | None:
     """Return whom the workers will be, where that is somebody else."""
     if settings.user is None and settings.group is None:
         return None

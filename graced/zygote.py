@@ -161,7 +161,8 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
         found = load_class(plan.pool)
         _refuse_threads(voice, threads)
     except LoadError as error:
-        voice.exception("the code cannot be imported", error.__cause__ or error)
+        if error.__cause__ is not None:  # else the reason says it all
+            voice.exception("the code cannot be imported", error.__cause__)
         channel.send_all(("failed", error.reason))
         return None
     except process.ProcessError as error:

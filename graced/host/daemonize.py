@@ -10,7 +10,7 @@ import os
 import sys
 
 from graced.host import runtimedir
-from graced.host.log import say
+from graced.host.log import FileSink, say
 from graced.host.notify import READY_FD
 
 TYPE_CHECKING = False
@@ -50,11 +50,18 @@ class PidFile:
         os.close(self.fd)
 
 
-def run(body: Callable[[], int], log_file: str, pidfile: str | None) -> int:
+def run(
+    body: Callable[[], int],
+    log_file: str,
+    pidfile: str | None,
+    owner: tuple[int, int] | None = None,
+) -> int:
     """Run `body` as a daemon; return 0 when it is ready, else the status that it returned.
 
     `body` finds in the environment where to say that it is ready; `host/notify.py` does.
+    A new log file is given to `owner`. Raises AlreadyRunning or Unusable.
     """
+    _make(log_file, owner)
     held = PidFile(pidfile) if pidfile is not None else None
     shown_from = _size(log_file)
     read, write = os.pipe()
@@ -70,6 +77,16 @@ def run(body: Callable[[], int], log_file: str, pidfile: str | None) -> int:
     if status != 0:
         _show(log_file, shown_from)
     return status
+
+
+def _make(log_file: str, owner: tuple[int, int] | None) -> None:
+    """Create the log file, while there is a terminal to say why that can't be."""
+    try:
+        FileSink(log_file, owner).close()
+    except OSError as error:
+        raise runtimedir.Unusable(
+            f"{log_file}: {error.strerror}; set log.file to a file that can be written"
+        ) from error
 
 
 def _become_daemon(
