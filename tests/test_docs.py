@@ -256,6 +256,8 @@ def test_the_readme_s_workers_run(daemon: Daemon, url: str) -> None:
     done = daemon.run(*shlex.split(words))
     digest = hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest()
     assert done.stdout == f'"{digest}"\n'
+    missing = daemon.run("submit", "--wait", "--max-attempts", "1", "--json", '"/nowhere"')
+    assert "retry after 10 s" in missing.stderr
     assert daemon.run("stop").returncode == 0
     daemon.ended(0)
 
