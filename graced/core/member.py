@@ -53,6 +53,7 @@ class Member:
     __slots__ = (
         "acked",
         "age_limit",
+        "at_fault",
         "birth",
         "born_at",
         "failure",
@@ -97,6 +98,7 @@ class Member:
         self.pid: int | None = None
         self.wants: str | None = None  # why it is to be replaced by a like one
         self.failure: str | None = None  # why the core ends it, if that is a death
+        self.at_fault = False  # and it had not been asked to leave before
         self.round = Round.FINE
         self.overdue_text = ""
         self.verdict: Verdict | None = None
@@ -202,7 +204,7 @@ class Member:
     def killed(self, now: float) -> None:
         """SIGKILL is on its way."""
         if self.verdict is Verdict.STUCK:
-            self.failure = self.overdue_text
+            self.failure, self.at_fault = self.overdue_text, not self.leaving
         self._rung(State.KILLED, STILL_THERE, now)
         self.held_until = self.nudge_at = self.kill_at = None
 
@@ -243,6 +245,7 @@ class Member:
     def _next_rung(self, now: float) -> list[Action]:
         if self.state is State.STARTING:
             self.failure = f"setup() took longer than {seconds(self.settings.ready_timeout)}"
+            self.at_fault = True
             return self.interrupt(now)
         if self.state is State.DRAINING:
             return self.interrupt(now)

@@ -378,7 +378,7 @@ class Pool:
         self.deaths += 1
         self.last_deaths.append((member.slot, member.pid, at, reason, rounds))
         del self.last_deaths[:-REMEMBERED]
-        evidence = self._current_code(member) and (not member.leaving or member.failure is not None)
+        evidence = self._current_code(member) and (not member.leaving or member.at_fault)
         if self.mode is Mode.UP and evidence:
             self._mourn(member, reason, good, now)
         else:
@@ -617,7 +617,7 @@ class Pool:
         taken = {
             m.slot
             for m in self.members.values()
-            if (apart or not m.leaving or m.failure is not None) and not self._is_canary(m)
+            if (apart or not m.leaving or m.at_fault) and not self._is_canary(m)
         }
         if self._reserved_for_canary():
             taken.add(0)
@@ -632,7 +632,7 @@ class Pool:
         oldest: dict[int, int] = {}
         covered = set()
         for member in self.members.values():
-            if member.failure is not None or (self._current(member) and not member.leaving):
+            if member.at_fault or (self._current(member) and not member.leaving):
                 covered.add(member.slot)
             elif not member.leaving and self._outdated(member):
                 oldest[member.slot] = min(member.id, oldest.get(member.slot, member.id))

@@ -437,6 +437,22 @@ def test_interrupted_worker_is_not_killed_for_the_round_it_had() -> None:
     assert made.pool().kills == 0
 
 
+def test_stuck_end_of_a_worker_that_was_leaving_is_not_its_slots_trouble() -> None:
+    made = world(pool(round_timeout=5.0, drain_timeout=100.0))
+    made.work_for = lambda p: Work(round=0.1, stuck_round=3, frozen=True) if p.nth < 2 else Work()
+    made.start().until(lambda: only(made).rounds == 3 if made.alive() else False)
+    made.do(ev.ScaleAsked("jobs", 0))
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.run(2)
+    made.do(ev.ScaleAsked("jobs", 0))
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.run(20)
+    assert [p.nth for p in made.alive()] == [2]
+    assert made.pool().deaths == 2
+    assert made.pool().backoff.since is None
+    assert made.pool().complete
+
+
 def test_worker_stuck_in_a_drain_is_killed_before_drain_timeout_and_fails_the_stop() -> None:
     made = world(pool(round_timeout=5.0, drain_timeout=100.0))
     made.work_for = lambda p: Work(round=0.1, stuck_round=3, frozen=True)

@@ -261,6 +261,7 @@ class World:
         for p in daemon.pools.values():
             trial = p.candidate.trial if p.candidate else None
             lines.append(f"pool {p.name} {p.mode} target {p.target} {trial} {p.trouble}")
+            lines += [f"  zygote {z.id} {z.stage} until {z.deadline}" for z in p.zygotes.values()]
             lines += [
                 f"  {m.label} id {m.id} {m.state} generation {m.generation} {m.wants} {m.failure}"
                 for m in p.members.values()
