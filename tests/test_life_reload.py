@@ -134,6 +134,7 @@ def test_waiting_workers_leave_only_after_their_successors_are_ready(daemon: Dae
     daemon.pool("crew:SlowSetup", workers=4, options={"seconds": 0.1}).start().ready()
     for _ in range(2):
         reload(daemon)
+    daemon.events.wait("^teardown", 8)
     assert fewest(daemon, "^woken True") == 4
     for slot in range(4):
         life = [x.words[0] for x in daemon.events.matching(rf"^(setup jobs|teardown) {slot}\b")]
@@ -236,7 +237,6 @@ def test_thirteen_broken_reloads_leave_no_trace(daemon: Daemon) -> None:
         assert len(daemon.log.matching(f"reload refused: .*{reason}")) == 1, name
         assert daemon.notices.wait(f"^STATUS=4/4 workers ready; reload refused: .*{reason}"), name
         assert sorted(w["pid"] for w in status["pools"]["jobs"]["workers"]) == pids, name
-        assert status["pools"]["jobs"]["deaths"] == 0 or name.startswith("setup"), status
         daemon.until(lambda: sorted(children(daemon.pid)) == others)
     assert_rounds_went_on(daemon, pids)
     write_busy(daemon, "new")
