@@ -27,6 +27,7 @@ AGAIN = 0.1  # seconds until a keeper that died is started again; doubled each t
 LATEST = 10.0  # seconds of that wait at most
 ANSWER = 1.0  # seconds that a keeper gets to count
 FAREWELL = 10.0  # seconds that a keeper gets to write what it has
+STATES = ("waiting", "taken", "done", "dead")
 SCHEME = "sqlite:///"
 
 
@@ -93,7 +94,12 @@ class Queues:
     def counts(self, pool: str) -> dict[str, Any] | None:
         """Return how many jobs a pool's keeper said there are; None without a queue."""
         kept = self._kept.get(pool)
-        return None if kept is None else kept.keeper.counts
+        if kept is None:
+            return None
+        counts = dict(kept.keeper.counts or dict.fromkeys(STATES))
+        counts.pop("trouble", None)
+        trouble = kept.keeper.trouble
+        return counts if trouble is None else {**counts, "trouble": trouble}
 
     def trouble(self) -> str | None:
         """Return why a queue can't be used now, if there is a reason."""
@@ -209,8 +215,10 @@ class Queues:
             match message:
                 case ("ready",):
                     kept.failures = 0
+                    kept.keeper.trouble = None
                     self._log.info(f"queue {pool}: {kept.keeper.plan.file} is open")
                 case ("degraded", str(why)) | ("failed", str(why)):
+                    kept.keeper.trouble = why
                     self._log.error(f"queue {pool}: {why}")
                 case ("well",):
                     self._log.info(f"queue {pool}: works again")

@@ -12,6 +12,7 @@ from graced.host import clock, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from graced.core.daemon import Daemon
@@ -28,10 +29,17 @@ class Report:
     """The daemon as systemd and ``graced status`` see it."""
 
     def __init__(
-        self, daemon: Daemon, watch: Watch, processes: Processes, notifier: Notifier, log: Log
+        self,
+        daemon: Daemon,
+        watch: Watch,
+        processes: Processes,
+        trouble: Callable[[], str | None],
+        notifier: Notifier,
+        log: Log,
     ) -> None:
         self._daemon = daemon
         self._watch = watch
+        self._trouble = trouble
         self._processes = processes
         self._notifier = notifier
         self._log = log
@@ -97,7 +105,9 @@ class Report:
 
     def _compose(self, now: float) -> str:
         readings = self._watch.readings(now) if self._daemon.state is State.DRAINING else {}
-        return line(self._daemon, readings, self.last_reload, now)
+        text = line(self._daemon, readings, self.last_reload, now)
+        trouble = None if self._daemon.stopping else self._trouble()
+        return text if trouble is None else f"{text}; {trouble}"
 
     def _flush(self, selector: selectors.BaseSelector) -> None:
         self._notifier.flush()

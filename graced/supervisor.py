@@ -95,7 +95,9 @@ class Supervisor:
         self.queues = Queues(
             self.selector, self.processes, log, runtime.path, state_dir, os.urandom(8).hex()
         )
-        self.report = Report(self.daemon, self.watch, self.processes, notifier, log)
+        self.report = Report(
+            self.daemon, self.watch, self.processes, self.queues.trouble, notifier, log
+        )
         self.stackroom = Stackroom(
             self.stacks, self.watch, self.processes, self.emit, self._label, log
         )

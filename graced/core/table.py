@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     Picture = Mapping[str, Any]
 
 HEADINGS = ("SLOT", "PID", "STATE", "GEN", "ROUNDS", "ERRORS", "BUSY FOR", "AGE", "RSS")
+QUEUE_WORDS = frozenset({"oldest", "trouble"})  # not counts
 LEFT = frozenset({"STATE"})
 
 
@@ -69,7 +70,12 @@ def _backoff(backoff: Picture | None) -> list[str]:
 def _queue(queue: Picture | None) -> list[str]:
     if not queue:
         return []
-    return ["  queue: " + ", ".join(f"{number} {state}" for state, number in queue.items())]
+    counts = [(state, number) for state, number in queue.items() if state not in QUEUE_WORDS]
+    told = ", ".join(f"{_shown(number)} {state}" for state, number in counts)
+    if queue.get("oldest") is not None:
+        told += f"; the oldest has waited {span(queue['oldest'])}"
+    trouble = queue.get("trouble")
+    return [f"  queue: {told}", *([f"  queue in trouble: {trouble}"] if trouble else [])]
 
 
 def _worker(worker: Picture) -> tuple[str, ...]:
