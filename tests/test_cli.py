@@ -513,3 +513,14 @@ def test_help_and_clients_do_not_load_the_supervisor() -> None:
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert "graced.supervisor" not in done.stdout.split()
     assert "yaml" not in done.stdout.split()
+
+
+def test_a_queue_is_told_in_words() -> None:
+    from graced.core.table import table
+
+    counts = {"waiting": 3, "taken": 1, "done": 0, "dead": 0}
+    pools = {"jobs": {"queue": {**counts, "oldest": 75.0}}}
+    told = table({"pools": pools})
+    assert "queue: 3 waiting, 1 taken, 0 done, 0 dead; the oldest has waited 1 min 15 s" in told
+    pools = {"jobs": {"queue": {**dict.fromkeys(counts), "trouble": "disk full"}}}
+    assert "queue in trouble: disk full" in table({"pools": pools})
