@@ -44,7 +44,8 @@ def rounds_of(daemon: Daemon, code: str) -> list[Line]:
 
 
 def assert_no_half_round(daemon: Daemon) -> None:
-    """Each round that was begun has been ended, in the same process."""
+    """Each round that was begun has been ended, in the same process. To be asked after the end."""
+    daemon.events.wait("^teardown ", len(daemon.events.matching("^setup ")))
     assert len(daemon.events.matching("^begin ")) > 0
     half: set[int] = set()
     for line in daemon.events.matching("^(begin|end|teardown) "):
