@@ -441,6 +441,7 @@ def test_stuck_end_of_a_worker_that_was_leaving_is_not_its_slots_trouble() -> No
     made = world(pool(round_timeout=5.0, drain_timeout=100.0))
     made.work_for = lambda p: Work(round=0.1, stuck_round=3, frozen=True) if p.nth < 2 else Work()
     made.start().until(lambda: only(made).rounds == 3 if made.alive() else False)
+    made.law.by_hand = True  # who scales to and fro can have more of them drain
     made.do(ev.ScaleAsked("jobs", 0))
     made.do(ev.ScaleAsked("jobs", 1))
     made.run(2)
