@@ -158,8 +158,8 @@ def test_reloading_says_when(daemon: Daemon) -> None:
 
 
 def test_an_edit_of_the_same_size_in_the_same_second_is_seen(daemon: Daemon) -> None:
-    tests = {"path": [".", TESTS]}
-    daemon.pool("busy:Busy", **tests)
+    daemon.environ["PYTHONDONTWRITEBYTECODE"] = ""  # whoever runs the tests may have it set
+    daemon.pool("busy:Busy", path=[".", TESTS])
     for index, code in enumerate(("one", "two", "six")):
         write_busy(daemon, code)
         os.utime(daemon.home / "busy.py", (1_700_000_000, 1_700_000_000))
@@ -517,22 +517,33 @@ def test_a_scale_holds_until_the_next_reload(daemon: Daemon) -> None:
 
 
 def test_a_reload_mends_a_pool_in_back_off(daemon: Daemon) -> None:
-    write_busy(daemon, "old")
-    busy_pool(daemon, workers=2).start().ready()
-    reload(daemon)
-    for pid in daemon.worker_pids():
-        os.kill(pid, signal.SIGTERM)  # no deaths, so only what follows counts
-    daemon.pool("crew:ExitsInStep", workers=2, backoff={"first": "30s", "limit": "30s"})
-    assert daemon.run("reload").returncode == 1  # it was ready, and died
+    sign = daemon.home / "sign"
+    dying = "while not os.path.exists(self.options['sign']): self.wait(0.02)"
+    daemon.module(
+        "busy", f"{CREW}class Busy(Idle):\n  def step(self):\n    {dying}\n    os._exit(3)"
+    )
+    limits = {"first": "30s", "limit": "30s"}
+    busy_pool(daemon, workers=2, options={"sign": str(sign)}, backoff=limits).start().ready()
+    sign.touch()
     daemon.until(lambda: daemon.status()["pools"]["jobs"]["backoff"])
     write_busy(daemon, "new")
-    busy_pool(daemon, workers=2)
     asked = time.monotonic()
     result = daemon.run("reload")
     assert result.returncode == 0, result
     assert time.monotonic() - asked < 10  # it did not wait for the probe
     pool = daemon.status()["pools"]["jobs"]
     assert (pool["ready"], pool["backoff"]) == (2, None)
+    stop(daemon)
+
+
+def test_a_reload_whose_workers_die_says_so(daemon: Daemon) -> None:
+    daemon.pool(workers=2).start().ready()
+    daemon.pool("crew:ExitsInStep", workers=2, backoff={"first": "30s", "limit": "30s"})
+    result = daemon.run("reload")
+    assert result.returncode == 1
+    assert re.search("exited with status 3", result.stderr)
+    daemon.notices.wait("^STATUS=.*exited with status 3")
+    assert daemon.status()["last_reload"]["ok"] is False
     stop(daemon)
 
 
