@@ -1,10 +1,10 @@
 """Births: a zygote's workers are forked by a middle process, and adopted by the main process.
 
-zygote: blocks all signals, forks the middle process, waits for its word
+zygote: blocks what a worker has to answer, forks the middle process, waits for its word
 middle: forks the workers, gives its word, waits for the zygote's
-zygote: opens a pidfd on each worker, gives its word, reaps the middle process
-middle: marks the records and leaves; if the zygote is gone instead, kills them
-worker: sleeps until the main process has adopted it
+zygote: opens a pidfd on each worker, marks its record, gives its word
+middle: leaves, and is reaped; if the zygote is gone instead, kills the workers first
+worker: sleeps until the main process has adopted it; leaves if its record is not marked
 
 A fork costs what it makes parent and child write to afterwards, page by page. So the
 middle process prepares all it can, and little is done in between.
@@ -95,6 +95,7 @@ class Birth:
             for _, record in self.children:
                 if word and record.pid:
                     guard(record.pid, record)
+                    record.words[BORN_WHOLE] = 1
             middle.send(_GO, socket.MSG_NOSIGNAL)
         except ConnectionError:
             word = b""
@@ -144,8 +145,6 @@ class Birth:
 
     def _part(self, zygote: socket.socket, word: bytes) -> None:
         if self._may_go(zygote, word):
-            for _, record in self.children:
-                record.words[BORN_WHOLE] = 1
             return
         for _, record in self.children:
             if record.pid:

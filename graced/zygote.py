@@ -94,9 +94,6 @@ def _live(plan: Plan, channel: Channel) -> None:
     voice = _voice(plan)
     _keep_only(plan, channel, voice)
     _guard_signals()
-    process.set_parent_death_signal(signal.SIGKILL)
-    if os.getppid() != plan.main_pid:
-        return
     stdlog.attach(voice)
     try:
         load = _imported(plan, channel, voice)
@@ -154,7 +151,9 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
     threads = _thread._count()  # of the process that forked us
     try:
         process.change_user(plan.user, plan.group)
-        process.set_parent_death_signal(signal.SIGKILL)
+        process.set_parent_death_signal(signal.SIGKILL)  # an import may never look at the channel
+        if os.getppid() != plan.main_pid:
+            return None
         _set_environment(plan.pool)
         if not plan.pool.preload:
             return lambda call: load_class(plan.pool, call)

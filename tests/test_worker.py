@@ -633,6 +633,8 @@ def test_who_swallows_the_interrupt_gets_no_second(nursery: Nursery) -> None:
             try: say("begin"); time.sleep(60)
             except BaseException: say("swallowed")
             for _ in range(50): time.sleep(0.005)
+            self.wait(10)
+            with self.critical(10): pass
             say("end")
         def teardown(self): say("teardown")
     """
@@ -648,53 +650,62 @@ def test_who_swallows_the_interrupt_gets_no_second(nursery: Nursery) -> None:
     assert nursery.feed.lines == ["begin", "swallowed", "end", "teardown"]
 
 
-def test_an_interrupt_lost_in_del_is_raised_again(nursery: Nursery) -> None:
-    """What `__del__` or a callback of the collector raises is printed and forgotten by Python."""
+def test_an_interrupt_lost_in_a_callback_is_raised_again(nursery: Nursery) -> None:
+    """What a weak reference's callback raises is printed and forgotten by Python."""
     code = """
     import weakref
     class Thing: pass
-    def spin(*_):
-        end = time.monotonic() + 0.005
+    def spin(_):
+        say("in callback")
+        end = time.monotonic() + 0.5
         while time.monotonic() < end: pass
+        say("not interrupted")
     class W(Worker):
         def step(self):
-            say("begin")
-            while True:
-                thing = Thing()
-                ref = weakref.ref(thing, spin)
-                del thing
-                spin()
+            thing = Thing()
+            ref = weakref.ref(thing, spin)
+            del thing
+            say("after")
+            while True: time.sleep(0.001)
         def teardown(self): say("teardown")
     """
     child = nursery.worker(code).ready()
-    nursery.feed.wait("begin")
+    nursery.feed.wait("in callback")
+    child.send(signal.SIGINT)
+    nursery.feed.wait("after")
+    assert child.record.ack == Ack.NONE
     interrupt(child)
     assert left(child) == Left.INTERRUPTED
-    nursery.feed.wait("teardown")
+    nursery.feed.take()
+    assert nursery.feed.lines == ["in callback", "after", "teardown"]
 
 
 def test_an_interrupt_keeps_out_of_del(nursery: Nursery) -> None:
     code = """
     class Thing:
         def __del__(self):
-            try: spin()
-            except BaseException as error: say("in del", error)
-    def spin():
-        end = time.monotonic() + 0.005
-        while time.monotonic() < end: pass
+            try:
+                say("in del")
+                end = time.monotonic() + 0.5
+                while time.monotonic() < end: pass
+                say("whole")
+            except BaseException as error: say("BROKEN", error)
     class W(Worker):
         def step(self):
+            Thing()
             try:
-                say("begin")
-                while True: Thing(); spin()
+                say("after")
+                while True: time.sleep(0.001)
             except WorkerInterrupt: say("interrupted"); raise
     """
     child = nursery.worker(code).ready()
-    nursery.feed.wait("begin")
+    nursery.feed.wait("in del")
+    child.send(signal.SIGINT)
+    nursery.feed.wait("after")
     interrupt(child)
     assert left(child) == Left.INTERRUPTED
     nursery.feed.take()
-    assert nursery.feed.lines == ["begin", "interrupted"]
+    assert nursery.feed.lines == ["in del", "whole", "after", "interrupted"]
 
 
 def test_a_teardown_is_never_interrupted(nursery: Nursery) -> None:

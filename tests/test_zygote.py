@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from nursery import DEADLINE, ChannelClosed, Child, Nursery, until
 
+from graced.births import LOST
 from graced.core import settings
 from graced.host import process
 from graced.host.process import in_child
@@ -349,6 +350,8 @@ def test_a_signal_during_the_birth_is_not_lost(nursery: Nursery) -> None:
         assert not child.record.ready_at or child.record.left == Left.DRAINED
         assert child.ended().status == 0
         nursery.scoreboard.release(child.index)
+    nursery.feed.take()
+    assert nursery.feed.lines.count("setup 0") < 30  # nearly all were asked before setup()
 
 
 def test_a_birth_that_fails_is_told(nursery: Nursery) -> None:
@@ -402,6 +405,43 @@ def test_a_zygote_lives_through_a_signal_to_everybody(nursery: Nursery) -> None:
     ):
         os.kill(nursery.zygote, number)
     nursery.spawn()[0].ready()
+
+
+def test_a_middle_process_killed_at_a_birth_leaves_nobody_half_born(nursery: Nursery) -> None:
+    nursery.fork(IDLE)
+    assert nursery.channel is not None
+    lost = 0
+    for step in range(40):
+        child = nursery.claim()
+        nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
+        kids = f"/proc/{nursery.zygote}/task/{nursery.zygote}/children"
+        middle = int(until(lambda kids=kids: Path(kids).read_text(), "the middle process"))  # type: ignore[misc]
+        end = time.monotonic() + step * 0.0001
+        while time.monotonic() < end:
+            pass
+        try:
+            os.kill(middle, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        message = nursery.told()
+        if message == ("unspawned", [(child.id,)], LOST):
+            lost += 1
+            until(lambda: gone_but(nursery.zygote), "no half-born worker is left")
+            assert not child.record.ready_at
+        else:
+            assert message == ("spawned", [(child.id, child.record.pid)])
+            child.pid = child.record.pid
+            until(lambda c=child: c.record.ready_at or not alive(c.pid), "whole, or gone")  # type: ignore[misc]
+            child.send(signal.SIGTERM)
+            assert child.ended().status == (0 if child.record.ready_at else signal.SIGTERM)
+        nursery.scoreboard.release(child.index)
+    assert lost
+
+
+def gone_but(zygote: int) -> bool:
+    while (exit := process.peek_exit()) is not None and exit.pid != zygote:
+        process.reap(exit.pid)
+    return list_children() == [zygote]
 
 
 def test_a_zygote_killed_at_a_birth_leaves_nobody_half_born(nursery: Nursery) -> None:
@@ -551,6 +591,7 @@ class W(Worker):
             say("begin")
             time.sleep(self.options.get("seconds", 1000))
             say("leased")
+        if "after" in self.options: time.sleep(0.3); say("after")
         time.sleep(1000)
 """
 
@@ -571,6 +612,16 @@ def test_a_lease_holds_after_the_main_process_died(tmp_path: Path) -> None:
     lost.kill()
     lost.gone()
     assert lines(lost) == ["leased"]
+    lost.close()
+
+
+def test_the_clock_stands_still_while_a_lease_holds(tmp_path: Path) -> None:
+    options = {"lease": 60, "seconds": 1.5, "after": True}
+    lost = Lost(tmp_path, DEAF, drain_timeout=0.1, stop_timeout=1.0, options=options)
+    assert lost.said.readline() == "begin\n"
+    lost.kill()
+    lost.gone()
+    assert lines(lost) == ["leased", "after"]
     lost.close()
 
 

@@ -81,18 +81,13 @@ def test_what_never_rewound_is_read_all_the_same(windows: Stacks) -> None:
 
 
 def test_siblings_write_with_offsets_of_their_own(windows: Stacks) -> None:
-    fd = windows.reserve()
-
-    def one() -> None:
-        windows.open_at(fd, 1)
-        os.write(fd, b"one")
-
-    def two() -> None:
-        windows.open_at(fd, 2)
-        os.write(fd, b"two")
-
-    run(one), run(two)
-    os.close(fd)
+    one, two = windows.reserve(), windows.reserve()
+    windows.open_at(one, 1)
+    windows.open_at(two, 2)
+    os.write(one, b"one")
+    os.write(two, b"two")
+    os.close(one)
+    os.close(two)
     assert (windows.read(1), windows.read(2)) == ("one", "two")
 
 
