@@ -153,6 +153,8 @@ def _collection(kind: kinds.Kind) -> str:
             return "list of pools"
         case kinds.Folders():
             return "list of paths"
+        case kinds.Addresses():
+            return "address or list of addresses"
         case kinds.Variables():
             return "mapping of texts"
     return "mapping"
@@ -228,6 +230,9 @@ def _json_collection(kind: kinds.Kind) -> dict[str, Any]:
     match kind:
         case kinds.Names() | kinds.Folders():
             return {"type": ["array", "null"], "items": TEXT}
+        case kinds.Addresses():
+            text = {"type": "string"}
+            return {"anyOf": [text, {"type": ["array", "null"], "items": text}]}
         case kinds.Variables():
             values = {"type": ["string", "number", "boolean"]}
             return {"type": ["object", "null"], "additionalProperties": values}

@@ -7,10 +7,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.jobs import Discard, Job, JobWorker, Retry
+    from graced.socketworker import SocketWorker
     from graced.worker import Worker, WorkerInterrupt
 
 __version__ = "0.1.0"
-__all__ = ["Discard", "Job", "JobWorker", "Retry", "Worker", "WorkerInterrupt", "__version__"]
+__all__ = [
+    "Discard",
+    "Job",
+    "JobWorker",
+    "Retry",
+    "SocketWorker",
+    "Worker",
+    "WorkerInterrupt",
+    "__version__",
+]
 
 # Looked up when they are asked for: a command of graced needs none of them.
 _HOMES = {
@@ -18,6 +28,7 @@ _HOMES = {
     "Job": "graced.jobs",
     "JobWorker": "graced.jobs",
     "Retry": "graced.jobs",
+    "SocketWorker": "graced.socketworker",
     "Worker": "graced.worker",
     "WorkerInterrupt": "graced.worker",
 }

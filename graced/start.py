@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graced.core.settings import Settings
     from graced.host.configfile import Reading
     from graced.host.log import Log
+    from graced.sockets import Sockets
 
     Owner = tuple[int, int]
 
@@ -35,18 +36,49 @@ def start(
         path = runtime_path(settings.name, settings.runtime_dir, environ)
         runtime = RuntimeDir.take(path, owner)
         state = state_path(settings.name, settings.state_dir, environ, owner)
-    except AlreadyRunning as error:
+        notifier = Notifier(environ, log.warning)
+        sockets = _sockets(settings, environ, owner, notifier, log)
+    except (AlreadyRunning, _NoSockets) as error:
         say(f"graced: {error}")
         return error.exit_code
     except (Unusable, process.ProcessError) as error:
         say(f"graced: {error}")
         return CONFIG
     try:
-        notifier = Notifier(environ, log.warning)
-        return Supervisor(settings, read_again, log, notifier, runtime, state, owner).run()
+        return Supervisor(settings, read_again, log, notifier, runtime, state, owner, sockets).run()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: the workers go down by themselves
         log.failure("a bug in graced; please report it", error, {})
         return BUG
+
+
+class _NoSockets(Exception):
+    """What a pool is to listen on can't be had."""
+
+    exit_code = 1
+
+
+def _sockets(
+    settings: Settings,
+    environ: MutableMapping[str, str],
+    owner: Owner | None,
+    notifier: Notifier,
+    log: Log,
+) -> Sockets | None:
+    """Open what the pools listen on, if they do; take what systemd hands over."""
+    if "LISTEN_FDS" not in environ and not any(p.listen for p in settings.pools.values()):
+        return None
+    from graced.host.listening import CannotListen, given
+    from graced.sockets import Sockets
+
+    sockets = Sockets(given(environ), owner, notifier, log)
+    try:
+        sockets.open(settings)
+    except CannotListen as error:
+        refusal = _NoSockets(str(error))
+        refusal.exit_code = error.exit_code
+        raise refusal from None
+    sockets.keep_only(settings)
+    return sockets
 
 
 def _log(settings: Settings, environ: MutableMapping[str, str], owner: Owner | None) -> Log:

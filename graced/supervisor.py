@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from graced.host.notify import Notifier
     from graced.host.process import Exit
     from graced.host.runtimedir import RuntimeDir
+    from graced.sockets import Sockets
 
 BUG = 70
 MOST = 1000  # workers of all pools together, as in the configuration
@@ -62,6 +63,7 @@ class Supervisor:
         runtime: RuntimeDir,
         state_dir: str,
         owner: tuple[int, int] | None,
+        sockets: Sockets | None = None,
     ) -> None:
         now = clock.monotonic()
         self.settings = settings
@@ -69,6 +71,8 @@ class Supervisor:
         self.runtime = runtime
         self.state_dir = state_dir
         self._owner = owner
+        self._sockets = sockets  # None: no pool has ever listened
+        self._notifier = notifier
         self._read_again = read_again
         self._proposed = settings
         self._events: deque[ev.Event] = deque()
@@ -298,6 +302,8 @@ class Supervisor:
             case ac.Commit():
                 self._adopt(self.daemon.settings)
             case ac.EndReload(ok, reason):
+                if self._sockets is not None and not ok:
+                    self._sockets.keep_only(self.settings)
                 self.report.reload_ended(ok, reason)
                 self.desk.reload_ended(ok, reason)
             case ac.Exit():
@@ -349,11 +355,29 @@ class Supervisor:
             first = str(reading.problems[0])
             more = len(reading.problems) - 1
             self.emit(ev.ConfigRefused(f"{first} (and {more} more)" if more else first))
-        elif (trouble := self._log_trouble(reading.settings)) is not None:
+        elif (trouble := self._trouble(reading.settings)) is not None:
             self.emit(ev.ConfigRefused(trouble))
         else:
             self._proposed = reading.settings
             self.emit(ev.ConfigAccepted(reading.settings))
+
+    def _trouble(self, settings: Settings) -> str | None:
+        """Open what is new, while the old goes on; return what can't be had."""
+        return self._log_trouble(settings) or self._socket_trouble(settings)
+
+    def _socket_trouble(self, settings: Settings) -> str | None:
+        if self._sockets is None and not any(pool.listen for pool in settings.pools.values()):
+            return None
+        from graced.host.listening import CannotListen
+        from graced.sockets import Sockets
+
+        if self._sockets is None:
+            self._sockets = Sockets({}, self._owner, self._notifier, self.log)
+        try:
+            self._sockets.open(settings)
+        except CannotListen as error:
+            return str(error)
+        return None
 
     def _log_trouble(self, settings: Settings) -> str | None:
         """Open a new log file before a zygote does: by us it is given to the right user."""
@@ -375,8 +399,11 @@ class Supervisor:
                 self.log.error(f"{settings.log.file}: {error.strerror}; the old log goes on")
         self.settings = settings
         self.queues.apply(settings)
+        if self._sockets is not None:
+            self._sockets.keep_only(settings)
 
     def _plan(self, action: ac.StartZygote) -> Plan:
+        listen = () if self._sockets is None else self._sockets.of(action.pool)
         new = self._proposed if action.generation > self.daemon.generation else self.settings
         return Plan(
             pool=action.pool,
@@ -391,7 +418,8 @@ class Supervisor:
             bell=self._bell_end,
             stacks=self.stacks,
             main_pid=os.getpid(),
-            keep=tuple(self.log.keep()),
+            keep=(*self.log.keep(), *listen),
+            listen=listen,
             queue=self.queues.plan(action.pool, new).address(),
         )
 
@@ -408,6 +436,8 @@ class Supervisor:
             self.log.info("stopped")
         else:
             self.log.error(f"stopped: {end.reason}")
+        if self._sockets is not None:
+            self._sockets.close()
         self.report.leave(end)
         self.desk.close(end)
         return end.code

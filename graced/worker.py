@@ -19,7 +19,8 @@ from graced.workerlife import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from socket import socket
     from types import TracebackType
     from typing import Any, NoReturn
 
@@ -88,6 +89,15 @@ class Worker:
     def draining(self) -> bool:
         """Whether the worker has been asked to finish."""
         return self._life.asked != NOTHING
+
+    @property
+    def sockets(self) -> Sequence[socket]:
+        """The sockets that the pool listens on, in the order of its ``listen``.
+
+        They are open before the first worker and after the last one: don't shut them down.
+        Accepting from them never blocks. :class:`graced.SocketWorker` does it for you.
+        """
+        return self._life.sockets()
 
     @property
     def log(self) -> logging.Logger:

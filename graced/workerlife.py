@@ -51,10 +51,17 @@ from graced.host.scoreboard import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from socket import socket
     from types import FrameType
-    from typing import Any, Final, Literal, NoReturn
+    from typing import Any, Final, Literal, NoReturn, Protocol
 
     Woken = Literal["readable", "draining", "timeout"]
+
+    class Poll(Protocol):
+        """What a wait sleeps on."""
+
+        def poll(self, milliseconds: float | None, /) -> list[tuple[int, int]]: ...
+
 
 SECOND: Final = 1_000_000_000  # ns
 NOTHING: Final = 0  # what a worker has been asked for, worse by worse
@@ -119,6 +126,7 @@ class Family(Record):
     voice: Voice
     queue: str | None = None
     title: Callable[[str], None] | None = None
+    listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
 
 
 class Verdict(Record):
@@ -159,6 +167,7 @@ class Life:
         self._windows: stacks.Stacks | None = None
         self._pipe: tuple[int, int] | None = None
         self._poll = select.poll()
+        self._sockets: list[socket] | None = None
         self._thread = get_ident()
 
     @classmethod
@@ -537,14 +546,45 @@ class Life:
             if foreign != pipe[1]:
                 _give_back_wakeup(foreign)
 
-    def _sleep(self, pipe: int, seconds: float | None, heed_drain: bool) -> Woken:
+    def wait_with(self, poll: Poll) -> Woken:
+        """Sleep until one of what `poll` has been given is ready, or we are asked to drain.
+
+        As :meth:`wait_for`, for those who wait for the same again and again. `poll` has
+        been given :meth:`wakeup`, too.
+        """
+        pipe = self._pipe or self._open_pipe()
+        foreign = signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
+        try:
+            return self._sleep(pipe[0], None, True, poll)
+        finally:
+            if foreign != pipe[1]:
+                _give_back_wakeup(foreign)
+
+    def wakeup(self) -> int:
+        """Return the descriptor that is readable when a signal has come."""
+        return (self._pipe or self._open_pipe())[0]
+
+    def sockets(self) -> list[socket]:
+        """Return the sockets that the pool listens on."""
+        if self._sockets is None:
+            from socket import socket
+
+            self._sockets = [socket(fileno=fd) for fd in self.family.listen]
+            for each in self._sockets:
+                each.setblocking(False)
+        return self._sockets
+
+    def _sleep(
+        self, pipe: int, seconds: float | None, heed_drain: bool, poll: Poll | None = None
+    ) -> Woken:
+        poll = poll or self._poll
         end = None if seconds is None else time.monotonic() + seconds
         while True:
             if self.due():
                 self.interrupt()
             if heed_drain and self.asked != NOTHING:
                 return "draining"
-            woken = [fd for fd, _ in self._poll.poll(_rest(end))]
+            woken = [fd for fd, _ in poll.poll(_rest(end))]
             if any(fd != pipe for fd in woken):
                 return "readable"
             if woken:

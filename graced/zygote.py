@@ -58,6 +58,7 @@ class Plan(Record):
     stacks: Stacks | None = None
     keep: tuple[int, ...] = ()
     queue: str | None = None
+    listen: tuple[int, ...] = ()  # descriptors, which are kept too
 
 
 def fork(plan: Plan) -> tuple[int, Channel]:
@@ -235,6 +236,7 @@ class Zygote:
             bell=plan.bell,
             voice=voice,
             queue=plan.queue,
+            listen=plan.listen,
             title=title,
         )
         self._wards: dict[int, Orphan] = {}  # by pidfd

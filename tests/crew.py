@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
-from graced import Worker
+from graced import SocketWorker, Worker
 
 
 def say(*words: object) -> None:
@@ -233,3 +234,23 @@ class CatchesInterrupt(Rounds):
             time.sleep(0.5)
             say("cleaned")
             raise
+
+
+class Greeter(SocketWorker):
+    """Tells each caller who answers, after `seconds`, and takes what he says."""
+
+    def setup(self) -> None:
+        say("setup", self.pool, self.slot, self.generation)
+
+    def handle(self, connection: socket.socket, address: object) -> None:
+        connection.settimeout(30)
+        said = connection.recv(100)
+        if said == b"raise":
+            raise ValueError("as asked")
+        if said == b"wait":
+            say("waiting")
+        time.sleep(60 if said == b"hang" else self.options.get("seconds", 0))
+        connection.sendall(f"{os.getpid()} {self.generation} {said.decode()}".encode())
+
+    def teardown(self) -> None:
+        say("teardown", self.slot)

@@ -24,6 +24,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "worker": 4,
     "jobs": 5,  # hands on what users import
     "jobs.worker": 5,
+    "socketworker": 5,
     "loader": 5,
     "workers": 6,
     "births": 6,
@@ -33,6 +34,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "queues": 8,
     "graves": 8,
     "report": 8,
+    "sockets": 8,
     "desk": 9,
     "supervisor": 9,
     "start": 9,

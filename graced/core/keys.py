@@ -99,6 +99,14 @@ DOCS: dict[str, Doc] = {
         "dates) has to be in quotes.",
         "{url: https://example.org, size: 128}",
     ),
+    "pools.NAME.listen": Doc(
+        "Addresses to listen on, one or a list: `tcp://127.0.0.1:8080`, `tcp://[::1]:8080`, "
+        "`unix:///run/shop.sock`, or `fd:NAME`, a socket that systemd hands over. The sockets are "
+        "opened before the user is changed and stay open over reloads; see "
+        "[sockets](sockets.md). `?backlog=100` sets how many connections may wait (1024), "
+        "`?mode=0666` the mode of a Unix socket (0660).",
+        "[tcp://127.0.0.1:8080, fd:web]",
+    ),
     "pools.NAME.ready_timeout": Doc(
         "The longest that a worker may take from its start to the end of `setup()`; also the "
         "longest that importing the code may take.",

@@ -60,6 +60,7 @@ class Pool(Record):
     path: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
     options: Mapping[str, Any] = {}
+    listen: tuple[str, ...] = ()
     ready_timeout: Duration = 30.0
     round_timeout: Duration | None = None
     drain_timeout: Duration = 30.0

@@ -76,6 +76,10 @@ class Folders(Record):
     """A list of folders."""
 
 
+class Addresses(Record):
+    """An address to listen on, or a list of them."""
+
+
 class Variables(Record):
     """Environment variables."""
 
@@ -96,7 +100,7 @@ class Pools(Record):
 
 if TYPE_CHECKING:
     Single: TypeAlias = Seconds | Bytes | Whole | Number | Switch | Choice | Text
-    Listed: TypeAlias = Names | Folders
+    Listed: TypeAlias = Names | Folders | Addresses
     Mapped: TypeAlias = Variables | Plain | Section | Pools
     Kind: TypeAlias = Single | Listed | Mapped
 
@@ -309,6 +313,16 @@ def folder(text: str, mark: Mark) -> str:
     return os.path.normpath(os.path.join(mark.source.base, text))
 
 
+def address(text: str, _mark: Mark) -> str:
+    from graced.host.address import BadAddress, parse
+
+    try:
+        parse(text)
+    except BadAddress as error:
+        raise Wrong(error.what, error.remedy) from None
+    return text
+
+
 def _queue(text: str, _mark: Mark) -> str:
     advice = "write sqlite:///jobs.db (in state_dir) or sqlite:////var/lib/jobs.db"
     scheme, _, path = text.partition("://")
@@ -444,6 +458,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "path": Folders(),
         "env": Variables(),
         "options": Plain(),
+        "listen": Addresses(),
         "ready_timeout": Seconds(zero=False),
         "round_timeout": Seconds(zero=False),
         "max_errors": Whole(1),

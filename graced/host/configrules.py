@@ -20,6 +20,7 @@ def check(settings: Settings, blame: Blame) -> None:
     _pools(settings, blame)
     _workers(settings, blame)
     _queues(settings, blame)
+    _addresses(settings, blame)
     for pool in settings.pools.values():
         _after(pool, tuple(settings.pools), blame)
         _growth(f"pools.{pool.name}.backoff", pool.backoff, blame)
@@ -50,6 +51,20 @@ def _queues(settings: Settings, blame: Blame) -> None:
         if first != name:
             what = f"pool {first} has the same queue"
             blame((f"pools.{name}.queue",), what, "write another file for each pool")
+
+
+def _addresses(settings: Settings, blame: Blame) -> None:
+    """Blame an address that is listened on twice: nobody could say who gets a connection."""
+    owners: dict[str, str] = {}
+    for name, pool in settings.pools.items():
+        for index, text in enumerate(pool.listen):
+            from graced.host.address import parse
+
+            place = parse(text).place
+            if place in owners:
+                what = f"pool {owners[place]} listens on {place} already"
+                blame((f"pools.{name}.listen.{index}", f"pools.{name}.listen"), what, "remove one")
+            owners[place] = name
 
 
 def _growth(key: str, growing: Backoff | Retry, blame: Blame) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from graced.core.settings import Log, Pool, Settings
 from graced.host.configkinds import (
+    Addresses,
     Field,
     Folders,
     Names,
@@ -18,6 +19,7 @@ from graced.host.configkinds import (
     Text,
     Variables,
     Wrong,
+    address,
     check_name,
     fields,
     folder,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 _MAPPING = "write keys and values below it, indented"
 _POOL_NAME = Text(lambda name, _mark: name, "name")  # whether there is one is a rule
 _FOLDER = Text(folder, "path")
+_ADDRESS = Text(address, "address")
 _FEW = 20  # suggestions take time
 EMPTY = Map({}, Mark(Source("default", "")))
 
@@ -156,6 +159,10 @@ class Walk:
                 return self._list(node, key, _POOL_NAME, "[jobs]")
             case Folders():
                 return self._list(node, key, _FOLDER, "[src]")
+            case Addresses():
+                if isinstance(node, Scalar) and not node.is_null:
+                    return (_ADDRESS.check(text(node, _ADDRESS.noun), node.mark),)
+                return self._list(node, key, _ADDRESS, "[tcp://127.0.0.1:8080]")
             case Section() | Pools() | Variables() | Plain():
                 raise AssertionError(kind)
         if not isinstance(node, Scalar):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import select
 import time
+from _socket import SCM_RIGHTS, SOL_SOCKET
 from collections import deque
+from sys import byteorder
 
 from graced.host.log import one_line, say
 
@@ -38,6 +40,7 @@ class Notifier:
         self.watchdog_interval = _watchdog(environ)
         self._ready_fd = _number(environ.pop(READY_FD, ""))
         self._waiting: deque[bytes] = deque()  # what must not be lost
+        self._enclosed: dict[bytes, int] = {}  # descriptors of ours that go with a message
         self._status: bytes | None = None
         self._alive = False  # WATCHDOG=1 waits
         self._told = False  # that nobody is there
@@ -83,6 +86,22 @@ class Notifier:
         self._alive = self._socket is not None
         self.flush()
 
+    def store(self, name: str, fd: int) -> bool:
+        """FDSTORE=1: keep this descriptor for whoever comes after us; False without systemd.
+
+        It is not looked at meanwhile (FDPOLL=0), and comes back as sd_listen_fds(3) tells.
+        """
+        if self._socket is None:
+            return False
+        message = {"FDSTORE": "1", "FDNAME": name, "FDPOLL": "0"}
+        self._enclosed[_encoded(message)] = os.dup(fd)
+        self.send(message)
+        return True
+
+    def unstore(self, name: str) -> None:
+        """FDSTOREREMOVE=1: keep it no longer."""
+        self.send({"FDSTOREREMOVE": "1", "FDNAME": name})
+
     def send(self, message: Mapping[str, str]) -> None:
         """Send one message, or let it wait in order: nothing sent here is lost."""
         if self._socket is None:
@@ -106,7 +125,7 @@ class Notifier:
     def flush(self) -> None:
         """Send what waits, as far as it is taken at once."""
         while self._waiting and self._sent(self._waiting[0]):
-            self._waiting.popleft()
+            self._put_in(self._waiting.popleft())
         if not self._waiting and self._status is not None and self._sent(self._status):
             self._status = None
         if not self._waiting and self._alive and self._sent(b"WATCHDOG=1"):
@@ -147,19 +166,33 @@ class Notifier:
         if self._socket is None:
             return True
         try:
-            self._socket.send(message)
+            self._hand_over(message)
         except BlockingIOError:
             return False
         except OSError:
             return self._sent_again(message)
         return True
 
+    def _hand_over(self, message: bytes) -> None:
+        assert self._socket is not None
+        fd = self._enclosed.get(message)
+        if fd is None:
+            self._socket.send(message)
+        else:
+            self._socket.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(4, byteorder))])
+
+    def _put_in(self, message: bytes) -> None:
+        """The message is gone, and what it enclosed is somebody else's now."""
+        fd = self._enclosed.pop(message, None)
+        if fd is not None:
+            os.close(fd)
+
     def _sent_again(self, message: bytes) -> bool:
         """Whoever listened is gone: somebody new may be there, under the same name."""
         assert self._socket is not None
         try:
             self._socket.connect(self._peer)
-            self._socket.send(message)
+            self._hand_over(message)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -175,7 +208,8 @@ class Notifier:
 
     def _gone(self) -> None:
         self._socket = None
-        self._waiting.clear()
+        while self._waiting:
+            self._put_in(self._waiting.popleft())
         self._status, self._alive = None, False
 
     def _tell_who_waits(self) -> None:

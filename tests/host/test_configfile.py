@@ -14,6 +14,7 @@ import yaml
 from graced.core import units
 from graced.core.settings import Backoff, Log, Pool, Settings
 from graced.host import configfile, configkinds
+from graced.host.address import parse
 from graced.host.configfile import Problem, Reading
 from graced.host.configkinds import Wrong
 
@@ -79,6 +80,7 @@ pools:
     path: []
     env: {}
     options: {}
+    listen: []
     ready_timeout: 30s
     round_timeout: null
     drain_timeout: 30s
@@ -106,7 +108,7 @@ def test_the_published_example_is_exactly_the_defaults() -> None:
 def test_the_published_example_has_every_key() -> None:
     reading = read(DEFAULTS)
     assert "default" not in reading.sources.values()
-    assert reading.sources["pools.jobs.drain_timeout"] == "config.yaml:22:20"
+    assert reading.sources["pools.jobs.drain_timeout"] == "config.yaml:23:20"
     assert reading.sources["pools.jobs.env"] == "config.yaml:18:10"
     assert reading.sources.keys() == read(POOL).sources.keys()
 
@@ -174,6 +176,17 @@ pools:
         ),
         "c": Pool("c"),
     }
+
+
+def test_addresses_are_one_or_a_list() -> None:
+    assert pool("").listen == pool("listen: []").listen == pool("listen: null").listen == ()
+    assert pool("listen: tcp://127.0.0.1:8080").listen == ("tcp://127.0.0.1:8080",)
+    found = pool("listen: [unix:///run/x.sock?mode=0666&backlog=7, 'tcp://[::]:1', fd:web]").listen
+    assert [parse(text).kind for text in found] == ["unix", "tcp", "fd"]
+    unix, tcp, named = map(parse, found)
+    assert (unix.name, unix.mode, unix.backlog) == ("/run/x.sock", 0o666, 7)
+    assert (tcp.host, tcp.port, tcp.place) == ("::", 1, "tcp://[::]:1")
+    assert named.name == "web"
 
 
 def test_what_is_plain_needs_no_yaml_library() -> None:
@@ -638,6 +651,31 @@ pools:
             "config.yaml:6:14: pools.e.queue: 'sqlite:///x?mode=ro' is more than the path",
             "config.yaml:7:14: pools.f.queue: there is no queue for 'jobs.db', only sqlite",
         ],
+    ),
+    "addresses": (
+        "pools:\n"
+        "  a: {listen: tcp://localhost:80}\n"
+        "  b: {listen: 'tcp://127.0.0.1'}\n"
+        "  c: {listen: ['tcp://[::1]:0', 'udp://1.2.3.4:5', 'fd:']}\n"
+        "  d: {listen: 'unix://x.sock'}\n"
+        "  e: {listen: 'unix:///x?mode=999'}\n"
+        "  f: {listen: 'fd:web?backlog=3'}\n"
+        "  g: {listen: {tcp: 80}}\n",
+        [
+            "config.yaml:2:15: pools.a.listen: 'localhost' is no numeric IP address; write 127.",
+            "config.yaml:3:15: pools.b.listen: 'tcp://127.0.0.1' has no port; write tcp://127.0.",
+            "config.yaml:4:16: pools.c.listen.0: there is no port 0; write a port from 1 to 65535",
+            "config.yaml:4:33: pools.c.listen.1: 'udp://1.2.3.4:5' is no address; write tcp://",
+            "config.yaml:4:52: pools.c.listen.2: '' cannot be the name of a descriptor; write the",
+            "config.yaml:5:15: pools.d.listen: 'unix://x.sock' has no absolute path; write unix://",
+            "config.yaml:6:15: pools.e.listen: mode=999 is no mode; write three octal digits",
+            "config.yaml:7:15: pools.f.listen: 'backlog=3' means nothing there; write ?backlog=100",
+            "config.yaml:8:15: pools.g.listen: is not a list; write a list, such as [tcp://127.0.",
+        ],
+    ),
+    "one address for two": (
+        "pools: {a: {listen: 'tcp://[::1]:80'}, b: {listen: [fd:x, 'tcp://[0:0::1]:080']}}",
+        ["config.yaml:1:59: pools.b.listen.1: pool a listens on tcp://[::1]:80 already; remove"],
     ),
     "one queue for two": (
         "pools: {a: {queue: 'sqlite:///x.db'}, b: {queue: 'sqlite:///x.db'}}",

@@ -68,6 +68,50 @@ def notifier(systemd: Systemd, troubles: list[str]) -> Iterator[Notifier]:
     notifier.close()
 
 
+def enclosed(systemd: Systemd) -> tuple[bytes, list[int]]:
+    """Return the next message and the descriptors that came with it."""
+    data, extra, _, _ = systemd.socket.recvmsg(4096, socket.CMSG_SPACE(64))
+    rights = [value for _, kind, value in extra if kind == socket.SCM_RIGHTS]
+    return data, [fd for value in rights for fd in struct.unpack("i", value)]
+
+
+def test_a_descriptor_is_enclosed(systemd: Systemd, notifier: Notifier) -> None:
+    read, write = os.pipe()
+    assert notifier.store("web", read)
+    os.close(read)
+    data, [fd] = enclosed(systemd)
+    assert data == b"FDSTORE=1\nFDNAME=web\nFDPOLL=0"
+    os.write(write, b"same")
+    assert os.read(fd, 10) == b"same"
+    os.close(fd)
+    notifier.unstore("web")
+    assert systemd.take() == {"FDSTOREREMOVE": "1", "FDNAME": "web"}
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"nobody has it any more")
+    os.close(write)
+
+
+def test_a_descriptor_waits_for_its_turn(systemd: Systemd, notifier: Notifier) -> None:
+    count = filled(notifier)
+    read, write = os.pipe()
+    notifier.store("web", read)
+    os.close(read)
+    for _ in range(count):
+        systemd.socket.recv(4096)
+    notifier.flush()
+    while not (fds := enclosed(systemd)[1]):
+        pass
+    [fd] = fds
+    os.write(write, b"same")
+    assert os.read(fd, 10) == b"same"
+    os.close(fd)
+    os.close(write)
+
+
+def test_without_systemd_nothing_is_stored() -> None:
+    assert not Notifier({}).store("web", 0)
+
+
 def filled(notifier: Notifier) -> int:
     """Send until the socket takes no more; return how many statuses were taken."""
     for n in range(10_000):

@@ -34,7 +34,7 @@ python3 -m compileall -q $packages/graced
 printf '#!/usr/bin/python3\nimport sys\nfrom graced.cli import main\nsys.exit(main())\n' \
     >/usr/bin/graced
 chmod 755 /usr/bin/graced
-cp /src/systemd/*.service /usr/lib/systemd/system/
+cp /src/systemd/*.service /src/systemd/*.socket /usr/lib/systemd/system/
 cp /src/systemd/sysusers.d/*.conf /usr/lib/sysusers.d/
 cp /src/systemd/system-preset/*.preset /usr/lib/systemd/system-preset/
 systemd-sysusers
