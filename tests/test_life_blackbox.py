@@ -1,0 +1,216 @@
+"""What a stranger tried who had only read the contract, and what broke when he did."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from typing import Any
+
+import pytest
+from harness import TESTS, Daemon
+
+
+def ours(
+    daemon: Daemon, worker: str, *, wrap: tuple[str, ...] = (), ready: bool = True, **options: Any
+) -> None:
+    """Start a pool of a class that the test has written beside config.yaml."""
+    path = [str(daemon.home), str(TESTS)]
+    daemon.configure({"jobs": {"worker": worker, "path": path, "options": options}})
+    daemon.start(wrap=wrap)
+    if ready:
+        daemon.ready()
+
+
+FORKS = """
+import os
+import sys
+
+from crew import Idle, say
+
+class Forks(Idle):
+    def setup(self):
+        super().setup()
+        self.fork("setup")
+
+    def step(self):
+        if not self.fork("step"):
+            super().step()
+
+    def fork(self, where):
+        # whether this is the child, come back
+        if self.options["where"] != where:
+            return False
+        child = os.fork()
+        if child:
+            say("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            return False
+        match self.options["how"]:
+            case "exits":
+                sys.exit(3)
+            case "raises":
+                raise ValueError("in the child")
+        return True  # and would be a second worker
+"""
+
+
+@pytest.mark.parametrize("where", ["setup", "step"])
+@pytest.mark.parametrize(("how", "status"), [("exits", 3), ("raises", 1), ("comes back", 1)])
+def test_a_forked_child_that_comes_back_is_no_second_worker(
+    daemon: Daemon, where: str, how: str, status: int
+) -> None:
+    daemon.module("forks", FORKS)
+    ours(daemon, "forks:Forks", where=where, how=how)
+    daemon.events.wait(f"^child {status}$")
+    pool = daemon.status()["pools"]["jobs"]
+    assert pool["deaths"] == 0
+    assert pool["workers"][0]["errors"] == 0
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    daemon.events.wait("^teardown ")
+    assert len(daemon.events.matching("^setup ")) == 1
+    assert len(daemon.events.matching("^child ")) == 1
+    assert len(daemon.events.matching("^teardown ")) == 1
+    daemon.nothing_left()
+
+
+LEASES = """
+from crew import Rounds, say
+
+class Leases(Rounds):
+    def step(self):
+        for odd in (None, "x", float("nan")):
+            for call in (self.critical, self.extend, self.wait):
+                if odd is None and call == self.wait:
+                    continue
+                try:
+                    done = call(odd)
+                    if call == self.critical:
+                        with done:
+                            pass
+                except (TypeError, ValueError):
+                    say("refused", call.__name__)
+        with self.critical(3600):
+            pass
+        super().step()
+"""
+
+
+def test_what_is_no_number_of_seconds_begins_no_lease(daemon: Daemon) -> None:
+    """It had left the count of sections wrong: later leases lasted to their nominal end."""
+    daemon.module("leases", LEASES)
+    ours(daemon, "leases:Leases", seconds=3600)
+    daemon.events.wait("^refused ", 8)
+    daemon.events.wait("^begin")
+    asked = daemon.send(signal.SIGINT)
+    assert daemon.ended(0) - asked < 5
+    daemon.nothing_left()
+
+
+LONG = """
+from crew import Idle, say
+
+class Long(Idle):
+    def step(self):
+        self.extend(1e300)
+        with self.critical(float("inf")):
+            say("leased")
+        say("waits")
+        say("woken", self.wait(self.options["seconds"]))
+"""
+
+
+@pytest.mark.parametrize("seconds", [86400 * 30, 86400 * 365 * 50, 1e300])
+def test_a_wait_may_be_longer_than_a_system_call_can_take(daemon: Daemon, seconds: float) -> None:
+    daemon.module("long", LONG)
+    ours(daemon, "long:Long", seconds=seconds)
+    daemon.events.wait("^waits$")
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    assert daemon.events.wait("^woken")[0].text == "woken True"
+    assert not daemon.log.matching("Traceback")
+
+
+LEAKS = """
+import os
+
+from crew import Idle, say
+
+HELD = []
+
+class Leaks(Idle):
+    def step(self):
+        if not HELD:
+            for _ in range(100):
+                os.close(os.open("/dev/null", os.O_RDONLY))
+            while True:
+                HELD.append(os.open("/dev/null", os.O_RDONLY))
+        for fd in HELD:
+            os.close(fd)
+        HELD[:] = []
+        super().step()
+"""
+
+
+def test_a_worker_without_descriptors_left_tells_its_traceback_and_stays(daemon: Daemon) -> None:
+    daemon.module("leaks", LEAKS)
+    ours(daemon, "leaks:Leaks", wrap=("sh", "-c", 'ulimit -n 200; exec "$@"', "sh"))
+    daemon.log.wait(os.strerror(errno.EMFILE))
+    daemon.log.wait(r'File ".*leaks\.py", line \d+, in step')
+    daemon.until(lambda: daemon.status()["pools"]["jobs"]["workers"][0]["state"] == "ready")
+    pool = daemon.status()["pools"]["jobs"]
+    assert pool["deaths"] == 0
+    assert pool["workers"][0]["errors"] == 1
+
+
+RED = """
+import os
+
+from crew import Idle
+
+class Red(Idle):
+    def setup(self):
+        try:
+            os.mkdir(self.options["mark"])
+        except FileExistsError:
+            return super().setup()
+        raise ValueError("\\x1b[31mred\\x00")
+"""
+
+
+def test_what_a_worker_raised_moves_no_cursor_in_the_status(daemon: Daemon) -> None:
+    daemon.module("red", RED)
+    ours(daemon, "red:Red", mark=str(daemon.home / "mark"))
+    told = daemon.run("status").stdout
+    assert "ValueError: \\x1b[31mred\\x00" in told
+    assert all(c.isprintable() for line in told.splitlines() for c in line)
+    assert daemon.status()["pools"]["jobs"]["last_deaths"][0]["reason"].endswith("\x1b[31mred\x00")
+
+
+LAST_IMPORT = """
+import ctypes
+import os
+import signal
+
+from crew import Idle as Idle
+from harness import wait_gone
+
+ctypes.CDLL(None).prctl(1, 0)  # as if the import had just ended: no SIGKILL with the parent's death
+main = os.getppid()
+os.kill(main, signal.SIGKILL)
+wait_gone([main])
+if {fails}:
+    raise ImportError("nobody is left to hear this")
+"""
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_zygote_whose_main_process_dies_during_the_import_goes_quietly(
+    daemon: Daemon, fails: bool
+) -> None:
+    daemon.module("last", LAST_IMPORT.format(fails=fails))
+    ours(daemon, "last:Idle", ready=False)
+    daemon.ended(-signal.SIGKILL)
+    daemon.nothing_left()
+    assert not daemon.log.matching("^Traceback")  # an indented one is the import's
+    assert not daemon.log.matching("ChannelClosed")
