@@ -374,9 +374,7 @@ class Ledger:
 
     def _recall(self) -> None:
         """The transaction came to nothing: all that it had is pending again."""
-        unsure, self._unsure = self._unsure, Batch()
-        unsure.absorb(self._batch)
-        self._batch = unsure
+        self._batch, self._unsure = self._unsure, Batch()
 
     def handouts(self) -> list[Row]:
         """Return the jobs that were given to idle workers, once they are written."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from kept import Kept, confirm, settle, take, work_off
+from kept import Kept, await_news, confirm, settle, take, work_off
 
 from graced.jobs.job import MAX_PAYLOAD, Discarded, Done, Postponed, Raised
 from graced.jobs.queue import QueueError
@@ -138,6 +138,8 @@ class QueueContract:
         settle(worker, job, Raised("{}"))
         again = take(worker)
         assert (again.id, again.attempt) == (id, 2)
+        settle(worker, job, Raised("{}"))
+        assert queue.counts()["taken"] == 1, "that was about the first attempt"
         settle(worker, again)
         settle(worker, again, Raised("{}"))
         assert client.wait(id)["state"] == "done"
@@ -163,6 +165,23 @@ class QueueContract:
         assert {job.attempt for job in done} == {1}
         settle(workers[0], done[-1])
         assert queue.counts()["done"] == 300
+
+    def test_what_is_in_hand_stays_there_when_the_queue_dies(self, queue: Kept) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"])
+        worker, other = queue.worker(1), queue.worker(2)
+        job = take(worker)
+        queue.restart()
+        other.ask()
+        quiet = time.monotonic() + 0.3
+        while time.monotonic() < quiet:
+            for end in (worker, other):
+                assert end.receive() is None, "it is in the hands of the first"
+                await_news(end, time.monotonic() + 0.05)
+        assert worker.fileno() >= 0
+        assert other.fileno() >= 0
+        settle(worker, job)
+        assert queue.client().wait(id)["state"] == "done"
 
     def test_a_payload_may_have_a_mebibyte(self, queue: Kept) -> None:
         client = queue.client()

@@ -301,6 +301,23 @@ def test_a_locked_file_delays_and_loses_nothing(kept: Kept) -> None:
     assert take(worker).payload == 3
 
 
+def test_a_job_for_a_worker_that_went_meanwhile_goes_to_another(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    [id] = client.submit(["1"])
+    other = sqlite3.connect(kept.file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    worker = kept.worker(1)
+    worker.ask()
+    kept.until(lambda: "locked" in str(kept.keeper.trouble))
+    worker.close()
+    other.execute("ROLLBACK")
+    other.close()
+    kept.until(lambda: kept.keeper.trouble is None)
+    again = take(kept.worker(2))
+    assert (again.id, again.attempt) == (id, 1)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:

@@ -476,6 +476,99 @@ def test_the_oldest_job_does_not_wait_for_a_worker_that_became_slow(store: Store
     assert row is reserved
 
 
+def quick_worker(ledger: Ledger, name: str) -> Row:
+    """Have a worker with a job in hand and others reserved."""
+    ledger.ask(name, START)
+    [row] = _commit(ledger, START)
+    settled(ledger, name, row, START)
+    [row] = _commit(ledger, START)
+    return row
+
+
+def test_what_is_reserved_is_not_handed_out_before_that_is_durable(tmp_path: Path) -> None:
+    store = FlakyStore(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 50, 0, 0, START)
+    row = quick_worker(ledger, "d:1")
+    store.full = True
+    handed = 0
+    while (following := settled(ledger, "d:1", row, START)) is not None:
+        with pytest.raises(Trouble):
+            ledger.commit(START)
+        row, handed = following, handed + 1
+    assert handed == rules.DEPTH
+    with pytest.raises(Trouble):
+        ledger.commit(START)
+    store.full = False
+    assert len(ledger.commit(START)) == 1
+    store.close()
+
+
+def test_what_is_settled_during_a_commit_is_settled_by_it(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 50, 0, 0, START)
+    hand = [quick_worker(ledger, "d:1")]
+    done = []
+
+    def listen() -> bool:
+        row = hand.pop() if hand else None
+        if row is None:
+            return False
+        done.append(row.id)
+        following = settled(ledger, "d:1", row, START)
+        hand.extend([following] if following else [])
+        return True
+
+    assert listen()
+    handouts = ledger.commit(START, listen)
+    assert len(done) == rules.DEPTH + 1
+    assert [r.id for r in handouts] == [done[-1] + 1], "the last had no durable reserve"
+    assert all(found and found.state == DONE for found in map(store.row, done))
+
+
+def test_an_attempt_that_was_not_handed_out_does_not_count(tmp_path: Path) -> None:
+    store = FlakyStore(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"], 0, 0, START)
+    _commit(ledger, START)
+    store.full = True
+    ledger.ask("d:1", START)
+    with pytest.raises(Trouble):
+        ledger.commit(START)
+    ledger.bury("d:1", "{}", START)
+    store.full = False
+    _commit(ledger, START)
+    ledger.ask("d:2", START)
+    [row] = _commit(ledger, START)
+    assert row.attempt == 1
+    store.close()
+
+
+def test_a_reserve_that_the_next_keeper_finds_does_not_count(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+    row = quick_worker(ledger, "d:1")
+    reserved = set(ledger.owners["d:1"].reserve)
+    store.close()
+    store = Store(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.bury("d:1", "{}", START)
+    _commit(ledger, START)
+    failures = {id: found.failures for id in (row.id, *reserved) if (found := store.row(id))}
+    assert failures == {row.id: 1, **dict.fromkeys(reserved, 0)}
+    store.close()
+
+
+def test_memory_is_bounded_however_many_wait(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    for _ in range(20):
+        ledger.submit(["{}"] * 1000, 0, 0, START)
+        _commit(ledger, START)
+    assert len(ledger._ahead) <= 2 * rules.MOST
+    assert len(ledger._rows) <= 2 * rules.MOST
+
+
 def test_a_retry_that_falls_due_early_is_seen(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,6 +191,20 @@ def test_jobs_go_on_while_the_keeper_is_killed(jobs: Daemon) -> None:
     assert all(line.words[2] == "1" for line in jobs.events.matching("^begin"))
 
 
+def test_a_drain_waits_for_the_next_keeper_to_settle(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Counting", options={"seconds": 0.5}).start().ready()
+    submitted(jobs, "--json", "1")
+    jobs.events.wait("^begin")
+    [keeper] = [pid for pid, name in jobs.left().items() if name == "graced-keeper"]
+    os.kill(keeper, signal.SIGSTOP)  # it takes no settle,
+    jobs.send(signal.SIGTERM)
+    jobs.events.wait("^end")
+    os.kill(keeper, signal.SIGKILL)  # and dies with it unread
+    jobs.ended(0)
+    [job] = listed(jobs)
+    assert (job["state"], job["attempts"]) == ("done", 1)
+
+
 def runs_of(file: Path) -> dict[int, list[tuple[int, int | None]]]:
     """Return when each run of each job began and, if it did, ended."""
     runs: dict[int, list[tuple[int, int | None]]] = {}
