@@ -92,15 +92,18 @@ class Birth:
     def _attend(self, middle: socket.socket, guard: Guard) -> str | None:
         try:
             word = middle.recv(1024)
-            for _, record in self.children:
-                if word and record.pid:
-                    guard(record.pid, record)
-                    record.words[BORN_WHOLE] = 1
-            middle.send(_GO, socket.MSG_NOSIGNAL)
         except ConnectionError:
             word = b""
         if not word:
             return LOST
+        for _, record in self.children:
+            if record.pid:
+                guard(record.pid, record)
+                record.words[BORN_WHOLE] = 1
+        try:
+            middle.send(_GO, socket.MSG_NOSIGNAL)
+        except ConnectionError:  # killed, but its work was done: they are whole
+            pass
         return None if word == _ALL_BORN else word.decode()
 
     # -- in the middle process -----------------------------------------------------
