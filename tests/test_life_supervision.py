@@ -361,11 +361,11 @@ def terminal(daemon: Daemon) -> Iterator[list[int]]:
 def test_with_a_terminal_ttin_is_ignored_and_hangup_reloads(daemon: Daemon) -> None:
     daemon.pool(workers=2)
     with terminal(daemon):
-        daemon.send(signal.SIGTTIN)
-        daemon.send(signal.SIGTTOU)
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            daemon.send(number)
+            assert daemon.status()["pools"]["jobs"]["target"] == 2
         daemon.send(signal.SIGHUP)
         daemon.ready(2)
-        assert daemon.status()["pools"]["jobs"]["target"] == 2
         stop(daemon)
 
 
@@ -534,6 +534,10 @@ def memory_group(limit: int) -> Iterator[Path]:
             yield group
             return
         finally:
+            left = [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            wait_gone(left)
             group.rmdir()
     pytest.skip("no memory control group can be made here")
 
