@@ -277,6 +277,23 @@ def test_death_of_a_worker_with_a_round_to_its_credit_ends_it() -> None:
     assert len(made.births(since=made.now)) == 1
 
 
+def test_death_of_a_neighbour_with_a_round_to_its_credit_ends_it() -> None:
+    made = started(pool(workers=2, backoff=Backoff(first=20.0)))
+    made.run(1)
+    made.work_for = lambda p: Work(setup_fails="no") if p.slot == 0 else Work()
+    kill(made, 1)
+    made.run(1)
+    kill(made, 0)
+    made.until(lambda: made.pool().backoff.active)
+    made.pool().backoff.since = made.alive(slot=1)[0].ordered_at  # born in the same trouble
+    made.alive(slot=1)[0].good = 1
+    made.work_for = lambda p: Work()
+    kill(made, 1)  # its bell was not heard any more
+    assert not made.pool().backoff.active
+    made.run(1)
+    assert len(made.serving()) == 2
+
+
 def test_probe_alive_for_reset_ends_it() -> None:
     made = in_backoff(workers=1, backoff=Backoff(reset=20.0))
     made.work_for = lambda p: Work()
@@ -368,6 +385,13 @@ def test_first_start_that_hangs_gives_up_after_three(ready_timeout: float) -> No
     made.work_for = lambda p: Work(setup=None)
     assert made.start().until_exit(1000).code == 1
     assert len(made.births()) == 3
+
+
+def test_probe_that_hangs_for_longer_than_reset_is_no_success() -> None:
+    made = world(pool(workers=2, ready_timeout=300.0, backoff=Backoff(reset=60.0)))
+    made.work_for = lambda p: Work(setup=None)
+    assert made.start().until_exit(1000).code == 1
+    assert len(made.births()) == 5
 
 
 def test_failed_import_ends_the_first_start_at_once() -> None:

@@ -87,6 +87,33 @@ def test_pool_that_is_scaled_to_nothing_during_the_start_still_loads_its_code() 
     assert len(made.serving()) == 2
 
 
+def test_slot_that_died_holds_ready_back() -> None:
+    made = world(pool(workers=2))
+    made.work_for = lambda p: Work(lives=1.0) if p.nth == 0 else Work(setup=5.0)
+    made.start().run(0.5)
+    made.work_for = lambda p: Work(setup_fails="no")
+    made.run(10)
+    assert len(made.serving()) == 1
+    assert made.law.words == []
+    made.work_for = lambda p: Work(round=0.1)
+    made.run(30)
+    assert made.law.words == ["READY"]
+
+
+def test_slot_that_was_scaled_away_and_back_holds_ready_back() -> None:
+    made = world(pool("a", workers=2), pool("b"))
+    made.work_for = lambda p: Work(setup=5.0 if p.pool.name == "b" else 0.1)
+    made.start().run(1)
+    made.work_for = lambda p: Work(setup=10.0)
+    made.do(ev.ScaleAsked("a", 1))
+    made.run(1)
+    made.do(ev.ScaleAsked("a", 2))
+    made.run(5)
+    assert made.law.words == []
+    made.run(10)
+    assert made.law.words == ["READY"]
+
+
 def test_start_gives_systemd_a_time() -> None:
     made = world(pool(ready_timeout=30.0)).start()
     (extend,) = made.actions(ac.Extend)
@@ -113,6 +140,20 @@ def test_deadlines_that_systemd_was_given_are_never_missed() -> None:
             made.do(ev.DrainAsked())
             promised = made.now + max(a.seconds for a in made.actions(ac.Extend, made.now))
         made.step()
+
+
+def test_lease_in_a_drain_gives_systemd_the_time_that_it_may_take() -> None:
+    made = world(pool(drain_timeout=10.0, stop_timeout=5.0))
+    made.work_for = lambda p: Work(round=math.inf, leases=((2.0, 500.0, 500.0),))
+    made.start().run(1)
+    made.do(ev.DrainAsked())
+    made.run(5)
+    promised = [t + a.seconds for t, a in made.did if isinstance(a, ac.Extend)]
+    assert max(promised) < 1100
+    made.do(ev.Tick())  # whatever comes next; leases are looked at
+    promised = [t + a.seconds for t, a in made.did if isinstance(a, ac.Extend)]
+    assert max(promised) > 1510
+    assert made.until_exit().code == 0
 
 
 # -- drain ---------------------------------------------------------------------------
@@ -310,6 +351,18 @@ def test_second_interrupt_with_one_worker() -> None:
     made.do(ev.InterruptAsked())
     made.do(ev.InterruptAsked())
     assert made.until_exit(1).reason == "1 worker had to be killed"
+
+
+def test_interrupt_does_not_give_new_time_to_those_already_interrupted() -> None:
+    made = world(pool(drain_timeout=1.0, stop_timeout=5.0))
+    made.work_for = lambda p: Work(round=math.inf, deaf_to_int=True)
+    made.start().run(1)
+    now = made.now
+    made.do(ev.DrainAsked())
+    made.run(3)
+    made.do(ev.InterruptAsked())
+    made.until_exit()
+    assert made.now - now == pytest.approx(6.0, abs=0.01)
 
 
 def test_interrupts_ladder_ends_with_a_kill() -> None:

@@ -10,7 +10,7 @@ from world import Code, Process, Work, World, pool, started, world
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.backoff import Birth
-from graced.core.member import Member, State
+from graced.core.member import Member, State, Verdict
 
 
 def slots(processes: list[Process]) -> list[int]:
@@ -318,8 +318,10 @@ def test_worker_born_after_its_zygote_was_given_up_is_still_led_down() -> None:
     (process,) = made.processes.values()
     made._fork(made.zygotes[process.zygote], process)  # its last message, on the way
     made.settle()
+    born = made.now
     made.until(lambda: "KILL" in heard(process), within=5)
     assert heard(process)[0] == "INT"
+    assert made.now - born == pytest.approx(1.0, abs=0.01)
 
 
 def test_exit_by_itself_in_the_moment_of_the_kill_is_no_kill() -> None:
@@ -419,6 +421,8 @@ def test_stuck_round_under_a_lease_is_killed_when_the_lease_ends() -> None:
     made.work_for = lambda p: Work(round=math.inf, leases=((2.0, 20.0, 9.0),), frozen=True)
     made.start().until(made.serving)
     process, at = only(made), made.now
+    made.run(4)
+    made.do(ev.Tick())  # leases are looked at
     made.until(lambda: process.phase == "gone")
     assert 11.0 <= made.now - at <= 22.1
 
@@ -475,6 +479,34 @@ def test_recovery_does_not_cancel_the_ladders_kill() -> None:
     member.recovered()  # the answer to the first
     assert member.deadline() == pytest.approx(6.07)
     assert member.tick(6.08) == [ac.Kill(1)]
+
+
+def stuck_member() -> Member:
+    member = Member(1, pool(stop_timeout=1.0), 1, 1, 0, Birth.FIRST, 0.0)
+    member.spawned(801, 0.0)
+    member.ready()
+    assert member.overdue("a round took longer than 5 s")
+    return member
+
+
+def test_stack_that_is_printed_late_does_not_soften_the_ladders_kill() -> None:
+    member = stuck_member()
+    member.interrupt(5.0)
+    assert member.tick(6.01) == [ac.Kill(1)]
+    assert member.stack_printed(6.02) == []
+    assert member.tick(6.07) == [ac.Kill(1)]
+
+
+def test_overdue_round_is_news_once() -> None:
+    assert not stuck_member().overdue("a round took longer than 5 s")
+
+
+def test_lease_of_the_dead_does_not_hold_up_another_kill() -> None:
+    member = stuck_member()
+    member.kill(5.0, Verdict.FORCED)
+    member.killed(5.0)
+    member.leases(3.0, 100.0)
+    assert member.tick(9.1) == [ac.Kill(1, force=True)]
 
 
 def test_killed_from_outside_is_told_as_such_though_the_round_was_overdue() -> None:
@@ -555,6 +587,15 @@ def test_worker_that_ages_in_setup_does_not_block_its_slot() -> None:
     made.run(30)
     assert len(made.births()) >= 8
     assert len(made.alive()) <= 2
+
+
+def test_successor_that_hangs_is_gone_before_the_next_one_comes() -> None:
+    made = started(pool(ready_timeout=1.0, stop_timeout=5.0))
+    made.work_for = lambda p: Work(setup=None, deaf_to_int=True)
+    made.do(ev.ReplacementWanted(only(made).id, "max_rss"))
+    end = made.now + 30
+    while made.step(end):
+        assert len(made.alive()) <= 2
 
 
 def test_recycle_of_a_successor_at_once_goes_on() -> None:
@@ -655,6 +696,14 @@ def test_zygotes_that_die_after_each_import_are_started_later_and_later() -> Non
     starts = len(made.actions(ac.StartZygote, since))
     assert 4 <= starts <= 10
     assert len(made.alive()) == 1
+
+
+def test_zygote_lost_now_and_then_is_started_at_once_each_time() -> None:
+    made = started(pool())
+    for _ in range(3):
+        made.run(61)
+        zygote(made)
+        assert len(made.actions(ac.StartZygote, since=made.now)) == 1
 
 
 def test_lost_zygote_whose_code_is_broken_is_tried_for_ever() -> None:
