@@ -757,8 +757,9 @@ def test_canary_beside_a_slot_that_is_between_two_workers_counts_as_ahead() -> N
     made.work_for = lambda p: Work(setup=30.0 if p.pool.name == "b" else 0.1)
     reload(made)
     made.until(lambda: made.actions(ac.Kill))
+    made.work_for = lambda p: Work(setup=5.0)
     made.do(ev.ReplacementWanted(made.alive("a", slot=1)[0].id, "max_rss"))
-    made.run(10)  # the law counts
+    made.run(20)  # the law counts
     assert len(made.serving("a")) == 3
 
 
@@ -804,3 +805,14 @@ def test_canary_that_needs_its_slot_waits_for_those_that_drain() -> None:
     made.run(5)
     assert second.heard == []
     accepted(made, within=20)
+
+
+def test_reload_that_was_asked_for_begins_in_the_moment_the_other_ends() -> None:
+    made = started(pool())
+    made.alive()[0].work.frozen = True  # so that nothing else happens then
+    reload(made)
+    reload(made)
+    made.until(lambda: ended(made))
+    times = [t for t, a in made.did if isinstance(a, (ac.EndReload, ac.TellReloading))]
+    assert times[1] == times[2]
+    assert phase(made) is not None

@@ -172,6 +172,7 @@ class World:
 
     def step(self, limit: float = math.inf) -> bool:
         """Go to the next moment at which something is due; False if none is by ``limit``."""
+        self.settle()
         time = self.next_time()
         if time is None or time > limit:
             return False
