@@ -445,6 +445,10 @@ class Ledger:
         """Whether ``tidy`` has work that waits for no clock."""
         return bool(self._promoting or self._scrapping)
 
+    def has_chores(self, now: int) -> bool:
+        """Whether ``tidy`` has work to do."""
+        return self.untidy or (self.next_prune is not None and self.next_prune <= now)
+
     def tidy(self, now: int) -> None:
         """Do a small step of what can wait; only when nothing is pending."""
         if self._promoting:

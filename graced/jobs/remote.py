@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 READ = 1 << 16
 FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is gone
 LAST_RETRY = 1.0
+FIRST_PUSH = 0.001  # seconds before more of a long result is sent
 NUMBERS = {Done: 0, Raised: 1, Postponed: 2, Discarded: 3}
 
 
@@ -59,6 +60,7 @@ class WorkerEnd:
         self._asked = False  # idle, and the keeper knows or will know
         self._left = False
         self._delay = FIRST_RETRY
+        self._push_delay = FIRST_PUSH
         self._next_try = 0.0
 
     def fileno(self) -> int:
@@ -95,7 +97,7 @@ class WorkerEnd:
     def retry_in(self) -> float | None:
         """Return in how many seconds to call ``receive`` even if nothing is readable."""
         if self._sock is not None:
-            return None if not self._out else LAST_RETRY
+            return self._push_delay if self._out else None
         return max(self._next_try - time.monotonic(), 0)
 
     def leave(self) -> None:
@@ -169,8 +171,9 @@ class WorkerEnd:
             return
         try:
             del self._out[: self._sock.send(self._out, socket.MSG_NOSIGNAL)]
+            self._push_delay = FIRST_PUSH
         except BlockingIOError:
-            pass
+            self._push_delay = min(2 * self._push_delay, LAST_RETRY)
         except OSError:  # as above
             self._out.clear()
 

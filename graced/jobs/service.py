@@ -37,6 +37,7 @@ UNREAD = 8 << 20  # bytes that a client may leave unread
 MOST_PARKED = 64  # frames of one worker that wait for the file
 PAGE = 500  # jobs in one listing
 PAGE_BYTES = 4 << 20
+BREATH = 0.001  # seconds without a word after which the keeper has time for itself
 LONGEST_SLEEP = 600.0  # while something is deferred: the wall clock may be set meanwhile
 TEN_YEARS = 10 * 366 * 86400.0
 FOUND = '{"reason":"found taken when the daemon came back after a crash"}'
@@ -139,6 +140,8 @@ class Service:
         self._replies: list[tuple[Visitor, int, bytes, bool]] = []  # after the commit; for new jobs
         self._questions: list[Callable[[], None]] = []  # answered from the file, after the commit
         self._to_main: deque[tuple[Any, ...]] = deque()
+        self._idle = True  # nobody has said anything in this turn
+        self._tidied_until = 0.0  # when the next step of tidying may come between requests
         self._handed_out = False  # since the last commit; an answer may come very soon
         self._deaf = False  # out of descriptors: nobody new is let in
         self._handlers: dict[int, Callable[[Visitor, bytes, int], None]] = {
@@ -172,7 +175,7 @@ class Service:
             self._try_open()
         self._turn()
         while not self._is_over():
-            self._hear(self._timeout())
+            self._idle = not self._hear(self._timeout())
             self._turn()
         return self._close()
 
@@ -226,11 +229,12 @@ class Service:
         dues = [patience.due for patience in patient if patience.due is not None]
         wait = min(dues) - time.monotonic() if dues else float("inf")
         if ledger is not None and self._writing.due is None:
-            if ledger.untidy:
-                return 0
+            now = _now()
             walls = [due for due in (ledger.next_due(), ledger.next_prune) if due is not None]
-            if walls:
-                wait = min(wait, LONGEST_SLEEP, (min(walls) - _now()) / 1000)
+            if ledger.has_chores(now):
+                wait = min(wait, 0 if self._idle else BREATH)
+            elif walls:
+                wait = min(wait, LONGEST_SLEEP, (min(walls) - now) / 1000)
         return -1 if wait == float("inf") else max(wait, 0)
 
     def _close(self) -> int:
@@ -373,10 +377,14 @@ class Service:
         self._replies = kept
 
     def _tidy(self, ledger: Ledger) -> None:
+        began = time.monotonic()
         if self._writing.due is not None or ledger.pending:
+            return
+        if began < self._tidied_until and not self._idle:
             return
         try:
             ledger.tidy(_now())
+            self._tidied_until = _later(began)
         except Trouble as trouble:
             self._degrade(str(trouble))
             self._writing.failed()
@@ -828,6 +836,12 @@ class Service:
 def _now() -> int:
     """Return the wall clock in ms: what is due must still be so after a boot."""
     return time.time_ns() // 1_000_000
+
+
+def _later(began: float) -> float:
+    """Return when to go on with what can wait: it gets a third of the time."""
+    ended = time.monotonic()
+    return ended + 2 * (ended - began)
 
 
 def _chance() -> float:

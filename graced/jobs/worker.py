@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.jobs.job import Job, Outcome
+    from graced.workerlife import Life
 
 LOOK = 1.0  # seconds between looks whether an interrupt came, while a settle is not confirmed
 
@@ -44,19 +45,22 @@ class JobWorker(Worker):
         """
         raise NotImplementedError(f"{type(self).__name__} has no handle()")
 
-    def _begin(self) -> WorkerEnd:
+    @classmethod
+    def _born(cls, life: Life) -> Worker:
         """Say that the pool needs a queue, and take the lock that says that we live."""
-        life = self._life
-        if life.family.queue is None:
-            raise RuntimeError("there is no queue outside of a daemon; call handle() with a Job")
-        life.words[QUEUE] = 1
-        life.ring()
-        end = self.__end = WorkerEnd(Address.read(life.family.queue), life.order.worker)
-        return end
+        worker = super()._born(life)
+        assert isinstance(worker, JobWorker)
+        if life.family.queue is not None:
+            life.words[QUEUE] = 1
+            life.ring()
+            worker.__end = _end_of(life.family.queue, life.order.worker)
+        return worker
 
     @property
     def _end(self) -> WorkerEnd:
-        return self.__end or self._begin()
+        if self.__end is None:
+            raise RuntimeError("there is no queue outside of a daemon; call handle() with a Job")
+        return self.__end
 
     def _turn(self) -> None:
         """Wait for a job and do it; at the end of this life, say good-bye to the queue."""
@@ -117,6 +121,23 @@ class JobWorker(Worker):
                 wait, fd = end.retry_in(), end.fileno()
                 seconds = LOOK if wait is None else min(wait, LOOK)
                 life.wait_for(fd if fd >= 0 else None, seconds, heed_drain=False)
+
+
+class NoQueue(Exception):
+    """A worker cannot have its place at the queue; `reason` is one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _end_of(address: str, worker: int) -> WorkerEnd:
+    found = Address.read(address)
+    try:
+        return WorkerEnd(found, worker)
+    except OSError as error:
+        where = error.filename or found.file
+        raise NoQueue(f"cannot lock a file beside the queue: {where}: {error.strerror}") from error
 
 
 def _done(result: Any) -> Done | Raised:

@@ -407,6 +407,14 @@ def test_wrong_options_are_told_at_once(jobs: Daemon) -> None:
     jobs.log.wait("options: unknown key 'cdw'; there are cwd, env, timeout")
 
 
+def test_a_worker_that_cannot_have_its_lock_says_so(jobs: Daemon) -> None:
+    (jobs.home / "state").mkdir()
+    (jobs.home / "state" / "jobs.db-owners").touch()
+    command(jobs).start()
+    jobs.ended(1)
+    jobs.log.wait("cannot lock a file beside the queue: .*jobs.db-owners")
+
+
 # submit and jobs
 
 
@@ -498,6 +506,7 @@ def test_a_queue_that_cannot_be_used_is_said_and_comes_back(jobs: Daemon) -> Non
 
 
 @pytest.mark.usefixtures("as_root")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_another_user_of_the_group_may_submit(jobs: Daemon) -> None:
     command(jobs).start().ready()
     jobs.until(lambda: list((jobs.short / "run").glob("queue-*.sock")))
