@@ -436,6 +436,7 @@ class Supervisor:
             self.log.info("stopped")
         else:
             self.log.error(f"stopped: {end.reason}")
+        self.log.settle()
         if self._sockets is not None:
             self._sockets.close()
         self.report.leave(end)

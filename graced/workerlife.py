@@ -683,6 +683,7 @@ class Life:
         self.record.left = verdict.left
         self.enter(Phase.LEFT)
         process.flush()
+        self.diary.settle()
         self.ring()
         if os.getppid() != self.family.main_pid:
             self._end_own_group()

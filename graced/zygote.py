@@ -100,6 +100,7 @@ def _live(plan: Plan, channel: Channel) -> None:
         load = _imported(plan, channel, voice)
         process.set_parent_death_signal(0)
         if load is None:
+            voice.settle()
             return
         _prepare_to_fork()
         zygote = Zygote(plan, channel, voice, load)

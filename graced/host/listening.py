@@ -164,9 +164,9 @@ def _bind_unix(sock: socket.socket, address: Address, owner: Owner | None) -> No
         sock.bind(path)
     finally:
         os.umask(old)
+    os.chmod(path, address.mode)
     if owner is not None and os.geteuid() == 0:
         os.chown(path, *owner)
-    os.chmod(path, address.mode)
 
 
 def _is_stale(path: str) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graced.core import settings
 
     Fields = Mapping[str, Any]
-    Format = Callable[[str, str, Fields, Fields], str]
+    Format = Callable[[str, str, Fields, Fields], str | bytes]
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(3)
@@ -63,7 +63,7 @@ def _shorten(text: str) -> str:
     return f"{text[:LONGEST]} … ({len(text) - LONGEST} characters cut)"
 
 
-def _printed(value: object) -> str:
+def printed(value: object) -> str:
     try:
         return str(value)
     except Exception as error:  # noqa: BLE001 - a user's __str__ may raise whatever it likes
@@ -73,11 +73,11 @@ def _printed(value: object) -> str:
 def _worded(message: object, args: tuple[object, ...]) -> str:
     """Return the message with its `%s` filled in, as standard logging does it."""
     if not args:
-        return _printed(message)
+        return printed(message)
     try:
         return str(message) % args
     except Exception as error:  # noqa: BLE001 - wrong arguments: said all the same
-        return f"{_printed(message)} (with {_printed(args)}: {_printed(error)})"
+        return f"{printed(message)} (with {printed(args)}: {printed(error)})"
 
 
 def _traceback(error: BaseException) -> str:
@@ -97,11 +97,11 @@ def _bare_traceback(error: BaseException) -> str:
         code = place.tb_frame.f_code
         lines.append(f'  File "{code.co_filename}", line {place.tb_lineno}, in {code.co_name}')
         place = place.tb_next
-    return "\n".join([*lines[-20:], f"{type(error).__name__}: {_printed(error)}", ""])
+    return "\n".join([*lines[-20:], f"{type(error).__name__}: {printed(error)}", ""])
 
 
 def _quoted(value: object) -> str:
-    text = one_line(_printed(value))
+    text = one_line(printed(value))
     if text and not any(c in text for c in ' "='):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -115,7 +115,7 @@ def _origin(bound: Fields) -> str:
     return f"{bound['pool']}{slot}[{os.getpid()}]: "
 
 
-def _told(bound: Fields, message: str, fields: Fields) -> list[str]:
+def told(bound: Fields, message: str, fields: Fields) -> list[str]:
     """Return the record as harmless lines, the first with its origin and fields."""
     extra = {k: v for k, v in {**bound, **fields}.items() if k not in _ORIGIN}
     if "pool" in bound and extra.get("logger") == bound["pool"]:
@@ -127,14 +127,14 @@ def _told(bound: Fields, message: str, fields: Fields) -> list[str]:
 
 def text(level: str, message: str, bound: Fields, fields: Fields) -> str:
     """Format for terminals and files; further lines of a record are indented."""
-    lines = _told(bound, message, fields)
+    lines = told(bound, message, fields)
     return f"{clock.iso()} {level:<7} " + "\n".join(lines) + "\n"
 
 
 def journal(level: str, message: str, bound: Fields, fields: Fields) -> str:
     """Format for systemd's journal: it knows the time, and takes a priority on every line."""
     prefix = f"<{PRIORITIES[level]}>"
-    return "".join(f"{prefix}{line}\n" for line in _told(bound, message, fields))
+    return "".join(f"{prefix}{line}\n" for line in told(bound, message, fields))
 
 
 def json(level: str, message: str, bound: Fields, fields: Fields) -> str:
@@ -148,14 +148,14 @@ def _dumped(record: dict[str, Any]) -> str:
     from json import dumps
 
     try:
-        return dumps(record, ensure_ascii=False, allow_nan=False, default=_printed)
+        return dumps(record, ensure_ascii=False, allow_nan=False, default=printed)
     except Exception:  # noqa: BLE001 - NaN, loops, odd keys, a mapping that raises: as plain text
-        plain = {_printed(key): _plain(value) for key, value in record.items()}
+        plain = {printed(key): _plain(value) for key, value in record.items()}
         return dumps(plain, ensure_ascii=False)
 
 
 def _plain(value: object) -> object:
-    return value if type(value) in (str, int, bool, type(None)) else _printed(value)
+    return value if type(value) in (str, int, bool, type(None)) else printed(value)
 
 
 def _escapes() -> dict[int, str]:
@@ -205,6 +205,9 @@ class Sink:
         """Write what is left of a record that was taken in part; True if nothing is left."""
         self._forget_the_parents()
         return self._finish_the_last()
+
+    def settle(self) -> None:
+        """Wait, for a moment at most, until what this process wrote last is safe from its end."""
 
     def _forget_the_parents(self) -> None:
         """After a fork the rest of a half written record is the parent's business."""
@@ -477,7 +480,7 @@ class Log:
 
     def _record(self, level: str, message: str, fields: Fields) -> bytes:
         line = self._output.format(level, _shorten(message), self._fields, fields)
-        return line.encode("utf-8", "backslashreplace")
+        return line if isinstance(line, bytes) else line.encode("utf-8", "backslashreplace")
 
     def _report(self, lost: int) -> bytes:
         lines = "line was" if lost == 1 else "lines were"
@@ -495,6 +498,10 @@ class Log:
     def flush(self) -> bool:
         """Finish a record that was taken in part; True if nothing is left of it."""
         return self._output.sink.flush()
+
+    def settle(self) -> None:
+        """Let the last words arrive, before this process ends."""
+        self._output.sink.settle()
 
     def reopen(self) -> bool:
         """Open the log file by its name again; False if that failed and the old one goes on."""
@@ -528,11 +535,17 @@ def open_log(
 
     `owner` (user and group number) gets a log file that did not exist, if root opens it.
     """
-    sink = _sink(2) if wanted.file is None else FileSink(wanted.file, owner)
     format = wanted.format
+    is_journal = wanted.file is None and speaks_to_journal(2, environ)
     if format == "auto":
-        told = wanted.file is None and speaks_to_journal(2, environ)
-        format = "journal" if told else "text"
+        format = "journal" if is_journal else "text"
+    if format == "journal" and is_journal:
+        from graced.host.journal import journal_output
+
+        output = journal_output(wanted.level, 2)
+        if output is not None:
+            return Log(output=output)
+    sink = _sink(2) if wanted.file is None else FileSink(wanted.file, owner)
     return Log(output=Output(wanted.level, format, sink))
 
 

@@ -1,0 +1,265 @@
+"""Sockets, and what else outlives a restart, under real systemds.
+
+Callers run in the machine, all the time: each connects, says a word and waits for the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from harness import DEADLINE
+from machine import LAB, UNIT, Machine
+
+pytestmark = pytest.mark.timeout(600)
+
+SOCKET = "graced.socket"
+PORT = 8080
+CALLERS = """
+import os, socket, sys, threading
+answers, troubles = [], []
+def call():
+    while not (over.is_set() or troubles):
+        try:
+            with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60) as sock:
+                sock.sendall(b"hello")
+                said = sock.recv(100).split()
+                assert said[2:] == [b"hello"], f"cut: {said}"
+                answers.append(said[0])
+        except Exception as error:
+            troubles.append(repr(error))
+over = threading.Event()
+threads = [threading.Thread(target=call) for _ in range(4)]
+for thread in threads:
+    thread.start()
+print("begun", flush=True)
+sys.stdin.read()
+over.set()
+for thread in threads:
+    thread.join()
+print(len(answers), len(set(answers)), *troubles)
+"""
+
+
+@contextlib.contextmanager
+def callers(machine: Machine, processes: int, port: int = PORT) -> Iterator[None]:
+    """Call all the time, from before to after what is done meanwhile; nobody may be refused.
+
+    In the end at least so many processes must have answered.
+    """
+    line = [str(LAB), "run", machine.name, "python3", "-c", CALLERS, str(port)]
+    process = subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "begun\n"
+        yield
+        said, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    answers, pids, *troubles = said.split(maxsplit=2)
+    assert not troubles, said
+    assert int(answers) > 0
+    assert int(pids) >= processes
+
+
+def start(machine: Machine, *listen: str) -> None:
+    machine.configure("crew:Greeter", listen=list(listen))
+    machine.systemctl("start")
+
+
+@pytest.fixture
+def activated(machine: Machine) -> Iterator[Machine]:
+    """A machine with graced.socket open, and a daemon to serve it that does not run yet."""
+    machine.configure("crew:Greeter", listen="fd:web")
+    machine.systemctl("start", SOCKET)
+    yield machine
+    machine.systemctl("stop", UNIT)
+    machine.systemctl("stop", SOCKET)
+
+
+def test_a_call_starts_the_daemon(activated: Machine) -> None:
+    assert activated.show("ActiveState") == "inactive"
+    with callers(activated, 1):
+        activated.events.wait("^setup", 2)
+        activated.shows("ActiveState", "active")
+
+
+def test_restarts_refuse_nobody_who_calls_the_socket(activated: Machine) -> None:
+    activated.systemctl("start")
+    with callers(activated, 4):
+        for _ in range(3):
+            activated.systemctl("restart")
+        activated.systemctl("reload")
+    assert not activated.journal.matching("Traceback")
+
+
+def test_the_socket_survives_a_kill_of_the_main_process(activated: Machine) -> None:
+    activated.dropin("RestartSec=100ms")
+    activated.systemctl("start")
+    main = activated.main_pid()
+    activated.run("kill", "-KILL", str(main))
+    activated.events.wait("^setup", 4)
+    with callers(activated, 1):
+        activated.shows("StatusText", "2/2 workers ready")
+
+
+def test_reloads_refuse_nobody(machine: Machine) -> None:
+    start(machine, f"tcp://127.0.0.1:{PORT}")
+    with callers(machine, 4):
+        machine.systemctl("reload")
+        machine.systemctl("reload")
+
+
+def test_a_socket_of_ours_outlives_the_main_process(machine: Machine) -> None:
+    """From its death to the new start nobody is refused: those who call wait."""
+    machine.dropin("RestartSec=500ms")
+    start(machine, f"tcp://127.0.0.1:{PORT}", "unix:///run/graced/x.sock")
+    assert machine.show("NFileDescriptorStore") == "2"
+    main = machine.main_pid()
+    machine.run("kill", "-KILL", str(main))
+    machine.until(lambda: machine.main_pid() != main)
+    with callers(machine, 1):
+        machine.events.wait("^setup", 4)
+        machine.shows("StatusText", "2/2 workers ready")
+    machine.journal.wait(f"tcp://127.0.0.1:{PORT} is open since before the restart")
+    machine.run("test", "-S", "/run/graced/x.sock")
+    assert machine.main_pid() != main
+
+
+def test_a_reload_takes_back_what_systemd_kept(machine: Machine) -> None:
+    start(machine, f"tcp://127.0.0.1:{PORT}", f"tcp://127.0.0.1:{PORT + 1}")
+    assert machine.show("NFileDescriptorStore") == "2"
+    machine.configure("crew:Greeter", listen=f"tcp://127.0.0.1:{PORT}")
+    machine.systemctl("reload")
+    machine.shows("NFileDescriptorStore", "1")
+    machine.systemctl("stop")
+    assert machine.show("Result") == "success"
+
+
+def test_root_opens_what_another_user_serves(machine: Machine) -> None:
+    machine.dropin(machine.run("cat", "/src/systemd/root.conf"))
+    machine.dropin("CapabilityBoundingSet=CAP_NET_BIND_SERVICE")
+    machine.configure(
+        "crew:Greeter",
+        listen=["tcp://127.0.0.1:81", "unix:///run/graced/x.sock"],
+        top={"user": "daemon"},
+    )
+    machine.systemctl("start")
+    with callers(machine, 2, 81):
+        machine.systemctl("reload")
+    said = machine.run("stat", "-c", "%U %a", "/run/graced/x.sock").split()
+    assert said == ["daemon", "660"]
+
+
+def test_jobs_outlive_the_main_process(machine: Machine) -> None:
+    machine.dropin("RestartSec=100ms")
+    machine.write("/etc/graced/config.yaml", "pools: {jobs: {workers: 2}}\n")
+    machine.systemctl("start")
+    line = ["sh", "-c", "sleep 0.05; echo $0 >>/var/lib/graced/done"]
+    for number in range(40):
+        machine.run("graced", "submit", "--", *line, str(number))
+    main = machine.main_pid()
+    machine.run("kill", "-KILL", str(main))
+
+    def done() -> bool:
+        status = machine.attempt("graced", "status", "--json")
+        if status.returncode:
+            return False
+        queue = json.loads(status.stdout)["pools"]["jobs"]["queue"] or {}
+        return bool(queue.get("done") == 40)
+
+    machine.until(done)
+    assert machine.main_pid() != main
+    said = machine.run("sort", "-u", "/var/lib/graced/done").split()
+    assert sorted(map(int, said)) == list(range(40))
+
+
+# The journal
+
+LIFE = """
+import sys
+from graced import Worker
+class Talks(Worker):
+    def setup(self):
+        if self.options.get("fail"):
+            raise OSError("no database")
+        self.log.warning("hello\\nsecond line")
+    def step(self):
+        if self.options.get("huge"):
+            self.log.info("x" * 60000 + "\u20ac" * 5000)
+            self.options.clear()
+        self.wait(0.2)
+        raise ValueError("as asked")
+"""
+
+
+def entries(machine: Machine, *matches: str) -> list[dict[str, str]]:
+    lines = machine.run("journalctl", "-o", "json", "--all", *matches).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_journal_has_fields_and_whole_tracebacks(machine: Machine) -> None:
+    machine.write("/srv/app/talks.py", LIFE)
+    machine.configure("talks:Talks", 1, max_errors=100)
+    machine.systemctl("start")
+    main, [worker] = machine.main_pid(), machine.worker_pids()
+    machine.journal.wait("ValueError: as asked")
+    found = entries(machine, f"_PID={worker}", "GRACED_POOL=jobs", "PRIORITY=3")
+    said = found[0]["MESSAGE"]
+    assert "step() raised" in said.splitlines()[0]
+    assert said.splitlines()[-1] == "ValueError: as asked"
+    for name, value in {
+        "GRACED_SLOT": "0",
+        "GRACED_GENERATION": "1",
+        "SYSLOG_IDENTIFIER": "graced",
+        "_SYSTEMD_UNIT": UNIT,
+        "_TRANSPORT": "journal",
+    }.items():
+        assert found[0][name] == value
+    [hello] = entries(machine, f"_PID={worker}", "PRIORITY=4")
+    assert hello["MESSAGE"].endswith("hello\nsecond line")
+    machine.run("kill", "-KILL", str(worker))
+    machine.journal.wait(rf"worker jobs/0 \(pid {worker}\) .*SIGKILL")
+    died = entries(machine, f"_PID={main}", "GRACED_POOL=jobs")
+    assert any("SIGKILL" in line["MESSAGE"] for line in died)
+    assert "jobs" in machine.run("journalctl", "-F", "GRACED_POOL").split()
+
+
+def test_the_last_words_of_a_worker_are_its_unit_s(machine: Machine) -> None:
+    machine.write("/srv/app/talks.py", LIFE)
+    machine.configure("talks:Talks", 4, options={"fail": True}, backoff={"first": "10ms"})
+    assert machine.attempt("systemctl", "start", UNIT).returncode != 0
+    machine.journal.wait("no database")
+    said = entries(machine, f"_SYSTEMD_UNIT={UNIT}", "GRACED_POOL=jobs")
+    lost = [
+        line["MESSAGE"].splitlines()[0]
+        for line in entries(machine, "GRACED_POOL=jobs")
+        if "_SYSTEMD_UNIT" not in line
+    ]
+    assert lost == []
+    assert any("OSError: no database" in line["MESSAGE"] for line in said)
+
+
+def test_an_entry_larger_than_a_datagram(machine: Machine) -> None:
+    machine.write("/srv/app/talks.py", LIFE)
+    machine.configure("talks:Talks", 1, options={"huge": True})
+    machine.systemctl("start")
+    machine.journal.wait("ValueError: as asked")
+    [entry] = [e for e in entries(machine, "PRIORITY=6") if len(e["MESSAGE"] or "") > 60000]
+    assert entry["GRACED_POOL"] == "jobs"
+
+
+def test_a_job_has_its_field(machine: Machine) -> None:
+    machine.write("/etc/graced/config.yaml", "pools: {jobs: {}}\n")
+    machine.systemctl("start")
+    job = machine.run("graced", "submit", "--", "sh", "-c", "echo said by the job").strip()
+    machine.journal.wait("said by the job")
+    assert any("said by the job" in e["MESSAGE"] for e in entries(machine, f"GRACED_JOB={job}"))
