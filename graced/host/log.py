@@ -91,8 +91,8 @@ def _traceback(error: BaseException) -> str:
 
 def _bare_traceback(error: BaseException) -> str:
     """Return what is in memory already: no imports, no files."""
-    lines = ["Traceback (most recent call last):"]
     place = error.__traceback__
+    lines = ["Traceback (most recent call last):"] if place is not None else []
     while place is not None:
         code = place.tb_frame.f_code
         lines.append(f'  File "{code.co_filename}", line {place.tb_lineno}, in {code.co_name}')
