@@ -94,6 +94,19 @@ def test_a_planted_fault_is_found_and_nothing_else(
     assert not finding.hint
 
 
+def test_sockets_that_a_crash_would_close() -> None:
+    listen = ("tcp://127.0.0.1:80", "fd:web", "unix:///run/x")
+    pools = {"web": Pool("web", listen=listen)}
+    facts = Facts(shipped(), version=257, settings=Settings(pools=pools))
+    assert diagnose(facts) == []
+    unit = shipped(FileDescriptorStoreMax="1")
+    [finding] = diagnose(facts.replace(unit=unit))
+    assert finding.remedy == "FileDescriptorStoreMax=2"
+    only_given = Settings(pools={"web": Pool("web", listen=("fd:web",))})
+    unit = shipped(FileDescriptorStoreMax="0")
+    assert diagnose(facts.replace(unit=unit, settings=only_given)) == []
+
+
 @pytest.mark.parametrize(
     "fine",
     [

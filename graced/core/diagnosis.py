@@ -316,6 +316,17 @@ def _address_families(facts: Facts) -> Iterator[Finding]:
         yield Finding("RestrictAddressFamilies", what, "RestrictAddressFamilies=AF_UNIX")
 
 
+def _descriptor_store(facts: Facts) -> Iterator[Finding]:
+    if facts.settings is None:
+        return
+    own = [text for pool in facts.settings.pools.values() for text in pool.listen]
+    needed = sum(not text.startswith("fd:") for text in own)
+    kept = limit(value(facts, "FileDescriptorStoreMax"))
+    if kept is not None and kept < needed:
+        what = f"FileDescriptorStoreMax={kept}: a crash closes sockets that pools listen on"
+        yield Finding("FileDescriptorStoreMax", what, f"FileDescriptorStoreMax={needed}")
+
+
 def _protections(facts: Facts) -> Iterator[Finding]:
     """Find the lines in drop-ins that undo what the shipped unit protects."""
     as_root = facts.settings is not None and facts.settings.user is not None
@@ -414,6 +425,7 @@ UNIT_RULES: Final[tuple[Rule, ...]] = (
     _runtime_directory,
     _private_pids,
     _address_families,
+    _descriptor_store,
     _protections,
 )
 HOST_RULES: Final[tuple[Rule, ...]] = (_memory, _files, _container)
