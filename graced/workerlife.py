@@ -110,6 +110,13 @@ class Voice(Log):
         """Add to who is speaking, here and in what standard logging brings."""
         self._fields |= fields
 
+    def job_is(self, job: int | None) -> None:
+        """Add the job in hand, to what user code logs too; None: it is done with."""
+        if job is None:
+            self._fields.pop("job", None)
+        else:
+            self._fields["job"] = job
+
     def slot_is(self, slot: int) -> None:
         """Add the slot."""
         self._fields["slot"] = slot

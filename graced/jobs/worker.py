@@ -83,7 +83,17 @@ class JobWorker(Worker):
         return None
 
     def _do(self, job: Job) -> None:
-        """Handle a job in a round and settle it. An interrupt passes: it settles nothing."""
+        """Handle a job and settle it. An interrupt passes: it settles nothing."""
+        diary = self._life.diary
+        diary.job_is(job.id)
+        try:
+            self._end.settle(job, self._outcome(job), more=not self._life.over)
+        finally:
+            diary.job_is(None)
+
+    def _outcome(self, job: Job) -> Outcome:
+        """Handle a job in a round; return what has become of it."""
+        outcome: Outcome
         try:
             result = self._round(self.handle, job, calm=(Retry, Discard, Failed))
         except BaseException as error:
@@ -94,7 +104,7 @@ class JobWorker(Worker):
             outcome = _done(result)
             if isinstance(outcome, Raised):
                 self._life.diary.error(f"job {job.id}: {_unusable(result)}", job=job.id)
-        self._end.settle(job, outcome, more=not self._life.over)
+        return outcome
 
     def _failure(self, job: Job, error: BaseException) -> Outcome:
         """Return what an exception makes of a job, and log what is worth it."""

@@ -161,7 +161,9 @@ def test_root_opens_what_another_user_serves(machine: Machine) -> None:
 
 def test_jobs_outlive_the_main_process(machine: Machine) -> None:
     machine.dropin("RestartSec=100ms")
-    machine.write("/etc/graced/config.yaml", "pools: {jobs: {workers: 2}}\n")
+    queue = "sqlite:///outlive.db"  # in which no other test has left a job
+    config = f"pools: {{jobs: {{workers: 2, queue: '{queue}'}}}}\n"
+    machine.write("/etc/graced/config.yaml", config)
     machine.systemctl("start")
     line = ["sh", "-c", "sleep 0.05; echo $0 >>/var/lib/graced/done"]
     for number in range(40):
@@ -255,6 +257,26 @@ def test_an_entry_larger_than_a_datagram(machine: Machine) -> None:
     machine.journal.wait("ValueError: as asked")
     [entry] = [e for e in entries(machine, "PRIORITY=6") if len(e["MESSAGE"] or "") > 60000]
     assert entry["GRACED_POOL"] == "jobs"
+
+
+def test_what_a_job_logs_has_its_field(machine: Machine) -> None:
+    code = """
+from graced import JobWorker
+class Logs(JobWorker):
+    def handle(self, job):
+        self.log.warning("handling %s", job.payload)
+        raise ValueError("as asked")
+"""
+    machine.write("/srv/app/logs.py", code)
+    machine.configure("logs:Logs", 1, max_attempts=1)
+    machine.systemctl("start")
+    payloads = ('"one"', '"two"')
+    jobs = [machine.run("graced", "submit", "--json", one).strip() for one in payloads]
+    machine.journal.wait("ValueError: as asked", 2)
+    said = [entry["MESSAGE"] for entry in entries(machine, f"GRACED_JOB={jobs[1]}")]
+    assert any("handling two" in text for text in said)
+    assert any(text.endswith("ValueError: as asked") for text in said)
+    assert not any("handling one" in text for text in said)
 
 
 def test_a_job_has_its_field(machine: Machine) -> None:
