@@ -267,7 +267,7 @@ def reports(worker: int) -> list[ev.Event]:
 
 TestHistories = Histories.TestCase
 TestHistories.settings = hypothesis_settings(
-    max_examples=int(os.environ.get("GRACED_HISTORIES", "60")),
+    max_examples=int(os.environ.get("GRACED_HISTORIES", "200")),
     stateful_step_count=40,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take many minutes
