@@ -96,7 +96,10 @@ def _run(config: str | None, sets: list[str]) -> int:
 
     supervisor.early()
     reading, again = _read(config, sets)
-    return _start(reading, again) if reading.settings is not None else _tell(reading)
+    if reading.settings is None:
+        _tell_systemd(WRONG, str(reading.problems[0]))
+        return _tell(reading)
+    return _start(reading, again)
 
 
 def _run_as_told(args: Arguments) -> int:
@@ -154,6 +157,13 @@ def _start(reading: Reading, again: Callable[[], Reading]) -> int:
 
     assert reading.settings is not None
     return start(reading.settings, again, os.environ)
+
+
+def _tell_systemd(status: int, why: str) -> None:
+    """Have `systemctl status` say why there is no daemon."""
+    from graced.host.notify import farewell
+
+    farewell(os.environ, status, why)
 
 
 def _tell(reading: Reading) -> int:
@@ -287,6 +297,8 @@ def _other(words: list[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         args = _parsed(words)
+        if args.do is not _run_as_told:
+            _be_known_as(words[0])
         return int(args.do(args))
     except SystemExit as leave:  # argparse: 0 after --help, 2 after a bad command line
         return leave.code if isinstance(leave.code, int) else FAILED
@@ -299,6 +311,15 @@ def _other(words: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         say(f"graced: {where}{error.strerror or error}")
         return FAILED
+
+
+def _be_known_as(command: str) -> None:
+    """Be no `graced` to pgrep(1): that is the main process alone. See prctl(2), PR_SET_NAME."""
+    try:
+        with open("/proc/self/comm", "w", encoding="ascii", errors="replace") as comm:
+            comm.write(f"graced-{command}"[:15])
+    except OSError:  # no /proc: then nobody looks there either
+        pass
 
 
 def _parsed(words: list[str]) -> Arguments:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     Emit = Callable[[Event], None]
 
+PIPE = 65536  # bytes that a pipe holds, see pipe(7)
 AT_ONCE = 200  # workers named in one message to a zygote
 LOOK = 0.002  # seconds that a worker gets to stop for a look at its lease
 TRIES = 20  # looks that fail before the kill comes all the same
@@ -138,7 +139,17 @@ class Processes:
         """End a zygote; it holds nothing that could be lost."""
         found = self._zygotes.get(zygote)
         if found is not None:
-            process.signal_process(found.pid, signal.SIGKILL)
+            process.end_group(found.pid)
+
+    def helpers(self) -> dict[int, str]:
+        """Return what else there is: zygotes and queue keepers, which print their own stacks."""
+        zygotes = {zygote.pid: f"zygote of {zygote.pool}" for zygote in self._zygotes.values()}
+        return {**zygotes, **dict.fromkeys(self.others, "queue keeper")}
+
+    def signal_helper(self, pid: int, number: int) -> None:
+        """Send a zygote or a keeper a signal, while it is not reaped."""
+        if pid in self.helpers():
+            process.signal_process(pid, number)
 
     def zygote_pids(self) -> dict[int, str]:
         """Return the zygotes' process ids and the pools they are for."""
@@ -288,6 +299,8 @@ class Processes:
             if worker is None:
                 worker = self._unreported(exit.pid)
             if worker is None:
+                if exit.pid in self.zygote_pids():
+                    process.end_group(exit.pid)  # what the code started while it was imported
                 process.reap(exit.pid)
                 self._other(exit)
             else:
@@ -374,13 +387,15 @@ class Processes:
         self._scoreboard.release(found.index)
 
 
-def bell_rang(bell: int) -> list[int]:
-    """Return the ids of the workers that rang, each once."""
+def bell_rang(bell: int) -> list[int] | None:
+    """Return the ids of the workers that rang, each once; None if some may not have got through."""
     rang: dict[int, None] = {}
+    full = False
     while True:
         try:
-            data = os.read(bell, 65536)
+            data = os.read(bell, PIPE)
         except BlockingIOError:
-            return list(rang)
+            return None if full else list(rang)
+        full = full or len(data) == PIPE
         for at in range(0, len(data) - 7, 8):
             rang[int.from_bytes(data[at : at + 8], "little")] = None

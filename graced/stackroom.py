@@ -110,6 +110,9 @@ class Stackroom:
         self._log.info(f"stack of the main process:\n{own_stack()}")
         for worker in self._processes.living():
             self.ask(worker, self._logger(self._label(worker)))
+        for pid, what in self._processes.helpers().items():
+            self._log.info(f"stack of the {what} (pid {pid}) follows")
+            self._processes.signal_helper(pid, signal.SIGQUIT)
 
     def _logger(self, label: str) -> Callable[[str], None]:
         return lambda text: self._log.info(f"stack of worker {label}:\n{text}")

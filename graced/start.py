@@ -6,7 +6,7 @@ import os
 
 from graced.host import process
 from graced.host.log import open_log, say
-from graced.host.notify import Notifier
+from graced.host.notify import Notifier, farewell
 from graced.host.runtimedir import AlreadyRunning, RuntimeDir, Unusable, runtime_path, state_path
 from graced.supervisor import BUG, Supervisor
 
@@ -39,16 +39,21 @@ def start(
         notifier = Notifier(environ, log.warning)
         sockets = _sockets(settings, environ, owner, notifier, log)
     except (AlreadyRunning, _NoSockets) as error:
-        say(f"graced: {error}")
-        return error.exit_code
+        return _refuse(error, error.exit_code, environ)
     except (Unusable, process.ProcessError) as error:
-        say(f"graced: {error}")
-        return CONFIG
+        return _refuse(error, CONFIG, environ)
     try:
         return Supervisor(settings, read_again, log, notifier, runtime, state, owner, sockets).run()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: the workers go down by themselves
         log.failure("a bug in graced; please report it", error, {})
         return BUG
+
+
+def _refuse(error: Exception, status: int, environ: MutableMapping[str, str]) -> int:
+    """Say why there will be no daemon, to people and to systemd."""
+    say(f"graced: {error}")
+    farewell(environ, status, str(error))
+    return status
 
 
 class _NoSockets(Exception):

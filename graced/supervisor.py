@@ -208,7 +208,8 @@ class Supervisor:
         # A signal to everybody came to us as well: what it says goes before what workers make of it
         self._signalled(events)
         now = clock.monotonic()
-        for worker in bell_rang(self._bell):
+        rang = bell_rang(self._bell)
+        for worker in self.watch.all() if rang is None else rang:
             self.processes.met(worker)
             for event in self.watch.rang(worker, now):
                 self.emit(event)

@@ -74,6 +74,10 @@ class Watch:
         """Forget a worker that is gone."""
         self._watched.pop(worker, None)
 
+    def all(self) -> list[int]:
+        """Return the ids of all workers that are watched."""
+        return list(self._watched)
+
     def record(self, worker: int) -> WorkerRecord:
         """Return a worker's record."""
         return self._watched[worker].record
@@ -146,9 +150,11 @@ class Watch:
     def overdue(self, worker: int, now: float) -> bool:
         """Whether the round in hand is past its deadline at this moment."""
         watched = self._watched[worker]
-        record, deadline = watched.record, watched.record.deadline
-        busy = watched.round_timeout is not None and record.phase == Phase.BUSY
-        return busy and 0 < deadline <= now * NANO
+        record = watched.record
+        # PHASE first: the deadline of the round before, read with the next one's BUSY, would lie.
+        if watched.round_timeout is None or record.phase != Phase.BUSY:
+            return False
+        return 0 < record.deadline <= now * NANO
 
     def readings(self, now: float) -> dict[int, Reading]:
         """Return what every worker is doing now."""

@@ -94,7 +94,7 @@ def _live(plan: Plan, channel: Channel) -> None:
     process.set_name("graced-zygote")
     voice = _voice(plan)
     _keep_only(plan, channel, voice)
-    _guard_signals()
+    _guard_signals(next(iter(voice.keep()), 2))
     stdlog.attach(voice)
     try:
         load = _imported(plan, channel, voice)
@@ -128,7 +128,7 @@ def _keep_only(plan: Plan, channel: Channel, voice: Voice) -> None:
         reconfigure(line_buffering=True)
 
 
-def _guard_signals() -> None:
+def _guard_signals(log_fd: int) -> None:
     """Let a signal to everybody pass us by. We are only ever killed."""
     signal.set_wakeup_fd(-1)
     for number in (
@@ -143,8 +143,8 @@ def _guard_signals() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     import faulthandler
 
-    faulthandler.enable(file=2)
-    faulthandler.register(signal.SIGQUIT, file=2)
+    faulthandler.enable(file=log_fd)
+    faulthandler.register(signal.SIGQUIT, file=log_fd)
     process.restore(())
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 from typing import Any
 
 import pytest
-from harness import TESTS, Daemon
+from harness import TESTS, Daemon, comm
 
 
 def ours(
@@ -191,6 +192,7 @@ LAST_IMPORT = """
 import ctypes
 import os
 import signal
+import subprocess
 
 from crew import Idle as Idle
 from harness import wait_gone
@@ -214,3 +216,36 @@ def test_a_zygote_whose_main_process_dies_during_the_import_goes_quietly(
     daemon.nothing_left()
     assert not daemon.log.matching("^Traceback")  # an indented one is the import's
     assert not daemon.log.matching("ChannelClosed")
+
+
+def test_a_wrong_configuration_is_told_to_systemd(daemon: Daemon) -> None:
+    daemon.pool(workers="many").start()
+    daemon.ended(78)
+    daemon.notices.wait("^EXIT_STATUS=78$")
+    assert daemon.notices.matching("^STATUS=failed: .*pools.jobs.workers")
+
+
+def test_a_second_daemon_tells_systemd_why(daemon: Daemon) -> None:
+    daemon.pool().start().ready()
+    assert daemon.run("run").returncode == 75
+    daemon.notices.wait("^EXIT_STATUS=75$")
+
+
+def test_sigquit_shows_the_zygote_too(daemon: Daemon) -> None:
+    daemon.pool().start().ready()
+    daemon.send(signal.SIGQUIT)
+    daemon.log.wait("stack of the zygote of jobs")
+    daemon.log.wait(r"zygote\.py")
+
+
+def test_clients_are_not_taken_for_the_main_process(daemon: Daemon) -> None:
+    daemon.pool("crew:Rounds", options={"seconds": 60}).start().ready()
+    command = daemon.command("stop", "-c", str(daemon.config))
+    client = subprocess.Popen(command, env=daemon.environment(), stderr=subprocess.DEVNULL)
+    try:
+        daemon.log.wait("asked to stop")
+        assert comm(client.pid) == "graced-stop"
+        assert comm(daemon.pid) == "graced"
+    finally:
+        client.kill()
+        client.wait()

@@ -26,6 +26,9 @@ LONGEST: Final = 2000  # bytes of a value; systemd ignores a message of more tha
 READY_FD: Final = "GRACED_READY_FD"  # who waits for a daemon that left the terminal
 
 
+FAREWELL: Final = 0.2  # seconds that last words may take
+
+
 class Notifier:
     """The way to the service manager; without one, everything here does nothing.
 
@@ -264,3 +267,11 @@ def _value(text: str) -> bytes:
     text = one_line(" ".join(text.splitlines()))
     data = text.encode("utf-8", "backslashreplace")
     return data if len(data) <= LONGEST else data[:LONGEST].decode("utf-8", "ignore").encode()
+
+
+def farewell(environ: MutableMapping[str, str], exit_status: int, why: str) -> None:
+    """Say why there is no daemon, from a process that never became one."""
+    if "NOTIFY_SOCKET" in environ:
+        notifier = Notifier(environ)
+        notifier.failed(exit_status, status=f"failed: {why}")
+        notifier.final(FAREWELL)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 WINDOW: Final = 256 * 1024
+OUR_FIRST: Final = (("workerlife.py", " in guarded"), ("worker.py", " in live"))
 
 
 class Stacks:
@@ -103,13 +104,14 @@ def above_our_own(text: str) -> str:
     kept: list[str] = []
     ours = False
     for line in text.splitlines(keepends=True):
-        frame = line.strip().rpartition("/graced/")[2]
         if not line.startswith("  File "):
             ours = False
-        elif frame.startswith("workerlife.py") and frame.endswith(" in guarded"):
-            ours = True
-        elif frame.startswith("worker.py") and frame.endswith(" in live"):
-            ours = True
+        else:
+            ours = ours or _is_the_first_of_ours(line.strip().rpartition("/graced/")[2])
         if not ours:
             kept.append(line)
     return "".join(kept)
+
+
+def _is_the_first_of_ours(frame: str) -> bool:
+    return any(frame.startswith(file) and frame.endswith(name) for file, name in OUR_FIRST)

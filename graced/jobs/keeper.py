@@ -189,7 +189,7 @@ def _serve(plan: Plan, channel: Channel) -> int:
     process.set_name("graced-keeper")
     process.close_all_but({channel.fileno(), *plan.log.keep()})
     process.redirect_stdin()
-    _guard_signals()
+    _guard_signals(next(iter(plan.log.keep()), 2))
     elder = _find_elder(plan)
     try:
         listener = _listen(plan)
@@ -202,14 +202,13 @@ def _serve(plan: Plan, channel: Channel) -> int:
     return Service(plan, channel, listener, elder).run()
 
 
-def _guard_signals() -> None:
+def _guard_signals(log_fd: int) -> None:
     """Let a signal to everybody pass us by: the main process says when to leave."""
     signal.set_wakeup_fd(-1)
     for number in (
         signal.SIGTERM,
         signal.SIGINT,
         signal.SIGHUP,
-        signal.SIGQUIT,
         signal.SIGUSR1,
         signal.SIGUSR2,
         signal.SIGPIPE,
@@ -219,6 +218,9 @@ def _guard_signals() -> None:
     ):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    import faulthandler
+
+    faulthandler.register(signal.SIGQUIT, file=log_fd)
     process.restore(())
 
 
