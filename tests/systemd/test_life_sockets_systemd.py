@@ -85,6 +85,11 @@ def activated(machine: Machine) -> Iterator[Machine]:
     machine.systemctl("stop", SOCKET)
 
 
+def test_the_example_verifies_without_a_word(machine: Machine) -> None:
+    done = machine.attempt("systemd-analyze", "verify", SOCKET)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_call_starts_the_daemon(activated: Machine) -> None:
     assert activated.show("ActiveState") == "inactive"
     with callers(activated, 1):
