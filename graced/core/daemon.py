@@ -189,7 +189,7 @@ class Daemon:
             case ev.SeenInSetup():
                 member.seen_in_setup(now)
             case ev.LeaseSeen(_, leased, held_until):
-                member.leases(leased, held_until)
+                member.leases(leased, held_until, now)
             case ev.StackPrinted():
                 self.out.extend(member.stack_printed(now))
             case ev.Killed():

@@ -172,9 +172,13 @@ class Member:
         if self.state is State.DRAINING:
             self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
 
-    def leases(self, leased: float, held_until: float | None) -> None:
-        """The ladder's clock stands still while a lease holds."""
+    def leases(self, leased: float, held_until: float | None, now: float) -> None:
+        """The ladder's clock stands still while a lease holds.
+
+        Not for what a lease took before this rung began, though it was not known then.
+        """
         self.leased = leased
+        self.rung_base = max(self.rung_base, leased - (now - self.rung_at))
         self.held_until = None if self.state is State.KILLED else held_until
 
     def drain(self, now: float) -> list[Action]:

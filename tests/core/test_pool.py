@@ -237,6 +237,20 @@ def test_interrupt_is_delivered_when_the_lease_ends_and_stop_timeout_runs_from_t
     assert times(process, "KILL") == []
 
 
+def test_lease_counts_from_the_rung_though_it_was_not_known_when_that_began() -> None:
+    made = started(pool(drain_timeout=4.0, stop_timeout=2.0))
+    first = only(made)
+    first.work.round, first.work.deaf_to_int = math.inf, True
+    made._next_round(first)
+    made._take_lease(first, 100.0, 35.0)
+    made.run(20)
+    made.do(ev.ReplacementWanted(first.id, "max_rss"))
+    made.until(lambda: first.heard)  # drained when its successor is ready, no lease looked at
+    drained = made.now
+    made.until(lambda: first.phase == "gone")
+    assert made.now - drained == pytest.approx(15.0 + 4.0 + 2.0, abs=0.1)
+
+
 def test_second_interrupt_kills_under_a_lease() -> None:
     made = world(pool())
     made.work_for = lambda p: Work(round=math.inf, leases=((0.5, 100.0, 100.0),))
@@ -505,7 +519,7 @@ def test_lease_of_the_dead_does_not_hold_up_another_kill() -> None:
     member = stuck_member()
     member.kill(5.0, Verdict.FORCED)
     member.killed(5.0)
-    member.leases(3.0, 100.0)
+    member.leases(3.0, 100.0, 5.5)
     assert member.tick(9.1) == [ac.Kill(1, force=True)]
 
 

@@ -659,9 +659,9 @@ class Law:
             assert process.stack_printed, "a kill without a stack"
         else:
             assert self._state[worker] is State.INTERRUPTED, "a kill without an interrupt"
-            began, leased, _ = self._since[worker]
-            waited = world.now - began - (member.leased - leased)
-            assert waited >= member.settings.stop_timeout - EPSILON, "a kill too early"
+            assert self._waited(worker) >= member.settings.stop_timeout - EPSILON, (
+                "a kill too early"
+            )
 
     # -- what systemd hears -------------------------------------------------------------
 
@@ -686,7 +686,7 @@ class Law:
         if member.state is not before:
             self._moved(member, before, event)
             patience = self._patience(member)
-            self._since[member.id] = (self._world.now, member.leased, patience)
+            self._since[member.id] = (self._world.now, self._leased(member.id), patience)
             self._state[member.id] = member.state
         elif member.id not in self._since:
             self._state[member.id] = before
@@ -714,9 +714,17 @@ class Law:
         if self.interrupts_asked:
             return
         assert before in (State.DRAINING, State.STARTING), "interrupted out of the blue"
-        began, leased, patience = self._since[member.id]
-        waited = self._world.now - began - (member.leased - leased)
-        assert waited >= patience - EPSILON, "interrupted too early"
+        patience = self._since[member.id][2]
+        assert self._waited(member.id) >= patience - EPSILON, "interrupted too early"
+
+    def _leased(self, worker: int) -> float:
+        process = self._world.processes.get(worker)
+        return process.lease(self._world.now)[0] if process is not None else 0.0
+
+    def _waited(self, worker: int) -> float:
+        """The seconds that a worker has had on its rung, those under a lease left out."""
+        began, leased, _ = self._since[worker]
+        return self._world.now - began - (self._leased(worker) - leased)
 
     # -- one pool -------------------------------------------------------------------------
 
