@@ -51,7 +51,6 @@ class Member:
     """A worker of a pool. The rung it is on began at ``rung_at``."""
 
     __slots__ = (
-        "acked",
         "age_limit",
         "at_fault",
         "birth",
@@ -104,7 +103,6 @@ class Member:
         self.verdict: Verdict | None = None
         self.kill_at: float | None = None  # when a kill that is wanted is tried (again)
         self.age_limit: float | None = None
-        self.acked = 0
         self.leased = 0.0
         self.held_until: float | None = None
         self.nudge_at: float | None = None
@@ -159,7 +157,6 @@ class Member:
 
     def acknowledged(self, ack: int, now: float) -> None:
         """It has seen a signal; one that was still in setup() interrupts itself."""
-        self.acked = max(self.acked, ack)
         if self.state is State.READY or (self.state is State.STARTING and ack):
             self._rung(State.DRAINING, self.settings.drain_timeout, now)
         if self.state is State.DRAINING and ack >= IN_SETUP:

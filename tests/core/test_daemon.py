@@ -142,6 +142,16 @@ def test_deadlines_that_systemd_was_given_are_never_missed() -> None:
         made.step()
 
 
+def test_drain_asks_systemd_for_the_time_of_all_pools_one_after_the_other() -> None:
+    quick = {"ready_timeout": 1.0, "drain_timeout": 30.0, "stop_timeout": 5.0}
+    made = started(pool("db", **quick), pool("web", after=("db",), **quick))
+    for process in made.alive():
+        process.work.teardown = 3.0
+    made.do(ev.DrainAsked())
+    (extend,) = made.actions(ac.Extend, since=made.now)
+    assert extend.seconds >= 70.0
+
+
 def test_lease_in_a_drain_gives_systemd_the_time_that_it_may_take() -> None:
     made = world(pool(drain_timeout=10.0, stop_timeout=5.0))
     made.work_for = lambda p: Work(round=math.inf, leases=((2.0, 500.0, 500.0),))
@@ -220,6 +230,7 @@ def test_pool_that_waits_for_its_dependents_starts_nothing() -> None:
     made.run(5)
     assert made.births(since=since) == []
     assert made.actions(ac.StartZygote, since) == []
+    assert not made.said("starting again")
     assert len(made.alive("api")) == 1
     assert made.until_exit().code == 0
 
@@ -340,6 +351,7 @@ def test_second_interrupt_kills_at_once_and_a_third_changes_nothing() -> None:
     made.do(ev.InterruptAsked())
     assert len(made.actions(ac.Kill)) == 2
     made.do(ev.InterruptAsked())
+    assert [s.text for s in made.actions(ac.Say)].count("killing every worker") == 1
     end = made.until_exit(1)
     assert end == ac.Exit(1, "2 workers had to be killed")
 

@@ -278,6 +278,15 @@ def test_drain_in_setup_interrupts_at_once() -> None:
     assert made.until_exit(1).code == 0
 
 
+def test_acknowledgement_from_setup_is_an_interrupt() -> None:
+    member = Member(1, pool(drain_timeout=100.0, stop_timeout=4.0), 1, 1, 0, Birth.FIRST, 0.0)
+    member.spawned(801, 0.0)
+    member.drain(1.0)
+    member.acknowledged(2, 1.05)
+    assert member.state is State.INTERRUPTED
+    assert member.deadline() == pytest.approx(5.05)
+
+
 def test_drain_in_a_setup_that_hangs_takes_stop_timeout_only() -> None:
     made = world(pool(drain_timeout=100.0, stop_timeout=4.0, ready_timeout=1000.0))
     made.work_for = lambda p: Work(setup=None, deaf_to_int=True)

@@ -816,3 +816,28 @@ def test_reload_that_was_asked_for_begins_in_the_moment_the_other_ends() -> None
     times = [t for t, a in made.did if isinstance(a, (ac.EndReload, ac.TellReloading))]
     assert times[1] == times[2]
     assert phase(made) is not None
+
+
+def test_stop_ends_the_canary_of_a_pool_that_waits_for_others() -> None:
+    made = started(pool("db"), pool("web", after=("db",)))
+    made.alive("web")[0].work.teardown = 10.0
+    made.work_for = lambda p: Work(setup=5.0)
+    reload(made)
+    made.run(1)
+    made.do(ev.DrainAsked())
+    assert made.alive("db", generation=2) == []
+    assert made.alive("db", generation=1)[0].heard == []
+    assert made.until_exit().code == 0
+
+
+def test_reload_mends_a_pool_whose_lost_zygote_could_not_be_started_again() -> None:
+    made = started(pool())
+    made.code_for = lambda z: Code(fails="SyntaxError")
+    made.end_zygote(made.zygotes[1])
+    made.run(10)
+    made.code_for = lambda z: Code()
+    reload(made)
+    accepted(made, within=5)
+    made.run(60)
+    assert len([z for z in made.zygotes.values() if z.state == "imported"]) == 1
+    assert len([z for z in made.zygotes.values() if z.generation == 2]) == 1
