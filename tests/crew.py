@@ -185,6 +185,7 @@ class Looper(Idle):
     """Has a loop of its own."""
 
     def run(self) -> None:
+        say("loop begins")
         while not self.draining:
             say("turn", self.wait(3600))
         say("loop over")

@@ -61,6 +61,7 @@ def test_an_idle_worker_is_woken_by_a_drain(daemon: Daemon) -> None:
 
 def test_a_loop_of_one_s_own_sees_the_drain(daemon: Daemon) -> None:
     daemon.pool("crew:Looper").start().ready()
+    daemon.events.wait("^loop begins")  # who is told to drain before it does has no loop
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     assert daemon.events.matching("^loop over")
