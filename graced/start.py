@@ -79,6 +79,7 @@ def _sockets(
     try:
         sockets.open(settings)
     except CannotListen as error:
+        notifier.farewell(error.exit_code, str(error))
         refusal = _NoSockets(str(error))
         refusal.exit_code = error.exit_code
         raise refusal from None

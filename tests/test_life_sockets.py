@@ -309,6 +309,8 @@ def test_an_address_that_is_taken(daemon: Daemon) -> None:
         greet(daemon, f"tcp://127.0.0.1:{other.getsockname()[1]}").start()
         daemon.ended(1)
     daemon.log.wait("pools.jobs.listen: cannot listen on tcp://.*: Address already in use; stop")
+    daemon.notices.wait("^STATUS=failed: pools.jobs.listen: cannot listen on tcp://")
+    daemon.notices.wait("^EXIT_STATUS=1$")
 
 
 def test_unix_sockets_that_are_stale_taken_or_none(daemon: Daemon) -> None:

@@ -143,6 +143,11 @@ class Notifier:
             poll.poll(left * 1000)
             self.flush()
 
+    def farewell(self, exit_status: int, why: str) -> None:
+        """Say why there will be no daemon: our last words."""
+        self.failed(exit_status, status=f"failed: {why}")
+        self.final(FAREWELL)
+
     def close(self) -> None:
         """Forget the socket: a child does this, and the tests."""
         if self._socket is not None:
@@ -272,6 +277,4 @@ def _value(text: str) -> bytes:
 def farewell(environ: MutableMapping[str, str], exit_status: int, why: str) -> None:
     """Say why there is no daemon, from a process that never became one."""
     if "NOTIFY_SOCKET" in environ:
-        notifier = Notifier(environ)
-        notifier.failed(exit_status, status=f"failed: {why}")
-        notifier.final(FAREWELL)
+        Notifier(environ).farewell(exit_status, why)
