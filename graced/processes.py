@@ -344,8 +344,12 @@ class Processes:
         self._hang_up(zygote)
         del self._zygotes[number]
         for worker in self._awaited():
-            if self._workers[worker].zygote == number and not self._watch.record(worker).pid:
-                self._forget(worker)
+            if self._workers[worker].zygote == number:
+                pid = self._watch.record(worker).pid
+                if pid:
+                    self._spawned(worker, pid)  # its birth could not be reported any more
+                else:
+                    self._forget(worker)
         self._emit(ZygoteDied(number, f"its zygote {process.describe_exit(exit)}"))
 
     def _gone(self, worker: int, exit: Exit) -> None:

@@ -48,7 +48,6 @@ class Daemon:
         self.failure: str | None = None  # why the daemon ends by itself
         self.killing = False  # the second SIGINT came
         self.exited = False
-        self.removed_kills = 0
         self._context = Context(jitter, settings.user, settings.group)
         self.pools: dict[str, Pool] = {
             name: Pool(pool, 1, self._context) for name, pool in settings.pools.items()
@@ -240,6 +239,7 @@ class Daemon:
         if first:
             self.out.append(TellStopping())
             for pool in self.pools.values():
+                pool.kills = 0  # what had to be killed long ago is no failure of this stop
                 if pool.mode is not Mode.LEAVING:
                     pool.hold(now)
         how = "draining" if state is State.DRAINING else "interrupting"
@@ -320,7 +320,6 @@ class Daemon:
     def _bury_removed_pools(self) -> None:
         for name, pool in list(self.pools.items()):
             if pool.mode is Mode.LEAVING and pool.gone:
-                self.removed_kills += pool.kills
                 del self.pools[name]
 
     def _extend(self, now: float) -> None:
@@ -349,7 +348,7 @@ class Daemon:
 
     def _exit(self) -> None:
         self.exited = True
-        kills = self.removed_kills + sum(pool.kills for pool in self.pools.values())
+        kills = sum(pool.kills for pool in self.pools.values())
         code = 1 if self.failure is not None or kills else 0
         reason = self.failure
         if reason is None and kills:

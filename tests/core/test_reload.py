@@ -171,16 +171,18 @@ def test_removed_pool_outlives_the_old_workers_that_came_after_it() -> None:
     assert set(made.daemon.pools) == {"web"}
 
 
-def test_killed_workers_of_a_removed_pool_count_for_the_exit() -> None:
-    made = world(pool("a"), pool("b", drain_timeout=1.0, stop_timeout=1.0))
-    made.work_for = lambda p: Work(round=math.inf if p.pool.name == "b" else 1.0, frozen=True)
-    made.start().run(1)
-    made.alive("a")[0].work.frozen = False
-    made.work_for = lambda p: Work()
-    reload(made, pool("a"))
-    made.until(lambda: set(made.daemon.pools) == {"a"})
-    made.do(ev.DrainAsked())
-    assert made.until_exit().code == 1
+def test_killed_workers_of_a_removed_pool_count_only_if_the_stop_meets_them() -> None:
+    for seconds, code in ((5.0, 0), (0.0, 1)):
+        made = world(pool("a"), pool("b", drain_timeout=1.0, stop_timeout=1.0))
+        made.work_for = lambda p: Work(round=math.inf if p.pool.name == "b" else 1.0, frozen=True)
+        made.start().run(1)
+        made.alive("a")[0].work.frozen = False
+        made.work_for = lambda p: Work()
+        reload(made, pool("a"))
+        made.run(seconds)
+        assert set(made.daemon.pools) == ({"a"} if seconds else {"a", "b"})
+        made.do(ev.DrainAsked())
+        assert made.until_exit().code == code
 
 
 def test_pool_shrinks_and_grows() -> None:
