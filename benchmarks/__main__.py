@@ -8,9 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import rows_life, rows_reload, rows_rest  # noqa: F401  # they enter their rows
+from benchmarks import rows_jobs, rows_life, rows_reload, rows_rest  # noqa: F401  # they enter their rows
 from benchmarks.bench import ROWS, Bench
-from benchmarks.contenders import PEERS, install_peers
+from benchmarks.contenders import PEERS, install_peers, versions
+from benchmarks.queues import QUEUES
 from benchmarks.stage import Trouble
 from benchmarks.table import Line, as_json, render
 
@@ -25,12 +26,24 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is cleaned up
     with tempfile.TemporaryDirectory(prefix="graced-peers-") as folder:
         if options.peers:
-            install_peers(Path(folder))
-        bench = Bench(PEERS if options.peers else [], options.factor)
+            install_peers(Path(folder), [*PEERS, *QUEUES])
+            print(versions([*PEERS, *QUEUES]), file=sys.stderr)
+        bench = _bench(options)
         lines = _measure(bench, options.rows or list(ROWS))
-    names = [contender.name for contender in bench.everybody]
-    print(as_json(lines) if options.json else render(lines, names))
+    print(as_json(lines) if options.json else render(lines, _names(bench, lines)))
     return 1 if any(line.met is False for line in lines) else 0
+
+
+def _bench(options: argparse.Namespace) -> Bench:
+    if not options.peers:
+        return Bench(factor=options.factor, backlog=options.backlog)
+    return Bench(PEERS, options.factor, QUEUES, options.backlog)
+
+
+def _names(bench: Bench, lines: list[Line]) -> list[str]:
+    """Return the contenders that have figures, each once."""
+    everybody = dict.fromkeys(c.name for c in [*bench.everybody, *bench.queues])
+    return [name for name in everybody if any(name in line.found for line in lines)]
 
 
 def _measure(bench: Bench, names: list[str]) -> list[Line]:
@@ -52,6 +65,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--factor", type=float, default=1.0, help="repeat so many times as often")
     parser.add_argument("--peers", action="store_true", help="install peers for the run, and join")
+    parser.add_argument("--backlog", type=int, default=200_000, help="jobs where many wait")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.rows if name not in ROWS]
     if unknown:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,16 @@ class Graced(Contender):
 
     def command(self, case: Case, home: Path) -> list[str]:
         """Write a configuration; return `graced run`."""
-        return [*_graced(), "run", "-c", str(configure(case, home))]
+        return [*self.script(), "run", "-c", str(configure(case, home))]
 
     def environment(self, case: Case) -> dict[str, str]:
         """Return the environment of a clone that need not be installed."""
         return {"PYTHONPATH": str(ROOT)}
 
-
-def _graced() -> list[str]:
-    """Return the installed command, or else the package's own way to be run."""
-    script = Path(sys.executable).parent / "graced"
-    return [str(script)] if script.exists() else [sys.executable, "-m", "graced"]
+    def script(self) -> list[str]:
+        """Return the installed command, or else the package's own way to be run."""
+        script = Path(sys.executable).parent / "graced"
+        return [str(script)] if script.exists() else [sys.executable, "-m", "graced"]
 
 
 def configure(case: Case, home: Path, **more: Any) -> Path:
@@ -144,14 +144,22 @@ OURS = Graced()
 PEERS: list[Contender] = [Cotyledon(), Gunicorn(), Huey()]
 
 
-def install_peers(folder: Path) -> None:
+def install_peers(folder: Path, peers: Sequence[Contender]) -> None:
     """Make a throw-away environment with the peers in it; pip's own cache speeds it up."""
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
-    names = [peer.name for peer in PEERS]
+    names = sorted({peer.name for peer in peers})
     subprocess.run([python, "-m", "pip", "install", "-qq", *names], check=True)
-    for peer in PEERS:
+    for peer in peers:
         peer.python = python
+
+
+def versions(peers: Sequence[Contender]) -> dict[str, str]:
+    """Return the versions that are installed, by name."""
+    line = [peers[0].python, "-m", "pip", "list", "--format", "json"]
+    listed = subprocess.run(line, check=True, capture_output=True, text=True).stdout
+    found = {package["name"]: package["version"] for package in json.loads(listed)}
+    return {peer.name: found[peer.name] for peer in peers}
 
 
 def base_environment() -> dict[str, str]:

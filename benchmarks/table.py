@@ -14,7 +14,7 @@ OURS, LIMIT = "graced", "raw"
 class Target:
     """What graced shall reach: so many times another's figure, or a value of its own."""
 
-    kind: Literal["times raw", "times gunicorn", "at most", "at least"]
+    kind: Literal["times raw", "times gunicorn", "at most", "at least", "at least times huey"]
     value: float
 
     def met(self, found: Mapping[str, float]) -> bool | None:
@@ -24,13 +24,19 @@ class Target:
             return ours >= self.value
         if self.kind == "at most":
             return ours <= self.value
-        other = found.get(self.kind.removeprefix("times "))
-        return None if other is None else ours <= self.value * other
+        if (other := found.get(self.other)) is None:
+            return None
+        limit = self.value * other
+        return ours >= limit if self.kind.startswith("at least") else ours <= limit
+
+    @property
+    def other(self) -> str:
+        """Whom it compares with; nothing if nobody."""
+        return self.kind.rpartition("times ")[2] if "times" in self.kind else ""
 
     def __str__(self) -> str:
-        sign = "≥" if self.kind == "at least" else "≤"
-        other = f" x {self.kind.removeprefix('times ')}" if self.kind.startswith("times") else ""
-        return f"{sign} {self.value:g}{other}"
+        sign = "≥" if self.kind.startswith("at least") else "≤"
+        return f"{sign} {self.value:g}" + (f" x {self.other}" if self.other else "")
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,12 @@ class Line:
     target: Target | None = None
     note: str = ""
     samples: int = field(default=1)
+    against: str = LIMIT  # whose figure the ratio is of
 
     @property
     def ratio(self) -> float | None:
-        """How many times the limit we need."""
-        limit = self.found.get(LIMIT)
+        """How many times the limit's figure ours is, or another's."""
+        limit = self.found.get(self.against)
         return self.found[OURS] / limit if limit and OURS in self.found else None
 
     @property

@@ -18,7 +18,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_rows_can_be_chosen_by_name() -> None:
     names = [line.split()[0] for line in bench("--list").stdout.splitlines()]
-    assert {"start", "stop", "kill", "reload", "memory"} <= set(names)
+    assert {"start", "stop", "kill", "reload", "memory", "jobs-4"} <= set(names)
     assert len(names) == len(set(names))
     assert "no such row: strat" in bench("strat").stderr
 
@@ -31,3 +31,10 @@ def test_a_row_has_figures_of_graced_and_of_the_limit() -> None:
     started = lines["start → all ready, N = 4"]
     assert started["ratio"] == started["found"]["graced"] / started["found"]["raw"]
     assert result.returncode == (1 if any(x["met"] is False for x in lines.values()) else 0)
+
+
+def test_the_rows_on_jobs_say_how_soon_one_begins_and_what_it_costs_to_submit() -> None:
+    result = bench("--json", "--factor", "0.01", "jobs-latency", "jobs-submit")
+    lines = json.loads(result.stdout)
+    assert len(lines) == 4, result.stderr
+    assert all(line["found"].get("graced", 0) > 0 for line in lines), lines
