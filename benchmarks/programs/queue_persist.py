@@ -21,7 +21,7 @@ def consume() -> None:
 if word == "fill":
     queue._putter.execute("PRAGMA synchronous=OFF")
     for _ in range(count):
-        queue.put(None)
+        queue.put("null")
     queue.close()
 else:
     queue._putter.execute("PRAGMA synchronous=FULL")
