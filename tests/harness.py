@@ -32,6 +32,7 @@ import yaml
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 DEADLINE = 60.0
+SOON = 5.0  # seconds; what comes at once has come by then on any machine, and nothing else has
 MARK = "GRACED_TEST"  # in the environment of all that a test starts, to find it again
 T = TypeVar("T")
 

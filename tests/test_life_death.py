@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from harness import Daemon, wait_gone
+from harness import SOON, Daemon, wait_gone
 
 
 def test_a_killed_worker_is_back(daemon: Daemon) -> None:
@@ -29,7 +29,7 @@ def test_all_workers_killed_at_once_are_back(daemon: Daemon) -> None:
         os.kill(pid, signal.SIGKILL)
     last = daemon.events.wait("^setup ", 16)[-1]
     gone = wait_gone(victims)
-    assert last.at - gone < 3
+    assert last.at - gone < SOON
     daemon.until(lambda: daemon.status()["pools"]["jobs"]["ready"] == 8)
     assert daemon.status()["pools"]["jobs"]["deaths"] == 8
 
@@ -42,7 +42,7 @@ def test_a_worker_that_exits_at_once_is_not_started_in_a_loop(daemon: Daemon) ->
     assert 4 < len(starts) <= 24
     assert daemon.status()["pools"]["jobs"]["backoff"] is not None
     asked = daemon.send(signal.SIGTERM)
-    assert daemon.ended() - asked < 1
+    assert daemon.ended() - asked < SOON
     daemon.nothing_left()
 
 
@@ -103,7 +103,7 @@ def test_workers_do_not_outlive_the_main_process(daemon: Daemon) -> None:
     daemon.pool("crew:Parent", workers=4).start().ready()
     killed = daemon.send(signal.SIGKILL)
     daemon.ended(-9)
-    assert daemon.nothing_left() - killed < 1
+    assert daemon.nothing_left() - killed < SOON
     assert len(daemon.events.matching("^teardown")) == 4  # they went down the ladder
 
 

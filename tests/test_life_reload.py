@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Daemon, Line, children, comm
+from harness import SOON, Daemon, Line, children, comm
 
 TESTS = str(Path(__file__).parent)
 CREW = "from crew import *\n"
@@ -257,7 +257,7 @@ def assert_rounds_went_on(daemon: Daemon, pids: list[int]) -> None:
         times = [line.at for line in daemon.events.matching("^begin ") if line.pid == pid]
         gaps = [after - before for before, after in itertools.pairwise(times)]
         assert len(gaps) > 100
-        assert max(gaps) < 1.0, max(gaps)
+        assert max(gaps) < SOON, max(gaps)
 
 
 def test_one_broken_pool_refuses_for_all(daemon: Daemon) -> None:
@@ -311,7 +311,7 @@ def test_300_hangups_in_a_storm(daemon: Daemon) -> None:
     daemon.until(lambda: daemon.status()["state"] == "running")
     assert fewest(daemon) == 4
     asked = daemon.send(signal.SIGTERM)
-    assert daemon.ended(0) - asked < 2
+    assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
     ready, reloading = told(daemon)
     assert ready == reloading + 1
@@ -331,7 +331,7 @@ def test_one_reload_follows_however_many_were_asked_for(daemon: Daemon, count: i
     assert told(daemon) == (3, 2)
     assert len(daemon.events.matching("^setting-up")) == 3
     asked = daemon.send(signal.SIGTERM)
-    assert daemon.ended(0) - asked < 1
+    assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
 
 
@@ -342,7 +342,7 @@ def test_a_stop_wins_over_a_reload(daemon: Daemon, number: signal.Signals) -> No
     daemon.send(signal.SIGHUP)
     daemon.events.wait("^setting-up", 5)
     asked = daemon.send(number)
-    assert daemon.ended(0) - asked < 2.5
+    assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
     assert len(daemon.events.matching("^teardown")) == 4
     said = [line.text for line in daemon.notices.lines]
@@ -357,7 +357,7 @@ def test_a_stop_wins_over_an_import(daemon: Daemon) -> None:
     daemon.send(signal.SIGHUP)
     daemon.events.wait("^importing")
     asked = daemon.send(signal.SIGTERM)
-    assert daemon.ended(0) - asked < 2.5
+    assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
     assert_no_half_round(daemon)
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Daemon, stat, wait_gone
+from harness import SOON, Daemon, stat, wait_gone
 
 TESTS = str(Path(__file__).parent)
 
@@ -55,7 +55,7 @@ def test_sigterm_to_every_process_halves_no_round(daemon: Daemon) -> None:
 def test_an_idle_worker_is_woken_by_a_drain(daemon: Daemon) -> None:
     daemon.pool(workers=4).start().ready()
     asked = daemon.send(signal.SIGTERM)
-    assert daemon.ended(0) - asked < 1
+    assert daemon.ended(0) - asked < SOON
     assert [line.words for line in daemon.events.matching("^woken")] == [["woken", "True"]] * 4
 
 
@@ -81,7 +81,7 @@ def test_wait_ends_after_its_seconds(daemon: Daemon) -> None:
     for line in daemon.events.wait("^napped", 3):
         _, woken, seconds = line.words
         assert woken == "False"
-        assert 0.2 <= float(seconds) < 0.6
+        assert 0.2 <= float(seconds) < SOON
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
 
@@ -101,7 +101,7 @@ def test_an_interrupt_cuts_rounds_and_runs_every_teardown(daemon: Daemon) -> Non
     daemon.pool("crew:Rounds", workers=8, options={"seconds": 60}).start().ready()
     daemon.events.wait("^begin ", 8)
     asked = daemon.send(signal.SIGINT)
-    assert daemon.ended(0) - asked < 1
+    assert daemon.ended(0) - asked < SOON
     assert len(daemon.events.matching("^teardown ")) == 8
     assert not daemon.events.matching("^end ")
     daemon.nothing_left()
@@ -112,7 +112,7 @@ def test_two_sigints_kill_at_once(daemon: Daemon) -> None:
     daemon.send(signal.SIGINT)
     daemon.events.wait("^tearing", 3)
     asked = daemon.send(signal.SIGINT)
-    assert daemon.ended(1) - asked < 1
+    assert daemon.ended(1) - asked < SOON
     daemon.nothing_left()
 
 
@@ -122,7 +122,7 @@ def test_sigint_cuts_a_drain_short(daemon: Daemon) -> None:
     daemon.send(signal.SIGTERM)
     daemon.notices.wait("^STATUS=draining")
     asked = daemon.send(signal.SIGINT)
-    assert daemon.ended(0) - asked < 1
+    assert daemon.ended(0) - asked < SOON
     assert len(daemon.events.matching("^teardown ")) == 2
 
 
@@ -154,7 +154,7 @@ def test_sigterm_during_a_long_import(daemon: Daemon) -> None:
     daemon.pool("slow:Idle", path=[".", TESTS], workers=2).start()
     daemon.events.wait("^importing")
     asked = daemon.send(signal.SIGTERM)
-    assert daemon.ended(0) - asked < 2
+    assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
     assert not daemon.notices.matching("^READY")
 
@@ -163,7 +163,7 @@ def test_sigterm_during_a_long_setup(daemon: Daemon) -> None:
     daemon.pool("crew:SlowSetup", workers=2, options={"seconds": 20}).start()
     daemon.events.wait("^setting-up", 2)
     asked = daemon.send(signal.SIGTERM)
-    assert daemon.ended(0) - asked < 2
+    assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
     assert not daemon.events.matching("^teardown")  # since setup() did not return
 
@@ -178,7 +178,7 @@ def test_an_import_deaf_to_signals_does_not_hold_a_stop(daemon: Daemon) -> None:
     daemon.pool("deaf:Idle", path=[".", TESTS]).start()
     daemon.events.wait("^importing")
     asked = daemon.send(signal.SIGTERM)
-    assert daemon.ended(0) - asked < 2
+    assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
 
 
@@ -193,7 +193,7 @@ def test_sigterm_at_any_moment_of_a_start(daemon: Daemon) -> None:
             daemon.until(daemon.left)
         asked = daemon.send(signal.SIGTERM)
         at = daemon.ended()
-        assert at - asked < 2
+        assert at - asked < SOON
         assert daemon.process is not None
         # Before it can have handlers, the interpreter dies of the signal as any program does.
         assert daemon.process.returncode in (0, -signal.SIGTERM)
@@ -227,7 +227,7 @@ def test_the_ladder_ends_whoever_does_not_listen(daemon: Daemon, kind: str) -> N
     start_unwilling(daemon, kind)
     asked = daemon.send(signal.SIGTERM)
     took = daemon.ended(1) - asked  # 1: one had to be killed
-    assert 0.9 < took < 2.5
+    assert 0.9 < took < SOON
     daemon.nothing_left()
 
 
@@ -235,7 +235,7 @@ def test_the_ladder_ends_whoever_does_not_listen(daemon: Daemon, kind: str) -> N
 def test_sigint_is_answered_whoever_does_not_listen(daemon: Daemon, kind: str) -> None:
     start_unwilling(daemon, kind)
     asked = daemon.send(signal.SIGINT)
-    assert daemon.ended(1) - asked < 1.5  # stop_timeout, then the kill
+    assert daemon.ended(1) - asked < SOON  # stop_timeout, then the kill
     daemon.nothing_left()
 
 
@@ -252,7 +252,7 @@ def test_nobody_outlives_the_main_process(daemon: Daemon, kind: str) -> None:
     start_unwilling(daemon, kind)
     killed = daemon.send(signal.SIGKILL)
     daemon.ended(-9)
-    assert daemon.nothing_left() - killed < 4
+    assert daemon.nothing_left() - killed < SOON
 
 
 def test_a_round_over_its_time_is_killed_with_its_stack_in_the_log(daemon: Daemon) -> None:
@@ -283,7 +283,7 @@ def test_a_lease_holds_the_ladder(daemon: Daemon) -> None:
     order = [line.words[0] for line in daemon.events.lines]
     assert order == ["setup", "begin", "leased", "after", "teardown"]
     lease, teardown = daemon.events.matching("leased|teardown")
-    assert 0.2 < teardown.at - lease.at < 1
+    assert 0.2 < teardown.at - lease.at < SOON
 
 
 def test_a_lease_holds_an_interrupt(daemon: Daemon) -> None:
@@ -301,7 +301,7 @@ def test_a_second_sigint_breaks_leases(daemon: Daemon) -> None:
     daemon.send(signal.SIGINT)
     daemon.notices.wait("^STOPPING=1")
     asked = daemon.send(signal.SIGINT)
-    assert daemon.ended(1) - asked < 1
+    assert daemon.ended(1) - asked < SOON
     daemon.nothing_left()
 
 
@@ -311,7 +311,7 @@ def test_a_lease_that_is_over_holds_nothing(daemon: Daemon) -> None:
     daemon.events.wait("^begin ")
     asked = daemon.send(signal.SIGTERM)
     took = daemon.ended(1) - asked
-    assert 1.0 < took < 3
+    assert 1.0 < took < SOON
 
 
 # One worker by hand
