@@ -457,6 +457,11 @@ def beats(daemon: Daemon, seconds: float = 0.6) -> int:
     return len(daemon.notices.matching("^WATCHDOG=1")) - before
 
 
+def is_fed(daemon: Daemon) -> None:
+    """Wait for signs of life."""
+    daemon.notices.wait("^WATCHDOG=1", len(daemon.notices.matching("^WATCHDOG=1")) + 3)
+
+
 def freeze(daemon: Daemon, victims: list[int]) -> None:
     for pid in victims:
         os.kill(pid, signal.SIGSTOP)
@@ -466,10 +471,10 @@ def freeze(daemon: Daemon, victims: list[int]) -> None:
 def test_the_watchdog_is_fed_while_enough_workers_are_healthy(daemon: Daemon) -> None:
     watched(daemon)
     daemon.configure({"jobs": {**IDLE, "workers": 4}}, watchdog_quorum=3).start().ready()
-    assert 3 <= beats(daemon) <= 6
+    is_fed(daemon)
     all_of_them = list(pids(daemon).values())
     freeze(daemon, all_of_them[:1])
-    assert beats(daemon) >= 3
+    is_fed(daemon)
     freeze(daemon, all_of_them[1:2])
     daemon.log.wait("watchdog is not fed")
     assert beats(daemon) == 0
@@ -485,7 +490,7 @@ def test_a_round_past_its_deadline_is_not_healthy(daemon: Daemon) -> None:
     worker(daemon, step, round_timeout="200ms").start().ready()
     daemon.log.wait("watchdog is not fed")  # the lease holds the kill
     daemon.events.wait("^setup ", 2)
-    assert beats(daemon) >= 3
+    is_fed(daemon)
     stop(daemon)
 
 
@@ -502,7 +507,7 @@ def test_workers_in_back_off_neither_help_nor_harm(daemon: Daemon) -> None:
     daemon.configure({"dying": dying, "jobs": IDLE}, watchdog_quorum=2).start().ready()
     sign.touch()
     daemon.until(lambda: daemon.status()["pools"]["dying"]["backoff"])
-    assert beats(daemon) >= 3
+    is_fed(daemon)
     freeze(daemon, [pids(daemon)[0]])
     daemon.log.wait("watchdog is not fed")
     assert beats(daemon) == 0
