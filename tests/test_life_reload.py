@@ -125,7 +125,7 @@ def test_new_code_and_options_arrive_without_a_gap(daemon: Daemon, way: str) -> 
     assert status["pools"]["jobs"]["deaths"] == 0
     daemon.events.wait("^begin . 2 new blue", 8)
     assert daemon.log.matching("reloaded: generation 2")
-    assert fewest(daemon) == 4
+    assert fewest(daemon) >= 4
     stop(daemon)
     assert_no_half_round(daemon)
     assert told(daemon) == (2, 1)
@@ -136,7 +136,7 @@ def test_waiting_workers_leave_only_after_their_successors_are_ready(daemon: Dae
     for _ in range(2):
         reload(daemon)
     daemon.events.wait("^teardown", 8)
-    assert fewest(daemon, "^woken True") == 4
+    assert fewest(daemon, "^woken True") >= 4
     for slot in range(4):
         life = [x.words[0] for x in daemon.events.matching(rf"^(setup jobs|teardown) {slot}\b")]
         assert life == ["setup", "setup", "teardown", "setup", "teardown"]
@@ -177,7 +177,7 @@ def test_without_preload_new_code_arrives_too(daemon: Daemon) -> None:
     write_busy(daemon, "new")
     reload(daemon)
     daemon.events.wait("^begin . 2 new", 2)
-    assert fewest(daemon) == 2
+    assert fewest(daemon) >= 2
     stop(daemon)
 
 
@@ -244,7 +244,7 @@ def test_thirteen_broken_reloads_leave_no_trace(daemon: Daemon) -> None:
     result = daemon.run("reload")
     assert (result.returncode, result.stdout) == (0, "reloaded: generation 2\n"), result
     assert not re.search("refused", daemon.notices.wait("^STATUS=4/4 workers ready$")[-1].text)
-    assert fewest(daemon) == 4
+    assert fewest(daemon) >= 4
     stop(daemon)
     assert_no_half_round(daemon)
     ready, reloading = told(daemon)
@@ -273,7 +273,7 @@ def test_one_broken_pool_refuses_for_all(daemon: Daemon) -> None:
     assert "no database at db.example:5432" in result.stderr
     for pool in ("good", "bad"):  # also the canary of the good one leaves
         daemon.until(lambda pool=pool: [w["generation"] for w in daemon.workers(pool)] == [1, 1])
-    assert fewest(daemon) == 4
+    assert fewest(daemon) >= 4
     assert len(gone(daemon)) <= 1
     stop(daemon)
 
@@ -309,7 +309,7 @@ def test_300_hangups_in_a_storm(daemon: Daemon) -> None:
         time.sleep(0.002)  # the storm's own pace
     daemon.until(lambda: told(daemon)[0] == told(daemon)[1] + 1)
     daemon.until(lambda: daemon.status()["state"] == "running")
-    assert fewest(daemon) == 4
+    assert fewest(daemon) >= 4
     asked = daemon.send(signal.SIGTERM)
     assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
@@ -386,7 +386,7 @@ def test_a_reload_during_the_start_waits_for_it(daemon: Daemon) -> None:
     assert (status["generation"], status["pools"]["jobs"]["ready"]) == (2, 3)
     said = [line.text for line in daemon.notices.lines]
     assert said.index("READY=1") < said.index("RELOADING=1")
-    assert fewest(daemon) == 2
+    assert fewest(daemon) >= 2
     stop(daemon)
 
 
@@ -438,7 +438,7 @@ def test_surge_0_replaces_in_place(daemon: Daemon) -> None:
     reload(daemon)
     order = [(line.words[0], line.pid) for line in daemon.events.matching("^(setup|teardown)")]
     assert [word for word, _ in order] == ["setup"] * 3 + ["teardown", "setup"] * 3
-    assert fewest(daemon) == 2
+    assert fewest(daemon) >= 2
     assert {worker["generation"] for worker in daemon.workers()} == {2}
     stop(daemon)
 
@@ -465,7 +465,7 @@ def test_no_more_than_surge_are_ahead(daemon: Daemon, surge: int) -> None:
         ahead += 1 if line.words[0] == "setting-up" else -1
         most = max(most, ahead)
     assert most == surge
-    assert fewest(daemon) == 4
+    assert fewest(daemon) >= 4
     stop(daemon)
 
 

@@ -265,7 +265,8 @@ def test_kill_of_everything_and_a_restart(jobs: Daemon, tmp_path: Path) -> None:
     jobs.start().ready(2)
     assert len(ended(jobs, "done", 500)) == 500
     again = [id for id, runs in runs_of(file).items() if len(runs) > 1]
-    assert len(again) <= 4, "only what was in hand runs again"
+    # In hand of each worker: the job it did, and at most four before whose end was not confirmed.
+    assert len(again) <= 4 * 5, "only what was in hand runs again"
 
 
 def test_the_main_process_dies_and_the_next_daemon_goes_on(jobs: Daemon) -> None:
