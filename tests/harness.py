@@ -343,8 +343,20 @@ class Daemon:
         at = time.monotonic()
         assert came, f"still running after {deadline} s; log:\n{self.log}"
         actual = self.process.wait(DEADLINE)
+        if actual >= 0:  # it left by itself, so nobody is left to say more
+            self._hear_out()
         assert code is None or actual == code, f"exit code {actual}, not {code}; log:\n{self.log}"
         return at
+
+    def _hear_out(self) -> None:
+        """Wait until all that was said before the end has arrived."""
+        mail = [self._fifo_fd, self.notify.socket.fileno()]
+        end = time.monotonic() + SOON
+        while not self.silent() or select.select(mail, [], [], 0)[0]:
+            with self.changed:
+                self.changed.wait(0.01)
+            if time.monotonic() > end:  # something inherited its standard error
+                return
 
     def left(self) -> dict[int, str]:
         """Return the processes this test has started and that still live, with their names."""
