@@ -114,10 +114,6 @@ class Processes:
         """Return the workers that have a process, and its id."""
         return {w: found.pid for w, found in self._workers.items() if found.pid is not None}
 
-    def alive(self) -> bool:
-        """Whether a zygote or a worker is left."""
-        return bool(self._zygotes or self._by_pid)
-
     # -- zygotes ----------------------------------------------------------------
 
     def start_zygote(self, action: StartZygote) -> None:
