@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench deb rpm image sbom clean
 
 run: $(VENV)/.ready-to-run          ## the daemon of config.yaml, in the foreground; Ctrl-C stops it
 	$(BIN)/graced run -c config.yaml
@@ -18,6 +18,20 @@ lint: $(VENV)/.ready-to-test        ## ruff and mypy --strict
 
 bench: $(VENV)/.ready-to-test       ## graced beside a bare fork loop, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# What is made lands in dist/. The version stands in graced/__init__.py; SOURCE_DATE_EPOCH, or
+# else the last commit, gives the date.
+deb:                                ## dist/graced_VERSION_all.deb, with Debian's tools
+	packaging/deb/build dist
+
+rpm:                                ## dist/graced-VERSION-1.noarch.rpm, with rpmbuild
+	packaging/rpm/build dist
+
+image:                              ## dist/graced-VERSION.tar, with buildah, podman or docker
+	packaging/container/build dist
+
+sbom: $(VENV)/.ready-to-test        ## dist/graced-VERSION.cdx.json, for what is in dist/
+	$(BIN)/python packaging/sbom dist $(wildcard dist/*.deb dist/*.noarch.rpm dist/*.tar)
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
