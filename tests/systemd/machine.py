@@ -7,6 +7,7 @@ journal on a pipe. Only what systemd keeps to itself (its properties) is asked f
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import threading
@@ -23,6 +24,7 @@ SUITES = {"bookworm": 252, "bookworm-backports": 254, "trixie": 257, "testing": 
 UNIT = "graced.service"
 APP = "/srv/app"  # where the tests' own workers are
 EVENTS = "/run/crew"
+NUMBERS = itertools.count(1)  # two machines of one suite have different names
 T = TypeVar("T")
 
 INSTALL = r"""
@@ -56,7 +58,7 @@ class Machine:
 
     def __init__(self, suite: str) -> None:
         self.suite = suite
-        self.name = f"{suite}-{os.getpid()}"
+        self.name = f"{suite.replace('+', '-')}-{os.getpid()}-{next(NUMBERS)}"
         self.changed = threading.Condition(threading.RLock())
         self.journal = Feed("journal", self.changed, lambda: False)
         self.events = Feed("events", self.changed, lambda: False)
