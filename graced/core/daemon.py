@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from graced.core import events as ev
 from graced.core.actions import Exit, Extend, Say, TellReady, TellStopping
+from graced.core.context import Context
 from graced.core.member import State as WorkerState
 from graced.core.member import count
-from graced.core.pool import Context, Mode, Pool
+from graced.core.pool import Mode, Pool
 from graced.core.reload import Reloads, State
 
 TYPE_CHECKING = False
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from graced.core.actions import Action
     from graced.core.events import Event
     from graced.core.member import Member
-    from graced.core.pool import Zygote
     from graced.core.settings import Settings
+    from graced.core.zygotes import Zygote
 else:
 
     def assert_never(value):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import Enum
 
 from graced.core.actions import Commit, EndReload, ReadConfig, TellReady, TellReloading
-from graced.core.pool import Mode, Pool, Trial
+from graced.core.candidate import Trial
+from graced.core.pool import Mode, Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

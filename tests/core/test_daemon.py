@@ -10,6 +10,7 @@ from world import Code, Work, World, pool, settings, started, world
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.reload import State
+from graced.core.zygotes import Stage
 
 CHAIN = (pool("db"), pool("api", after=("db",)), pool("web", after=("api",)))
 
@@ -472,4 +473,4 @@ def test_import_that_is_over_after_its_time_out_is_ignored() -> None:
     made.run(0.2)
     made.do(ev.Imported(late))
     assert made.births(since=made.now) == []
-    assert not made.pool().zygote_ready
+    assert made.pool().zygotes[late].stage is Stage.LOST

@@ -1,0 +1,187 @@
+"""The slots of one pool: who has which, who is to be renewed, how much room there is.
+
+Questions only. Each worker is measured by the generation in force; what is done
+about the answers is in :mod:`graced.core.pool`.
+"""
+
+from __future__ import annotations
+
+from graced.core.backoff import Birth
+from graced.core.member import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.core.candidate import Candidate
+    from graced.core.member import Member
+    from graced.core.settings import Pool as Settings
+
+
+class Slots:
+    """The workers of one pool, over all its generations, by their places."""
+
+    __slots__ = ("candidate", "generation", "members", "settings", "target")
+
+    def __init__(self, settings: Settings, generation: int) -> None:
+        self.settings = settings  # in force,
+        self.generation = generation  #   as this is
+        self.target = settings.workers  # until it is scaled
+        self.candidate: Candidate | None = None
+        self.members: dict[int, Member] = {}
+
+    def put_in_force(self, candidate: Candidate) -> None:
+        """Measure everybody by this generation from now on."""
+        self.candidate = None
+        self.settings = candidate.settings
+        self.generation = candidate.generation
+        self.target = candidate.target
+
+    # -- one worker -----------------------------------------------------------
+
+    def is_canary(self, member: Member) -> bool:
+        """Whether it is the first of the generation that is being proven."""
+        return self.candidate is not None and member.id == self.candidate.canary
+
+    def outdated(self, member: Member) -> bool:
+        """Whether another is to take its place."""
+        if self.is_canary(member):
+            return False
+        return member.generation != self.generation or member.wants is not None
+
+    def current(self, member: Member) -> bool:
+        """Whether it is as it should be."""
+        return member.generation == self.generation and member.wants is None
+
+    def current_code(self, member: Member) -> bool:
+        """Whether its death says something of the code in force."""
+        return member.generation == self.generation and member.birth is not Birth.REFUSED
+
+    # -- all workers ----------------------------------------------------------
+
+    def staying(self) -> list[Member]:
+        """The workers that are not on their way out, a canary included."""
+        return [m for m in self.members.values() if not m.leaving]
+
+    def leaving(self) -> list[Member]:
+        """The workers that are on their way out."""
+        return [m for m in self.members.values() if m.leaving]
+
+    def ready(self) -> list[Member]:
+        """The workers that take rounds."""
+        return [m for m in self.members.values() if m.state is State.READY]
+
+    def of(self, slot: int) -> list[Member]:
+        """The workers that have a slot; two, while one replaces the other."""
+        return [m for m in self.members.values() if m.slot == slot]
+
+    def all_ready(self) -> bool:
+        """Whether every slot has a ready worker."""
+        return len({m.slot for m in self.ready()}) >= self.target
+
+    def to_change(self) -> bool:
+        """Whether a worker has no place here any more, or only until its successor is ready."""
+        return any(
+            member.slot >= self.target or self.outdated(member)
+            for member in self.members.values()
+            if not member.leaving
+        )
+
+    def surplus(self) -> list[Member]:
+        """The workers in slots past the target."""
+        return [m for m in self.staying() if m.slot >= self.target and not self.is_canary(m)]
+
+    def relieved(self) -> list[Member]:
+        """The outdated whose successor is ready, or a better one is on its way."""
+        staying = [m for m in self.staying() if not self.is_canary(m)]
+        ready = [m for m in staying if m.state is State.READY]
+        renewed = {m.slot for m in ready if self.current(m)}
+        youngest = {m.slot: m.id for m in sorted(ready, key=lambda m: m.id)}
+        return [
+            member
+            for member in staying
+            if self.outdated(member)
+            and (
+                member.slot in renewed
+                or member.id < youngest.get(member.slot, 0)
+                or self._superseded(member, staying)
+            )
+        ]
+
+    def _superseded(self, member: Member, staying: list[Member]) -> bool:
+        """Whether it is a successor that a reload has overtaken before it was ready."""
+        return (
+            member.state is State.STARTING
+            and not self.current_code(member)
+            and any(other.slot == member.slot and other is not member for other in staying)
+        )
+
+    # -- empty slots, and those to be renewed ------------------------------------
+
+    def vacancies(self) -> list[int]:
+        """The slots without a worker; one that is ended for a failure has its slot until then."""
+        apart = self.settings.surge == 0
+        taken = {
+            m.slot
+            for m in self.members.values()
+            if (apart or not m.leaving or m.at_fault) and not self.is_canary(m)
+        }
+        if self.candidate is not None and self.candidate.has_slot:
+            taken.add(0)
+        return [slot for slot in range(self.target) if slot not in taken]
+
+    def to_renew(self) -> list[int]:
+        """The slots whose worker is outdated and has no successor yet, the oldest first.
+
+        Not by their number: where workers are recycled fast, the first slots would
+        have their next turn before the last ones had any.
+        """
+        oldest: dict[int, int] = {}
+        covered = set()
+        for member in self.members.values():
+            if member.at_fault or (self.current(member) and not member.leaving):
+                covered.add(member.slot)
+            elif not member.leaving and self.outdated(member):
+                oldest[member.slot] = min(member.id, oldest.get(member.slot, member.id))
+        return sorted(oldest.keys() - covered, key=lambda slot: oldest[slot])
+
+    def for_probe(self) -> int | None:
+        """Where a probe can be started now: an empty slot, else beside an outdated worker."""
+        vacancies = self.vacancies()
+        if vacancies:
+            return vacancies[0]
+        if self.settings.surge == 0 or not self.room_ahead(self.settings.surge):
+            return None
+        return next(iter(self.to_renew()), None)
+
+    def nothing_missing(self) -> bool:
+        """Whether every slot has a worker that may stay there."""
+        return self.candidate is None and not self.vacancies() and not self.to_renew()
+
+    # -- room -------------------------------------------------------------------
+
+    def room_ahead(self, surge: int) -> bool:
+        """Whether one more may be started beside its predecessor.
+
+        Those ahead count for ``surge``; each of them will make its predecessor
+        leave, and of those that leave there are never more than ``workers``.
+        """
+        ahead = self._ahead()
+        return ahead < surge and self._room_to_leave(ahead)
+
+    def room_to_leave(self) -> bool:
+        """Whether one more may be on its way out."""
+        return self._room_to_leave(self._ahead())
+
+    def in_flux(self) -> bool:
+        """Whether a slot is between two workers (surge 0 replaces one by one)."""
+        return len(self.members) < self.target or any(
+            m.state is not State.READY for m in self.members.values()
+        )
+
+    def _ahead(self) -> int:
+        """How many there are beside others; a canary is, though its slot may be empty now."""
+        staying = self.staying()
+        slots = {m.slot for m in staying if not self.is_canary(m)}
+        return len(staying) - len(slots)
+
+    def _room_to_leave(self, ahead: int) -> bool:
+        return len(self.leaving()) + ahead < max(self.target, 1)
