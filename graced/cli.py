@@ -27,6 +27,7 @@ WRONG: Final = 78
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 PATIENCE: Final = 30.0  # seconds for answers that need no waiting
+PROBE: Final = 5.0  # seconds in which a healthy daemon has answered
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,6 +186,18 @@ def _status(args: Arguments) -> int:
         from graced.core.table import table
 
         print(table(status), end="")
+    return 0
+
+
+def _health(args: Arguments) -> int:
+    reply = _ask(args, "health", timeout=PROBE)
+    if not reply["healthy"]:
+        print(f"unhealthy: {reply['health']}")
+        return FAILED
+    if args.ready and not reply["ready"]:
+        print(f"not ready: {reply['status']}")
+        return FAILED
+    print(f"healthy: {reply['status'] if args.ready else reply['health']}")
     return 0
 
 
@@ -454,6 +467,13 @@ def _status_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
+def _health_options(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument(
+        "--ready", action="store_true", help="and every pool has all its workers ready"
+    )
+
+
 def _stop_options(parser: Parser) -> None:
     _client_options(parser)
     parser.add_argument(
@@ -499,6 +519,7 @@ COMMANDS: Final = (
     ("check", _check, "tell what is wrong with the configuration", _check_options),
     ("doctor", _doctor, "tell what is wrong with how systemd runs it", _doctor_options),
     ("status", _status, "show what runs now", _status_options),
+    ("health", _health, "tell whether enough workers can work, for probes", _health_options),
     ("reload", _reload, "load code and configuration anew, and wait", _client_options),
     ("stop", _stop, "stop, and wait until the daemon is gone", _stop_options),
     ("scale", _scale, "change a pool's size until the next reload", _scale_options),

@@ -88,6 +88,8 @@ class Desk:
         match request.command:
             case "status":
                 self._supervisor.queues.count(partial(self._status, request.client))
+            case "health":
+                self._server.reply(request.client, self._health())
             case "stop":
                 self._stop(request)
             case "reload":
@@ -109,6 +111,13 @@ class Desk:
         for name, pool in status["pools"].items():
             pool["queue"] = supervisor.queues.counts(name)
         self._server.reply(client, {"ok": True, "status": status})
+
+    def _health(self) -> Answer:
+        report = self._supervisor.report
+        health = report.health(clock.monotonic())
+        ready = self._supervisor.daemon.ready
+        words = {"health": health.words(), "status": report.words()}
+        return {"ok": True, "healthy": health.ok, "ready": ready, **words}
 
     def _stop(self, request: Request) -> None:
         self._stops.append(request.client)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 
 from graced.core.actions import Exit, Extend, TellReady, TellReloading, TellStopping
-from graced.core.member import State as WorkerState
+from graced.core.health import examine
 from graced.core.reload import State
 from graced.core.status import LastReload, line, picture
 from graced.host import clock, process
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.core.daemon import Daemon
+    from graced.core.health import Health
     from graced.host.log import Log
     from graced.host.notify import Notifier
     from graced.processes import Processes
@@ -65,6 +66,10 @@ class Report:
             self.last_reload,
             now,
         )
+
+    def words(self) -> str:
+        """Return what STATUS= says."""
+        return self._compose(clock.monotonic())
 
     # -- to systemd ---------------------------------------------------------------
 
@@ -123,16 +128,17 @@ class Report:
     # -- the watchdog ---------------------------------------------------------------
 
     def _feed_watchdog(self, now: float) -> None:
-        if self.healthy(now):
+        health = self.health(now)
+        if health.ok:
             self._notifier.watchdog()
         else:
-            self._log.warning("too few healthy workers: the watchdog is not fed")
+            self._log.warning(f"the watchdog is not fed: {health.words()}")
 
-    def healthy(self, now: float) -> bool:
-        """Whether enough workers can work. Those in back-off neither help nor harm."""
-        living = [m for m in self._daemon.members() if m.pid and m.state is not WorkerState.KILLED]
-        healthy = sum(
-            not process.is_stopped(m.pid or 0) and not self._watch.overdue(m.id, now)
-            for m in living
+    def health(self, now: float) -> Health:
+        """Look at the workers as they are at this moment."""
+        return examine(
+            self._daemon.members(),
+            self._daemon.settings.watchdog_quorum,
+            lambda member: process.is_stopped(member.pid or 0),
+            lambda member: self._watch.overdue(member.id, now),
         )
-        return healthy >= min(self._daemon.settings.watchdog_quorum, len(living))

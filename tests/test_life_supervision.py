@@ -476,7 +476,7 @@ def test_the_watchdog_is_fed_while_enough_workers_are_healthy(daemon: Daemon) ->
     freeze(daemon, all_of_them[:1])
     is_fed(daemon)
     freeze(daemon, all_of_them[1:2])
-    daemon.log.wait("watchdog is not fed")
+    daemon.log.wait("the watchdog is not fed")
     assert beats(daemon) == 0
     for pid in all_of_them[:2]:
         os.kill(pid, signal.SIGCONT)
@@ -488,7 +488,7 @@ def test_a_round_past_its_deadline_is_not_healthy(daemon: Daemon) -> None:
     watched(daemon)
     step = "self.first_life_is_over()\nwith self.critical(1.2): time.sleep(60)"
     worker(daemon, step, round_timeout="200ms").start().ready()
-    daemon.log.wait("watchdog is not fed")  # the lease holds the kill
+    daemon.log.wait("the watchdog is not fed")  # the lease holds the kill
     daemon.events.wait("^setup ", 2)
     is_fed(daemon)
     stop(daemon)
@@ -509,10 +509,53 @@ def test_workers_in_back_off_neither_help_nor_harm(daemon: Daemon) -> None:
     daemon.until(lambda: daemon.status()["pools"]["dying"]["backoff"])
     is_fed(daemon)
     freeze(daemon, [pids(daemon)[0]])
-    daemon.log.wait("watchdog is not fed")
+    daemon.log.wait("the watchdog is not fed")
     assert beats(daemon) == 0
     os.kill(pids(daemon)[0], signal.SIGCONT)
     stop(daemon)
+
+
+# graced health
+
+
+def health(daemon: Daemon, *flags: str) -> tuple[int, str]:
+    asked = daemon.run("health", *flags)
+    return asked.returncode, asked.stdout.strip()
+
+
+def test_health_is_that_of_the_workers(daemon: Daemon) -> None:
+    daemon.configure({"jobs": {**IDLE, "workers": 2}}).start().ready()
+    assert health(daemon) == (0, "healthy: 2 of 2 workers healthy")
+    assert health(daemon, "--ready") == (0, "healthy: 2/2 workers ready")
+    all_of_them = pids(daemon)
+    freeze(daemon, [all_of_them[0]])
+    ill = f"jobs/0 (pid {all_of_them[0]}) is stopped"
+    assert health(daemon) == (0, f"healthy: 1 of 2 workers healthy: {ill}")
+    freeze(daemon, [all_of_them[1]])
+    status, text = health(daemon)
+    assert status == 1
+    ill += f"; jobs/1 (pid {all_of_them[1]}) is stopped"
+    assert text == f"unhealthy: 0 of 2 workers healthy, 1 needed: {ill}"
+    for pid in all_of_them.values():
+        os.kill(pid, signal.SIGCONT)
+    daemon.until(lambda: health(daemon) == (0, "healthy: 2 of 2 workers healthy"))
+    stop(daemon)
+
+
+def test_not_ready_is_no_illness(daemon: Daemon) -> None:
+    gate = "while not os.path.exists(self.options['gate']): time.sleep(0.02)"
+    code = f"from crew import *\nclass Slow(Idle):\n  def setup(self):\n    {gate}\n"
+    daemon.module("slow", code)
+    options = {"gate": str(daemon.home / "gate")}
+    daemon.configure({"jobs": {"worker": "slow:Slow", "path": [".", TESTS], "options": options}})
+    daemon.start()
+    daemon.until(lambda: health(daemon) == (0, "healthy: 1 of 1 workers healthy"))
+    assert health(daemon, "--ready") == (1, "not ready: starting: 0/1 workers ready")
+    (daemon.home / "gate").touch()
+    daemon.ready()
+    assert health(daemon, "--ready") == (0, "healthy: 1/1 workers ready")
+    stop(daemon)
+    assert daemon.run("health").returncode == 3
 
 
 # Out of memory

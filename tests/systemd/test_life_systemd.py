@@ -252,7 +252,7 @@ def test_a_frozen_main_process_is_started_again(machine: Machine) -> None:
 def test_frozen_workers_stop_the_pings(machine: Machine) -> None:
     watched(machine, workers=2)
     machine.run("kill", "-STOP", *map(str, machine.worker_pids()))
-    machine.journal.wait("too few healthy workers")
+    machine.journal.wait("the watchdog is not fed: 0 of 2 workers healthy, 1 needed: .* is stopped")
     machine.journal.wait("Watchdog timeout")
     machine.events.wait("^setup", 4)
     machine.shows("StatusText", "2/2 workers ready")
