@@ -18,9 +18,10 @@ from graced.core import events as ev
 from graced.core.daemon import Daemon
 from graced.graves import Graves
 from graced.host import clock, process, signals
-from graced.host.log import FileSink, open_log
+from graced.host.log import open_log
 from graced.host.oom import OomKills
 from graced.host.scoreboard import Scoreboard
+from graced.host.sinks import FileSink
 from graced.host.stacks import Stacks
 from graced.processes import Processes, bell_rang
 from graced.queues import Queues

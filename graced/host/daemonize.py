@@ -10,8 +10,9 @@ import os
 import sys
 
 from graced.host import runtimedir
-from graced.host.log import FileSink, say
+from graced.host.log import say
 from graced.host.notify import READY_FD
+from graced.host.sinks import FileSink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,13 +12,15 @@ import errno
 import os
 import time
 
-from graced.host.log import PRIORITIES, Output, Sink, harmless, printed, told
+from graced.host.log import Output
+from graced.host.logtext import PRIORITIES, harmless, printed, told
+from graced.host.sinks import Sink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from graced.host.log import Fields
+    from graced.host.logtext import Fields
 
 IDENTIFIER: Final = "graced"
 LONGEST_NAME: Final = 64  # of a field

@@ -11,7 +11,8 @@ import os
 import sys
 import time
 
-from graced.host.log import one_line, say
+from graced.host.log import say
+from graced.host.logtext import one_line
 from graced.jobs import wire
 from graced.jobs.job import MAX_PAYLOAD
 from graced.jobs.queue import QueueError, QueueGone

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from graced.host import journal, log
+from graced.host import journal, logtext
 from graced.host.log import Log
 
 Fields = list[tuple[str, str]]
@@ -115,9 +115,9 @@ def test_nothing_can_be_smuggled_in(journald: Journald) -> None:
 
 
 def test_what_is_too_large_for_a_datagram(journald: Journald) -> None:
-    journald.log().info("\N{EURO SIGN}" * log.LONGEST, more="\N{EURO SIGN}" * log.LONGEST)
+    journald.log().info("\N{EURO SIGN}" * logtext.LONGEST, more="\N{EURO SIGN}" * logtext.LONGEST)
     fields = dict(journald.take())
-    assert len(fields["GRACED_MORE"]) == log.LONGEST
+    assert len(fields["GRACED_MORE"]) == logtext.LONGEST
 
 
 def test_it_never_blocks_and_counts_what_is_lost(journald: Journald) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from graced.core.settings import Log as Wanted
 from graced.host import log as loglib
+from graced.host import logtext, sinks
 from graced.host.log import Log
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -231,7 +232,7 @@ def test_a_full_pipe_loses_lines_and_says_so(pipe: Pipe, reopened: bool) -> None
     read, write = pipe
     log = Log("info", "text", write)
     if not reopened:
-        log._output.sink = loglib.BlockingSink(os.dup(write))
+        log._output.sink = sinks.BlockingSink(os.dup(write))
     assert os.get_blocking(write), "the descriptor that others share stays as it was"
     filled = fill(write)
     for _ in range(5):
@@ -251,7 +252,7 @@ def test_a_record_taken_in_part_is_finished_before_the_next(pipe: Pipe) -> None:
     long = "".join(f"{n:07d}\n" for n in range(8000))
     log.info(long)
     log.info("lost one")
-    assert not log.flush() or len(long) < loglib.LONGEST
+    assert not log.flush() or len(long) < logtext.LONGEST
     found = taken(read)
     while not log.flush():
         found += taken(read)
@@ -428,7 +429,7 @@ def test_reopening_follows_a_rotation_at_once(tmp_path: Path) -> None:
 
 def test_a_rotation_is_found_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
-    monkeypatch.setattr(loglib, "LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(sinks, "LOOK_AGAIN", 0.0)
     log = loglib.open_log(Wanted(file=str(path)), {}).bind(pool="p", slot=1)
     log.info("one")
     path.rename(tmp_path / "log.1")
@@ -450,7 +451,7 @@ def test_a_rotation_that_cannot_be_followed_loses_nothing(
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    monkeypatch.setattr(loglib, "LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(sinks, "LOOK_AGAIN", 0.0)
     log = loglib.open_log(Wanted(file=str(folder / "log")), {})
     folder.rename(tmp_path / "gone")
     assert not log.reopen()
