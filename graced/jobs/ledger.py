@@ -8,19 +8,18 @@ settle is lost only with the keeper and the worker both. Time is an argument.
 A quick worker's next jobs are *reserved* by the commit that settles its last one, so that
 they are handed out without waiting for the next commit, which may settle several. A
 reserved job still waits: idle workers may have it, and a worker that is no longer quick
-loses it.
+loses it. Which rows are in memory is the business of :mod:`graced.jobs.waiting`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from heapq import heapify, heappop, heappush
-from itertools import count
 
 from graced.jobs.job import Discarded, Done, Outcome, Postponed
 from graced.jobs.queue import QueueError
 from graced.jobs.row import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Batch, Row
 from graced.jobs.sqlite import Trouble, stream_owner
+from graced.jobs.waiting import Waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,17 +29,10 @@ if TYPE_CHECKING:
     from graced.jobs.policy import Policy
     from graced.jobs.sqlite import Store
 
-    Entry = tuple[int, int, int, Row]  # due, id, one more, so that rows are never compared
-
-AHEAD = 512  # waiting jobs read from the file at once
-LOW = 64  # read on when so few are left
-MOST = 4096  # waiting jobs kept in memory; the others are in the file
 QUICK = 50  # ms that a round may take for the next job to be reserved,
 VERY_QUICK = 5  # ms for
 DEPTH = 4  #   so many
 STEP = 500  # rows changed at once by what can wait
-FOREVER = (1 << 62, 0)
-NEVER = (-1, 0)
 GONE = -1  # the state of a job that was dropped
 
 
@@ -72,9 +64,7 @@ class Ledger:
         self._batch = Batch()
         self._unsure = Batch()  # in the open transaction
         self._rows: dict[int, Row] = {}  # all rows in memory
-        self._ahead: list[Entry] = []  # a heap of waiting rows; some entries are stale
-        self._serial = count()
-        self._horizon = NEVER  # every waiting row up to here is in memory
+        self._waiting = Waiting(self._rows)
         self._wanting: dict[str, Owner] = {}  # idle, in the order of their asking
         self._hungry: dict[str, Owner] = {}  # at work; may get a reserve
         self._reserves: deque[tuple[int, Owner, Row]] = deque()
@@ -221,7 +211,7 @@ class Ledger:
             row = Row(self._last, WAITING, due, 0, max_attempts, now, None, payload)
             self._batch.fresh[row.id] = row
             self._counts[WAITING] += 1
-            self._offer(row)
+            self._waiting.offer(row)
         return first, len(payloads)
 
     def _check_room(self, more: int) -> None:
@@ -277,7 +267,7 @@ class Ledger:
         if row.state != RESERVED:
             row.due = min(row.due, now) if row.state == WAITING else now
             self._move(row, WAITING)
-            self._offer(row)
+            self._waiting.offer(row)
         return None
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
@@ -327,7 +317,7 @@ class Ledger:
             NAMES[DONE]: counts[DONE],
             NAMES[DEAD]: counts[DEAD],
         }
-        top = self._top()
+        top = self._waiting.top()
         if top is not None and top.due <= now:
             found["oldest"] = (now - top.due) / 1000
         return found
@@ -385,15 +375,11 @@ class Ledger:
     @property
     def is_low(self) -> bool:
         """Whether there are rows to be read ahead, and nothing pending that they would miss."""
-        return self._horizon != FOREVER and len(self._ahead) <= LOW and not self._batch
+        return self._waiting.is_low and not self._batch
 
     def read_ahead(self) -> None:
         """Read more of the waiting rows; commit again afterwards."""
-        rows = self._store.ahead(self._horizon, AHEAD)
-        self._horizon = FOREVER if len(rows) < AHEAD else (rows[-1].due, rows[-1].id)
-        for row in rows:
-            self._rows[row.id] = row
-            heappush(self._ahead, (row.due, row.id, next(self._serial), row))
+        self._waiting.read_ahead(self._store)
 
     def _written(self) -> None:
         batch, self._unsure = self._unsure, Batch()
@@ -463,7 +449,7 @@ class Ledger:
 
     def _promote(self, stream: int, due: int) -> None:
         moved = self._store.promote(stream, due, STEP)
-        self._lower_horizon((due, 0))
+        self._waiting.lower_horizon((due, 0))
         if moved < STEP:
             del self._promoting[0]
 
@@ -483,57 +469,12 @@ class Ledger:
 
     def next_due(self) -> int | None:
         """Return when a job falls due that an idle worker waits for."""
-        top = self._top() if self._wanting else None
+        top = self._waiting.top() if self._wanting else None
         return None if top is None else top.due
 
     def payload(self, row: Row) -> str:
         """Return a row's payload, from the file if it is a long one."""
         return self._store.payload(row.id) if row.payload is None else row.payload
-
-    def _top(self) -> Row | None:
-        ahead = self._ahead
-        while ahead:
-            if self._is_live(ahead[0]):
-                return ahead[0][3]
-            heappop(ahead)
-        return None
-
-    def _next(self, now: int) -> Row | None:
-        row = self._top()
-        if row is None or row.due > now:
-            return None
-        heappop(self._ahead)
-        return row
-
-    def _offer(self, row: Row) -> None:
-        """Remember a waiting row, or leave it to the file if it comes late."""
-        if (row.due, row.id) > self._horizon:
-            self._rows.pop(row.id, None)
-            return
-        self._rows[row.id] = row
-        heappush(self._ahead, (row.due, row.id, next(self._serial), row))
-        if len(self._ahead) > 2 * MOST:
-            self._trim()
-
-    def _trim(self) -> None:
-        live = sorted(entry for entry in self._ahead if self._is_live(entry))
-        self._ahead = live
-        if len(live) > MOST:
-            self._lower_horizon(live[MOST - 1][:2])
-
-    def _is_live(self, entry: Entry) -> bool:
-        due, _id, _serial, row = entry
-        return row.state == WAITING and row.due == due and self._rows.get(row.id) is row
-
-    def _lower_horizon(self, key: tuple[int, int]) -> None:
-        if key >= self._horizon:
-            return
-        self._horizon = key
-        for entry in self._ahead:
-            if entry[:2] > key and self._is_live(entry):
-                del self._rows[entry[1]]
-        self._ahead = [entry for entry in self._ahead if entry[:2] <= key]
-        heapify(self._ahead)
 
     # -- handing out
 
@@ -542,7 +483,7 @@ class Ledger:
         self._take_from_the_slow(now)
         while self._wanting:
             name, owner = next(iter(self._wanting.items()))
-            row = _first(owner.reserve) or self._next(now) or self._steal()
+            row = _first(owner.reserve) or self._waiting.next(now) or self._steal()
             if row is None:
                 break
             del self._wanting[name]
@@ -551,7 +492,7 @@ class Ledger:
         while self._hungry:
             owner = self._hungry.pop(next(iter(self._hungry)))
             while owner.rows and len(owner.reserve) < owner.depth:
-                row = self._next(now)
+                row = self._waiting.next(now)
                 if row is None:
                     self._hungry.clear()
                     break
@@ -614,7 +555,7 @@ class Ledger:
         row.owner = None
         row.durable = False
         self._move(row, WAITING)
-        self._offer(row)
+        self._waiting.offer(row)
 
     def _fail(
         self, row: Row, evidence: str, now: int, after: float | None, *, final: bool = False
@@ -630,7 +571,7 @@ class Ledger:
         row.owner = None
         row.due = now + round(after * 1000)
         self._move(row, WAITING)
-        self._offer(row)
+        self._waiting.offer(row)
 
     def _end(self, row: Row, state: int, now: int) -> None:
         row.owner = None

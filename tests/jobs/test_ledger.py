@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from graced.core.settings import Retry
 from graced.jobs import ledger as rules
+from graced.jobs import waiting as window
 from graced.jobs.job import Discarded, Done, Outcome, Postponed, Raised
 from graced.jobs.ledger import Ledger
 from graced.jobs.policy import Policy
@@ -33,7 +34,7 @@ from graced.jobs.sqlite import Store, Trouble
 
 SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None
 POLICY = Policy(max_attempts=3, retry=Retry(1.0, 2.0, 60.0), keep_done=1e9)
-SIZES = (rules.AHEAD, rules.LOW, rules.MOST)
+SIZES = (window.AHEAD, window.LOW, window.MOST)
 START = 1_700_000_000_000
 WORKERS = [f"d:{n}" for n in range(4)]
 
@@ -112,7 +113,7 @@ class Histories(RuleBasedStateMachine):
         try:
             self._finish()
         finally:
-            rules.AHEAD, rules.LOW, rules.MOST = SIZES
+            window.AHEAD, window.LOW, window.MOST = SIZES
             self.store.close()
             shutil.rmtree(self.folder)
 
@@ -122,7 +123,7 @@ class Histories(RuleBasedStateMachine):
     def sizes(self, small: bool, listening: bool) -> None:
         """Let what is in memory end after a few rows, or hold everything."""
         self.listening = listening
-        rules.AHEAD, rules.LOW, rules.MOST = (3, 1, 4) if small else SIZES
+        window.AHEAD, window.LOW, window.MOST = (3, 1, 4) if small else SIZES
 
     @rule(
         count=st.integers(1, 6),
@@ -565,15 +566,15 @@ def test_memory_is_bounded_however_many_wait(store: Store) -> None:
     for _ in range(20):
         ledger.submit(["{}"] * 1000, 0, 0, START)
         _commit(ledger, START)
-    assert len(ledger._ahead) <= 2 * rules.MOST
-    assert len(ledger._rows) <= 2 * rules.MOST
+    assert len(ledger._waiting._heap) <= 2 * window.MOST
+    assert len(ledger._rows) <= 2 * window.MOST
 
 
 def test_a_retry_that_falls_due_early_is_seen(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "AHEAD", 4)
-    monkeypatch.setattr(rules, "LOW", 2)
+    monkeypatch.setattr(window, "AHEAD", 4)
+    monkeypatch.setattr(window, "LOW", 2)
     ledger = Ledger(store, POLICY, lambda: 1.0)
     ledger.submit(["{}"], 0, 0, START)
     ledger.ask("d:1", START)
