@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import pytest
 import yaml
 from harness import DEADLINE, ROOT, Feed, Line, Pump, Splitter
 
 LAB = Path(__file__).parent / "lab"
+REQUIRED = "GRACED_LAB_REQUIRED"  # set where a machine that can't be had is a failure
 SUITES = {"bookworm": 252, "bookworm-backports": 254, "trixie": 257, "testing": 258}
 UNIT = "graced.service"
 APP = "/srv/app"  # where the tests' own workers are
@@ -42,7 +45,6 @@ cp /src/systemd/system-preset/*.preset /usr/lib/systemd/system-preset/
 systemd-sysusers
 mkdir -p /srv/app
 cp /src/tests/crew.py /srv/app/
-mkfifo -m 666 /run/crew
 systemctl daemon-reload
 """
 
@@ -53,11 +55,43 @@ def lab(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(LAB), *arguments], check=False, **options)
 
 
-class Machine:
-    """One booted machine; a context manager that leaves nothing of it behind."""
+def impossible() -> str | None:
+    """Return why no machine can be booted here, or None."""
+    if os.geteuid() != 0:
+        return "needs root, to boot machines with a systemd of their own"
+    missing = [name for name in ("unshare", "nsenter", "apt-get") if not shutil.which(name)]
+    if missing:
+        return f"needs {', '.join(missing)}, to boot machines with a systemd of their own"
+    line = "unshare --pid --mount --uts --ipc --cgroup --net --fork mount -t tmpfs lab /mnt"
+    tried = subprocess.run(line.split(), capture_output=True, text=True, timeout=60, check=False)
+    return f"no new namespaces here: {tried.stderr.strip()}" if tried.returncode else None
 
-    def __init__(self, suite: str) -> None:
+
+def build(suite: str) -> str:
+    """Make the root file system of a suite, or find it made; return why there is none, or ''."""
+    line = ["nice", str(LAB), "build", suite]  # the tests that run meanwhile come first
+    built = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False)
+    return built.stderr[-500:] if built.returncode else ""
+
+
+def give_up(why: str) -> NoReturn:
+    """Skip a test that can't be run here, or fail where that is not allowed."""
+    if os.environ.get(REQUIRED):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+class Machine:
+    """One booted machine; a context manager that leaves nothing of it behind.
+
+    `install` is a script for its shell that puts graced there: tests of packages install
+    nothing yet. `shown` is what it sees of this host, read-only.
+    """
+
+    def __init__(self, suite: str, install: str = INSTALL, shown: str = f"{ROOT}:/src") -> None:
         self.suite = suite
+        self.install = install
+        self.shown = shown
         self.name = f"{suite.replace('+', '-')}-{os.getpid()}-{next(NUMBERS)}"
         self.changed = threading.Condition(threading.RLock())
         self.journal = Feed("journal", self.changed, lambda: False)
@@ -69,14 +103,14 @@ class Machine:
     def __enter__(self) -> Machine:
         environ = {
             **os.environ,
-            "GRACED_LAB_BIND": f"{ROOT}:/src",
+            "GRACED_LAB_BIND": self.shown,
             "GRACED_LAB_OWNER": str(os.getpid()),
         }
         booted = lab("up", self.name, self.suite, env=environ)
         assert booted.returncode == 0, booted.stderr
         self._stack.callback(self._down)
         self.root = Path(f"/proc/{lab('pid', self.name).stdout.strip()}/root")
-        self.run("sh", input=INSTALL)
+        self.run("sh", input=f"{self.install}\nmkfifo -m 666 {EVENTS}\n")
         self._listen()
         return self
 
