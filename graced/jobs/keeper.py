@@ -37,6 +37,14 @@ class Plan(Record):
     group: str | None = None
     log: Log = Log()
 
+    def owner(self, worker: int) -> str:
+        """Return a worker's name in the queue."""
+        return f"{self.daemon_id}:{worker}"
+
+    def is_ours(self, owner: str) -> bool:
+        """Whether a name in the queue is that of a worker of this main process."""
+        return owner.startswith(f"{self.daemon_id}:")
+
     def address(self) -> str:
         """Return what a worker has to know: `graced.jobs.remote.Address`, as text."""
         return "\n".join((self.daemon_id, self.socket, self.file))
@@ -70,7 +78,7 @@ class Keeper:
 
     def owner(self, worker: int) -> str:
         """Return a worker's name in the queue."""
-        return f"{self.plan.daemon_id}:{worker}"
+        return self.plan.owner(worker)
 
     def died(self, worker: int, evidence: dict[str, Any], *, counts: bool) -> None:
         """Tell that a worker is reaped and its groups are gone.

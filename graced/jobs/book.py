@@ -1,0 +1,236 @@
+"""A queue's file as its keeper has it: open or not, writable or not, when to try again.
+
+What is in it is the business of :mod:`graced.jobs.ledger`. The ballast is a small file
+that is given up when the disk is full, so that what is settled can still be written.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from graced.jobs import wire
+from graced.jobs.ledger import Ledger
+from graced.jobs.sqlite import Occupied, Store, Trouble, throw_ballast
+from graced.jobs.timing import Patience, wall_ms
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from graced.jobs.keeper import Plan
+    from graced.jobs.policy import Policy
+    from graced.jobs.row import Row
+
+PAGE_BYTES = 4 << 20
+BREATH = 0.001  # seconds without a word after which the keeper has time for itself
+LONGEST_SLEEP = 600.0  # while something is deferred: the wall clock may be set meanwhile
+
+
+class Book:
+    """The file of one keeper. ``tell`` hears ("degraded", why) and ("well",)."""
+
+    def __init__(self, plan: Plan, tell: Callable[[tuple[Any, ...]], None]) -> None:
+        self.ledger: Ledger | None = None  # None: not open
+        self.trouble: str | None = None  # why there can be no new jobs
+        self._plan = plan
+        self._policy = plan.policy
+        self._tell = tell
+        self._store: Store | None = None
+        self._opening = Patience(0.05, 10.0)
+        self._writing = Patience(0.05, 5.0)
+        self._ballasting = Patience(0.5, 5.0)
+        self._tidied_until = 0.0  # when the next step of tidying may come between requests
+        self._opening.soon()
+
+    # -- open and closed
+
+    @property
+    def wants_opening(self) -> bool:
+        """Whether it is closed, and it is time to try."""
+        return self.ledger is None and self._opening.is_due()
+
+    def open(self) -> bool:
+        """Try to open the file; False if it is not to be had now."""
+        try:
+            self._store = self._opened()
+            self.ledger = Ledger(self._store, self._policy, _chance)
+        except Trouble as trouble:
+            self._close_store()
+            self._degrade(str(trouble))
+            self._opening.failed()
+            return False
+        self._opening.over()
+        self._recover()
+        return True
+
+    def _opened(self) -> Store:
+        path, about = self._plan.file, self._plan.socket
+        try:
+            return Store(path, about=about)
+        except Occupied:
+            raise
+        except Trouble as trouble:
+            if trouble.full and throw_ballast(path):
+                return Store(path, about=about)
+            raise
+
+    def apply(self, policy: Policy) -> None:
+        """Go by other settings from now on."""
+        self._policy = policy
+        if self.ledger is not None:
+            self.ledger.apply(policy)
+
+    def close(self) -> int:
+        """Leave it as the next keeper wants it; return how much could not be written."""
+        if self.ledger is None or self._store is None:
+            return 0
+        left = int(self.ledger.pending)
+        self._store.drop_ballast()
+        self._store.close()
+        return left
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        self._store = self.ledger = None
+
+    # -- when
+
+    @property
+    def rests(self) -> bool:
+        """Whether writing has failed, and it is too early to try again."""
+        return self._writing.due is not None and not self._writing.is_due()
+
+    def rest_no_longer(self) -> None:
+        """Write at the next opportunity, whatever went wrong before."""
+        self._writing.over()
+
+    def sleep(self, *, idle: bool) -> float:
+        """Return how many seconds nothing has to be done about it."""
+        wait = min(self._opening.left(), self._writing.left(), self._ballasting.left())
+        ledger = self.ledger
+        if ledger is None or self._writing.due is not None:
+            return wait
+        now = wall_ms()
+        if ledger.has_chores(now):
+            return min(wait, 0 if idle else BREATH)
+        walls = [due for due in (ledger.next_due(), ledger.next_prune) if due is not None]
+        return min(wait, LONGEST_SLEEP, (min(walls) - now) / 1000) if walls else wait
+
+    # -- writing
+
+    def commit(
+        self,
+        ledger: Ledger,
+        listen: Callable[[], bool] | None,
+        refuse: Callable[[str], None],
+    ) -> list[Row] | None:
+        """Write all that changed; return what may be handed out, None if it can't be written.
+
+        New jobs that can't be are taken out, and ``refuse`` is told why.
+        """
+        try:
+            return ledger.commit(wall_ms(), listen)
+        except Trouble as trouble:
+            ledger.refuse_submits()
+            refuse(str(trouble))
+            self.failed(trouble)
+            return ledger.handouts() if self._written_without_ballast(ledger, trouble) else None
+
+    def _written_without_ballast(self, ledger: Ledger, trouble: Trouble) -> bool:
+        assert self._store is not None
+        if not (trouble.full and self._store.drop_ballast()):
+            return False
+        try:
+            ledger.write()
+        except Trouble:  # the same once more
+            return False
+        return True
+
+    def written(self) -> None:
+        """It could be written: see whether all is well again."""
+        if self._writing.due is not None:
+            self._recover()
+
+    def read_ahead(self, ledger: Ledger) -> bool:
+        """Read on where few waiting jobs are in memory; whether that is worth a commit."""
+        if not ledger.is_low:
+            return False
+        try:
+            ledger.read_ahead()
+        except Trouble as trouble:
+            self.failed(trouble)
+            return False
+        return True
+
+    def tidy(self, ledger: Ledger, *, idle: bool) -> None:
+        """Do a step of what can wait; it gets a third of the time that others need."""
+        began = time.monotonic()
+        if self._writing.due is not None or ledger.pending:
+            return
+        if began < self._tidied_until and not idle:
+            return
+        try:
+            ledger.tidy(wall_ms())
+            self._tidied_until = _later(began)
+        except Trouble as trouble:
+            self.failed(trouble)
+
+    def keep_ballast(self) -> None:
+        """Try again to have a ballast, if it is time."""
+        if self._ballasting.is_due():
+            self._recover()
+
+    # -- reading
+
+    def listing(self, id: int) -> dict[str, Any] | None:
+        """Return all that is known of a job, None if there is no such job."""
+        try:
+            return None if self._store is None else self._store.listing(id)
+        except Trouble as trouble:
+            return {"id": id, "state": "unknown", "evidence": wire.encode(str(trouble)).decode()}
+
+    def page(self, states: tuple[int, ...], after: int, limit: int) -> list[dict[str, Any]]:
+        """Return jobs in the order of their ids. Trouble if the file can't be read."""
+        store = self._store
+        return [] if store is None else store.page(states, after, limit, PAGE_BYTES)
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many jobs are in each state; nothing while the file is not open."""
+        return {} if self.ledger is None else self.ledger.counts(wall_ms())
+
+    # -- how it is
+
+    def failed(self, trouble: Trouble) -> None:
+        """The file could not be used: say so, and let some time pass."""
+        self._degrade(str(trouble))
+        self._writing.failed()
+
+    def _degrade(self, why: str) -> None:
+        if why != self.trouble:
+            self.trouble = why
+            self._tell(("degraded", why))
+
+    def _recover(self) -> None:
+        assert self._store is not None
+        self._writing.over()
+        if not self._store.keep_ballast():
+            file = self._plan.file
+            self._degrade(f"{file}: the disk is nearly full: no new jobs; make some room")
+            self._ballasting.failed()
+            return
+        self._ballasting.over()
+        if self.trouble is not None:
+            self.trouble = None
+            self._tell(("well",))
+
+
+def _later(began: float) -> float:
+    ended = time.monotonic()
+    return ended + 2 * (ended - began)
+
+
+def _chance() -> float:
+    return int.from_bytes(os.urandom(4), "little") / (1 << 32)

@@ -1,0 +1,104 @@
+"""What workers and clients ask of a keeper: the bodies of their frames, read and checked.
+
+Protocol is raised for what cannot be; nothing here changes anything. The frames
+themselves are in :mod:`graced.jobs.wire`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from graced.jobs import wire
+from graced.jobs.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised
+from graced.jobs.queue import STATES
+from graced.jobs.row import SHOWN
+from graced.jobs.wire import Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+PAGE = 500  # jobs in one listing
+TEN_YEARS = 10 * 366 * 86400.0
+OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
+    lambda text, _after: Done(text or None),
+    lambda text, _after: Raised(text),
+    Postponed,
+    lambda text, _after: Discarded(text),
+)
+
+
+def introduction(body: bytes) -> tuple[str, list[tuple[int, int]]]:
+    """Return who says HELLO, and what it has in hand."""
+    said = _fields(body)
+    try:
+        name = str(said["owner"])
+        holds = [(int(id), int(attempt)) for id, attempt in said["holds"]]
+    except (KeyError, TypeError, ValueError):
+        raise Protocol("a HELLO that says no owner or no jobs") from None
+    if not name.replace(":", "").isalnum():
+        raise Protocol("an owner of a strange name")
+    return name, holds
+
+
+def settlement(body: bytes) -> tuple[int, int, Outcome, bool]:
+    """Return the job, its attempt, what became of it, and whether another one is wanted."""
+    try:
+        id, attempt, number, more, after = wire.SETTLEMENT.unpack_from(body)
+        outcome = OUTCOMES[number](body[wire.SETTLEMENT.size :].decode(), after)
+    except (struct.error, IndexError, UnicodeDecodeError):
+        raise Protocol("a settle that cannot be read") from None
+    _check_delay(after)
+    return id, attempt, outcome, bool(more)
+
+
+def parcel(body: bytes) -> tuple[list[str], float, int]:
+    """Return payloads, the delay and max_attempts of what is submitted."""
+    payloads, delay, max_attempts = wire.unpack_payloads(body)
+    _check_delay(delay)
+    if any(len(p) > MAX_PAYLOAD or len(p.encode()) > MAX_PAYLOAD for p in payloads):
+        raise Protocol(f"a payload is at most {MAX_PAYLOAD} bytes of JSON")
+    return payloads, delay, max_attempts
+
+
+def job_id(body: bytes) -> int:
+    """Return the job that a client waits for."""
+    return _number(_fields(body), "id")
+
+
+def job_ids(body: bytes) -> list[int]:
+    """Return the jobs that are to be retried or dropped."""
+    ids = _fields(body).get("ids")
+    if not isinstance(ids, list) or not all(type(id) is int for id in ids):
+        raise Protocol("ids is not a list of numbers")
+    return ids
+
+
+def page(body: bytes) -> tuple[tuple[int, ...], int, int]:
+    """Return the states that are to be listed, after which id, and how many jobs."""
+    wanted = _fields(body)
+    after, limit = _number(wanted, "after"), _number(wanted, "limit")
+    states = SHOWN.get(wanted.get("state"))
+    if states is None:
+        raise Protocol(f"no such state; there are {', '.join(STATES)}")
+    return states, after, max(1, min(limit, PAGE))
+
+
+def _check_delay(seconds: float) -> None:
+    if not 0 <= seconds <= TEN_YEARS:
+        raise Protocol("a delay must be between 0 and ten years")
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    fields = wire.decode(body)
+    if not isinstance(fields, dict):
+        raise Protocol("a request is a JSON object")
+    return fields
+
+
+def _number(fields: dict[str, Any], name: str) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not -(1 << 62) < value < 1 << 62:
+        raise Protocol(f"{name} is not a number")
+    return value

@@ -1,0 +1,195 @@
+"""The connections to a keeper: who knocks, what they write, what they have not yet read.
+
+Whole frames are handed on as they come; what they mean is the business of
+:mod:`graced.jobs.service` and :mod:`graced.jobs.counter`. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+
+from graced.jobs import wire
+from graced.jobs.wire import Kind, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from graced.host.log import Log
+
+READ = 1 << 16  # bytes read from one connection before the others get their turn
+UNREAD = 8 << 20  # bytes that a client may leave unread
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+class Visitor:
+    """One connection: a worker's once it has said HELLO, a client's else."""
+
+    __slots__ = (
+        "confirmed",
+        "fd",
+        "frames",
+        "out",
+        "owner",
+        "parked",
+        "settles",
+        "sock",
+        "stream",
+        "trusted",
+    )
+
+    def __init__(self, sock: socket.socket, *, trusted: bool) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.trusted = trusted  # of our own user, or root: may be a worker
+        self.frames = wire.Frames()
+        self.out = bytearray()
+        self.owner: str | None = None
+        self.parked: list[tuple[int, bytes]] = []  # frames that wait for the file
+        self.settles = 0  # read on this connection,
+        self.confirmed = 0  #   and durable
+        self.stream: int | None = None
+
+
+class Visitors:
+    """Everybody who is connected. ``handle`` gets each frame, ``left`` everybody who is gone."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        epoll: select.epoll,
+        log: Log,
+        handle: Callable[[Visitor, int, bytes], None],
+        left: Callable[[Visitor], None],
+    ) -> None:
+        self._listener = listener
+        self._epoll = epoll
+        self._log = log
+        self._handle = handle
+        self._left = left
+        self._by_fd: dict[int, Visitor] = {}
+        self._deaf = False  # out of descriptors: nobody new is let in
+        epoll.register(listener.fileno(), select.EPOLLIN)
+
+    def all(self) -> list[Visitor]:
+        """Return everybody who is connected now."""
+        return list(self._by_fd.values())
+
+    def is_here(self, visitor: Visitor) -> bool:
+        """Whether a connection is open."""
+        return self._by_fd.get(visitor.fd) is visitor
+
+    def hear(self, fd: int, event: int) -> bool:
+        """Do what epoll says can be done; False if it is none of ours."""
+        visitor = self._by_fd.get(fd)
+        if visitor is not None:
+            if event & select.EPOLLOUT:
+                self._push(visitor)
+            if event & ~select.EPOLLOUT:
+                self.read(visitor)
+        elif fd == self._listener.fileno():
+            self.accept()
+        else:
+            return False
+        return True
+
+    def accept(self) -> None:
+        """Let in whoever knocks."""
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._stop_listening(error)
+                return
+            sock.setblocking(False)
+            visitor = Visitor(sock, trusted=wire.peer_uid(sock) in (0, os.geteuid()))
+            self._by_fd[visitor.fd] = visitor
+            self._epoll.register(visitor.fd, select.EPOLLIN)
+
+    def _stop_listening(self, error: OSError) -> None:
+        if self._by_fd:
+            self._deaf = True
+            self._epoll.unregister(self._listener.fileno())
+            self._log.error("queue: %s; nobody new until somebody leaves", error.strerror)
+
+    def read(self, visitor: Visitor) -> bool:
+        """Read once from a connection; False if there is nothing, or nothing more."""
+        try:
+            data = visitor.sock.recv(READ)
+        except BlockingIOError:
+            return False
+        except OSError:  # reset by the other side
+            data = b""
+        if not data:
+            self.close(visitor)
+            return False
+        self.serve(visitor, visitor.frames.feed(data))
+        return True
+
+    def serve(self, visitor: Visitor, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Hand on what somebody has written; who writes what can't be is sent away."""
+        try:
+            for kind, body in frames:
+                if not self.is_here(visitor):
+                    break
+                self._handle(visitor, kind, body)
+        except Protocol as error:
+            self.send(visitor, Kind.REFUSED, str(error).encode())
+            self.close(visitor)
+
+    def send(self, visitor: Visitor, kind: int, body: bytes = b"") -> None:
+        """Send a frame, now or as soon as the other side takes it."""
+        data = wire.HEADER.pack(len(body), kind) + body
+        if visitor.out:
+            visitor.out += data
+            if len(visitor.out) > UNREAD:
+                self.close(visitor)
+            return
+        try:
+            sent = visitor.sock.send(data, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # gone; its end of file comes too
+            return
+        if sent < len(data):
+            visitor.out += data[sent:]
+            self._epoll.modify(visitor.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def _push(self, visitor: Visitor) -> None:
+        try:
+            sent = visitor.sock.send(visitor.out, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close(visitor)
+            return
+        del visitor.out[:sent]
+        if not visitor.out:
+            self._epoll.modify(visitor.fd, select.EPOLLIN)
+
+    def close(self, visitor: Visitor) -> None:
+        """Hang up."""
+        if self._by_fd.pop(visitor.fd, None) is None:
+            return
+        self._epoll.unregister(visitor.fd)
+        visitor.sock.close()
+        self._left(visitor)
+        if self._deaf:
+            self._deaf = False
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+
+    def close_listener(self, path: str) -> None:
+        """Remove our socket's name, unless another keeper has it by now."""
+        try:
+            with wire.connect(path) as probe:
+                mine = probe.getpeername() == self._listener.getsockname()
+            if mine:
+                os.unlink(path)
+        except OSError:  # gone, or in a folder of another user: a dead name harms nobody
+            pass
