@@ -1,7 +1,7 @@
 """`graced submit` and `graced jobs`: from words on a command line to a queue, and back.
 
-They talk to the pool's keeper; while no daemon runs, they open the queue's file themselves
-under the keeper's lock. What a queue can be asked is in :mod:`graced.jobs.queue`.
+Where the queue is, is found out by :mod:`graced.jobs.finder`; how a job is shown is in
+:mod:`graced.jobs.listing`; what a queue can be asked is in :mod:`graced.jobs.queue`.
 """
 
 from __future__ import annotations
@@ -9,39 +9,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 
 from graced.host.log import say
-from graced.host.logtext import one_line
 from graced.jobs import wire
+from graced.jobs.finder import find_queue, open_queue
 from graced.jobs.job import MAX_PAYLOAD
+from graced.jobs.listing import Table, evidence, json_line
 from graced.jobs.queue import QueueError, QueueGone
-from graced.jobs.remote import ClientEnd, chunks
+from graced.jobs.refusal import FAILED, NO_DAEMON, USAGE, Refusal
+from graced.jobs.remote import ClientEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from typing import Any, BinaryIO
 
-    from graced.core.settings import Pool, Settings
     from graced.jobs.queue import ClientQueue
 
-FAILED = 1
-USAGE = 2
-NO_DAEMON = 3
-WRONG = 78
-PATIENCE = 5.0  # seconds for a keeper that is just being started, or started again
-LOOK = 0.05  # seconds between two looks for it
-PAGE = 500
-
-
-class Refusal(Exception):
-    """What cannot be done; says why, and has the exit status."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
+PAGE = 500  # jobs asked for at once
 
 
 def submit(args: argparse.Namespace, control: str) -> int:
@@ -54,9 +40,9 @@ def jobs(args: argparse.Namespace, control: str) -> int:
     return _guarded(lambda: _jobs(args, control))
 
 
-def _guarded(command: Any) -> int:
+def _guarded(command: Callable[[], int]) -> int:
     try:
-        return int(command())
+        return command()
     except Refusal as refusal:
         say(f"graced: {refusal}")
         return refusal.exit_code
@@ -79,7 +65,7 @@ def _submit(args: argparse.Namespace, control: str) -> int:
         return _stream(args, control, delay, max_attempts or 0)
     payload = _payload(args)
     end = open_queue(args, control)
-    if args.wait and isinstance(end, FileEnd):
+    if args.wait and not isinstance(end, ClientEnd):
         raise Refusal("--wait: no daemon runs, so nobody would do the job", NO_DAEMON)
     [id] = end.submit([payload], delay, max_attempts or 0)
     if args.wait:
@@ -179,7 +165,7 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
         except QueueGone:
             end.close()
             end = open_queue(args, control)
-    result = ended.get("result") or _evidence(ended).get("result")
+    result = ended.get("result") or evidence(ended).get("result")
     if isinstance(result, str):
         result = json.loads(result)
     if result is not None:
@@ -199,18 +185,12 @@ def _status(ended: dict[str, Any], result: Any, *, command: bool) -> int:
     return 0 if ended["state"] == "done" else FAILED
 
 
-def _evidence(job: dict[str, Any]) -> dict[str, Any]:
-    text = job.get("evidence")
-    found = json.loads(text) if text else {}
-    return found if isinstance(found, dict) else {"reason": str(found)}
-
-
 def _fate(job: dict[str, Any]) -> str:
     if job["state"] == "gone":
         return "was dropped"
     attempts = job.get("attempts", 0)
     tries = f"{attempts} attempt{'s' if attempts != 1 else ''}"
-    reason = _evidence(job).get("reason", "nobody knows why")
+    reason = evidence(job).get("reason", "nobody knows why")
     return f"is {job['state']} after {tries}: {reason}"
 
 
@@ -222,8 +202,8 @@ def _jobs(args: argparse.Namespace, control: str) -> int:
         return _change(args, control)
     if args.ids:
         raise Refusal("jobs: write retry or drop before the numbers", USAGE)
-    end = open_queue(args, control, must_exist=True)
-    show = _as_json if args.json else Table()
+    end = find_queue(args, control)
+    show = json_line if args.json else Table()
     for job in _all(end, args.state):
         print(show(job))
     return 0
@@ -255,299 +235,3 @@ def _id(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
         raise Refusal(f"jobs: {text!r} is not the number of a job", USAGE)
     return int(text)
-
-
-def _as_json(job: dict[str, Any]) -> str:
-    """Return one line with everything that is known of a job."""
-    shown = {key: job[key] for key in ("id", "state", "attempts", "max_attempts", "owner")}
-    for moment in ("submitted", "due", "ended"):
-        at = job[moment]
-        shown[moment] = None if at is None else _iso(at)
-    for value in ("payload", "result", "evidence"):
-        shown[value] = _parsed(job[value])
-    return json.dumps(shown)
-
-
-def _parsed(text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:  # what a stranger has put into the queue
-        return text
-
-
-def _iso(at: float) -> str:
-    from graced.host.clock import iso
-
-    return iso(round(at * 1000) * 1_000_000)
-
-
-class Table:
-    """One job a line, for people; the first line comes with the head."""
-
-    LONGEST = 100
-
-    def __init__(self) -> None:
-        self._head = f"{'ID':>8}  {'STATE':8} {'TRIES':>5}  {'AGE':>6}  WHAT\n"
-
-    def __call__(self, job: dict[str, Any]) -> str:
-        """Return a job's line."""
-        head, self._head = self._head, ""
-        age = _age(time.time() - job["submitted"])
-        what = _shortened(_what(_parsed(job["payload"])), self.LONGEST)
-        why = _evidence(job).get("reason")
-        if why and job["state"] != "done":
-            what += f"  ({_shortened(str(why), self.LONGEST)})"
-        tries = job["attempts"]
-        return f"{head}{job['id']:>8}  {job['state']:8} {tries:>5}  {age:>6}  {one_line(what)}"
-
-
-def _what(payload: Any) -> str:
-    if isinstance(payload, dict) and isinstance(payload.get("argv"), list):
-        from shlex import join
-
-        return join(str(word) for word in payload["argv"])
-    return json.dumps(payload)
-
-
-def _shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"
-
-
-# Where the queue is
-
-
-def open_queue(
-    args: argparse.Namespace, control: str, *, must_exist: bool = False
-) -> ClientQueue | Any:
-    """Return the pool's queue: its keeper's if a daemon runs, else its file.
-
-    With ``must_exist`` None if there is no file. Raises Refusal or QueueError.
-    """
-    end = time.monotonic() + PATIENCE
-    while True:
-        found = _answering(os.path.dirname(control), args.pool)
-        if found is not None:
-            return found
-        running = _is_running(control)
-        if not running:
-            try:
-                return _open_file(args, must_exist)
-            except _Occupied as occupied:  # a keeper that is about to listen, or to leave
-                trouble: Exception = occupied.trouble
-        else:
-            trouble = Refusal(_no_queue(args.pool), FAILED)
-        if time.monotonic() > end:
-            raise trouble
-        time.sleep(LOOK)
-
-
-def _no_queue(pool: str | None) -> str:
-    who = "no pool" if pool is None else f"no pool {pool!r}"
-    return f"the running daemon has {who} whose workers take jobs"
-
-
-def _answering(folder: str, pool: str | None) -> ClientEnd | None:
-    """Return the keeper that listens in a folder; Refusal if there are several."""
-    names = [f"queue-{pool}.sock"] if pool is not None else _sockets(folder)
-    found = {}
-    for name in names:
-        try:
-            found[name] = ClientEnd(os.path.join(folder, name))
-        except QueueGone:  # a name that a keeper has left behind
-            continue
-    if len(found) > 1:
-        pools = ", ".join(n.removeprefix("queue-").removesuffix(".sock") for n in found)
-        raise Refusal(f"several pools have a queue: {pools}; say which with --pool", USAGE)
-    return next(iter(found.values()), None)
-
-
-def _sockets(folder: str) -> list[str]:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    return sorted(n for n in names if n.startswith("queue-") and n.endswith(".sock"))
-
-
-def _is_running(control: str) -> bool:
-    try:
-        wire.connect(control).close()
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        return False
-    except OSError:  # it is there, and we may not or cannot talk to it now
-        return True
-    return True
-
-
-class _Occupied(Exception):
-    """Somebody else has the file."""
-
-    def __init__(self, trouble: QueueError) -> None:
-        super().__init__(str(trouble))
-        self.trouble = trouble
-
-
-def _open_file(args: argparse.Namespace, must_exist: bool) -> FileEnd | None:
-    from graced.host import runtimedir
-    from graced.jobs.queue import locate
-    from graced.jobs.sqlite import Occupied
-
-    settings = _settings(args)
-    pool = _pool(settings, args.pool)
-    try:
-        folder = _state_dir(settings, make=not must_exist)
-    except runtimedir.Unusable as error:
-        raise Refusal(str(error), error.exit_code) from None
-    file = locate(pool.queue, pool.name, folder)
-    if must_exist and not os.path.exists(file):
-        return None
-    try:
-        _drop_root(settings)
-        return FileEnd(file, pool)
-    except Occupied as occupied:
-        raise _Occupied(occupied) from None
-
-
-def _state_dir(settings: Settings, *, make: bool) -> str:
-    from graced.host import runtimedir
-
-    if not make:
-        return runtimedir.find_state(settings.name, settings.state_dir, os.environ)
-    owner = _owner(settings)
-    return runtimedir.state_path(settings.name, settings.state_dir, os.environ, owner)
-
-
-def _settings(args: argparse.Namespace) -> Settings:
-    from graced.host import configfile
-
-    reading = configfile.read(args.config, os.environ, args.set)
-    if reading.settings is None:
-        problems = "\n".join(map(str, reading.problems))
-        raise Refusal(f"no daemon runs, and its configuration is wrong:\n{problems}", WRONG)
-    return reading.settings
-
-
-def _pool(settings: Settings, wanted: str | None) -> Pool:
-    pools = settings.pools
-    if wanted is not None:
-        if wanted not in pools:
-            raise Refusal(f"there is no pool {wanted!r}; there are {', '.join(pools)}", USAGE)
-        return pools[wanted]
-    likely = [p for p in pools.values() if p.queue or p.worker == "graced.workers:Command"]
-    candidates = likely or list(pools.values())
-    if len(candidates) != 1:
-        names = ", ".join(pool.name for pool in candidates)
-        raise Refusal(f"no daemon runs; say which pool with --pool: {names}", USAGE)
-    return candidates[0]
-
-
-def _owner(settings: Settings) -> tuple[int, int] | None:
-    """Return whose the queue's folder and file have to be, if we are root."""
-    from graced.host import process
-
-    if os.geteuid() != 0 or (settings.user is None and settings.group is None):
-        return None
-    try:
-        uid, gid, *_ = process.account(settings.user, settings.group)
-    except process.ProcessError as error:
-        raise Refusal(str(error), WRONG) from None
-    return uid, gid
-
-
-def _drop_root(settings: Settings) -> None:
-    """Become the daemon's user: what root writes into a queue, that user could not."""
-    from graced.host import process
-
-    if os.geteuid() == 0:
-        try:
-            process.change_user(settings.user, settings.group)
-        except process.ProcessError as error:
-            raise Refusal(str(error), WRONG) from None
-
-
-class FileEnd:
-    """A queue's file, opened by ourselves: no keeper has it, and none gets it meanwhile."""
-
-    def __init__(self, file: str, pool: Pool) -> None:
-        from graced.jobs.ledger import Ledger
-        from graced.jobs.policy import Policy
-        from graced.jobs.sqlite import Store
-
-        self._store = Store(file)
-        self._ledger = Ledger(self._store, Policy.of(pool), lambda: 0.5)
-        self._tidy()
-
-    def submit(
-        self, payloads: Sequence[str], delay: float = 0.0, max_attempts: int = 0
-    ) -> Sequence[int]:
-        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
-        first, count = self._ledger.submit(payloads, delay, max_attempts, _now())
-        self._ledger.commit(_now())
-        return range(first, first + count)
-
-    def stream(self, payloads: Iterable[str], delay: float = 0.0, max_attempts: int = 0) -> int:
-        """Accept any number of payloads, all or none, in bounded memory; return how many."""
-        ledger = self._ledger
-        stream = ledger.open_stream()
-        try:
-            for chunk in chunks(payloads):
-                ledger.stage(stream, chunk, max_attempts, _now())
-                ledger.commit(_now())
-            count = ledger.seal(stream, delay, _now())
-            ledger.commit(_now())
-        except BaseException:
-            ledger.refuse_submits()
-            ledger.scrap(stream)
-            raise
-        self._tidy()
-        return count
-
-    def wait(self, job: int) -> dict[str, Any]:
-        """Return the listing of a job that has ended; there is nobody to wait for."""
-        found = self._store.listing(job) or {"id": job, "state": "gone"}
-        if found["state"] in ("waiting", "taken"):
-            raise Refusal(f"the daemon is gone; job {job} stays in the queue", NO_DAEMON)
-        return found
-
-    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return a page of jobs in the order of their ids, beginning after one."""
-        from graced.jobs.row import SHOWN
-
-        return self._store.page(SHOWN[state], after, limit, 1 << 30)
-
-    def retry(self, ids: Sequence[int]) -> dict[int, str]:
-        """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
-        refused = self._ledger.retry(ids, _now())
-        self._ledger.commit(_now())
-        return refused
-
-    def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals by id."""
-        refused = self._ledger.drop(ids)
-        self._ledger.commit(_now())
-        return refused
-
-    def counts(self) -> dict[str, Any]:
-        """Return how many jobs there are in each state."""
-        return self._ledger.counts(_now())
-
-    def close(self) -> None:
-        """Let a keeper have the file."""
-        self._store.close()
-
-    def _tidy(self) -> None:
-        while self._ledger.untidy:
-            self._ledger.tidy(_now())
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

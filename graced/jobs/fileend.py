@@ -1,0 +1,90 @@
+"""A client's end of a queue without a keeper: its file, opened by the command itself.
+
+While it is open no keeper gets it. The same rules hold, those of :mod:`graced.jobs.ledger`.
+"""
+
+from __future__ import annotations
+
+from graced.jobs.ledger import Ledger
+from graced.jobs.policy import Policy
+from graced.jobs.refusal import NO_DAEMON, Refusal
+from graced.jobs.remote import chunks
+from graced.jobs.row import SHOWN
+from graced.jobs.sqlite import Store
+from graced.jobs.timing import wall_ms
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from graced.core.settings import Pool
+
+
+class FileEnd:
+    """A queue's file, opened by ourselves: no keeper has it, and none gets it meanwhile."""
+
+    def __init__(self, file: str, pool: Pool) -> None:
+        self._store = Store(file)
+        self._ledger = Ledger(self._store, Policy.of(pool), lambda: 0.5)
+        self._tidy()
+
+    def submit(
+        self, payloads: Sequence[str], delay: float = 0.0, max_attempts: int = 0
+    ) -> Sequence[int]:
+        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
+        first, count = self._ledger.submit(payloads, delay, max_attempts, wall_ms())
+        self._ledger.commit(wall_ms())
+        return range(first, first + count)
+
+    def stream(self, payloads: Iterable[str], delay: float = 0.0, max_attempts: int = 0) -> int:
+        """Accept any number of payloads, all or none, in bounded memory; return how many."""
+        ledger = self._ledger
+        stream = ledger.open_stream()
+        try:
+            for chunk in chunks(payloads):
+                ledger.stage(stream, chunk, max_attempts, wall_ms())
+                ledger.commit(wall_ms())
+            count = ledger.seal(stream, delay, wall_ms())
+            ledger.commit(wall_ms())
+        except BaseException:
+            ledger.refuse_submits()
+            ledger.scrap(stream)
+            raise
+        self._tidy()
+        return count
+
+    def wait(self, job: int) -> dict[str, Any]:
+        """Return the listing of a job that has ended; there is nobody to wait for."""
+        found = self._store.listing(job) or {"id": job, "state": "gone"}
+        if found["state"] in ("waiting", "taken"):
+            raise Refusal(f"the daemon is gone; job {job} stays in the queue", NO_DAEMON)
+        return found
+
+    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return a page of jobs in the order of their ids, beginning after one."""
+        return self._store.page(SHOWN[state], after, limit, 1 << 30)
+
+    def retry(self, ids: Sequence[int]) -> dict[int, str]:
+        """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
+        refused = self._ledger.retry(ids, wall_ms())
+        self._ledger.commit(wall_ms())
+        return refused
+
+    def drop(self, ids: Sequence[int]) -> dict[int, str]:
+        """Forget jobs that nobody works on; return the refusals by id."""
+        refused = self._ledger.drop(ids)
+        self._ledger.commit(wall_ms())
+        return refused
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many jobs there are in each state."""
+        return self._ledger.counts(wall_ms())
+
+    def close(self) -> None:
+        """Let a keeper have the file."""
+        self._store.close()
+
+    def _tidy(self) -> None:
+        while self._ledger.untidy:
+            self._ledger.tidy(wall_ms())

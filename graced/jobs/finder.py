@@ -1,0 +1,184 @@
+"""Where a command finds the pool's queue: at its keeper, or, while no daemon runs, in its file.
+
+What can be asked of either is in :mod:`graced.jobs.queue`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from graced.jobs import wire
+from graced.jobs.queue import QueueError, QueueGone
+from graced.jobs.refusal import FAILED, USAGE, WRONG, Refusal
+from graced.jobs.remote import ClientEnd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from graced.core.settings import Pool, Settings
+    from graced.jobs.fileend import FileEnd
+    from graced.jobs.queue import ClientQueue
+
+PATIENCE = 5.0  # seconds for a keeper that is just being started, or started again
+LOOK = 0.05  # seconds between two looks for it
+
+
+def open_queue(args: argparse.Namespace, control: str) -> ClientQueue:
+    """Return the pool's queue: its keeper's if a daemon runs, else its file.
+
+    ``control`` is the control socket's path. Raises Refusal or QueueError.
+    """
+    found = _found(args, control, must_exist=False)
+    assert found is not None
+    return found
+
+
+def find_queue(args: argparse.Namespace, control: str) -> ClientQueue | None:
+    """Return the same, but None if no daemon runs and there is no file."""
+    return _found(args, control, must_exist=True)
+
+
+def _found(args: argparse.Namespace, control: str, *, must_exist: bool) -> ClientQueue | None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        found = _answering(os.path.dirname(control), args.pool)
+        if found is not None:
+            return found
+        running = _is_running(control)
+        if not running:
+            try:
+                return _open_file(args, must_exist)
+            except _Occupied as occupied:  # a keeper that is about to listen, or to leave
+                trouble: Exception = occupied.trouble
+        else:
+            trouble = Refusal(_no_queue(args.pool), FAILED)
+        if time.monotonic() > end:
+            raise trouble
+        time.sleep(LOOK)
+
+
+def _no_queue(pool: str | None) -> str:
+    who = "no pool" if pool is None else f"no pool {pool!r}"
+    return f"the running daemon has {who} whose workers take jobs"
+
+
+def _answering(folder: str, pool: str | None) -> ClientEnd | None:
+    """Return the keeper that listens in a folder; Refusal if there are several."""
+    names = [f"queue-{pool}.sock"] if pool is not None else _sockets(folder)
+    found = {}
+    for name in names:
+        try:
+            found[name] = ClientEnd(os.path.join(folder, name))
+        except QueueGone:  # a name that a keeper has left behind
+            continue
+    if len(found) > 1:
+        pools = ", ".join(n.removeprefix("queue-").removesuffix(".sock") for n in found)
+        raise Refusal(f"several pools have a queue: {pools}; say which with --pool", USAGE)
+    return next(iter(found.values()), None)
+
+
+def _sockets(folder: str) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return sorted(n for n in names if n.startswith("queue-") and n.endswith(".sock"))
+
+
+def _is_running(control: str) -> bool:
+    try:
+        wire.connect(control).close()
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        return False
+    except OSError:  # it is there, and we may not or cannot talk to it now
+        return True
+    return True
+
+
+class _Occupied(Exception):
+    """Somebody else has the file."""
+
+    def __init__(self, trouble: QueueError) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
+def _open_file(args: argparse.Namespace, must_exist: bool) -> FileEnd | None:
+    from graced.host import runtimedir
+    from graced.jobs.fileend import FileEnd
+    from graced.jobs.queue import locate
+    from graced.jobs.sqlite import Occupied
+
+    settings = _settings(args)
+    pool = _pool(settings, args.pool)
+    try:
+        folder = _state_dir(settings, make=not must_exist)
+    except runtimedir.Unusable as error:
+        raise Refusal(str(error), error.exit_code) from None
+    file = locate(pool.queue, pool.name, folder)
+    if must_exist and not os.path.exists(file):
+        return None
+    try:
+        _drop_root(settings)
+        return FileEnd(file, pool)
+    except Occupied as occupied:
+        raise _Occupied(occupied) from None
+
+
+def _state_dir(settings: Settings, *, make: bool) -> str:
+    from graced.host import runtimedir
+
+    if not make:
+        return runtimedir.find_state(settings.name, settings.state_dir, os.environ)
+    owner = _owner(settings)
+    return runtimedir.state_path(settings.name, settings.state_dir, os.environ, owner)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from graced.host import configfile
+
+    reading = configfile.read(args.config, os.environ, args.set)
+    if reading.settings is None:
+        problems = "\n".join(map(str, reading.problems))
+        raise Refusal(f"no daemon runs, and its configuration is wrong:\n{problems}", WRONG)
+    return reading.settings
+
+
+def _pool(settings: Settings, wanted: str | None) -> Pool:
+    pools = settings.pools
+    if wanted is not None:
+        if wanted not in pools:
+            raise Refusal(f"there is no pool {wanted!r}; there are {', '.join(pools)}", USAGE)
+        return pools[wanted]
+    likely = [p for p in pools.values() if p.queue or p.worker == "graced.workers:Command"]
+    candidates = likely or list(pools.values())
+    if len(candidates) != 1:
+        names = ", ".join(pool.name for pool in candidates)
+        raise Refusal(f"no daemon runs; say which pool with --pool: {names}", USAGE)
+    return candidates[0]
+
+
+def _owner(settings: Settings) -> tuple[int, int] | None:
+    """Return whose the queue's folder and file have to be, if we are root."""
+    from graced.host import process
+
+    if os.geteuid() != 0 or (settings.user is None and settings.group is None):
+        return None
+    try:
+        uid, gid, *_ = process.account(settings.user, settings.group)
+    except process.ProcessError as error:
+        raise Refusal(str(error), WRONG) from None
+    return uid, gid
+
+
+def _drop_root(settings: Settings) -> None:
+    """Become the daemon's user: what root writes into a queue, that user could not."""
+    from graced.host import process
+
+    if os.geteuid() == 0:
+        try:
+            process.change_user(settings.user, settings.group)
+        except process.ProcessError as error:
+            raise Refusal(str(error), WRONG) from None

@@ -1,0 +1,16 @@
+"""Why a command about jobs does not do what it was asked, and its exit status then."""
+
+from __future__ import annotations
+
+FAILED = 1
+USAGE = 2
+NO_DAEMON = 3
+WRONG = 78
+
+
+class Refusal(Exception):
+    """What cannot be done; says why, and has the exit status."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
