@@ -17,14 +17,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import manpages  # noqa: E402  (found by the line above)
+import completions  # noqa: E402  (found by the line above)
+import manpages  # noqa: E402
 
 from graced import __version__, cli  # noqa: E402
 
 
 def made() -> dict[str, str]:
     """Return what belongs into each file."""
-    return manpages.pages(__version__, _epoch(), cli._parser)
+    return {
+        **manpages.pages(__version__, _epoch(), cli._parser()),
+        **completions.completions(cli._parser()),
+    }
 
 
 def _epoch() -> int:

@@ -11,7 +11,6 @@ import argparse
 import datetime
 import importlib.util
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -320,11 +319,9 @@ def docs_make() -> ModuleType:
     return module
 
 
-def pages(
-    version: str, epoch: int, parser: Callable[[], argparse.ArgumentParser]
-) -> dict[str, str]:
+def pages(version: str, epoch: int, parser: argparse.ArgumentParser) -> dict[str, str]:
     """Return the text of each file."""
     return {
-        "graced.8": commands(version, epoch, parser()),
+        "graced.8": commands(version, epoch, parser),
         "graced.yaml.5": configuration(version, epoch),
     }

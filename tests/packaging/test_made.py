@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from harness import Daemon
+from terminal import Terminal
 
 from graced import cli
 from graced.core.keys import DOCS
@@ -227,3 +229,135 @@ def test_the_manual_s_configuration_is_right(made: Path, tmp_path: Path) -> None
     assert len(yaml.safe_load(file.read_text())["pools"]) == 2
     reading = configfile.read(str(file), {}, ())
     assert reading.settings is not None, reading.problems
+
+
+# Completions
+
+
+SOURCES = {"bash": "graced.bash", "zsh": "_graced", "fish": "graced.fish"}
+
+
+@pytest.mark.parametrize("shell", list(SOURCES))
+def test_a_shell_can_read_its_completion(made: Path, shell: str) -> None:
+    words = [tool(shell), "-n", str(made / SOURCES[shell])]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_completion_for_bash_has_nothing_to_warn_of(made: Path) -> None:
+    words = [tool("shellcheck"), str(made / "graced.bash")]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+LONG = {
+    command: {name for name in parser._option_string_actions if name.startswith("--")}
+    for command, parser in parsers().items()
+}
+POOL_KEYS = {"max_rounds", "max_rss"}
+COMPLETED = [
+    ("graced ", set(parsers())),
+    ("graced sta", {"status", "stacks"}),
+    ("graced --", {"--help", "--version"}),
+    *((f"graced {command} --", told) for command, told in LONG.items()),
+    ("graced jobs ", {"retry", "drop"}),
+    ("graced jobs retry ", {"1", "2"}),  # dead, waiting
+    ("graced jobs --pool jobs drop 1 ", {"1", "2", "3"}),
+    ("graced jobs --state d", {"dead", "done"}),
+    ("graced jobs --state=d", {"dead", "done"}),
+    ("graced jobs --json", {"--json"}),
+    ("graced scale ", {"jobs", "big-mail"}),
+    ("graced scale --set name=x -c config.yaml b", {"big-mail"}),
+    ("graced scale jobs ", set()),
+    ("graced scale -c nowhere.yaml --socket nowhere ", set()),
+    ("graced submit --pool b", {"big-mail"}),
+    ("graced submit --pool=b", {"big-mail"}),
+    ("graced submit ", {"--"}),
+    ("graced submit -- printen", {"printenv"}),
+    ("graced submit --wait -- cat graced co", {"config.yaml"}),
+    ("graced check -c con", {"config.yaml"}),
+    ("graced check --config=con", {"config.yaml"}),
+    ("graced check --set log.l", {"log.level="}),
+    ("graced check --set pools.jobs.max_r", {f"pools.jobs.{key}=" for key in POOL_KEYS}),
+    ("graced check --set=pools.big-mail.max_r", {f"pools.big-mail.{key}=" for key in POOL_KEYS}),
+    ("graced doctor graced@", {"graced@shop.service"}),
+    ("graced doctor graced@s", {"graced@shop.service"}),
+    ("graced nonsense ", set()),
+]
+
+
+@pytest.fixture
+def desk(daemon: Daemon) -> tuple[Path, dict[str, str]]:
+    """A folder with config.yaml, whose daemon has two pools and three jobs; an environment."""
+    daemon.configure(
+        {"jobs": {"worker": "graced.workers:Command"}, "big-mail": {"worker": "crew:Idle"}}
+    )
+    daemon.start().ready()
+    daemon.run("submit", "--wait", "--max-attempts", "1", "--", "false")
+    daemon.run("submit", "--delay", "1h", "--", "sleep", "1:2")
+    daemon.run("submit", "--wait", "--", "true")
+    folder, programs = daemon.home / "desk", daemon.home / "programs"
+    folder.mkdir()
+    programs.mkdir()
+    (folder / "config.yaml").symlink_to(daemon.config)
+    for name, text in {
+        "graced": f'exec {sys.executable} -m graced "$@"',
+        "systemctl": "echo graced@shop.service loaded active running A shop",
+        "timeout": 'shift; exec "$@"',  # however slow this machine is
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    env = daemon.environment()
+    return folder, {**env, "PATH": f"{programs}:{env['PATH']}", "LC_ALL": "C.UTF-8"}
+
+
+def candidates(line: str, completed: str) -> set[str]:
+    """Return what was put at the end of a line, as whole words."""
+    typed = line.rpartition(" ")[2]
+    start, _, _ = typed.rpartition("=") if typed.startswith("--") else ("", "", "")
+    words = completed.removeprefix(line[: len(line) - len(typed)]).split()
+    said = {word.removeprefix(f"{start}=") if start else word for word in words}
+    # zsh puts an = behind options with a value
+    said = {word.removesuffix("=") if word.startswith("--") else word for word in said}
+    return said - {typed} if typed not in ("--json", "") else said
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_what_a_shell_completes(shell: str, made: Path, desk: tuple[Path, dict[str, str]]) -> None:
+    folder, env = desk
+    terminal = Terminal(shell, tool(shell), made, folder, env)
+    try:
+        for line, expected in COMPLETED:
+            assert candidates(line, terminal.complete(line)) == expected, line
+    finally:
+        terminal.close()
+
+
+def test_what_fish_completes(made: Path, desk: tuple[Path, dict[str, str]]) -> None:
+    folder, env = desk
+    for line, expected in COMPLETED:
+        script = f"source {made}/graced.fish; complete -C {shlex.quote(line)}"
+        result = subprocess.run(
+            [tool("fish"), "--no-config", "-c", script],
+            cwd=folder,
+            env={**env, "HOME": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        said = " ".join(each.partition("\t")[0] for each in result.stdout.splitlines())
+        assert candidates(line, line.rpartition(" ")[0] + " " + said) == expected, line
+
+
+def test_every_value_of_the_parser_has_a_kind(made: Path) -> None:
+    """A new option's metavar has to be given a meaning, or completions can't be made."""
+    script = (
+        "import sys; sys.path[:0] = sys.argv[1:]; import completions, manpages; "
+        "from graced import cli; known = manpages.subparsers(cli._parser()); "
+        "print(*sorted({str(a.metavar) for p in known.values() for a in p._actions "
+        "if a.nargs != 0 and not a.choices} ^ set(completions.KINDS)), sep='\\n')"
+    )
+    words = [sys.executable, "-c", script, str(ROOT / "packaging"), str(ROOT)]
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
