@@ -90,7 +90,10 @@ def title(name: str, number: int, volume: str, version: str, epoch: int) -> list
 def see_also(names: list[str]) -> list[str]:
     """Return the last section, with the names of other pages."""
     references = [re.sub(r"^(.*)(\(\d\))$", r"`\1`\2", name) for name in names]
-    more = "The folder `docs/` of the sources has more, for those who write workers, too."
+    more = (
+        "Pages such as `workers.md` and `jobs.md` are in the folder `docs` of the sources; "
+        "packages have them below `/usr/share/doc`."
+    )
     return [
         heading("See also"),
         *filled(inline(", ".join(references))),
