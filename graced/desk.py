@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import selectors
     from typing import Any
 
-    from graced.core.actions import Exit
+    from graced.core.actions import EndReload, Exit
     from graced.host.control import Client
     from graced.supervisor import Supervisor
 
@@ -73,14 +73,15 @@ class Desk:
         self._this_reload += self._next_reload
         self._next_reload = []
 
-    def reload_ended(self, ok: bool, reason: str | None) -> None:
+    def reload_ended(self, end: EndReload) -> None:
         """Answer those who waited for this reload; at a stop, all of them."""
         waiting, self._this_reload = self._this_reload, []
         if self._supervisor.daemon.stopping:
             waiting, self._next_reload = waiting + self._next_reload, []
+        why = f"reload incomplete: {end.reason}" if end.incomplete else end.reason
+        generation = self._supervisor.daemon.generation
         for client in waiting:
-            generation = self._supervisor.daemon.generation
-            self._server.reply(client, {"ok": ok, "error": reason, "generation": generation})
+            self._server.reply(client, {"ok": end.ok, "error": why, "generation": generation})
 
     # -- requests -------------------------------------------------------------------
 

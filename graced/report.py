@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import selectors
 
-from graced.core.actions import Exit, Extend, TellReady, TellReloading, TellStopping
+from graced.core.actions import EndReload, Exit, Extend, TellReady, TellReloading, TellStopping
 from graced.core.health import examine
 from graced.core.reload import State
 from graced.core.status import LastReload, line, picture
@@ -86,9 +86,9 @@ class Report:
             case Extend(seconds):
                 self._notifier.extend(seconds)
 
-    def reload_ended(self, ok: bool, reason: str | None) -> None:
+    def reload_ended(self, end: EndReload) -> None:
         """Keep what ``graced status`` says of the last reload."""
-        self.last_reload = LastReload(clock.iso(), ok, reason)
+        self.last_reload = LastReload(clock.iso(), end.ok, end.reason, end.incomplete)
 
     def refresh(self, selector: selectors.BaseSelector, now: float) -> None:
         """Bring STATUS= up to date, feed the watchdog, send what waits."""

@@ -303,11 +303,11 @@ class Supervisor:
                 self._read_config()
             case ac.Commit():
                 self._adopt(self.daemon.settings)
-            case ac.EndReload(ok, reason):
-                if self._sockets is not None and not ok:
+            case ac.EndReload():
+                if self._sockets is not None and not action.ok:
                     self._sockets.keep_only(self.settings)
-                self.report.reload_ended(ok, reason)
-                self.desk.reload_ended(ok, reason)
+                self.report.reload_ended(action)
+                self.desk.reload_ended(action)
             case ac.Exit():
                 self._exit = action
 

@@ -110,6 +110,14 @@ class Raises(Idle):
         raise ValueError("no such luck")
 
 
+class FailsBeyondFirst(Silent):
+    """The first of its generation is well, no other is."""
+
+    def setup(self) -> None:
+        if self.slot:
+            raise RuntimeError("only one of us")
+
+
 class ExitsInStep(Idle):
     """Is gone as soon as it is ready."""
 

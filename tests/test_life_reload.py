@@ -538,12 +538,14 @@ def test_a_reload_mends_a_pool_in_back_off(daemon: Daemon) -> None:
 
 def test_a_reload_whose_workers_die_says_so(daemon: Daemon) -> None:
     daemon.pool(workers=2).start().ready()
-    daemon.pool("crew:ExitsInStep", workers=2, backoff={"first": "30s", "limit": "30s"})
+    daemon.pool("crew:FailsBeyondFirst", workers=2, backoff={"first": "30s", "limit": "30s"})
     result = daemon.run("reload")
     assert result.returncode == 1
-    assert re.search("exited with status 3", result.stderr)
-    daemon.notices.wait("^STATUS=.*exited with status 3")
-    assert daemon.status()["last_reload"]["ok"] is False
+    assert re.search("^graced: reload incomplete: pool jobs .*only one of us", result.stderr)
+    daemon.notices.wait("^STATUS=.*reload incomplete: .*only one of us")
+    last = daemon.status()["last_reload"]
+    assert (last["ok"], last["incomplete"]) == (False, True)
+    assert "incomplete: pool" in daemon.run("status").stdout
     stop(daemon)
 
 

@@ -125,10 +125,14 @@ class Commit(Record):
 
 
 class EndReload(Record):
-    """A reload is over; tell those who wait for it."""
+    """A reload is over; tell those who wait for it.
+
+    ``incomplete``: the new generation is in force, but some of the old workers stay.
+    """
 
     ok: bool
     reason: str | None
+    incomplete: bool = False
 
 
 class Say(Record):

@@ -65,6 +65,11 @@ class Reloads:
         proving = self.current is not None and self.current.phase is Phase.PROVING
         return self.current.added if self.current is not None and proving else set()
 
+    @property
+    def _committed(self) -> bool:
+        """Whether the new generation of the one under way is in force."""
+        return self.current is not None and self.current.phase is Phase.REPLACING
+
     # -- events ---------------------------------------------------------------
 
     def ask(self, now: float) -> None:
@@ -88,7 +93,7 @@ class Reloads:
 
     def refused(self, reason: str, now: float) -> None:
         """The new generation is no good: throw it away, the old one goes on."""
-        if self.current is None or self.current.phase is Phase.REPLACING:
+        if self.current is None or self._committed:
             return
         for name, pool in self._daemon.pools.items():
             if name in self.current.added:
@@ -100,11 +105,9 @@ class Reloads:
 
     def stop(self, now: float) -> None:
         """The daemon stops: whatever is under way is over."""
-        if self.current is not None:
-            self.current = None
-            self._tell(False, "the daemon is stopping")
-        elif self.queued:
-            self._tell(False, "the daemon is stopping")
+        if self.current is not None or self.queued:
+            incomplete, self.current = self._committed, None
+            self._tell(False, "the daemon is stopping", incomplete=incomplete)
         self.queued = False
 
     # -- what follows from the state --------------------------------------------
@@ -122,7 +125,7 @@ class Reloads:
 
     def finish(self) -> None:
         """See whether the replacement is over."""
-        if self.current is None or self.current.phase is not Phase.REPLACING:
+        if not self._committed:
             return
         pools = [p for p in self._daemon.pools.values() if p.mode is not Mode.LEAVING]
         failing = [p for p in pools if p.trouble is not None]
@@ -233,8 +236,9 @@ class Reloads:
         if not self.current.quiet:
             self._daemon.state = State.RUNNING
             self._daemon.out.append(TellReady())
+        incomplete = self._committed and not ok
         self.current = None
-        self._tell(ok, reason)
+        self._tell(ok, reason, incomplete=incomplete)
 
-    def _tell(self, ok: bool, reason: str | None) -> None:
-        self._daemon.out.append(EndReload(ok, reason))
+    def _tell(self, ok: bool, reason: str | None, *, incomplete: bool = False) -> None:
+        self._daemon.out.append(EndReload(ok, reason, incomplete))

@@ -33,6 +33,11 @@ class LastReload(Record):
     at: str
     ok: bool
     reason: str | None
+    incomplete: bool = False  # not ok, yet the new generation is in force
+
+    def picture(self) -> JSON:
+        """Return what ``graced status --json`` prints."""
+        return {"at": self.at, "ok": self.ok, "reason": self.reason, "incomplete": self.incomplete}
 
 
 IDLE = Reading()
@@ -51,9 +56,7 @@ def picture(
         "generation": daemon.generation,
         "ready": daemon.ready,
         "uptime": round(now - daemon.started_at, 3),
-        "last_reload": None
-        if last_reload is None
-        else {"at": last_reload.at, "ok": last_reload.ok, "reason": last_reload.reason},
+        "last_reload": None if last_reload is None else last_reload.picture(),
         "pools": {
             name: _pool(pool, readings, rss, now) for name, pool in sorted(daemon.pools.items())
         },
@@ -127,7 +130,8 @@ def line(
         parts = [f"{daemon.state.value}: {parts[0]}"]
     parts += [_trouble(pool, now) for pool in daemon.pools.values() if pool.backoff.active]
     if last_reload is not None and not last_reload.ok and daemon.state is State.RUNNING:
-        parts.append(f"reload refused: {last_reload.reason}")
+        how = "incomplete" if last_reload.incomplete else "refused"
+        parts.append(f"reload {how}: {last_reload.reason}")
     return "; ".join(parts)
 
 

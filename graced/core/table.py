@@ -39,9 +39,15 @@ def _daemon(status: Picture) -> list[str]:
         lines[0] += ", not ready yet"
     last = status.get("last_reload")
     if last:
-        how = "done" if last.get("ok") else f"refused: {last.get('reason')}"
-        lines.append(f"last reload at {last.get('at')}: {how}")
+        lines.append(f"last reload at {last.get('at')}: {_reload(last)}")
     return lines
+
+
+def _reload(last: Picture) -> str:
+    if last.get("ok"):
+        return "done"
+    how = "incomplete" if last.get("incomplete") else "refused"
+    return f"{how}: {last.get('reason')}"
 
 
 def _pool(name: str, pool: Picture) -> list[str]:

@@ -586,7 +586,7 @@ def test_backoff_after_the_commit_ends_the_reload_as_incomplete() -> None:
     reload(made)
     made.until(lambda: over(made))
     end = ended(made)[-1]
-    assert not end.ok
+    assert (end.ok, end.incomplete) == (False, True)
     assert end.reason == "pool jobs is in back-off: no, after the change"
     assert made.said("reload incomplete")
     assert made.law.words[-1] == "READY"
@@ -677,6 +677,17 @@ def test_stop_in_every_phase(stop: ev.Event, after: float, surge: int) -> None:
     ends = ended(made)
     assert not ends[-1].ok or not under_way
     assert made.law.words[-1] == "STOPPING"
+
+
+def test_a_stop_tells_whether_the_new_generation_was_in_force() -> None:
+    for committed in (False, True):
+        made = started(pool(workers=2))
+        made.work_for = lambda p: Work(setup=3.0)
+        reload(made)
+        if committed:
+            made.until(lambda: made.actions(ac.Commit))  # noqa: B023  # called at once
+        made.do(ev.DrainAsked())
+        assert ended(made) == [ac.EndReload(False, "the daemon is stopping", committed)]
 
 
 def test_reload_asked_in_a_stop_is_refused() -> None:

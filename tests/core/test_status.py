@@ -34,7 +34,7 @@ def test_every_key_of_the_contract_and_no_other() -> None:
     assert set(jobs) == POOL
     assert all(set(w) == WORKER for w in jobs["workers"])
     assert all(set(d) == DEATH for d in jobs["last_deaths"])
-    assert set(status["last_reload"]) == {"at", "ok", "reason"}
+    assert set(status["last_reload"]) == {"at", "ok", "reason", "incomplete"}
 
 
 def test_values_of_a_busy_worker() -> None:
@@ -123,6 +123,8 @@ def test_line_of_a_daemon_at_work() -> None:
     refused = LastReload("then", False, "config.yaml:7:5: no")
     assert text(made, refused) == "4/4 workers ready; reload refused: config.yaml:7:5: no"
     assert text(made, LastReload("then", True, None)) == "4/4 workers ready"
+    incomplete = LastReload("then", False, "pool a is in back-off", incomplete=True)
+    assert text(made, incomplete) == "4/4 workers ready; reload incomplete: pool a is in back-off"
 
 
 def test_line_of_a_start_and_of_a_reload() -> None:

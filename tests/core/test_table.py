@@ -89,6 +89,19 @@ def test_what_is_not_there_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ({"ok": True, "reason": None, "incomplete": False}, "done"),
+        ({"ok": False, "reason": "why", "incomplete": False}, "refused: why"),
+        ({"ok": False, "reason": "why", "incomplete": True}, "incomplete: why"),
+    ],
+)
+def test_the_last_reload(last: dict[str, Any], told: str) -> None:
+    text = table({**STATUS, "last_reload": {"at": "then", **last}})
+    assert text.splitlines()[1] == f"last reload at then: {told}"
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.0, "0 ms"), (0.35, "350 ms"), (59.94, "59.9 s"), (61, "1 min 1 s"), (90000, "1 d 1 h")],
 )
