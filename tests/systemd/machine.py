@@ -90,8 +90,8 @@ class Machine:
 
     def __init__(self, suite: str, install: str = INSTALL, shown: str = f"{ROOT}:/src") -> None:
         self.suite = suite
-        self.install = install
-        self.shown = shown
+        self._install = install
+        self._shown = shown
         self.name = f"{suite.replace('+', '-')}-{os.getpid()}-{next(NUMBERS)}"
         self.changed = threading.Condition(threading.RLock())
         self.journal = Feed("journal", self.changed, lambda: False)
@@ -103,14 +103,14 @@ class Machine:
     def __enter__(self) -> Machine:
         environ = {
             **os.environ,
-            "GRACED_LAB_BIND": self.shown,
+            "GRACED_LAB_BIND": self._shown,
             "GRACED_LAB_OWNER": str(os.getpid()),
         }
         booted = lab("up", self.name, self.suite, env=environ)
         assert booted.returncode == 0, booted.stderr
         self._stack.callback(self._down)
         self.root = Path(f"/proc/{lab('pid', self.name).stdout.strip()}/root")
-        self.run("sh", input=f"{self.install}\nmkfifo -m 666 {EVENTS}\n")
+        self.run("sh", input=f"{self._install}\nmkfifo -m 666 {EVENTS}\n")
         self._listen()
         return self
 

@@ -1,0 +1,120 @@
+"""The Debian packages of the tests, made in each release's own root file system.
+
+Three of each: this version, this version again, and the next one. The next is a strict one:
+none of its modules lets itself be imported by a process of another version, so whatever a
+running daemon takes from files that have been replaced under it is seen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from harness import ROOT
+from machine import build, give_up, impossible, lab
+
+import graced
+
+SUITES = ("bookworm", "trixie")
+VERSION = graced.__version__
+NEXT = f"{VERSION}.1"
+
+STRICT = f"""
+import graced as _graced
+if _graced.__version__ != "{NEXT}":
+    raise ImportError(f"{{__name__}} of {NEXT} in a process of {{_graced.__version__}}")
+"""
+# The second is made by somebody whose surroundings are different in every way that could show.
+MAKE = """
+set -e
+cp -a /made/sources/first /tmp/elsewhere
+/made/sources/first/packaging/deb/build /made/$1/first
+export TZ=Pacific/Auckland LANG=C DEB_BUILD_OPTIONS=parallel=7
+mkdir /tmp/bin && printf '#!/bin/sh\nexit 1\n' >/tmp/bin/python3 && chmod 755 /tmp/bin/python3
+(umask 077 && PATH=/tmp/bin:$PATH /tmp/elsewhere/packaging/deb/build /made/$1/second)
+/made/sources/next/packaging/deb/build /made/$1/next
+"""
+# A file system with the first version in its archive, to upgrade from; nothing of the network.
+PIUPARTS = """
+set -e
+suite=$1 architecture=$(dpkg --print-architecture)
+index=/archive/dists/$suite/main/binary-$architecture
+mkdir -p "$index" && cd /archive
+cp /made/"$suite"/first/*.deb .
+dpkg-scanpackages -m . >"$index/Packages" 2>/dev/null
+printf 'Suite: %s\\nCodename: %s\\nComponents: main\\nArchitectures: %s\\n' \
+    "$suite" "$suite" "$architecture" >"dists/$suite/Release"
+printf 'Acquire::AllowInsecureRepositories "true";\\nAPT::Get::AllowUnauthenticated "true";\\n' \
+    >apt.conf
+cd / # not in the archive: that would be a process running in its chroot
+APT_CONFIG=/archive/apt.conf piuparts --existing-chroot=/base --distribution="$suite" \
+    --mirror='file:/archive main' --bindmount=/archive --do-not-verify-signatures \
+    --no-eatmydata --skip-minimize \
+    /made/"$suite"/next/*.deb 2>&1
+"""
+
+
+class Packages:
+    """What was built of one suite."""
+
+    def __init__(self, suite: str, folder: Path) -> None:
+        self.suite = suite
+        self.folder = folder  # of all suites; machines see it as /made
+
+    def deb(self, which: str = "first") -> Path:
+        [deb] = (self.folder / self.suite / which).glob("*.deb")
+        return deb
+
+    def seen(self, which: str = "first") -> str:
+        """Return a package's path as a machine sees it."""
+        return f"/made/{self.deb(which).relative_to(self.folder)}"
+
+    def chroot(self, *command: str, **options: str) -> subprocess.CompletedProcess[str]:
+        """Run a command where the package was built."""
+        return chroot(f"{self.suite}+build", self.folder, *command, **options)
+
+
+def chroot(
+    tree: str, folder: Path, *command: str, shown: str = "", **options: str
+) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "GRACED_LAB_BIND": shown, "GRACED_LAB_BIND_RW": f"{folder}:/made"}
+    return lab("chroot", tree, *command, env=environ, **options)
+
+
+def sources(folder: Path) -> None:
+    """Export this version, and the next one made of it, into a folder."""
+    source = ROOT / "packaging" / "source"
+    made = subprocess.run(
+        [source, "tree", str(folder)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    first = Path(made.stdout.strip()).rename(folder / "first")
+    following = folder / "next"
+    shutil.copytree(first, following)
+    init = following / "graced" / "__init__.py"
+    init.write_text(init.read_text().replace(f'"{VERSION}"', f'"{NEXT}"'))
+    for module in (following / "graced").rglob("*.py"):
+        if module != init:
+            module.write_text(strict(module.read_text()))
+    with open(following / "packaging" / "config.yaml", "a", encoding="utf-8") as config:
+        config.write("# The next version says something more.\n")
+
+
+def strict(text: str) -> str:
+    """Return a module that refuses to be part of another version."""
+    future = re.search(r"^from __future__ import annotations\n", text, re.MULTILINE)
+    at = future.end() if future else len(text)
+    return text[:at] + STRICT + text[at:]
+
+
+def make(suite: str, folder: Path) -> Packages:
+    """Build a suite's packages, or skip the test with the reason why they can't be."""
+    if why := impossible():
+        give_up(why)
+    if why := build(f"{suite}+build"):
+        give_up(f"no root file system of {suite} (is there a network?): {why}")
+    made = chroot(f"{suite}+build", folder, "bash", "-s", suite, input=MAKE)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return Packages(suite, folder)

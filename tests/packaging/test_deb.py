@@ -1,0 +1,351 @@
+"""The Debian package: what it is made of, and its whole life on real machines."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import deb
+import pytest
+from deb import NEXT, SUITES, VERSION, Packages
+from harness import ROOT
+from machine import EVENTS, UNIT, Machine
+
+pytestmark = pytest.mark.timeout(600)  # the first one may have to build a file system
+
+CONFIG = "/etc/graced/config.yaml"
+DOCS = "/usr/share/doc/graced"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where everything is built: sources, and a folder for each suite."""
+    folder = tmp_path_factory.mktemp("deb")
+    folder.parent.chmod(0o755)
+    folder.chmod(0o755)
+    (folder / "sources").mkdir()
+    deb.sources(folder / "sources")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make(folder: Path) -> Callable[[str], Packages]:
+    """The packages of a suite, built when they are first asked for."""
+    made: dict[str, Packages] = {}
+
+    def make(suite: str) -> Packages:
+        if suite not in made:
+            made[suite] = deb.make(suite, folder)
+        return made[suite]
+
+    return make
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def packages(request: pytest.FixtureRequest, make: Callable[[str], Packages]) -> Packages:
+    return make(request.param)
+
+
+# The package
+
+
+def test_two_builds_are_the_same_bytes(packages: Packages) -> None:
+    assert packages.deb("first").name == f"graced_{VERSION}_all.deb"
+    assert packages.deb("first").read_bytes() == packages.deb("second").read_bytes()
+
+
+def test_lintian_has_nothing_to_say(packages: Packages) -> None:
+    line = "lintian --allow-root --fail-on error,warning -i"
+    done = packages.chroot("sh", "-c", f"{line} /made/{packages.suite}/first/*.changes")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_piuparts_is_content(packages: Packages) -> None:
+    """Installed, purged, upgraded, purged again, without a systemd that runs."""
+    lower = deb.lab("build", packages.suite).stdout.strip()
+    done = packages.chroot("bash", "-s", packages.suite, shown=f"{lower}:/base", input=deb.PIUPARTS)
+    assert done.returncode == 0, done.stdout
+    assert "PASS: Installation, upgrade and purging tests" in done.stdout
+    assert not re.findall(r"^ +/.*graced.* -> .*$", done.stdout, re.MULTILINE)  # broken symlinks
+
+
+def contents(package: Path) -> dict[str, str]:
+    """Return the mode and the owner of each path in a package."""
+    listing = subprocess.run(
+        ["dpkg-deb", "-c", str(package)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    lines = (line.split(maxsplit=5) for line in listing.stdout.splitlines())
+    return {path.removeprefix("."): f"{mode} {owner}" for mode, owner, *_, path in lines}
+
+
+def expected(units: str) -> set[str]:
+    """Return the files that are to be in the package."""
+    modules = {f"/{path.relative_to(ROOT)}" for path in (ROOT / "graced").rglob("*.py")}
+    told = {f"/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    information = {"METADATA", "WHEEL", "entry_points.txt", "top_level.txt"}
+    information.add("RECORD" if "/usr" not in units else "INSTALLER")
+    packages = "/usr/lib/python3/dist-packages"
+    return {
+        CONFIG,
+        "/usr/bin/graced",
+        *(packages + module for module in {*modules, "/graced/py.typed"}),
+        *(f"{packages}/graced-{VERSION}.dist-info/{name}" for name in information),
+        *(f"{units}/{name}" for name in ("graced.service", "graced@.service", "graced.socket")),
+        "/usr/lib/sysusers.d/graced.conf",
+        "/usr/share/graced/config.schema.json",
+        "/usr/share/man/man8/graced.8",
+        "/usr/share/man/man5/graced.yaml.5",
+        "/usr/share/bash-completion/completions/graced",
+        "/usr/share/zsh/vendor-completions/_graced",
+        "/usr/share/fish/vendor_completions.d/graced.fish",
+        "/usr/share/lintian/overrides/graced",
+        *(f"{DOCS}/{name}" for name in ("README.md", "changelog", "copyright")),
+        *(DOCS + name for name in told),
+        *(f"{DOCS}/examples/{path.name}" for path in (ROOT / "examples").glob("*.py")),
+        f"{DOCS}/examples/hardened.conf",
+        f"{DOCS}/examples/root.conf",
+    }
+
+
+def test_the_package_has_these_files_and_no_others(packages: Packages) -> None:
+    there = contents(packages.deb())
+    units = {"bookworm": "/lib/systemd/system"}.get(packages.suite, "/usr/lib/systemd/system")
+    # What has 4 KiB is compressed, if it is documentation.
+    files = {path.removesuffix(".gz") for path in there if not path.endswith("/")}
+    assert files == expected(units)
+    odd = {
+        path: mode
+        for path, mode in there.items()
+        if mode not in ("-rw-r--r-- root/root", "drwxr-xr-x root/root")
+    }
+    assert odd == {CONFIG: "-rw-r----- root/root", "/usr/bin/graced": "-rwxr-xr-x root/root"}
+
+
+@pytest.mark.parametrize("suite", SUITES[:1])
+def test_what_is_missing_for_a_build_is_told_in_one_line(
+    suite: str, make: Callable[[str], Packages]
+) -> None:
+    packages = make(suite)
+    build = "/made/sources/first/packaging/deb/build"
+    done = deb.chroot(suite, packages.folder, build, "/made/nothing")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"packaging/deb/build: missing here; as root: apt-get install .+\n", done.stderr
+    )
+
+
+# Its life
+
+ALL_FILES = "find / -xdev -not -path '/tmp/*' -not -path '/var/tmp/*' | sort"
+# What apt, dpkg and the tools for users keep for themselves.
+OTHERS = re.compile(
+    r"/var/lib/(dpkg|apt|pam)/|/var/(log|cache)/(apt|dpkg|debconf|alternatives)|/etc/\.pwd\.lock"
+    r"|/etc/(passwd|shadow|group|gshadow|subuid|subgid)-|/var/log/journal"
+)
+USERS = "cat /etc/passwd /etc/group /etc/shadow /etc/gshadow | sort"
+
+
+class Host(Machine):
+    """A machine that packages are installed on."""
+
+    def __init__(self, packages: Packages) -> None:
+        super().__init__(packages.suite, ":", f"{packages.folder}:/made")
+        self.packages = packages
+        self.untouched: set[str] = set()
+        self.users = ""
+
+    def apt(self, *words: str) -> str:
+        keep = ("-o", "Dpkg::Options::=--force-confold")
+        return self.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qy", *keep, *words)
+
+    def install(self, which: str = "first") -> None:
+        self.apt("install", self.packages.seen(which))
+
+    def version(self, *options: str) -> str:
+        """Return the version that the running daemon says it has."""
+        status: dict[str, str] = json.loads(self.run("graced", "status", "--json", *options))
+        return status["version"]
+
+    def submit(self, numbers: range, before: str = "sleep 0.1") -> None:
+        """Submit jobs that each say one word when they are done."""
+        scripts = (f"{before}; echo 0 $$ job {number} >{EVENTS}" for number in numbers)
+        lines = "".join(json.dumps({"argv": ["sh", "-c", script]}) + "\n" for script in scripts)
+        self.run("graced", "submit", "--json", "-", input=lines)
+
+    def done(self, numbers: range) -> None:
+        """Wait for all of these jobs; each was done once and no more."""
+        self.events.wait("^job", len(numbers))
+        queue = self.until(self._settled)
+        assert queue["dead"] == 0
+        said = sorted(int(line.words[1]) for line in self.events.matching("^job"))
+        assert said == list(numbers)
+
+    def _settled(self) -> dict[str, int] | None:
+        status = json.loads(self.run("graced", "status", "--json"))
+        queue: dict[str, int] = status["pools"]["jobs"]["queue"] or {}
+        return queue if queue and not queue["waiting"] + queue["taken"] else None
+
+    def mode(self, path: str) -> str:
+        return self.run("stat", "-c", "%a %U:%G", path).strip()
+
+    def files(self) -> set[str]:
+        return set(self.run("sh", "-c", ALL_FILES).splitlines())
+
+
+@pytest.fixture(scope="module")
+def booted(packages: Packages) -> Iterator[Host]:
+    with Host(packages) as host:
+        host.untouched = host.files()
+        host.users = host.run("sh", "-c", USERS)
+        yield host
+
+
+@pytest.fixture
+def host(booted: Host) -> Iterator[Host]:
+    """A machine with the package installed; afterwards it never was."""
+    booted.install()
+    yield booted
+    booted.run("dpkg", "--purge", "graced")
+    booted.attempt("sh", "-c", "rm -rf /etc/graced /var/lib/graced-* /run/gate")
+    booted.events.lines.clear()
+
+
+def test_installed_it_runs(host: Host) -> None:
+    assert host.show("ActiveState") == "active"
+    host.shows("StatusText", "2/2 workers ready")
+    enabled = host.attempt("systemctl", "is-enabled", UNIT, "graced.socket").stdout.split()
+    assert enabled == ["enabled", "disabled"]
+    assert host.show("ActiveState", "graced.socket") == "inactive"
+    assert host.version() == VERSION == host.run("graced", "--version").split()[1]
+    assert host.mode(CONFIG) == "640 root:graced"
+    assert host.mode("/var/lib/graced") == "750 graced:graced"
+    assert host.run("graced", "submit", "--wait", "--", "id", "-un") == '{"exit": 0}\n'
+    host.journal.wait("jobs/.*graced")
+    host.systemctl("reload")
+    assert host.run("graced", "doctor") == "graced.service: nothing wrong\n"
+    units = [f"{UNIT}", "graced@x.service", "graced.socket"]
+    verified = host.attempt("systemd-analyze", "verify", *units)
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    warnings = host.run("journalctl", "-q", "-o", "cat", "-p", "warning", "-u", UNIT)
+    assert warnings == ""
+    assert host.run("python3", "-c", "from graced import Worker; print(Worker.__module__)")
+
+
+def test_an_upgrade_in_the_middle_of_jobs_loses_none(host: Host) -> None:
+    edited = "log: {level: debug}\npools:\n  jobs: {worker: graced.workers:Command, workers: 3}\n"
+    host.write(CONFIG, edited)
+    host.run("chown", "root:root", CONFIG)
+    host.run("chmod", "644", CONFIG)
+    host.systemctl("reload")
+    # Three are done, three are in hand until somebody opens the gate, and the rest wait.
+    host.submit(range(3))
+    host.events.wait("^job", 3)
+    gate = f"echo 0 $$ begun >{EVENTS}; until [ -e /run/gate ]; do sleep 0.05; done"
+    host.submit(range(3, 6), gate)
+    host.submit(range(6, 60))
+    host.events.wait("^begun", 3)
+    before = host.main_pid()
+    with ThreadPoolExecutor() as elsewhere:
+        upgrade = elsewhere.submit(host.install, "next")
+        host.journal.wait("stopping: draining 3 workers")
+        assert len(host.events.matching("^job")) == 3
+        host.write("/run/gate", "")
+        upgrade.result()
+    assert host.version() == NEXT
+    assert host.main_pid() != before
+    jobs = range(60)
+    host.done(jobs)
+    assert (host.root / CONFIG[1:]).read_text() == edited
+    assert host.mode(CONFIG) == "644 root:root"
+    assert (host.root / f"{CONFIG[1:]}.dpkg-dist").exists()
+
+
+def test_an_upgrade_brings_the_new_configuration_if_nobody_has_edited_the_old(host: Host) -> None:
+    host.install("next")
+    assert "The next version" in (host.root / CONFIG[1:]).read_text()
+    assert host.mode(CONFIG) == "640 root:graced"
+    assert host.show("ActiveState") == "active"
+
+
+def test_between_unpacking_and_restart_the_old_daemon_needs_none_of_the_new_files(
+    host: Host,
+) -> None:
+    host.submit(range(12), "sleep 0.5")
+    before = host.main_pid()
+    host.run("dpkg", "--force-confold", "--unpack", host.packages.seen("next"))
+    host.run("kill", "-KILL", str(host.worker_pids()[0]))
+    host.until(lambda: len(host.worker_pids()) == 2)
+    assert host.version() == VERSION  # asked by a command of the next one
+    host.submit(range(12, 16))
+    host.events.wait("^job", 6)
+    assert host.main_pid() == before
+    host.run("graced", "stacks")
+    assert "ImportError" not in str(host.journal)
+    host.run("dpkg", "--configure", "graced")
+    assert host.version() == NEXT
+    host.done(range(16))
+
+
+def test_what_the_admin_has_switched_off_stays_off(host: Host) -> None:
+    host.run("systemctl", "disable", "--now", UNIT)
+    host.install("next")
+    assert host.attempt("systemctl", "is-enabled", UNIT).stdout == "disabled\n"
+    assert host.show("ActiveState") == "inactive"
+    host.apt("remove", "graced")
+    host.install("next")
+    assert host.attempt("systemctl", "is-enabled", UNIT).stdout == "disabled\n"
+
+
+def test_instances_and_the_socket_go_along(host: Host) -> None:
+    shop = "name: graced-shop\npools: {jobs: {worker: graced.workers:Command}}\n"
+    host.write("/etc/graced/shop.yaml", shop)
+    host.systemctl("stop")  # else the socket says that it comes too late
+    host.run("systemctl", "enable", "--now", "graced@shop", "graced.socket")
+    host.systemctl("start")
+    opened = host.show("ActiveEnterTimestampMonotonic", "graced.socket")
+    host.install("next")
+    assert host.version("-c", "/etc/graced/shop.yaml") == NEXT
+    assert host.show("ActiveEnterTimestampMonotonic", "graced.socket") == opened
+    host.apt("remove", "graced")
+    for unit in (UNIT, "graced@shop.service", "graced.socket"):
+        assert host.show("ActiveState", unit) in ("inactive", "failed"), unit
+    said = host.attempt("dpkg", "--purge", "graced").stderr
+    assert "/var/lib/graced-shop" in said
+    assert host.mode("/var/lib/graced-shop") == "750 graced:graced"
+    assert (host.root / "etc/graced/shop.yaml").exists()
+    # The admin is through with them.
+    host.run("rm", "-r", "/var/lib/graced-shop", "/etc/graced")
+
+
+def test_removed_it_keeps_what_is_the_users_and_purged_it_leaves_nothing(host: Host) -> None:
+    host.run("usermod", "-aG", "graced", "nobody")
+    host.systemctl("stop")
+    host.run("graced", "submit", "--", "true")
+    host.apt("remove", "graced")
+    assert host.attempt("systemctl", "is-active", UNIT).stdout == "inactive\n"
+    assert host.mode(CONFIG) == "640 root:graced"
+    host.install()
+    host.until(lambda: '"done": 1' in host.run("graced", "status", "--json"))
+    host.apt("purge", "graced")
+    left = {name for name in host.files() - host.untouched if not OTHERS.match(name)}
+    assert left == set()
+    assert [name for name in host.files() if "graced" in name.removeprefix("/made")] == []
+    assert host.run("sh", "-c", USERS) == host.users
+    assert host.attempt("systemctl", "list-unit-files", "--no-legend", "graced*").stdout == ""
+
+
+def test_from_debian_12_to_13(make: Callable[[str], Packages]) -> None:
+    """The units move from /lib to /usr/lib, and are still there afterwards."""
+    old, new = make("bookworm"), make("trixie")
+    with Host(new) as host:
+        host.apt("install", old.seen())
+        jobs = range(10)
+        host.submit(jobs)
+        host.install("next")
+        assert host.version() == NEXT
+        host.done(jobs)
+        assert host.show("FragmentPath") == "/usr/lib/systemd/system/graced.service"
