@@ -16,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.dont_write_bytecode = True  # packages are made of this folder
 
 import completions  # noqa: E402  (found by the line above)
 import manpages  # noqa: E402
