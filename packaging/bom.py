@@ -31,8 +31,8 @@ try:
     from packageurl import PackageURL
 except ImportError as error:
     sys.exit(
-        f"sbom: {sys.executable} has no {error.name}: run pip install '.[packaging]' with it, "
-        "or say with PYTHON=… which Python has it"
+        f"sbom: {sys.executable} has no {error.name}: run `make sbom`, or "
+        f"{sys.executable} -m pip install '.[packaging]'"
     )
 
 HERE = Path(__file__).resolve().parent
@@ -232,7 +232,3 @@ def _purl(name: str) -> PackageURL | None:
             arch = {"arch": parts["arch"]}
             return PackageURL(kind, name=parts["name"], version=parts["version"], qualifiers=arch)
     return None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,8 +41,8 @@ def sbom(
     folder: Path, *files: Path, python: str = sys.executable, epoch: str = "1790000000"
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [ROOT / "packaging" / "sbom", folder, *files],
-        env={**os.environ, "SOURCE_DATE_EPOCH": epoch, "PYTHON": python},
+        [python, ROOT / "packaging" / "sbom", folder, *files],
+        env={**os.environ, "SOURCE_DATE_EPOCH": epoch},
         capture_output=True,
         text=True,
         timeout=60,
