@@ -48,5 +48,5 @@ $(VENV)/.ready-to-run: $(VENV)/pyvenv.cfg pyproject.toml
 	@touch $@
 
 $(VENV)/.ready-to-test: $(VENV)/pyvenv.cfg pyproject.toml
-	$(INSTALL) --editable '.[test,title]'
+	$(INSTALL) --editable '.[test,title,packaging]'
 	@touch $@ $(VENV)/.ready-to-run
