@@ -86,7 +86,22 @@ def _checked(found: object, module_name: str, class_name: str) -> type[Worker]:
         raise LoadError(f"{where} is no class but {type(found).__name__}")
     if not issubclass(found, Worker):
         raise LoadError(f"{where} is not a subclass of graced.Worker")
+    missing = _missing(found)
+    if missing is not None:
+        name = missing.partition("(")[0]
+        raise LoadError(f"{where} has no {name}(), so it has nothing to do; define {missing}")
     return found
+
+
+def _missing(cls: type[Worker]) -> str | None:
+    """Return what is called in every round and only there as a placeholder; None: nothing."""
+    from graced.worker import Worker
+
+    if cls.run is not Worker.run:
+        return None
+    home = next(base for base in cls.__mro__ if "_asks_for" in vars(base))
+    name = cls._asks_for.partition("(")[0]
+    return cls._asks_for if getattr(cls, name) is getattr(home, name) else None
 
 
 # Why not

@@ -41,6 +41,7 @@ class Worker:
     """What one worker does. Subclass it and name the subclass in ``config.yaml``."""
 
     _life = _Unborn()  # a worker of a daemon has an attribute of its own
+    _asks_for = "step(self)"  # what a subclass has to define, unless it has a run() of its own
 
     # -- what users override -----------------------------------------------------
 

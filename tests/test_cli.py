@@ -364,9 +364,16 @@ def test_a_daemon_that_dies_while_stopping(paper: Paper) -> None:
 
 
 CHECKS: list[tuple[str, str | None]] = [
-    ("from graced import Worker\nclass Mine(Worker): pass\n", None),
-    ("import sys\nprint('hello')\nsys.stdin.read()\nfrom graced import Worker\n"
-     "class Mine(Worker): pass\n", None),
+    ("from graced import Worker\nclass Mine(Worker):\n  def step(self): pass\n", None),
+    ("from graced import Worker\nclass Mine(Worker):\n  def run(self): pass\n", None),
+    ("import sys\nprint('hello')\nsys.stdin.read()\nfrom graced import JobWorker\n"
+     "class Mine(JobWorker):\n  def handle(self, job): pass\n", None),
+    ("from graced.workers import Command\nclass Mine(Command): pass\n", None),
+    ("from graced import Worker\nclass Mine(Worker):\n  def steps(self): pass\n",
+     "mine:Mine has no step(), so it has nothing to do; define step(self)"),
+    ("from graced import JobWorker\nclass Mine(JobWorker):\n  def step(self): pass\n",
+     "mine:Mine has no handle(), so it has nothing to do; define handle(self, job)"),
+    ("from graced import SocketWorker as Mine", "; define handle(self, connection, address)"),
     ("import nonexistent", "nonexistent"),
     ("class Mine(:", "SyntaxError"),
     ("x = 1", "has no class 'Mine'"),

@@ -163,12 +163,6 @@ def test_leaving_by_oneself(nursery: Nursery) -> None:
     nursery.feed.wait("teardown")
 
 
-def test_a_step_is_needed(nursery: Nursery) -> None:
-    child = nursery.worker("class W(Worker): pass", max_errors=1)
-    assert left(child, 1) == Left.MAX_ERRORS
-    assert "W has neither step() nor run()" in child.record.text
-
-
 def test_phases_and_clock_of_a_round(nursery: Nursery) -> None:
     code = """
     class W(Worker):
@@ -334,6 +328,7 @@ def test_recycle_asks_for_a_replacement_once(nursery: Nursery) -> None:
 def test_a_setup_that_raises(nursery: Nursery) -> None:
     code = """
     class W(Worker):
+        def step(self): self.wait(None)
         def setup(self): raise ValueError("no\\nluck")
         def teardown(self): say("teardown")
     """
@@ -347,7 +342,9 @@ def test_a_setup_that_raises(nursery: Nursery) -> None:
 
 
 def test_a_constructor_that_raises_is_a_setup_that_raises(nursery: Nursery) -> None:
-    child = nursery.worker("class W(Worker):\n    def __init__(self): 1 / 0")
+    child = nursery.worker(
+        "class W(Worker):\n    def step(self): pass\n    def __init__(self): 1 / 0"
+    )
     assert left(child, 1) == Left.SETUP_FAILED
     assert "ZeroDivisionError" in child.record.text
 
@@ -357,6 +354,7 @@ def test_an_error_that_cannot_be_printed(nursery: Nursery) -> None:
     class Bad(Exception):
         def __str__(self): raise RuntimeError
     class W(Worker):
+        def step(self): self.wait(None)
         def setup(self): raise Bad
     """
     child = nursery.worker(code)
@@ -365,7 +363,9 @@ def test_an_error_that_cannot_be_printed(nursery: Nursery) -> None:
 
 
 def test_leaving_in_setup(nursery: Nursery) -> None:
-    child = nursery.worker("class W(Worker):\n    def setup(self): sys.exit('enough')")
+    child = nursery.worker(
+        "class W(Worker):\n    def step(self): pass\n    def setup(self): sys.exit('enough')"
+    )
     assert left(child, 1) == Left.DIED
     assert child.record.text == "setup() called sys.exit('enough')"
 
@@ -386,6 +386,7 @@ def test_a_teardown_that_raises_is_still_planned(nursery: Nursery, how: str) -> 
 def test_a_drain_in_setup_is_an_interrupt(nursery: Nursery) -> None:
     code = """
     class W(Worker):
+        def step(self): self.wait(None)
         def setup(self):
             try:
                 say("setup"); time.sleep(60)
@@ -405,6 +406,7 @@ def test_a_drain_in_setup_is_an_interrupt(nursery: Nursery) -> None:
 def test_a_drain_in_a_wait_in_setup_is_an_interrupt(nursery: Nursery) -> None:
     code = """
     class W(Worker):
+        def step(self): self.wait(None)
         def setup(self):
             try: say("setup"); self.wait(None)
             except WorkerInterrupt: say("interrupted"); raise
@@ -943,6 +945,7 @@ def test_the_log_is_standard_logging_in_the_daemons(nursery: Nursery) -> None:
     code = """
     import warnings
     class W(Worker):
+        def step(self): self.wait(None)
         def setup(self):
             self.log.info("set up %s", 17)
             self.log.debug("not shown")
@@ -963,6 +966,7 @@ def test_logging_imported_in_the_zygote_knows_the_slot(nursery: Nursery) -> None
     import logging
     logging.getLogger("mine").warning("imported")
     class W(Worker):
+        def step(self): self.wait(None)
         def setup(self):
             logging.getLogger("mine").warning("hello")
             say("told")

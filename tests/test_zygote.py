@@ -57,6 +57,7 @@ REFUSED = [
     ("class V(Worker): pass", "module 'users' has no class 'W'"),
     ("class W: pass", "users:W is not a subclass of graced.Worker"),
     ("W = 5", "users:W is no class but int"),
+    ("class W(Worker): pass", "users:W has no step(), so it has nothing to do; define step(self)"),
 ]
 
 
@@ -103,7 +104,8 @@ def test_threads_are_refused_by_name(nursery: Nursery) -> None:
     code = """
     import threading
     threading.Thread(target=threading.Event().wait, name="poller", daemon=True).start()
-    class W(Worker): pass
+    class W(Worker):
+        def step(self): pass
     """
     kind, text = nursery.fork(code)
     assert kind == "failed"
@@ -116,7 +118,8 @@ def test_threads_that_have_ended_do_no_harm(nursery: Nursery) -> None:
     import threading
     thread = threading.Thread(target=print)
     thread.start(); thread.join()
-    class W(Worker): pass
+    class W(Worker):
+        def step(self): pass
     """
     assert nursery.fork(code) == ("imported",)
 
@@ -173,7 +176,8 @@ def test_the_environment_of_the_pool(nursery: Nursery, monkeypatch: pytest.Monke
     code = """
     say([n for n in os.environ if n.startswith(("NOTIFY", "WATCHDOG", "LISTEN"))])
     say(os.environ["KEPT"], os.environ["MINE"], sys.path[0], os.read(0, 1))
-    class W(Worker): pass
+    class W(Worker):
+        def step(self): pass
     """
     nursery.fork(code, env={"MINE": "mine"})
     nursery.feed.take()
@@ -216,9 +220,17 @@ def test_descriptors_opened_by_the_import_stay_open(nursery: Nursery) -> None:
 # Code under the pool's own path
 
 
+def code(value: str) -> str:
+    return f"""
+    class W(Worker):
+        def setup(self): say('code', {value})
+        def step(self): self.wait(None)
+    """
+
+
 def test_a_change_within_the_same_second_and_size_is_seen(nursery: Nursery) -> None:
     for value in "1234":
-        nursery.fork(f"class W(Worker):\n    def setup(self): say('code', {value})")
+        nursery.fork(code(value))
         os.utime(nursery.home / "users.py", (1e9, 1e9))
         nursery.spawn()
         nursery.feed.wait(f"code {value}")
@@ -230,11 +242,11 @@ def test_a_change_within_the_same_second_and_size_is_seen(nursery: Nursery) -> N
 def test_a_stale_pyc_is_not_read(nursery: Nursery) -> None:
     import py_compile
 
-    nursery.write("class W(Worker):\n    def setup(self): say('code', 1)")
+    nursery.write(code("1"))
     source = nursery.home / "users.py"
     os.utime(source, (1e9, 1e9))
     py_compile.compile(str(source))
-    nursery.write("class W(Worker):\n    def setup(self): say('code', 2)")
+    nursery.write(code("2"))
     os.utime(source, (1e9, 1e9))
     nursery.fork()
     nursery.spawn()
@@ -253,7 +265,8 @@ def test_packages_under_the_path_are_fresh_too_and_site_packages_are_cached(
     code = """
     import package.part, other
     say(package.part.VALUE + other.VALUE)
-    class W(Worker): pass
+    class W(Worker):
+        def step(self): pass
     """
     path = (str(nursery.home), str(nursery.home / "site-packages"))
     monkeypatch.setattr(sys, "pycache_prefix", None)
@@ -264,7 +277,7 @@ def test_packages_under_the_path_are_fresh_too_and_site_packages_are_cached(
 
 
 def test_a_class_can_be_loaded_without_a_zygote(nursery: Nursery) -> None:
-    nursery.write("class W(Worker): pass", name="loaded")
+    nursery.write("class W(Worker):\n    def step(self): pass", name="loaded")
     pool = settings.Pool("jobs", worker="loaded:W", path=(str(nursery.home),))
 
     def check() -> None:

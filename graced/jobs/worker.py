@@ -35,6 +35,7 @@ LOOK = 1.0  # seconds between looks whether an interrupt came, while a settle is
 class JobWorker(Worker):
     """What one worker does with jobs. Subclass it and name the subclass in ``config.yaml``."""
 
+    _asks_for = "handle(self, job)"
     __end: WorkerEnd | None = None
 
     def handle(self, job: Job) -> Any:
