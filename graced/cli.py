@@ -458,13 +458,16 @@ def _doctor_options(parser: Parser) -> None:
         help="what is meant to be as it is, such as ProtectHome; may be repeated",
     )
     parser.add_argument(
-        "unit", metavar="UNIT", nargs="?", help="else the running daemon's, else graced.service"
+        "unit",
+        metavar="UNIT",
+        nargs="?",
+        help="the unit (else the running daemon's, else graced.service)",
     )
 
 
 def _status_options(parser: Parser) -> None:
     _client_options(parser)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
 
 
 def _health_options(parser: Parser) -> None:
@@ -506,8 +509,10 @@ def _submit_options(parser: Parser) -> None:
 def _jobs_options(parser: Parser) -> None:
     _client_options(parser)
     parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
-    parser.add_argument("--state", choices=("waiting", "taken", "done", "dead"))
-    parser.add_argument("--json", action="store_true", help="for programs, one job a line")
+    parser.add_argument(
+        "--state", choices=("waiting", "taken", "done", "dead"), help="only jobs in this state"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs, one job a line")
     parser.add_argument(
         "action", nargs="?", choices=("retry", "drop"), help="try dead jobs again, or remove jobs"
     )
