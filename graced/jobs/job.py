@@ -32,6 +32,7 @@ class Retry(Exception):
 
     def __init__(self, after: float, reason: str = "") -> None:
         super().__init__(reason or f"retry after {after:g} s")
+        self.reason = str(self)
         if not 0 <= after < float("inf"):
             raise ValueError(f"Retry(after={after!r}): write seconds, 0 or more")
         self.after = float(after)
@@ -45,7 +46,7 @@ class Discard(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)  # some hand in the exception they have caught
 
 
 class Failed(Exception):

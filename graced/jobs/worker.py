@@ -115,7 +115,7 @@ class JobWorker(Worker):
                 self._life.diary.warning(f"{what} discarded: {error.reason}", job=job.id)
                 return Discarded(evidence(error.reason, discarded=True))
             case Retry():
-                return Postponed(evidence(in_one_line(error)), error.after)
+                return Postponed(evidence(error.reason), error.after)
             case Failed():
                 self._life.diary.warning(f"{what} {error}", job=job.id)
                 return Raised(evidence(str(error), **error.facts))

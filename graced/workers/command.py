@@ -119,7 +119,7 @@ class _Run:
         self._output = os.dup(popen.stdout.fileno())
         popen.stdout.close()
         os.set_blocking(self._output, False)
-        self._wakeups = (self._life._pipe or self._life._open_pipe())[0]
+        self._wakeups = self._life.wakeup()
         self._silent = False
         self._line = bytearray()
         self._tail = bytearray()

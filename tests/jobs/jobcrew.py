@@ -49,8 +49,12 @@ class Various(JobWorker):
                 if job.attempt == 1:
                     raise Retry(after=0.2)
                 return job.attempt
+            case "late":
+                raise Retry(0, "not there yet")
             case "discard":
                 raise Discard("nobody needs it")
+            case "caught":
+                raise Discard(ValueError("of no use"))  # type: ignore[arg-type]  # seen in the wild
             case "object":
                 return object()
             case "nan":

@@ -93,8 +93,10 @@ def test_a_job_is_done_and_its_result_kept(jobs: Daemon) -> None:
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [
-        ("raise", "ValueError: this job raises"),
-        ("discard", "nobody needs it"),
+        ("raise", '"ValueError: this job raises"'),
+        ("late", '"not there yet"'),
+        ("discard", '"nobody needs it"'),
+        ("caught", '"of no use"'),
         ("object", "handle() returned what is no JSON value"),
         ("nan", "handle() returned what is no JSON value"),
         ("exit", "sys.exit(3)"),
@@ -109,7 +111,7 @@ def test_what_goes_wrong_is_kept_as_evidence(jobs: Daemon, payload: str, reason:
     good = submitted(jobs, "--json", '"good"')
     [job] = ended(jobs, "dead")
     assert reason in json.dumps(job["evidence"]), job
-    assert job["attempts"] == (1 if payload == "discard" else 2)
+    assert job["attempts"] == (1 if payload in ("discard", "caught") else 2)
     assert [j["id"] for j in ended(jobs, "done")] == [good], "its neighbours are done"
 
 
