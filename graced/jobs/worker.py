@@ -64,12 +64,14 @@ class JobWorker(Worker):
         return self.__end
 
     def _turn(self) -> None:
-        """Wait for a job and do it; at the end of this life, say good-bye to the queue."""
-        job = self._take()
-        if job is not None:
+        """Do one job after the other; when asked to drain, say good-bye to the queue.
+
+        All of them in one turn: a drain may be asked for after any line, and none may be
+        the one after which nobody looks whether the last settle has arrived.
+        """
+        while (job := self._take()) is not None:
             self._do(job)
-        if self._life.over:
-            self._leave()
+        self._leave()
 
     def _take(self) -> Job | None:
         """Return the next job, or None when asked to drain."""

@@ -1,0 +1,73 @@
+"""What a JobWorker does with its end of a queue, in this process and without a daemon."""
+
+from __future__ import annotations
+
+import pytest
+
+from graced.jobs.job import Job, Outcome
+from graced.jobs.worker import JobWorker
+from graced.workerlife import DRAIN, Life
+
+
+class Drained(Life):
+    """A life in which a drain is asked for right before the n-th look whether it was."""
+
+    looks = 0
+    last = 0
+
+    @property
+    def over(self) -> bool:
+        self.looks += 1
+        if self.looks > self.last:
+            self.asked = DRAIN
+        return super().over
+
+
+class End:
+    """An end of a queue that always has a job, and confirms what it is told at the next look."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.unsettled = 0
+
+    def ask(self) -> None:
+        self.told.append("ask")
+
+    def receive(self) -> Job | None:
+        self.unsettled = 0
+        return Job(1, "payload", 1, 0.0) if self.told[-1] == "ask" else None
+
+    def settle(self, _job: Job, _outcome: Outcome, *, more: bool) -> None:
+        self.unsettled = 1
+        self.told.append("settle")
+
+    def leave(self) -> None:
+        self.told.append("leave")
+
+    def fileno(self) -> int:
+        return -1
+
+    def retry_in(self) -> float:
+        return 0.0
+
+
+class Works(JobWorker):
+    def handle(self, job: Job) -> None:
+        pass
+
+
+@pytest.mark.parametrize("looks", range(1, 12))
+def test_whenever_a_drain_comes_the_last_settle_is_seen_confirmed(looks: int) -> None:
+    worker, end = Works(), End()
+    detached = Life.detached()
+    life = worker._life = Drained(detached.family)
+    life.last = looks
+    worker._JobWorker__end = end  # type: ignore[attr-defined]
+    try:
+        worker.run()
+    finally:
+        life.put_away()
+        detached.put_away()
+    assert end.told[-1] == "leave"
+    assert end.told.count("leave") == 1
+    assert end.unsettled == 0
