@@ -23,6 +23,7 @@ SHELLS = {
     "bash": (
         ("--norc", "-i"),
         """\
+[ -z "$LIBRARY" ] || source "$LIBRARY"
 source {made}/graced.bash
 bind '"\\C-t": insert-completions'
 tell() {{ printf '%s\\n' "$READLINE_LINE" >"$TOLD"; }}

@@ -255,9 +255,10 @@ LONG = {
     for command, parser in parsers().items()
 }
 POOL_KEYS = {"max_rounds", "max_rss"}
+STA = {"status", "stacks"}
 COMPLETED = [
     ("graced ", set(parsers())),
-    ("graced sta", {"status", "stacks"}),
+    ("graced sta", STA),
     ("graced --", {"--help", "--version"}),
     *((f"graced {command} --", told) for command, told in LONG.items()),
     ("graced jobs ", {"retry", "drop"}),
@@ -284,6 +285,8 @@ COMPLETED = [
     ("graced doctor graced@s", {"graced@shop.service"}),
     ("graced nonsense ", set()),
 ]
+LIBRARY = Path("/usr/share/bash-completion/bash_completion")  # which most have, and not all
+OWN_COMPLETION = "graced submit --wait -- graced sta"  # of the command that is submitted
 
 
 @pytest.fixture
@@ -322,20 +325,26 @@ def candidates(line: str, completed: str) -> set[str]:
     return said - {typed} if typed not in ("--json", "") else said
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_what_a_shell_completes(shell: str, made: Path, desk: tuple[Path, dict[str, str]]) -> None:
+@pytest.mark.parametrize(("shell", "library"), [("bash", ""), ("bash", str(LIBRARY)), ("zsh", "")])
+def test_what_a_shell_completes(
+    shell: str, library: str, made: Path, desk: tuple[Path, dict[str, str]]
+) -> None:
     folder, env = desk
-    terminal = Terminal(shell, tool(shell), made, folder, env)
+    if library and not LIBRARY.exists():
+        pytest.skip("needs bash-completion")
+    terminal = Terminal(shell, tool(shell), made, folder, {**env, "LIBRARY": library})
     try:
         for line, expected in COMPLETED:
             assert candidates(line, terminal.complete(line)) == expected, line
+        if shell != "bash" or library:
+            assert candidates(OWN_COMPLETION, terminal.complete(OWN_COMPLETION)) == STA
     finally:
         terminal.close()
 
 
 def test_what_fish_completes(made: Path, desk: tuple[Path, dict[str, str]]) -> None:
     folder, env = desk
-    for line, expected in COMPLETED:
+    for line, expected in [*COMPLETED, (OWN_COMPLETION, STA)]:
         script = f"source {made}/graced.fish; complete -C {shlex.quote(line)}"
         result = subprocess.run(
             [tool("fish"), "--no-config", "-c", script],
