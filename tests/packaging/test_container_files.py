@@ -1,0 +1,192 @@
+"""The examples for Kubernetes and Compose, and what the image's files promise each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import ROOT
+
+import graced
+from graced import cli
+from graced.core import diagnosis
+from graced.host import configfile
+
+FOLDER = ROOT / "packaging" / "container"
+KUBERNETES = [FOLDER / "kubernetes.yaml", FOLDER / "kubernetes-statefulset.yaml"]
+COMPOSE = FOLDER / "compose.yaml"
+PAGE = ROOT / "docs" / "container.md"
+MARGIN = 5  # seconds between the end of the ladder and the kill from outside
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+
+
+def pod(file: Path) -> dict[str, Any]:
+    """Return what a file says about its pods."""
+    [spec] = [
+        document["spec"]["template"]["spec"]
+        for document in documents(file)
+        if document["kind"] in ("Deployment", "StatefulSet")
+    ]
+    return spec
+
+
+def longest_stop(text: str, tmp_path: Path) -> float:
+    """Return how long a stop may take by a configuration, in seconds."""
+    (tmp_path / "config.yaml").write_text(text)
+    reading = configfile.read(str(tmp_path / "config.yaml"), {}, ())
+    assert reading.settings is not None, reading.problems
+    return diagnosis.ladder(reading.settings)
+
+
+# Schemas
+
+
+@pytest.fixture(scope="module")
+def models() -> Any:
+    """The types of Kubernetes' API, made from its own description.
+
+    They are plain dataclasses. What would read them from YAML is in another package, which
+    brings a client for HTTP with it and is not as strict as this.
+    """
+    schema = types.ModuleType("lightkube.core.schema")
+    schema.dataclass = dataclasses.dataclass  # type: ignore[attr-defined]
+    schema.field = dataclasses.field  # type: ignore[attr-defined]
+    schema.DictMixin = object  # type: ignore[attr-defined]
+    stand_in = {"lightkube.core": types.ModuleType("lightkube.core"), schema.__name__: schema}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in stand_in.items():
+            patch.setitem(sys.modules, name, module)
+        from lightkube.models import apps_v1, core_v1
+
+        yield {"apps/v1": apps_v1, "v1": core_v1}
+
+
+def misfits(value: Any, kind: Any, where: str) -> list[str]:
+    """Return in what a value is not of this type: unknown keys, missing ones, wrong values."""
+    if typing.get_origin(kind) is typing.Union:
+        found = [misfits(value, one, where) for one in typing.get_args(kind)]
+        return min(found, key=len)
+    if dataclasses.is_dataclass(kind):
+        return misfits_of_record(value, kind, where)
+    if typing.get_origin(kind) is list and isinstance(value, list):
+        [one] = typing.get_args(kind)
+        return [m for i, each in enumerate(value) for m in misfits(each, one, f"{where}[{i}]")]
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        _, one = typing.get_args(kind)
+        return [m for key, each in value.items() for m in misfits(each, one, f"{where}.{key}")]
+    plain = typing.get_origin(kind) or kind
+    right = isinstance(value, plain) and not (isinstance(value, bool) and plain is int)
+    return [] if right else [f"{where}: {value!r} is no {kind}"]
+
+
+def misfits_of_record(value: Any, kind: Any, where: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{where}: {value!r} is no {kind.__name__}"]
+    hints = typing.get_type_hints(kind)
+    fields = {field.metadata.get("json", field.name): field for field in dataclasses.fields(kind)}
+    found = [f"{where}.{key}: there is no such key" for key in value if key not in fields]
+    for name, field in fields.items():
+        if name in value:
+            found += misfits(value[name], hints[field.name], f"{where}.{name}")
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            found.append(f"{where}.{name}: is missing")
+    return found
+
+
+def misfits_of_file(text: str, models: Any) -> list[str]:
+    return [
+        misfit
+        for document in yaml.safe_load_all(text)
+        for misfit in misfits(
+            document, getattr(models[document["apiVersion"]], document["kind"]), document["kind"]
+        )
+    ]
+
+
+@pytest.mark.parametrize("file", KUBERNETES, ids=lambda file: file.name)
+def test_kubernetes_would_take_it(file: Path, models: Any) -> None:
+    assert misfits_of_file(file.read_text(), models) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("terminationGracePeriodSeconds: 45", "terminationGracePeriod: 45"),
+        ("terminationGracePeriodSeconds: 45", "terminationGracePeriodSeconds: 45s"),
+        ("runAsNonRoot: true", 'runAsNonRoot: "yes"'),
+        ("exec: {command: [graced, health]}", "exec: {command: graced health}"),
+        ("drop: [ALL]", "drop: [{all: true}]"),
+        ("  selector: {matchLabels: {app.kubernetes.io/name: graced}}\n", ""),
+    ],
+)
+def test_what_kubernetes_would_refuse_is_seen(right: str, wrong: str, models: Any) -> None:
+    text = KUBERNETES[0].read_text()
+    assert right in text
+    assert len(misfits_of_file(text.replace(right, wrong, 1), models)) == 1
+
+
+# What fits together
+
+
+@pytest.mark.parametrize("file", KUBERNETES, ids=lambda file: file.name)
+def test_the_kubelet_waits_longer_than_the_ladder(file: Path, tmp_path: Path) -> None:
+    config = documents(file)[0]["data"]["config.yaml"]
+    grace = pod(file)["terminationGracePeriodSeconds"]
+    assert grace >= longest_stop(config, tmp_path) + MARGIN
+
+
+def test_compose_waits_longer_than_the_ladder(tmp_path: Path) -> None:
+    [service] = documents(COMPOSE)[0]["services"].values()
+    grace = re.fullmatch(r"(\d+)s", service["stop_grace_period"])
+    assert grace
+    assert int(grace[1]) >= longest_stop((FOLDER / "config.yaml").read_text(), tmp_path) + MARGIN
+
+
+@pytest.mark.parametrize("file", KUBERNETES, ids=lambda file: file.name)
+def test_what_is_mounted_is_there(file: Path) -> None:
+    [container] = pod(file)["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    claimed = [
+        t["metadata"]["name"] for t in documents(file)[2]["spec"].get("volumeClaimTemplates", [])
+    ]
+    assert sorted(mounts) == sorted([v["name"] for v in pod(file)["volumes"]] + claimed)
+    names = {(d["kind"], d["metadata"]["name"]) for d in documents(file)}
+    assert ("ConfigMap", "graced") in names
+    assert mounts["state"] == "/var/lib/graced"
+
+
+def test_both_examples_have_the_same_pods() -> None:
+    first, second = (pod(file) for file in KUBERNETES)
+    first["volumes"] = [v for v in first["volumes"] if v["name"] != "state"]
+    assert first == second
+
+
+def test_probes_are_commands_that_exist() -> None:
+    [container] = pod(KUBERNETES[0])["containers"]
+    lines = [container[f"{name}Probe"]["exec"]["command"] for name in ("startup", "liveness")]
+    lines.append(container["readinessProbe"]["exec"]["command"])
+    [service] = documents(COMPOSE)[0]["services"].values()
+    lines.append(service["healthcheck"]["test"][1:])
+    said = re.search(r"^HEALTHCHECK .* CMD \[(.*)\]$", (FOLDER / "Containerfile").read_text(), re.M)
+    assert said
+    lines.append([word.strip(' "') for word in said[1].split(",")])
+    for program, *words in lines:
+        assert program == "graced"
+        assert cli._parsed(words).do is cli._health
+
+
+def test_nobody_names_another_version() -> None:
+    for file in [*KUBERNETES, COMPOSE, PAGE]:
+        versions = re.findall(r"localhost/graced:([^\s`]+)", file.read_text())
+        assert versions, file
+        assert set(versions) == {graced.__version__}, f"{file.name}: the image has a new version"
