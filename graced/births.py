@@ -7,7 +7,8 @@ middle: leaves, and is reaped; if the zygote is gone instead, kills the workers 
 worker: sleeps until the main process has adopted it; leaves if its record is not marked
 
 A fork costs what it makes parent and child write to afterwards, page by page. So the
-middle process prepares all it can, and little is done in between.
+middle process prepares all it can, and little is done in between. What is born to
+wait for its order is in :mod:`graced.spares`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ _GO: Final = b"go"
 
 class Birth:
     """The birth of some workers of one zygote."""
+
+    name = "graced-worker"
 
     def __init__(
         self,
@@ -115,7 +118,7 @@ class Birth:
             os.close(fd)
         if fd_limit is not None:
             process.limit_fds(fd_limit)
-        process.set_name("graced-worker")
+        process.set_name(self.name)
         self._pid = os.getpid()
         self._zygote = zygote.fileno()
         self._life = Life(self._family)
@@ -133,6 +136,7 @@ class Birth:
         be_born = self._be_born
         for order, record in self.children:
             try:
+                self._life.own()
                 self._life.become(order, record)
                 pid = os.fork()
             except OSError as error:
@@ -140,18 +144,25 @@ class Birth:
             if pid == 0:
                 be_born(record)
             record.words[PID] = pid
-            try:
-                os.setpgid(pid, pid)  # on both sides, whoever comes first
-            except OSError:  # gone already
-                pass
+            self._part_from(pid)
         return _ALL_BORN
+
+    def _part_from(self, pid: int) -> None:
+        """Let it lead its own group; on both sides, whoever comes first."""
+        try:
+            os.setpgid(pid, pid)
+        except OSError:  # gone already
+            pass
 
     def _part(self, zygote: socket.socket, word: bytes) -> None:
         if self._may_go(zygote, word):
             return
         for _, record in self.children:
             if record.pid:
-                process.end_group(record.pid)
+                self._undo(record.pid)
+
+    def _undo(self, pid: int) -> None:
+        process.end_group(pid)
 
     def _may_go(self, zygote: socket.socket, word: bytes) -> bool:
         """Give our word; return whether the zygote knows all, or is gone."""
@@ -164,10 +175,16 @@ class Birth:
     # -- in a worker ---------------------------------------------------------------
 
     def _be_born(self, record: WorkerRecord) -> NoReturn:
+        self._arrive(record)
+        self._life.begin()
+        live(self._life, self._load)
+
+    def _arrive(self, record: WorkerRecord) -> None:
+        """Be the main process's child, or leave."""
         words = record.words
         pid = words[PID] = os.getpid()
         words[PHASE] = Phase.BORN
-        os.setpgid(pid, pid)
+        self._settle_down(pid)
         os.close(self._zygote)
         # End-of-file from the middle process would come before the adoption.
         process.set_parent_death_signal(PARENT_DIED)
@@ -175,5 +192,6 @@ class Birth:
             process.wait_for_signal(PARENT_DIED)
         if os.getppid() != self._family.main_pid or not words[BORN_WHOLE]:
             os._exit(signal.SIGTERM)
-        self._life.begin()
-        live(self._life, self._load)
+
+    def _settle_down(self, pid: int) -> None:
+        os.setpgid(pid, pid)

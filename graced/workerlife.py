@@ -189,7 +189,7 @@ class Life:
         """Do all that workers have in common, once for those who are forked next.
 
         With all signals blocked. What is opened here is opened anew for each
-        worker, under the same numbers.
+        worker, under the same numbers: see :meth:`own`.
         """
         self._install_handlers()
         self._open_pipe()
@@ -218,8 +218,14 @@ class Life:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
+    def own(self) -> None:
+        """Open what the worker that is forked next shares with nobody."""
+        self._open_own_pipe()
+        if self._windows is not None:
+            self._windows.open_at(self._stacks_fd, 0)
+
     def become(self, order: Order, record: WorkerRecord) -> None:
-        """Be the worker that is forked next: what is written before the fork stays shared."""
+        """Be this worker. What is written before a fork stays shared."""
         self.order = order
         self.record = record
         self.words = record.words
@@ -227,9 +233,8 @@ class Life:
         self._rss_checked = _now()  # who is too large from the first may at least live so long
         self._ring_message = order.worker.to_bytes(8, "little")
         self.diary.slot_is(order.slot)
-        self._open_own_pipe()
-        if self._windows is not None:
-            self._windows.open_at(self._stacks_fd, order.record)
+        if self._stacks_fd >= 0:
+            stacks.rewind(self._stacks_fd, order.record)
 
     def begin(self) -> None:
         """Let signals come, in the worker itself."""

@@ -16,7 +16,7 @@ import sys
 from graced.births import LOST, Birth
 from graced.core import settings
 from graced.core.record import Record
-from graced.host import process, stdlog
+from graced.host import process, signals, stdlog
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.log import Log, open_log
 from graced.host.scoreboard import Scoreboard
@@ -24,8 +24,9 @@ from graced.host.stacks import Stacks
 from graced.host.title import title_setter
 from graced.loader import LoadError, load_class
 from graced.orphans import Orphan, lead_down
+from graced.spares import SpareBirth
 from graced.worker import rehearse
-from graced.workerlife import Family, Order, Voice
+from graced.workerlife import PARENT_DIED, Family, Order, Voice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from graced.host.scoreboard import WorkerRecord
+    from graced.spares import Spare
     from graced.worker import Worker
 
 FEW: Final = 32  # workers that need no look at the limit of open descriptors
+CALM: Final = 0.002  # seconds without an order, after which a spare is born
 _SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
 _SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -59,6 +62,7 @@ class Plan(Record):
     keep: tuple[int, ...] = ()
     queue: str | None = None
     listen: tuple[int, ...] = ()  # descriptors, which are kept too
+    spare: bool = True  # whether there shall be one
 
 
 def fork(plan: Plan) -> tuple[int, Channel]:
@@ -130,17 +134,7 @@ def _keep_only(plan: Plan, channel: Channel, voice: Voice) -> None:
 
 def _guard_signals(log_fd: int) -> None:
     """Let a signal to everybody pass us by. We are only ever killed."""
-    signal.set_wakeup_fd(-1)
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGRTMIN,
-    ):
-        signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signals.pass_by(signals.nothing, PARENT_DIED)
     import faulthandler
 
     faulthandler.enable(file=log_fd)
@@ -241,6 +235,8 @@ class Zygote:
             title=title,
         )
         self._wards: dict[int, Orphan] = {}  # by pidfd
+        self._spare: Spare | None = None
+        self._want_spare = False
         self._fd_limit: tuple[int, int] | None = None  # what workers get, if we needed more
         self._epoll = select.epoll()
         self._epoll.register(channel.fileno(), select.EPOLLIN)
@@ -252,14 +248,25 @@ class Zygote:
                 self._epoll_once()
         except ChannelClosed:
             pass
+        self._drop_spare()
         lead_down(list(self._wards.items()), self._plan.pool)
 
     def _epoll_once(self) -> None:
-        for fd, _ in self._epoll.poll():
+        heard = self._epoll.poll(CALM if self._want_spare else None)
+        if not heard:
+            self._bear_spare()
+        for fd, _ in heard:
             if fd in self._wards:
                 self._forget(fd)
-            elif (message := self._channel.receive()) is not None:
-                self._obey(message)
+            elif fd == self._channel.fileno():
+                self._hear()
+            else:
+                self._drop_spare()  # it is dead
+
+    def _hear(self) -> None:
+        message = self._channel.receive()
+        if message is not None:
+            self._obey(message)
 
     def _forget(self, pidfd: int) -> None:
         del self._wards[pidfd]
@@ -288,12 +295,20 @@ class Zygote:
             self._wards[pidfd] = Orphan(pid, record)
             self._epoll.register(pidfd, select.EPOLLIN)
 
+    # -- births --------------------------------------------------------------------
+
     def _spawn(self, orders: list[Order]) -> None:
+        if self._spare is not None and self._hand_over(self._spare, orders[0]):
+            orders = orders[1:]
+        if orders:
+            self._bear(orders)
+        self._want_spare = self._plan.spare
+
+    def _bear(self, orders: list[Order]) -> None:
         if len(self._wards) + len(orders) > FEW:
             self._fd_limit = process.room_for_fds(2 * len(orders)) or self._fd_limit
         birth = Birth(self._family, self._load, self._plan.scoreboard, self._plan.stacks, orders)
-        own_fds = [self._channel.fileno(), self._epoll.fileno(), *self._wards]
-        failure = birth.labour(self._guard, own_fds, self._fd_limit)
+        failure = birth.labour(self._guard, self._own_fds(), self._fd_limit)
         pids = {order.worker: record.pid for order, record in birth.children}
         born = [] if failure == LOST else [(who, pid) for who, pid in pids.items() if pid]
         unborn = [(who,) for who, pid in pids.items() if failure == LOST or not pid]
@@ -301,3 +316,39 @@ class Zygote:
             self._channel.send_all(("spawned", born))
         if unborn:
             self._channel.send_all(("unspawned", unborn, failure or "died before it was born"))
+
+    def _own_fds(self) -> list[int]:
+        spare = () if self._spare is None else self._spare.fds()
+        return [self._channel.fileno(), self._epoll.fileno(), *self._wards, *spare]
+
+    def _bear_spare(self) -> None:
+        """Have one at hand for whoever dies next; if that can't be, the next birth tries again."""
+        self._want_spare = False
+        if self._spare is not None:
+            return
+        try:
+            birth = SpareBirth(self._family, self._load, self._plan.scoreboard, self._plan.stacks)
+        except OSError:  # no descriptor left
+            return
+        self._spare = birth.spare(self._own_fds(), self._fd_limit)
+        if self._spare is not None:
+            self._epoll.register(self._spare.pidfd, select.EPOLLIN)
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.channel.close()
+            os.close(spare.pidfd)
+
+    def _hand_over(self, spare: Spare, order: Order) -> bool:
+        """Let the spare be this worker; False if it was gone before it was."""
+        record = self._plan.scoreboard.record(order.record)
+        taken = spare.take(order)
+        self._spare = None
+        spare.channel.close()
+        if not taken and record.pid != spare.pid:
+            os.close(spare.pidfd)
+            return False
+        self._wards[spare.pidfd] = Orphan(spare.pid, record)
+        self._channel.send_all(("spawned", [(order.worker, spare.pid)]))
+        return True

@@ -147,6 +147,7 @@ class Nursery:
         if code is not None:
             self.write(code)
         env = {"SAY": str(self.feed.fd), **pool.pop("env", {})}
+        spare = pool.pop("spare", False)
         keys = {"worker": "users:W", "path": (str(self.home),), **pool}
         log = Log(fd=os.open(self.home / "log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
         plan = zygote.Plan(
@@ -158,6 +159,7 @@ class Nursery:
             main_pid=os.getpid(),
             log=log,
             keep=(self.feed.fd,),
+            spare=spare,
         )
         ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's
         try:

@@ -28,6 +28,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "loader": 5,
     "workers": 6,
     "births": 6,
+    "spares": 6,
     "zygote": 6,
     "processes": 7,
     "stackroom": 8,

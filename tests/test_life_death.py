@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from harness import SOON, Daemon, wait_gone
+from harness import SOON, Daemon, children, comm, wait_gone
 
 
 def test_a_killed_worker_is_back(daemon: Daemon) -> None:
@@ -142,7 +142,7 @@ def test_the_main_process_may_die_during_an_import(daemon: Daemon) -> None:
 
 def test_a_killed_zygote_does_not_stop_the_pool(daemon: Daemon) -> None:
     daemon.pool(workers=2).start().ready()
-    zygotes = [pid for pid, name in daemon.left().items() if name == "graced-zygote"]
+    zygotes = [pid for pid in children(daemon.pid) if comm(pid) == "graced-zygote"]
     assert len(zygotes) == 1
     before = daemon.worker_pids()
     os.kill(zygotes[0], signal.SIGKILL)

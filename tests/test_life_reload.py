@@ -222,6 +222,7 @@ def test_thirteen_broken_reloads_leave_no_trace(daemon: Daemon) -> None:
     mend(daemon, "old")
     daemon.start().ready()
     pids = sorted(daemon.worker_pids())
+    daemon.until(lambda: "graced-spare" in map(comm, children(daemon.pid)))
     others = sorted(children(daemon.pid))
     for number, (name, (config, code, reason)) in enumerate(BROKEN.items(), start=1):
         break_it(daemon, config, code)
@@ -414,18 +415,18 @@ def test_a_hundred_reloads_leave_nothing_behind(daemon: Daemon) -> None:
         reload(daemon)
     after = settled(daemon)
     assert after["descriptors"] == before["descriptors"]
-    assert after["children"] == before["children"] == 3
+    assert after["children"] == before["children"] == 4
     assert after["memory in kB"] - before["memory in kB"] < 600, (before, after)
     assert daemon.status()["generation"] == 151
-    assert sorted(comm(p) for p in daemon.left()) == ["graced"] + 2 * ["graced-worker"] + [
-        "graced-zygote"
-    ]
+    workers = 2 * ["graced-worker"]
+    names = ["graced", "graced-spare", *workers, "graced-zygote"]
+    assert sorted(comm(p) for p in daemon.left()) == names
     stop(daemon)
 
 
 def settled(daemon: Daemon) -> dict[str, int]:
     """Return what the main process holds once the old generation is gone."""
-    daemon.until(lambda: len(children(daemon.pid)) == 3)
+    daemon.until(lambda: len(children(daemon.pid)) == 4)
     daemon.status()
     return held(daemon.pid)
 
@@ -492,7 +493,7 @@ def test_a_refused_pool_that_is_new_leaves_nothing(daemon: Daemon) -> None:
     daemon.configure({"one": IDLE, "new": {"worker": "crew:FailsInSetup"}})
     assert daemon.run("reload").returncode == 1
     daemon.until(lambda: set(daemon.status()["pools"]) == {"one"})
-    daemon.until(lambda: len(children(daemon.pid)) == 2)
+    daemon.until(lambda: len(children(daemon.pid)) == 3)
     stop(daemon)
 
 

@@ -1,0 +1,282 @@
+"""Spares: workers born before they are needed, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nursery import DEADLINE, Nursery, until
+
+from graced.host import process
+from graced.host.scoreboard import Left
+
+IDLE = """
+class W(Worker):
+    def setup(self): say("setup", self.slot)
+    def step(self): self.wait(None)
+    def teardown(self): say("teardown", self.slot)
+"""
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path)
+    yield nursery
+    nursery.close()
+    until(lambda: not list_children(), "nobody is left")
+
+
+def list_children() -> list[int]:
+    """Return our children that live; those that are dead and nobody's are reaped."""
+    while (exit := process.peek_exit()) is not None:
+        process.reap(exit.pid)
+    pid = os.getpid()
+    with open(f"/proc/{pid}/task/{pid}/children") as children:
+        return [int(text) for text in children.read().split()]
+
+
+def name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def spare() -> int:
+    """Wait until there is a spare that sleeps; return its number."""
+    found: int = until(
+        lambda: next(
+            (p for p in list_children() if name(p) == "graced-spare" and process.state(p) == "S"), 0
+        ),
+        "a spare",
+    )
+    return found
+
+
+def test_a_spare_is_born_after_the_first_order_and_becomes_the_next_worker(
+    nursery: Nursery,
+) -> None:
+    nursery.fork(IDLE, spare=True)
+    first = nursery.spawn()[0].ready()
+    waiting = spare()
+    assert os.getpgid(waiting) == nursery.zygote, "it is part of its zygote"
+    second = nursery.spawn()[0].ready()
+    assert second.pid == waiting
+    assert os.getpgid(waiting) == waiting
+    assert name(waiting) == "graced-worker"
+    third = spare()
+    assert third != waiting
+    assert nursery.spawn()[0].ready().pid == third
+    for child in (first, second):
+        child.send(signal.SIGTERM)
+        assert child.ended().status == 0
+        assert child.record.left == Left.DRAINED
+
+
+def test_of_several_at_once_one_was_the_spare(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    nursery.spawn()[0].ready()
+    waiting = spare()
+    assert nursery.channel is not None
+    children = [nursery.claim() for _ in range(3)]
+    orders = [(child.id, child.index, slot, 0, 0) for slot, child in enumerate(children)]
+    nursery.channel.send(("spawn", orders))
+    assert nursery.told() == ("spawned", [(children[0].id, waiting)])
+    kind, births = nursery.told()
+    assert (kind, [who for who, _ in births]) == ("spawned", [c.id for c in children[1:]])
+    for child in children:
+        child.ready()
+        child.pid = child.record.pid
+        nursery.living.add(child.pid)
+
+
+def test_no_spare_before_there_was_a_worker(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    child = nursery.spawn()[0].ready()
+    waiting = spare()
+    assert sorted(list_children()) == sorted([nursery.zygote, child.pid, waiting])
+
+
+def test_a_spare_has_the_descriptors_of_a_worker_and_no_others(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    born = nursery.spawn()[0].ready()
+    spare()
+    waited = nursery.spawn()[0].ready()
+    spare()  # one that is born while the worker lives has none of its own
+    again = nursery.spawn()[0].ready()
+    assert kinds(waited.pid) == kinds(born.pid) == kinds(again.pid)
+
+
+def kinds(pid: int) -> list[str]:
+    folder = Path(f"/proc/{pid}/fd")
+    return sorted(os.readlink(fd).split("[")[0].split("(")[0] for fd in folder.iterdir())
+
+
+def test_a_spare_goes_with_its_zygote(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    child = nursery.spawn()[0].ready()
+    spare()
+    os.kill(nursery.zygote, signal.SIGKILL)  # it alone, not its group
+    nursery.zygote_ended()
+    until(lambda: list_children() == [child.pid], "the spare is gone")
+
+
+def test_a_spare_is_killed_with_its_zygotes_group(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    child = nursery.spawn()[0].ready()
+    os.kill(spare(), signal.SIGSTOP)  # it could not see an end of file
+    process.end_group(nursery.zygote)
+    nursery.zygote_ended()
+    until(lambda: list_children() == [child.pid], "the spare is gone")
+
+
+def test_a_spare_goes_with_the_main_process(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+
+        def main() -> None:
+            nursery = Nursery(tmp_path)
+            nursery.fork(IDLE, spare=True)
+            nursery.spawn()[0].ready()
+            waiting = spare()
+            os.kill(nursery.zygote, signal.SIGSTOP)  # it can't tell the spare
+            os.write(writer, f"{waiting} {nursery.zygote}".encode())
+            signal.pause()
+
+        process.in_child(main)
+    pidfds = [os.pidfd_open(int(text)) for text in os.read(reader, 100).split()]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert select.select(pidfds[:1], [], [], DEADLINE)[0], "the spare is left"
+    process.signal_pidfd(pidfds[1], signal.SIGCONT)
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], DEADLINE)[0]
+        os.close(pidfd)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_signals_to_a_spare_are_meant_for_nobody(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    nursery.spawn()[0].ready()
+    waiting = spare()
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGRTMIN,
+    ):
+        os.kill(waiting, number)
+    child = nursery.spawn()[0].ready()
+    assert child.pid == waiting
+    assert not child.record.ack
+    child.send(signal.SIGTERM)
+    assert child.ended().status == 0
+    assert child.record.left == Left.DRAINED
+
+
+def test_a_signal_is_not_lost_once_it_has_a_number(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    assert nursery.channel is not None
+    nursery.spawn()[0].ready()
+    for _ in range(20):
+        waiting = spare()
+        child = nursery.claim()
+        nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
+        child.pid = until(lambda c=child: c.record.pid, "a number")  # type: ignore[misc]
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.pid == waiting
+        nursery.living.add(child.pid)
+        assert nursery.told() == ("spawned", [(child.id, child.pid)])
+        child.until(lambda record: record.left, "left")
+        assert child.ended().status == 0
+        nursery.scoreboard.release(child.index)
+
+
+def test_a_spare_that_was_killed_is_replaced_by_a_birth(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    nursery.spawn()[0].ready()
+    for _ in range(5):
+        waiting = spare()
+        os.kill(waiting, signal.SIGKILL)
+        child = nursery.spawn()[0].ready()
+        assert child.pid != waiting
+        child.send(signal.SIGTERM)
+        assert child.ended().status == 0
+
+
+def test_a_spare_that_is_stopped_is_given_up(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    nursery.spawn()[0].ready()
+    waiting = spare()
+    os.kill(waiting, signal.SIGSTOP)
+    assert nursery.spawn()[0].ready().pid != waiting
+    assert waiting not in list_children()
+
+
+def test_killed_while_it_takes_its_order_it_is_whole_or_another_is_born(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    assert nursery.channel is not None
+    nursery.spawn()[0].ready()
+    for step in range(40):
+        waiting = spare()
+        child = nursery.claim()
+        nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
+        wait(step * 0.00004)
+        os.kill(waiting, signal.SIGKILL)
+        kind, births = nursery.told()
+        assert kind == "spawned"
+        child.pid = dict(births)[child.id]
+        assert child.record.pid == child.pid
+        if child.pid != waiting:
+            nursery.living.add(child.pid)
+            child.ready().send(signal.SIGTERM)
+            child.ended()
+        nursery.scoreboard.release(child.index)
+
+
+def test_a_zygote_killed_while_it_hands_over_leaves_nobody_unknown(nursery: Nursery) -> None:
+    """Whatever moment it is: who has no number when the main process looks never gets to work."""
+    nursery.write(IDLE)
+    known = 0
+    for step in range(25):
+        nursery.fork(spare=True)
+        assert nursery.channel is not None
+        nursery.spawn()[0].ready()
+        first = nursery.living.pop()
+        waiting = spare()
+        child = nursery.claim()
+        nursery.channel.send(("spawn", [(child.id, child.index, 7, 0, 0)]))
+        wait(step * 0.00004)
+        os.kill(nursery.zygote, signal.SIGKILL)
+        os.waitid(os.P_PID, nursery.zygote, os.WEXITED | os.WNOWAIT)
+        process.end_group(nursery.zygote)  # as the main process does, before it looks
+        nursery.zygote_ended()
+        number = child.record.pid
+        assert number in (0, waiting)
+        if number:
+            known += 1
+            process.end_group(number)
+        until(lambda f=first: list_children() == [f], "nobody else is left")  # type: ignore[misc]
+        process.end_group(first)
+        until(lambda: not list_children(), "nobody is left")
+        nursery.channel.close()
+        nursery.scoreboard.release(child.index)
+    nursery.feed.take()
+    assert nursery.feed.lines.count("setup 7") <= known
+    assert known
+
+
+def wait(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
