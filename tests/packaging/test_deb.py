@@ -13,7 +13,7 @@ import deb
 import pytest
 from deb import NEXT, SUITES, VERSION, Packages
 from harness import ROOT
-from machine import EVENTS, UNIT, Machine
+from machine import EVENTS, UNIT, Machine, give_up, impossible
 
 pytestmark = pytest.mark.timeout(600)  # the first one may have to build a file system
 
@@ -24,6 +24,8 @@ DOCS = "/usr/share/doc/graced"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where everything is built: sources, and a folder for each suite."""
+    if why := impossible():
+        give_up(why)
     folder = tmp_path_factory.mktemp("deb")
     folder.parent.chmod(0o755)
     folder.chmod(0o755)
@@ -33,16 +35,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def make(folder: Path) -> Callable[[str], Packages]:
-    """The packages of a suite, built when they are first asked for."""
-    made: dict[str, Packages] = {}
+def make(request: pytest.FixtureRequest, folder: Path) -> Iterator[Callable[[str], Packages]]:
+    """The packages of a suite; the second suite's are built while the first's are tested."""
+    names = " ".join(item.name for item in request.session.items)
+    with ThreadPoolExecutor(max_workers=1) as builder:
+        made = {
+            suite: builder.submit(deb.make, suite, folder) for suite in SUITES if suite in names
+        }
 
-    def make(suite: str) -> Packages:
-        if suite not in made:
-            made[suite] = deb.make(suite, folder)
-        return made[suite]
+        def make(suite: str) -> Packages:
+            if suite not in made:
+                made[suite] = builder.submit(deb.make, suite, folder)
+            return made[suite].result()
 
-    return make
+        yield make
 
 
 @pytest.fixture(scope="module", params=SUITES)
@@ -82,10 +88,10 @@ def contents(package: Path) -> dict[str, str]:
     return {path.removeprefix("."): f"{mode} {owner}" for mode, owner, *_, path in lines}
 
 
-def expected(units: str) -> set[str]:
+def expected(source: Path, units: str) -> set[str]:
     """Return the files that are to be in the package."""
-    modules = {f"/{path.relative_to(ROOT)}" for path in (ROOT / "graced").rglob("*.py")}
-    told = {f"/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    modules = {f"/{path.relative_to(source)}" for path in (source / "graced").rglob("*.py")}
+    told = {f"/{path.name}" for path in (source / "docs").glob("*.md")}
     information = {"METADATA", "WHEEL", "entry_points.txt", "top_level.txt"}
     information.add("RECORD" if "/usr" not in units else "INSTALLER")
     packages = "/usr/lib/python3/dist-packages"
@@ -105,7 +111,7 @@ def expected(units: str) -> set[str]:
         "/usr/share/lintian/overrides/graced",
         *(f"{DOCS}/{name}" for name in ("README.md", "changelog", "copyright")),
         *(DOCS + name for name in told),
-        *(f"{DOCS}/examples/{path.name}" for path in (ROOT / "examples").glob("*.py")),
+        *(f"{DOCS}/examples/{path.name}" for path in (source / "examples").glob("*.py")),
         f"{DOCS}/examples/hardened.conf",
         f"{DOCS}/examples/root.conf",
     }
@@ -116,7 +122,7 @@ def test_the_package_has_these_files_and_no_others(packages: Packages) -> None:
     units = {"bookworm": "/lib/systemd/system"}.get(packages.suite, "/usr/lib/systemd/system")
     # What has 4 KiB is compressed, if it is documentation.
     files = {path.removesuffix(".gz") for path in there if not path.endswith("/")}
-    assert files == expected(units)
+    assert files == expected(packages.folder / "sources" / "first", units)
     odd = {
         path: mode
         for path, mode in there.items()
@@ -298,6 +304,34 @@ def test_what_the_admin_has_switched_off_stays_off(host: Host) -> None:
     host.apt("remove", "graced")
     host.install("next")
     assert host.attempt("systemctl", "is-enabled", UNIT).stdout == "disabled\n"
+
+
+def test_what_was_said_before_the_installation_holds(booted: Host) -> None:
+    booted.run("systemctl", "mask", UNIT)
+    booted.run("dpkg-statoverride", "--add", "root", "root", "0640", CONFIG)
+    try:
+        booted.install()
+        assert booted.show("ActiveState") == "inactive"
+        assert booted.mode(CONFIG) == "640 root:root"
+    finally:
+        booted.run("dpkg-statoverride", "--remove", CONFIG)
+        booted.run("systemctl", "unmask", UNIT)
+        booted.run("dpkg", "--purge", "graced")
+
+
+def test_the_manual_s_example_of_code_of_one_s_own(host: Host) -> None:
+    page = (ROOT / "docs" / "debian.md").read_text(encoding="utf-8")
+    section = page.split("\n## Code of your own\n")[1].split("\n## ")[0]
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", section, re.DOTALL | re.MULTILINE))
+    places = re.findall(r"`(/\S+\.(?:py|yaml))`", section)
+    host.write(places[0], blocks["python"])
+    host.write(places[1], blocks["yaml"])
+    *commands, said = blocks["console"].splitlines()
+    for command in commands:
+        answer = host.run("sh", "-c", command.removeprefix("# "))
+    assert answer == f"{said}\n"
+    host.journal.wait("hello world")
+    host.run("rm", "-r", "/srv/greet")
 
 
 def test_instances_and_the_socket_go_along(host: Host) -> None:
