@@ -1,7 +1,8 @@
 """Signals of the main process: handlers that do nothing, and a pipe that wakes the loop.
 
 Installed before anything else is imported: to PID 1 a signal without a handler
-is lost, and to others it is death.
+is lost, and to others it is death. What workers do with theirs is in
+:mod:`graced.workerlife`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
+
+    Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 WATCHED = (
     signal.SIGTERM,
@@ -25,10 +29,24 @@ WATCHED = (
     signal.SIGCHLD,
     signal.SIGPIPE,
 )
+# Whoever sends these to everybody means the main process, which leads its children.
+NOT_FOR_CHILDREN = tuple(n for n in WATCHED if n not in (signal.SIGQUIT, signal.SIGCHLD))
 
 
-def _nothing(_number: int, _frame: FrameType | None) -> None:
-    """Let the wakeup descriptor do the work."""
+def nothing(_number: int, _frame: FrameType | None) -> None:
+    """Let the wakeup descriptor do the work, where there is one."""
+
+
+def pass_by(handler: Handler, *more: int) -> None:
+    """In a child that is only told by its channel what to do: heed no signal but SIGQUIT.
+
+    ``handler`` is :func:`nothing`, or SIG_IGN where the child executes nothing: execve(2)
+    hands that down, but no handler.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in (*NOT_FOR_CHILDREN, *more):
+        signal.signal(number, handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 class Signals:
@@ -40,7 +58,7 @@ class Signals:
         # what must not be lost in a storm is kept by its kind, see take().
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in WATCHED:
-            signal.signal(number, _nothing)
+            signal.signal(number, nothing)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
 
     def fileno(self) -> int:

@@ -11,7 +11,7 @@ import signal
 import sys
 
 from graced.core.record import Record
-from graced.host import process
+from graced.host import process, signals
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.log import Log
 from graced.jobs.policy import Policy
@@ -211,21 +211,11 @@ def _serve(plan: Plan, channel: Channel) -> int:
 
 
 def _guard_signals(log_fd: int) -> None:
-    """Let a signal to everybody pass us by: the main process says when to leave."""
-    signal.set_wakeup_fd(-1)
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGPIPE,
-        signal.SIGTTIN,
-        signal.SIGTTOU,
-        signal.SIGTSTP,
-    ):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    """Let a signal to everybody pass us by: the main process says when to leave.
+
+    Ignored, so that none interrupts a system call of SQLite's.
+    """
+    signals.pass_by(signal.SIG_IGN, signal.SIGTSTP)
     import faulthandler
 
     faulthandler.register(signal.SIGQUIT, file=log_fd)
