@@ -57,7 +57,7 @@ cd / && umask 022
 env TMPDIR=/tmp/nobody setpriv --reuid nobody --regid nogroup --clear-groups \
     /in/now/packaging/rpm/build /out/third
 rpm --install --define '_topdir /out/fedora' /out/first/*.src.rpm
-cp /in/fedora /usr/lib/rpm/macros.d/macros.fedora
+install -D /in/fedora /etc/rpm/macros.fedora
 rpmbuild --quiet -bb --nodeps --define '_topdir /out/fedora' /out/fedora/SPECS/graced.spec
 cp -p /out/fedora/RPMS/noarch/*.rpm /out/fedora/
 """
