@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from graced.core import settings
     from graced.core.settings import Pool, Settings
     from graced.host.log import Log
     from graced.host.process import Exit
@@ -133,6 +134,11 @@ class Queues:
         for name, kept in self._kept.items():
             if name in settings.pools:
                 kept.keeper.apply(Policy.of(settings.pools[name]))
+
+    def log_to(self, wanted: settings.Log) -> None:
+        """Have all keepers follow to another log."""
+        for kept in self._kept.values():
+            kept.keeper.log_to(wanted)
 
     def retain(self, pools: Mapping[str, object]) -> None:
         """Let the keepers of pools that are gone leave."""

@@ -399,6 +399,8 @@ class Supervisor:
                 self.log.become(open_log(settings.log, os.environ, self._owner))
             except OSError as error:
                 self.log.error(f"{settings.log.file}: {error.strerror}; the old log goes on")
+            else:
+                self.queues.log_to(settings.log)
         self.settings = settings
         self.queues.apply(settings)
         if self._sockets is not None:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from graced.core.record import Record
+from graced.core.record import Record, values
 from graced.host import process, signals
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.log import Log
@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import Any, NoReturn
+
+    from graced.core import settings
 
 BUG = 70  # exit status: a bug in graced
 FAILED = 1
@@ -95,6 +97,10 @@ class Keeper:
         """Go by other settings from now on."""
         self.plan = self.plan.replace(policy=policy)
         self._tell(policy.message())
+
+    def log_to(self, wanted: settings.Log) -> None:
+        """Have it log in another way, or to another place; one that starts later does so anyway."""
+        self._tell(("log", *values(wanted)))
 
     def count(self) -> None:
         """Ask how many jobs there are; the answer comes by ``receive``."""
@@ -197,7 +203,7 @@ def _serve(plan: Plan, channel: Channel) -> int:
     process.set_name("graced-keeper")
     process.close_all_but({channel.fileno(), *plan.log.keep()})
     process.redirect_stdin()
-    _guard_signals(next(iter(plan.log.keep()), 2))
+    _guard_signals(plan.log)
     elder = _find_elder(plan)
     try:
         listener = _listen(plan)
@@ -210,16 +216,21 @@ def _serve(plan: Plan, channel: Channel) -> int:
     return Service(plan, channel, listener, elder).run()
 
 
-def _guard_signals(log_fd: int) -> None:
+def _guard_signals(log: Log) -> None:
     """Let a signal to everybody pass us by: the main process says when to leave.
 
     Ignored, so that none interrupts a system call of SQLite's.
     """
     signals.pass_by(signal.SIG_IGN, signal.SIGTSTP)
+    print_stacks_to(log)
+    process.restore(())
+
+
+def print_stacks_to(log: Log) -> None:
+    """Have SIGQUIT print the keeper's stack there; to be said anew when the log has moved."""
     import faulthandler
 
-    faulthandler.register(signal.SIGQUIT, file=log_fd)
-    process.restore(())
+    faulthandler.register(signal.SIGQUIT, file=next(iter(log.keep()), 2))
 
 
 def _find_elder(plan: Plan) -> socket.socket | None:

@@ -14,11 +14,14 @@ import os
 import select
 from collections import deque
 
+from graced.core import settings
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
+from graced.host.log import open_log
 from graced.jobs import requests, wire
 from graced.jobs.book import Book
 from graced.jobs.counter import Counter
 from graced.jobs.departed import Departed
+from graced.jobs.keeper import print_stacks_to
 from graced.jobs.policy import Policy
 from graced.jobs.sqlite import Trouble
 from graced.jobs.timing import NEVER, wall_ms
@@ -282,8 +285,19 @@ class Service:
                 self._counter.ask(lambda: self._to_main.append(("counts", self._book.counts())))
             case ("settings", *_):
                 self._book.apply(Policy.told(message))
+            case ("log", *told):
+                self._log_to(settings.Log(*told))
             case ("stop",):
                 self._stopping = True
+
+    def _log_to(self, wanted: settings.Log) -> None:
+        """Follow the main process to another log, as its user."""
+        try:
+            self._log.become(open_log(wanted, os.environ))
+        except OSError as error:
+            self._log.error("queue: %s: %s; the old log goes on", wanted.file, error.strerror)
+        else:
+            print_stacks_to(self._log)
 
     def _tell_main(self) -> None:
         if self._channel is None:

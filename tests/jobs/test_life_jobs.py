@@ -536,6 +536,23 @@ def as_somebody(group: int, words: list[str]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def test_a_reload_that_moves_the_log_takes_the_keeper_along(jobs: Daemon) -> None:
+    various = {"jobs": {"worker": "jobcrew:Various", "path": [HERE, str(TESTS)]}}
+    old, new = jobs.home / "old.log", jobs.home / "new.log"
+    jobs.configure(various, log={"file": str(old)}).start().ready()
+    submitted(jobs, "--json", '"discard"')
+    jobs.until(lambda: "job 1 is dead" in old.read_text())
+    jobs.configure(various, log={"file": str(new), "format": "json"})
+    assert jobs.run("reload").returncode == 0
+    submitted(jobs, "--json", '"discard"')
+    dead = '"message": "job 2 is dead; '
+    jobs.until(lambda: dead in new.read_text())
+    [keeper] = [pid for pid, name in jobs.left().items() if name == "graced-keeper"]
+    os.kill(keeper, signal.SIGQUIT)
+    jobs.until(lambda: "service.py" in new.read_text())
+    assert "job 2" not in old.read_text()
+
+
 def test_reload_keeps_the_queue(jobs: Daemon) -> None:
     pool(jobs, "jobcrew:Counting", options={"seconds": 0.3}).start().ready()
     assert stream(jobs, ["1"] * 6).returncode == 0
