@@ -111,7 +111,7 @@ class Worker:
         """Sleep for `seconds`, or without limit; return True at once when asked to drain.
 
         Meanwhile the worker is ready, not busy, and the round's clock stands still.
-        For the main thread only. In ``teardown()`` it is a plain sleep.
+        In ``teardown()`` it returns True at once: use :func:`time.sleep` there.
         """
         return self._life.wait(seconds)
 

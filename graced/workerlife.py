@@ -514,10 +514,9 @@ class Life:
     # -- waiting -----------------------------------------------------------------
 
     def wait(self, seconds: float | None) -> bool:
-        """Sleep; True at once when asked to drain. In teardown() it only sleeps."""
+        """Sleep; True at once when asked to drain, and so in teardown(), whatever led there."""
         seconds = None if seconds is None else _sane(seconds)
         if self.phase > Phase.BUSY:
-            time.sleep(seconds or 0)
             return True
         if get_ident() != self._thread:
             return self._wait_elsewhere(seconds)

@@ -445,19 +445,29 @@ def test_a_setup_that_swallows_the_interrupt_gets_no_rounds(nursery: Nursery) ->
     assert nursery.feed.lines == ["setup", "teardown"]
 
 
-def test_wait_in_teardown_only_sleeps(nursery: Nursery) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_wait_in_teardown_is_over_at_once(nursery: Nursery, number: int) -> None:
     code = """
     class W(Worker):
         def step(self): self.wait(None)
-        def teardown(self):
-            before = time.monotonic()
-            say(self.wait(0.2), time.monotonic() - before >= 0.2)
-            say(self.wait(None))
+        def teardown(self): say(self.wait(3600), self.wait(None))
     """
     child = nursery.worker(code).ready()
-    child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    child.send(number)
+    assert left(child) == (Left.DRAINED if number == signal.SIGTERM else Left.INTERRUPTED)
     nursery.feed.wait("True True")
+
+
+def test_wait_in_the_teardown_of_one_that_leaves_by_itself_is_over_at_once(
+    nursery: Nursery,
+) -> None:
+    code = """
+    class W(Worker):
+        def run(self): pass
+        def teardown(self): say(self.wait(None))
+    """
+    child = nursery.worker(code)
+    assert left(child) == Left.RETURNED
     nursery.feed.wait("True")
 
 
