@@ -204,9 +204,13 @@ def test_an_upgrade_starts_nothing_that_did_not_run_and_restarts_what_did(
     install(machine)
     machine.write("/etc/graced/shop.yaml", "name: graced-shop\npools: {jobs: {}}\n")
     machine.systemctl("start", SHOP)
+    machine.systemctl("start", "graced.socket")
     machine.systemctl("enable")
+    since = machine.show("ActiveEnterTimestampMonotonic", "graced.socket")
     upgrade(machine)
     assert machine.show("ActiveState") == "inactive"
+    assert machine.show("ActiveState", "graced.socket") == "active"
+    assert machine.show("ActiveEnterTimestampMonotonic", "graced.socket") == since
     assert machine.attempt("systemctl", "is-enabled", UNIT).stdout == "enabled\n"
     assert status(machine, "-c", "/etc/graced/shop.yaml")["version"] == NEXT
 
