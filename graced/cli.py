@@ -335,6 +335,12 @@ def _be_known_as(command: str) -> None:
         pass
 
 
+def _parser() -> Parser:
+    from graced.commandline import parser
+
+    return parser(WORK)
+
+
 def _parsed(words: list[str]) -> Arguments:
     words, tail = _split(words)
     args = _parser().parse_args(words)
@@ -353,182 +359,16 @@ def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
     return words[:at], words[at + 1 :]
 
 
-def _parser() -> Parser:
-    import argparse
-
-    from graced import __version__
-
-    parser = argparse.ArgumentParser(
-        prog="graced",
-        description="Runs pools of worker processes, reloads them safely, and loses no work.",
-        epilog="'graced COMMAND --help' explains a command.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"graced {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, do, what, options in COMMANDS:
-        command = commands.add_parser(
-            name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
-        )
-        command.set_defaults(do=do)
-        options(command)
-    return parser
-
-
-def _config_options(parser: Parser) -> None:
-    parser.add_argument(
-        "-c",
-        "--config",
-        metavar="FILE",
-        help="the configuration (else $GRACED_CONFIG, ./config.yaml, /etc/graced/config.yaml)",
-    )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        type=_assignment,
-        help="one value over the file's, such as pools.jobs.workers=8; may be repeated",
-    )
-
-
-def _client_options(parser: Parser) -> None:
-    _config_options(parser)
-    parser.add_argument(
-        "--socket",
-        metavar="PATH",
-        help="the daemon's control socket (else $GRACED_SOCKET, or found by the configuration)",
-    )
-
-
-def _assignment(text: str) -> str:
-    import argparse
-
-    if "=" not in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return text
-
-
-def _duration(text: str) -> float:
-    import argparse
-
-    from graced.core.units import duration
-
-    try:
-        return duration(text)
-    except ValueError as error:
-        problem = f"cannot read {text!r} as a duration: {error}; write 30s, 5m or 2h"
-        raise argparse.ArgumentTypeError(problem) from None
-
-
-def _count(text: str) -> int:
-    import argparse
-
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _run_options(parser: Parser) -> None:
-    _config_options(parser)
-    parser.add_argument(
-        "--daemonize",
-        action="store_true",
-        help="leave the terminal; return when ready, or with the exit status",
-    )
-    parser.add_argument("--pidfile", metavar="FILE", help="where the daemon's number goes")
-
-
-def _check_options(parser: Parser) -> None:
-    _config_options(parser)
-    parser.add_argument(
-        "--show",
-        action="store_true",
-        help="print the merged configuration and where each value was set",
-    )
-
-
-def _doctor_options(parser: Parser) -> None:
-    _client_options(parser)
-    parser.add_argument(
-        "--ignore",
-        metavar="DIRECTIVE",
-        action="append",
-        default=[],
-        help="what is meant to be as it is, such as ProtectHome; may be repeated",
-    )
-    parser.add_argument(
-        "unit",
-        metavar="UNIT",
-        nargs="?",
-        help="the unit (else the running daemon's, else graced.service)",
-    )
-
-
-def _status_options(parser: Parser) -> None:
-    _client_options(parser)
-    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
-
-
-def _health_options(parser: Parser) -> None:
-    _client_options(parser)
-    parser.add_argument(
-        "--ready", action="store_true", help="and every pool has all its workers ready"
-    )
-
-
-def _stop_options(parser: Parser) -> None:
-    _client_options(parser)
-    parser.add_argument(
-        "--now", action="store_true", help="interrupt the rounds in hand instead of finishing them"
-    )
-
-
-def _scale_options(parser: Parser) -> None:
-    _client_options(parser)
-    parser.add_argument("pool", metavar="POOL", help="the pool's name")
-    parser.add_argument("workers", metavar="N", type=_count, help="how many workers")
-
-
-def _submit_options(parser: Parser) -> None:
-    _client_options(parser)
-    parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
-    parser.add_argument(
-        "--json", metavar="VALUE", help="the job's payload; -: one JSON value a line from stdin"
-    )
-    parser.add_argument("--delay", metavar="TIME", type=_duration, help="not before: 30s, 5m")
-    parser.add_argument(
-        "--max-attempts", metavar="N", type=_count, help="dead after so many (else the pool's)"
-    )
-    parser.add_argument(
-        "--wait", action="store_true", help="wait, print the result, exit with its status"
-    )
-    parser.add_argument("words", metavar="-- COMMAND", nargs="*", help="a command line to run")
-
-
-def _jobs_options(parser: Parser) -> None:
-    _client_options(parser)
-    parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
-    parser.add_argument(
-        "--state", choices=("waiting", "taken", "done", "dead"), help="only jobs in this state"
-    )
-    parser.add_argument("--json", action="store_true", help="as JSON, for programs, one job a line")
-    parser.add_argument(
-        "action", nargs="?", choices=("retry", "drop"), help="try dead jobs again, or remove jobs"
-    )
-    parser.add_argument("ids", metavar="ID", nargs="*", help="the jobs to retry or drop")
-
-
-COMMANDS: Final = (
-    ("run", _run_as_told, "run in the foreground", _run_options),
-    ("check", _check, "tell what is wrong with the configuration", _check_options),
-    ("doctor", _doctor, "tell what is wrong with how systemd runs it", _doctor_options),
-    ("status", _status, "show what runs now", _status_options),
-    ("health", _health, "tell whether enough workers can work, for probes", _health_options),
-    ("reload", _reload, "load code and configuration anew, and wait", _client_options),
-    ("stop", _stop, "stop, and wait until the daemon is gone", _stop_options),
-    ("scale", _scale, "change a pool's size until the next reload", _scale_options),
-    ("stacks", _stacks, "print the Python stack of every process", _client_options),
-    ("submit", _submit, "add a job to a queue", _submit_options),
-    ("jobs", _jobs, "list jobs, retry or drop them", _jobs_options),
-)
+WORK: Final = {
+    "run": _run_as_told,
+    "check": _check,
+    "doctor": _doctor,
+    "status": _status,
+    "health": _health,
+    "reload": _reload,
+    "stop": _stop,
+    "scale": _scale,
+    "stacks": _stacks,
+    "submit": _submit,
+    "jobs": _jobs,
+}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from harness import DEADLINE, ROOT, Daemon, pidfd, wait_gone
 
-from graced import cli
+from graced import cli, commandline
 from graced.host.control import ControlServer
 
 Reply = dict[str, Any] | None
@@ -197,7 +197,7 @@ def test_bad_command_lines(words: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["", *(name for name, *_ in cli.COMMANDS)])
+@pytest.mark.parametrize("command", ["", *(name for name, *_ in commandline.COMMANDS)])
 def test_help(command: str) -> None:
     done = graced(*[command][: bool(command)], "--help")
     assert done.returncode == 0

@@ -42,6 +42,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "check": 9,
     "doctor": 9,
     "": 9,  # the package itself hands on what users import
+    "commandline": 9,
     "cli": 10,
     "__main__": 11,
 }
