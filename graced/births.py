@@ -20,13 +20,14 @@ import signal
 from graced.host import process
 from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase
 from graced.worker import live
-from graced.workerlife import ANSWERED, PARENT_DIED, Family, Life, Order
+from graced.workerlife import ANSWERED, PARENT_DIED, Life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
+    from graced.family import Family, Order
     from graced.host.scoreboard import Scoreboard, WorkerRecord
     from graced.host.stacks import Stacks
     from graced.worker import Worker

@@ -20,20 +20,21 @@ import signal
 
 from graced.births import Birth
 from graced.core.record import Record, values
+from graced.family import Order
 from graced.host import process
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase, Scoreboard
 from graced.worker import live
-from graced.workerlife import ANSWERED, PARENT_DIED, Order
+from graced.workerlife import ANSWERED, PARENT_DIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, NoReturn
 
     from graced.births import Load
+    from graced.family import Family
     from graced.host.scoreboard import WorkerRecord
     from graced.host.stacks import Stacks
-    from graced.workerlife import Family
 
 PATIENCE: Final = 1.0  # seconds until one that does not answer, stopped say, is given up
 _BORN: Final = ("born",)

@@ -5,12 +5,12 @@ What the methods promise is kept in :mod:`graced.workerlife`.
 
 from __future__ import annotations
 
+from graced.family import Verdict
 from graced.host.scoreboard import Left, Phase, Wants
 from graced.workerlife import (
     INTERRUPT,
     NOTHING,
     Life,
-    Verdict,
     WorkerInterrupt,
     exit_status,
     in_one_line,

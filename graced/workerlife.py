@@ -22,7 +22,7 @@ import time
 from _thread import allocate_lock, get_ident
 
 from graced.core import settings
-from graced.core.record import Record
+from graced.family import Family, Order, Verdict, Voice
 from graced.host import process, stacks
 from graced.host.log import Log
 from graced.host.scoreboard import (
@@ -84,64 +84,6 @@ class WorkerInterrupt(BaseException):
     it pass; ``teardown()`` runs afterwards. Not an :class:`Exception`, so that
     ``except Exception`` lets it through.
     """
-
-
-class Order(Record):
-    """A worker to be born: who it is, and its limits (0: none)."""
-
-    worker: int
-    record: int
-    slot: int
-    max_rounds: int = 0
-    max_rss: int = 0
-
-
-class Voice(Log):
-    """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, log: Log) -> Voice:
-        """Return one that writes where `log` does."""
-        return cls(fields=log._fields, output=log._output)
-
-    def speak_as(self, **fields: Any) -> None:
-        """Add to who is speaking, here and in what standard logging brings."""
-        self._fields |= fields
-
-    def job_is(self, job: int | None) -> None:
-        """Add the job in hand, to what user code logs too; None: it is done with."""
-        if job is None:
-            self._fields.pop("job", None)
-        else:
-            self._fields["job"] = job
-
-    def slot_is(self, slot: int) -> None:
-        """Add the slot."""
-        self._fields["slot"] = slot
-
-
-class Family(Record):
-    """What all workers of a zygote have in common."""
-
-    pool: settings.Pool
-    generation: int
-    name: str
-    main_pid: int
-    bell: int  # descriptor; -1: none
-    voice: Voice
-    queue: str | None = None
-    title: Callable[[str], None] | None = None
-    listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
-
-
-class Verdict(Record):
-    """How a life ended."""
-
-    left: int
-    status: int = 0
-    text: str = ""
 
 
 class Life:

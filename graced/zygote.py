@@ -16,6 +16,7 @@ import sys
 from graced.births import LOST, Birth
 from graced.core import settings
 from graced.core.record import Record
+from graced.family import Family, Order, Voice
 from graced.host import process, signals, stdlog
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.log import Log, open_log
@@ -26,7 +27,7 @@ from graced.loader import LoadError, load_class
 from graced.orphans import Orphan, lead_down
 from graced.spares import SpareBirth
 from graced.worker import rehearse
-from graced.workerlife import PARENT_DIED, Family, Order, Voice
+from graced.workerlife import PARENT_DIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

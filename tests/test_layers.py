@@ -20,6 +20,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "jobs.": 2,
     "watch": 2,  # what the scoreboard says, as events
     "orphans": 2,  # how a zygote leads its workers down without a main process
+    "family": 2,  # what workers have in common, and what is each one's own
     "workerlife": 3,
     "worker": 4,
     "jobs": 5,  # hands on what users import
@@ -28,7 +29,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "loader": 5,
     "workers": 6,
     "births": 6,
-    "spares": 6,
+    "spares": 6,  # workers that are born before they are needed
     "zygote": 6,
     "processes": 7,
     "stackroom": 8,

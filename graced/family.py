@@ -1,0 +1,74 @@
+"""What workers of a zygote have in common, what is each one's own, and what is said of its end.
+
+Values that are handed from the zygote through the births to a worker, and its log. How a
+worker lives is in :mod:`graced.workerlife`.
+"""
+
+from __future__ import annotations
+
+from graced.core import settings
+from graced.core.record import Record
+from graced.host.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Order(Record):
+    """A worker to be born: who it is, and its limits (0: none)."""
+
+    worker: int
+    record: int
+    slot: int
+    max_rounds: int = 0
+    max_rss: int = 0
+
+
+class Voice(Log):
+    """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, log: Log) -> Voice:
+        """Return one that writes where `log` does."""
+        return cls(fields=log._fields, output=log._output)
+
+    def speak_as(self, **fields: Any) -> None:
+        """Add to who is speaking, here and in what standard logging brings."""
+        self._fields |= fields
+
+    def job_is(self, job: int | None) -> None:
+        """Add the job in hand, to what user code logs too; None: it is done with."""
+        if job is None:
+            self._fields.pop("job", None)
+        else:
+            self._fields["job"] = job
+
+    def slot_is(self, slot: int) -> None:
+        """Add the slot."""
+        self._fields["slot"] = slot
+
+
+class Family(Record):
+    """What all workers of a zygote have in common."""
+
+    pool: settings.Pool
+    generation: int
+    name: str
+    main_pid: int
+    bell: int  # descriptor; -1: none
+    voice: Voice
+    queue: str | None = None
+    title: Callable[[str], None] | None = None
+    listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
+
+
+class Verdict(Record):
+    """How a life ended."""
+
+    left: int
+    status: int = 0
+    text: str = ""
