@@ -37,7 +37,7 @@ def parser(work: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     return parser
 
 
-def _config_options(parser: Parser) -> None:
+def _config_options(parser: Parser, assignment: Callable[[str], str]) -> None:
     parser.add_argument(
         "-c",
         "--config",
@@ -49,13 +49,18 @@ def _config_options(parser: Parser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        type=_assignment,
+        type=assignment,
         help="one value over the file's, such as pools.jobs.workers=8; may be repeated",
     )
 
 
 def _client_options(parser: Parser) -> None:
-    _config_options(parser)
+    """What only asks a running daemon reads no more than where that is."""
+    _finding_options(parser, _whereabouts)
+
+
+def _finding_options(parser: Parser, assignment: Callable[[str], str]) -> None:
+    _config_options(parser, assignment)
     parser.add_argument(
         "--socket",
         metavar="PATH",
@@ -66,6 +71,27 @@ def _client_options(parser: Parser) -> None:
 def _assignment(text: str) -> str:
     if "=" not in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return text
+
+
+def _whereabouts(text: str) -> str:
+    return _flag(text, known=("name", "runtime_dir"))
+
+
+def _known_assignment(text: str) -> str:
+    return _flag(text, known=None)
+
+
+def _flag(text: str, known: tuple[str, ...] | None) -> str:
+    """Refuse what would be passed over: then another daemon than the one that is meant is asked."""
+    from graced.host.configidentity import flag_problem
+
+    key = _assignment(text).partition("=")[0]
+    problem = flag_problem(text)
+    if problem is None and known is not None and key not in known:
+        problem = f"{key}: has no effect on a daemon that runs; give it to graced run"
+    if problem is not None:
+        raise argparse.ArgumentTypeError(problem)
     return text
 
 
@@ -86,7 +112,7 @@ def _count(text: str) -> int:
 
 
 def _run(parser: Parser) -> None:
-    _config_options(parser)
+    _config_options(parser, _assignment)
     parser.add_argument(
         "--daemonize",
         action="store_true",
@@ -96,7 +122,7 @@ def _run(parser: Parser) -> None:
 
 
 def _check(parser: Parser) -> None:
-    _config_options(parser)
+    _config_options(parser, _assignment)
     parser.add_argument(
         "--show",
         action="store_true",
@@ -105,7 +131,7 @@ def _check(parser: Parser) -> None:
 
 
 def _doctor(parser: Parser) -> None:
-    _client_options(parser)
+    _finding_options(parser, _known_assignment)
     parser.add_argument(
         "--ignore",
         metavar="DIRECTIVE",
@@ -147,7 +173,7 @@ def _scale(parser: Parser) -> None:
 
 
 def _submit(parser: Parser) -> None:
-    _client_options(parser)
+    _finding_options(parser, _known_assignment)
     parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
     parser.add_argument(
         "--json", metavar="VALUE", help="the job's payload; -: one JSON value a line from stdin"
@@ -163,7 +189,7 @@ def _submit(parser: Parser) -> None:
 
 
 def _jobs(parser: Parser) -> None:
-    _client_options(parser)
+    _finding_options(parser, _known_assignment)
     parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
     parser.add_argument(
         "--state", choices=("waiting", "taken", "done", "dead"), help="only jobs in this state"

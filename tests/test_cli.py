@@ -209,6 +209,35 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, "graced 0.1.0\n")
 
 
+ASKING = ("status", "health", "reload", "stop", "stacks")
+FLAGS = [
+    ("nmae=x", (*ASKING, "submit", "jobs", "doctor"), "nmae: unknown key; did you mean 'name'?"),
+    ("name=a b", (*ASKING, "submit", "jobs", "doctor"), "name"),
+    ("runtime_dir=[", (*ASKING, "jobs"), "runtime_dir"),
+    ("runtime_dir=[a]", (*ASKING, "jobs"), "runtime_dir: is a list or a mapping; write a text"),
+    ("pools.jobs.workers=8", ASKING, "has no effect on a daemon that runs; give it to graced run"),
+    ("state_dir=/x", ASKING, "has no effect on a daemon that runs; give it to graced run"),
+    ("pools.jobs.wrokers=8", ASKING, "has no effect"),
+]
+
+
+@pytest.mark.parametrize(("flag", "commands", "said"), FLAGS, ids=[flag for flag, *_ in FLAGS])
+def test_a_flag_that_would_be_passed_over_is_refused(
+    flag: str, commands: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in commands:
+        assert cli.main([command, "--set", flag]) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_flags_that_say_where_the_daemon_or_its_queue_is() -> None:
+    for command in (*ASKING, "submit", "jobs", "doctor"):
+        for flag in ("name=shop", "runtime_dir=/x", "runtime_dir=", "runtime_dir=null"):
+            assert cli._parsed([command, "--set", flag]).set == [flag]
+    for flag in ("state_dir=/x", "pools.any.queue=sqlite:///x.db", "user=null"):
+        assert cli._parsed(["submit", "--set", flag]).set == [flag]
+
+
 @pytest.mark.parametrize(
     ("words", "plain"),
     [

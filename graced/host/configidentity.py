@@ -10,9 +10,16 @@ from __future__ import annotations
 import os
 
 from graced.core.settings import Settings
-from graced.host.configkinds import Wrong, folder, is_name
-from graced.host.configlayers import PREFIX, overlays, read_bytes, variables
-from graced.host.configtree import Map, Scalar, Source, compose
+from graced.host.configkinds import Wrong, fields, folder, is_name, read_scalar
+from graced.host.configlayers import (
+    PREFIX,
+    KeyPath,
+    NoSuchPool,
+    overlays,
+    read_bytes,
+    variables,
+)
+from graced.host.configtree import Map, Mark, Scalar, Source, compose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +46,36 @@ def identity(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> tupl
             except Wrong:
                 continue
     return name, runtime_dir
+
+
+def flag_problem(flag: str) -> str | None:
+    """Return what is wrong with a `--set` of a command that asks a daemon; None: nothing.
+
+    What is below a pool is left to who reads the whole configuration.
+    """
+    key, _, value = flag.partition("=")
+    source = Source("--set", "/")
+    try:
+        KeyPath(Map({}, Mark(source)), loose=False).keys(key.split("."))
+        if key in _KEYS:
+            _check(key, value, source)
+    except NoSuchPool:
+        return None
+    except Wrong as wrong:
+        return f"{key}: {wrong.what}; {wrong.remedy}"
+    return None
+
+
+def _check(key: str, value: str, source: Source) -> None:
+    composed = compose(value, source, key)
+    for problem in composed.problems:
+        raise Wrong(problem.what, problem.remedy)
+    scalar = composed.tree or Scalar("", True, Mark(source))
+    field = fields(Settings)[key]
+    if not isinstance(scalar, Scalar):
+        raise Wrong("is a list or a mapping", "write a text")
+    if not (scalar.is_null and field.nullable):
+        read_scalar(field.kind, scalar)  # type: ignore[arg-type]  # both keys are texts
 
 
 def _said(
