@@ -59,15 +59,20 @@ mount -t tmpfs -o mode=700 containers /var/lib/containers # no overlay over an o
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 """
 
+UPDATE = "apt-get -q -o APT::Update::Error-Mode=any -o Acquire::Retries=0 update".split()
+
 # About what debian:trixie-slim is.
 DEBOOTSTRAP = """
 set -e
+new=$(mktemp /trees/.base.XXXXXX)
+trap 'rm -f "$new"' EXIT
 grep -h '^deb ' /etc/apt/sources.list |
-    mmdebstrap --quiet --mode=root --variant=minbase --aptopt='APT::Install-Recommends "false"' \
-        --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/man/*' \
-        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-        trixie "/trees/$1.tar" -
-mv "/trees/$1.tar" "/trees/$1"
+    mmdebstrap --quiet --mode=root --variant=minbase --format=tar \
+        --aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        trixie "$new" -
+mv "$new" "/trees/$1"
 """
 
 
@@ -85,6 +90,8 @@ def in_tree(script: str, *arguments: str, **binds: str) -> str:
     """Run a script in a root file system that has podman, buildah and a network."""
     environ = {**os.environ, **binds, "SOURCE_DATE_EPOCH": "1790000000"}
     done = lab("chroot", SUITE, "sh", "-s", *arguments, input=script, env=environ)
+    if done.returncode and lab("chroot", SUITE, *UPDATE).returncode:
+        give_up("no Debian archive can be reached, to make images from")
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 

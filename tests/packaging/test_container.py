@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,18 +18,24 @@ from harness import ROOT
 
 import graced
 
+pytestmark = pytest.mark.timeout(600)  # the first time the file systems have to be made
+
 KUBERNETES = ROOT / "packaging" / "container" / "kubernetes.yaml"
 PAGE = (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
 SHOP = "localhost/shop"
+ARCHIVE = f"graced-{graced.__version__}.tar"
 LARGEST = 45_000_000  # bytes over the base; nearly all of it is Python
 
 SHOP_CODE = """
+import time
 import greeting
 from graced import JobWorker
 
 class Greeter(JobWorker):
     def handle(self, job):
-        print("printed", job.id)
+        print("greets", job.payload)
+        if job.payload == "Bob":
+            time.sleep(600)
         return greeting.greet(job.payload)
 """
 SHOP_CONFIG = """
@@ -49,6 +56,7 @@ GREETING = {  # a package from elsewhere
 BUILD = f"""
 export BUILDAH_ISOLATION=chroot
 /src/packaging/container/build {OUT} --base {BASE} --with buildah
+/src/packaging/container/build {OUT}/again --base {BASE} --with podman >/dev/null
 cd shop
 podman build --quiet --format docker --tag {SHOP} .
 podman save --quiet --format docker-archive --output {OUT}/shop.tar {SHOP}
@@ -99,26 +107,45 @@ def submit(container: Container, script: str, *options: str) -> str:
 # What is in it
 
 
+class Archive:
+    """What is in the file that `docker load` takes."""
+
+    def __init__(self, path: Path) -> None:
+        with tarfile.open(path) as tar:
+
+            def read(name: str) -> Any:
+                file = tar.extractfile(name)
+                assert file is not None
+                return json.load(file)
+
+            [self.image] = read("manifest.json")
+            self.whole = read(self.image["Config"])
+            self.sizes = [tar.getmember(name).size for name in self.image["Layers"]]
+
+
 def test_the_archive_says_what_it_is(folder: Path) -> None:
-    archive = folder / f"graced-{graced.__version__}.tar"
+    path = folder / ARCHIVE
     said = (folder / "said").read_text().splitlines()
-    assert said[:1] == [f"{OUT}/{archive.name}"]
+    assert said[:1] == [f"{OUT}/{ARCHIVE}"]
     assert re.fullmatch(rf"{IMAGE}, \d+ MB, (sha256:)?[0-9a-f]{{64}}", said[1])
-    assert f", {archive.stat().st_size // 1_000_000} MB, " in said[1]
-    with tarfile.open(archive) as tar:
-        [image] = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
-        layers = [tar.getmember(name).size for name in image["Layers"]]
-        whole = json.load(tar.extractfile(image["Config"]))  # type: ignore[arg-type]
-    assert image["RepoTags"] == [IMAGE]
-    assert sum(layers[1:]) < LARGEST
-    config = whole["config"]
+    assert f", {path.stat().st_size // 1_000_000} MB, " in said[1]
+    archive = Archive(path)
+    assert archive.image["RepoTags"] == [IMAGE]
+    assert sum(archive.sizes[1:]) < LARGEST
+    config = archive.whole["config"]
     assert config["User"] == "10001:10001"
     assert config["Entrypoint"] == ["graced"]
     assert config["Cmd"] == ["run"]
     assert config["StopSignal"] == "SIGTERM"
     assert config["Healthcheck"]["Test"] == ["CMD", "graced", "health"]
     assert config["Labels"]["org.opencontainers.image.version"] == graced.__version__
-    assert whole["created"].startswith("2026-09-21T14:13:20")  # SOURCE_DATE_EPOCH
+    assert archive.whole["created"].startswith("2026-09-21T14:13:20")  # SOURCE_DATE_EPOCH
+
+
+def test_two_tools_make_the_same_layers_byte_for_byte(folder: Path) -> None:
+    first, second = Archive(folder / ARCHIVE), Archive(folder / "again" / ARCHIVE)
+    assert first.whole["rootfs"] == second.whole["rootfs"]
+    assert len(first.whole["rootfs"]["diff_ids"]) == 2
 
 
 def test_no_byte_code_is_made_again(host: Host) -> None:
@@ -184,7 +211,9 @@ def test_what_user_code_prints_is_in_the_log_at_once(host: Host) -> None:
     with strict(host, image=SHOP) as container:
         answer = container.run("graced", "submit", "--wait", "--json", '"Ada"')
         assert json.loads(answer) == "good day, Ada"
-        container.log.wait("^printed 1$")
+        container.run("graced", "submit", "--json", '"Bob"')
+        container.log.wait("^greets Bob$")  # and is still at it
+        assert container.status()["pools"]["shop"]["busy"] == 1
 
 
 def test_the_log_can_be_json(host: Host) -> None:

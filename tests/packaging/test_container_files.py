@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import shutil
+import subprocess
 import sys
 import types
 import typing
@@ -190,3 +193,72 @@ def test_nobody_names_another_version() -> None:
         versions = re.findall(r"localhost/graced:([^\s`]+)", file.read_text())
         assert versions, file
         assert set(versions) == {graced.__version__}, f"{file.name}: the image has a new version"
+
+
+# The script
+
+
+DOCKER = """#!/bin/sh
+case $1 in
+build) { echo "$SOURCE_DATE_EPOCH"; ls -d graced packaging; printf '%s\\n' "$@"; } >"$NOTES" ;;
+save) echo image >"$3" ;;
+image) echo sha256:0123 ;;
+esac
+exit "${DOCKER_STATUS:-0}"
+"""
+
+
+def run_build(tmp_path: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the script where Docker's client is a stand-in that takes notes."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "docker").write_text(DOCKER)
+    (tools / "docker").chmod(0o755)
+    about = {"PATH": f"{tools}:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes")}
+    return subprocess.run(
+        [str(FOLDER / "build"), *words],
+        env={**os.environ, **about, "SOURCE_DATE_EPOCH": "1790000000", **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_docker_is_asked_for_the_same(tmp_path: Path) -> None:
+    made = run_build(tmp_path, str(tmp_path / "out"), "--with", "docker", "--base", "mine:1")
+    name = f"localhost/graced:{graced.__version__}"
+    archive = tmp_path / "out" / f"graced-{graced.__version__}.tar"
+    assert made.stdout == f"{archive}\n{name}, 0 MB, sha256:0123\n", made
+    assert archive.read_text() == "image\n"
+    notes = (tmp_path / "notes").read_text().splitlines()
+    assert notes[:4] == ["1790000000", "graced", "packaging", "build"]
+    assert notes[-1] == "."
+    assert {f"VERSION={graced.__version__}", "BASE=mine:1", name} < set(notes)
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    made = run_build(tmp_path, str(tmp_path / "out"), "--with", "docker", DOCKER_STATUS="5")
+    assert made.returncode == 5
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_a_tool_it_says_what_is_missing(tmp_path: Path) -> None:
+    tools = tmp_path / "few"
+    tools.mkdir()
+    for name in ("bash", "dirname"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    made = run_build(tmp_path, str(tmp_path / "out"), PATH=str(tools))
+    assert made.returncode == 1
+    assert re.fullmatch("build: needs buildah, podman or docker .*\n", made.stderr)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["out", "more"], ["out", "--with", "rkt"], ["out", "--base"]]
+)
+def test_a_wrong_command_line_is_answered_by_how_it_is_used(
+    words: list[str], tmp_path: Path
+) -> None:
+    made = run_build(tmp_path, *words)
+    assert made.returncode == 2
+    assert "build OUTDIR [--base IMAGE]" in made.stderr
