@@ -652,7 +652,7 @@ def test_who_swallows_the_interrupt_gets_no_second(nursery: Nursery) -> None:
     """
     child = nursery.worker(code).ready()
     nursery.feed.wait("begin")
-    child.send(signal.SIGINT)
+    repeat(child, signal.SIGINT, Ack.INTERRUPT)  # one alone may come right before the sleep
     nursery.feed.wait("swallowed")
     for _ in range(20):
         child.send(signal.SIGINT)
@@ -989,6 +989,65 @@ def test_logging_imported_in_the_zygote_knows_the_slot(nursery: Nursery) -> None
     assert "jobs/0" in next(line for line in text.splitlines() if "jobs/0" in line)
     hello = sorted(line.split("[")[0].split()[-1] for line in text.splitlines() if "hello" in line)
     assert hello == ["jobs/0", "jobs/1"]
+
+
+# Handlers and exit functions of the user's own
+
+
+def test_a_handler_that_calls_the_one_before_it_drains(nursery: Nursery) -> None:
+    code = """
+    import signal
+    class W(Worker):
+        def setup(self): self.before = signal.signal(signal.SIGTERM, self.on_term)
+        def on_term(self, number, frame): say("mine"); self.before(number, frame)
+        def step(self): say("woken", self.wait(None))
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    repeat(child, signal.SIGTERM, Ack.DRAIN)
+    assert left(child) == Left.DRAINED
+    nursery.feed.take()
+    assert set(nursery.feed.lines) == {"mine", "woken True", "teardown"}
+
+
+def test_a_handler_of_ones_own_takes_the_drain_away_but_not_the_interrupt(
+    nursery: Nursery,
+) -> None:
+    code = """
+    import signal
+    class W(Worker):
+        def setup(self): signal.signal(signal.SIGTERM, self.on_term)
+        def on_term(self, number, frame): say("mine", self.draining)
+        def step(self):
+            try: self.wait(None)
+            finally: say("cleaned")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    for count in (1, 2):
+        child.send(signal.SIGTERM)
+        nursery.feed.wait("mine False", count)
+    assert child.record.ack < Ack.DRAIN
+    repeat(child, signal.SIGINT, Ack.INTERRUPT)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines[-2:] == ["cleaned", "teardown"]
+
+
+def test_exit_functions_are_not_called_in_workers(nursery: Nursery) -> None:
+    code = """
+    import atexit
+    atexit.register(say, "exit function of the import")
+    class W(Worker):
+        def setup(self): atexit.register(say, "exit function of the worker")
+        def step(self): self.wait(None)
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["teardown"]
 
 
 # Stacks
