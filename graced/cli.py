@@ -209,7 +209,7 @@ def _reload(args: Arguments) -> int:
 
 
 def _stop(args: Arguments) -> int:
-    from graced.host.control import Connection
+    from graced.host.controlclient import Connection
 
     with Connection(_socket(args)) as connection:
         reply = connection.call("stop", {"now": args.now})
@@ -245,7 +245,7 @@ def _ask(
     arguments: dict[str, Any] | None = None,
     timeout: float | None = PATIENCE,
 ) -> dict[str, Any]:
-    from graced.host.control import ControlError, call
+    from graced.host.controlclient import ControlError, call
 
     reply = call(_socket(args), command, arguments, timeout)
     if not reply.get("ok"):
@@ -276,7 +276,7 @@ def _check(args: Arguments) -> int:
 
 def _doctor(args: Arguments) -> int:
     from graced.doctor import doctor
-    from graced.host.control import ControlError, NoDaemon
+    from graced.host.controlclient import ControlError, NoDaemon
 
     pid = None
     if args.unit is None:
@@ -304,7 +304,7 @@ def _jobs(args: Arguments) -> int:
 
 def _other(words: list[str]) -> int:
     """Run a command line that is not a plain `graced run`."""
-    from graced.host.control import ControlError, NoDaemon
+    from graced.host.controlclient import ControlError, NoDaemon
 
     if sys.stdout is not None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

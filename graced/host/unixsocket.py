@@ -7,6 +7,7 @@ of its folder. Nothing here blocks by itself, and nothing here reads or writes.
 from __future__ import annotations
 
 import os
+from _socket import SO_PEERCRED, SOL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ def connect(sock: socket.socket, path: str) -> None:
         sock.connect(_through(folder, path))
     finally:
         os.close(folder)
+
+
+def peer(sock: socket.socket) -> tuple[int, int, int]:
+    """Return the process, user and group number of the other end (SO_PEERCRED)."""
+    told = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+    pid, uid, gid = memoryview(told).cast("I")
+    return pid, uid, gid
 
 
 def bind(sock: socket.socket, path: str, mode: int = 0o660, group: int | None = None) -> None:

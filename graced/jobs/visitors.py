@@ -11,6 +11,7 @@ import os
 import select
 import socket
 
+from graced.host import unixsocket
 from graced.jobs import wire
 from graced.jobs.wire import Kind, Protocol
 
@@ -108,7 +109,7 @@ class Visitors:
                     self._stop_listening(error)
                 return
             sock.setblocking(False)
-            visitor = Visitor(sock, trusted=wire.peer_uid(sock) in (0, os.geteuid()))
+            visitor = Visitor(sock, trusted=unixsocket.peer(sock)[1] in (0, os.geteuid()))
             self._by_fd[visitor.fd] = visitor
             self._epoll.register(visitor.fd, select.EPOLLIN)
 

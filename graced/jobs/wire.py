@@ -172,9 +172,3 @@ def listen(path: str) -> socket.socket:
 def _socket() -> socket.socket:
     kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     return socket.socket(socket.AF_UNIX, kind)
-
-
-def peer_uid(sock: socket.socket) -> int:
-    """Return the user at the other end of a Unix socket."""
-    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int(struct.unpack("iII", packed)[1])

@@ -20,18 +20,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from graced.host import control, unixsocket
+from graced.host import controlclient, unixsocket
 from graced.host.control import (
     IDLE,
     MAX_CLIENTS,
     MAX_REQUEST,
-    Connection,
-    ControlError,
     ControlServer,
-    HungUp,
-    NoDaemon,
     Request,
 )
+from graced.host.controlclient import Connection, ControlError, HungUp, NoDaemon
 
 
 class Loop:
@@ -489,7 +486,7 @@ def daemon(tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 def test_a_call(daemon: tuple[str, int]) -> None:
     path, pid = daemon
-    assert control.call(path, "echo", {"x": [1, "→"]}) == {"ok": True, "x": [1, "→"]}
+    assert controlclient.call(path, "echo", {"x": [1, "→"]}) == {"ok": True, "x": [1, "→"]}
     with Connection(path, timeout=30) as connection:
         assert connection.pid == pid
         assert connection.call("echo", {"y": "z" * 50000})["y"] == "z" * 50000
@@ -499,31 +496,31 @@ def test_a_call(daemon: tuple[str, int]) -> None:
 def test_no_daemon(tmp_path: Path) -> None:
     path = str(tmp_path / "control.sock")
     with pytest.raises(NoDaemon, match="no daemon answers at") as caught:
-        control.call(path, "status")
+        controlclient.call(path, "status")
     assert caught.value.exit_code == 3
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
     with pytest.raises(NoDaemon):
-        control.call(path, "status")
+        controlclient.call(path, "status")
     with pytest.raises(NoDaemon):
-        control.call(path + "/below", "status")
+        controlclient.call(path + "/below", "status")
 
 
 def test_a_daemon_that_dies_in_the_middle(daemon: tuple[str, int]) -> None:
     path, pid = daemon
     with pytest.raises(HungUp, match=rf"\(pid {pid}\) went away before it answered"):
-        control.call(path, "die")
+        controlclient.call(path, "die")
 
 
 def test_a_daemon_that_does_not_answer(daemon: tuple[str, int]) -> None:
     with pytest.raises(ControlError, match=r"has not answered for 0.1 s"):
-        control.call(daemon[0], "nothing", timeout=0.1)
+        controlclient.call(daemon[0], "nothing", timeout=0.1)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"object": False}])
 def test_a_daemon_that_talks_nonsense(daemon: tuple[str, int], arguments: dict[str, Any]) -> None:
     with pytest.raises(ControlError, match="answer is not"):
-        control.call(daemon[0], "garbage", arguments)
+        controlclient.call(daemon[0], "garbage", arguments)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
@@ -539,7 +536,7 @@ def test_a_socket_of_somebody_else(loop: Loop, tmp_path: Path) -> None:
         os.setgid(54321)
         os.setuid(54321)
         try:
-            control.call(loop.path, "status")
+            controlclient.call(loop.path, "status")
         except ControlError as error:
             os.write(write, str(error).encode())
         os._exit(0)
