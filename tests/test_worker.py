@@ -1019,11 +1019,12 @@ def test_a_handler_of_ones_own_takes_the_drain_away_but_not_the_interrupt(
         def setup(self): signal.signal(signal.SIGTERM, self.on_term)
         def on_term(self, number, frame): say("mine", self.draining)
         def step(self):
-            try: self.wait(None)
+            try: say("waits"); self.wait(None)
             finally: say("cleaned")
         def teardown(self): say("teardown")
     """
     child = nursery.worker(code).ready()
+    nursery.feed.wait("waits")
     for count in (1, 2):
         child.send(signal.SIGTERM)
         nursery.feed.wait("mine False", count)
