@@ -343,6 +343,7 @@ def test_instances_and_the_socket_go_along(host: Host) -> None:
     opened = host.show("ActiveEnterTimestampMonotonic", "graced.socket")
     host.install("next")
     assert host.version("-c", "/etc/graced/shop.yaml") == NEXT
+    assert host.show("ActiveState", "graced.socket") == "active"
     assert host.show("ActiveEnterTimestampMonotonic", "graced.socket") == opened
     host.apt("remove", "graced")
     for unit in (UNIT, "graced@shop.service", "graced.socket"):
