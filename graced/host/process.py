@@ -170,17 +170,45 @@ def change_user(user: str | None, group: str | None) -> None:
     if (uid, gid) == (os.geteuid(), os.getegid()):
         return
     try:
-        if name is not None:
-            os.initgroups(name, gid)
-        else:
-            os.setgroups([gid])
-        os.setgid(gid)
-        os.setuid(uid)
+        _become(uid, gid, name)
     except OSError as error:
         who = f"user {user!r}" if user else f"group {group!r}"
         raise ProcessError(f"cannot become {who}: {error.strerror}; start as root") from None
     if name is not None:
         os.environ.update(HOME=home, USER=name, LOGNAME=name)
+
+
+def _become(uid: int, gid: int, name: str | None) -> None:
+    if name is not None:
+        os.initgroups(name, gid)
+    else:
+        os.setgroups([gid])
+    os.setgid(gid)
+    os.setuid(uid)
+
+
+def become_owner_of(file: str) -> None:
+    """As root, become for good whoever owns a file's folder, or in root's folder the file.
+
+    Else a file that is made there would be root's, and a link that its owner has put there
+    would lead root anywhere. Nothing to do if all is root's, or nothing is there.
+    """
+    import pwd
+
+    for path in (os.path.dirname(file) or ".", file):
+        try:
+            found = os.lstat(path) if path == file else os.stat(path)
+        except OSError:
+            return
+        if found.st_uid != 0:
+            break
+    else:
+        return
+    try:
+        name = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:  # such as the user of a DynamicUser= that is not running
+        name = None
+    _become(found.st_uid, found.st_gid, name)
 
 
 def account(user: str | None, group: str | None) -> tuple[int, int, str, str | None]:

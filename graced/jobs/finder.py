@@ -121,7 +121,7 @@ def _open_file(args: argparse.Namespace, must_exist: bool) -> FileEnd | None:
     if must_exist and not os.path.exists(file):
         return None
     try:
-        _drop_root(settings)
+        _drop_root(settings, file)
         return FileEnd(file, pool)
     except Occupied as occupied:
         raise _Occupied(occupied) from None
@@ -173,12 +173,19 @@ def _owner(settings: Settings) -> tuple[int, int] | None:
     return uid, gid
 
 
-def _drop_root(settings: Settings) -> None:
-    """Become the daemon's user: what root writes into a queue, that user could not."""
+def _drop_root(settings: Settings, file: str) -> None:
+    """Become the daemon's user: what root writes into a queue, that user could not.
+
+    The configuration says who it is; under systemd only the folder does.
+    """
     from graced.host import process
 
-    if os.geteuid() == 0:
-        try:
-            process.change_user(settings.user, settings.group)
-        except process.ProcessError as error:
-            raise Refusal(str(error), WRONG) from None
+    if os.geteuid() != 0:
+        return
+    if settings.user is None and settings.group is None:
+        process.become_owner_of(file)
+        return
+    try:
+        process.change_user(settings.user, settings.group)
+    except process.ProcessError as error:
+        raise Refusal(str(error), WRONG) from None

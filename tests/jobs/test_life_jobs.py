@@ -9,8 +9,10 @@ import random
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -520,16 +522,51 @@ def test_another_user_of_the_group_may_submit(jobs: Daemon) -> None:
     assert as_somebody(12345, words) == 1
 
 
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_root_leaves_no_file_of_its_own_in_the_folder_of_the_daemon_s_user() -> None:
+    with tempfile.TemporaryDirectory(prefix="graced-") as home:  # pytest's own are closed to others
+        os.chmod(home, 0o755)
+        folder = Path(home, "state")
+        folder.mkdir(0o750)
+        os.chown(folder, 12345, 54321)
+        config = Path(home, "config.yaml")
+        config.write_text(f"state_dir: {folder}\nruntime_dir: {home}/run\npools: {{jobs: {{}}}}\n")
+        words = ["submit", "-c", str(config), "--", "true"]
+        assert in_a_fork(words) == 0
+        made = [*folder.iterdir()]
+        assert folder / "jobs.db" in made
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 54321)}
+
+        elsewhere = Path(home, "of-root")
+        elsewhere.write_text("root's")
+        for path in made:
+            path.unlink()
+        os.symlink(elsewhere, folder / "jobs.db-keeper")
+        assert in_a_fork(words) == 1
+        assert elsewhere.read_text() == "root's"
+
+
 def as_somebody(group: int, words: list[str]) -> int:
-    """Run a command as a user of a group, in a fork: the interpreter may be out of its reach."""
-    importlib.import_module("graced.jobs.client")
+    """Run a command as a user of a group."""
+
+    def become() -> None:
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(12345)
+
+    return in_a_fork(words, become)
+
+
+def in_a_fork(words: list[str], first: Callable[[], None] = lambda: None) -> int:
+    """Run a command without an exec: the interpreter may be out of the reach of who it becomes."""
+    for name in ("client", "fileend"):
+        importlib.import_module(f"graced.jobs.{name}")
     pid = os.fork()
     if pid == 0:
         status = 99
         try:
-            os.setgroups([])
-            os.setgid(group)
-            os.setuid(12345)
+            first()
             status = main(words)
         finally:
             os._exit(status)
