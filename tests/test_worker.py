@@ -1000,14 +1000,15 @@ def test_a_handler_that_calls_the_one_before_it_drains(nursery: Nursery) -> None
     class W(Worker):
         def setup(self): self.before = signal.signal(signal.SIGTERM, self.on_term)
         def on_term(self, number, frame): say("mine"); self.before(number, frame)
-        def step(self): say("woken", self.wait(None))
+        def step(self): say("waits"); say("woken", self.wait(None))
         def teardown(self): say("teardown")
     """
     child = nursery.worker(code).ready()
+    nursery.feed.wait("waits")
     repeat(child, signal.SIGTERM, Ack.DRAIN)
     assert left(child) == Left.DRAINED
     nursery.feed.take()
-    assert set(nursery.feed.lines) == {"mine", "woken True", "teardown"}
+    assert set(nursery.feed.lines) == {"waits", "mine", "woken True", "teardown"}
 
 
 def test_a_handler_of_ones_own_takes_the_drain_away_but_not_the_interrupt(
