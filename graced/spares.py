@@ -24,8 +24,8 @@ from graced.family import Order
 from graced.host import process
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase, Scoreboard
-from graced.worker import live
-from graced.workerlife import ANSWERED, PARENT_DIED
+from graced.worker import live, rehearse
+from graced.workerlife import ANSWERED, PARENT_DIED, Life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,9 +121,23 @@ class SpareBirth(Birth):
         process.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != self._family.main_pid:
             os._exit(signal.SIGTERM)
+        self._warm_up(record)
         self._become_worker(self._await_order())
         self._life.begin()
         live(self._life, self._load)
+
+    def _warm_up(self, record: WorkerRecord) -> None:
+        """Copy the pages now that a worker writes to until it is ready, not when it is needed."""
+        rehearse(Life(self._family))
+        self._life.listen()
+        self._life.become(Order(*values(self.children[0][0])), record)
+        self._all_records.record(0)
+        process.set_name(self.name)
+        process.forget_pending(ANSWERED)
+        self._theirs.wait(timeout=0)
+        if self._family.title is not None:
+            self._family.title(f"{self._family.name}: spare {self._family.pool.name}")
+            process.set_name(self.name)
 
     def _await_order(self) -> Order:
         try:

@@ -202,13 +202,12 @@ def live(life: Life, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoRe
     life.leave(verdict)
 
 
-def rehearse() -> None:
-    """Live a short life that nobody sees, in a zygote before its first fork.
+def rehearse(life: Life) -> None:
+    """Live a short life that nobody sees, in a zygote before its first fork, and in a spare.
 
     What is called for the first time in a process is looked up, linked and
     specialized, and writes to a hundred pages; better once here than in each child.
     """
-    life = Life.detached()
     worker, _ = _set_up(life, lambda call: _Extra)
     if worker is not None:
         life.ready()

@@ -202,7 +202,12 @@ class Life:
     def _use_pipe(self, pipe: tuple[int, int]) -> None:
         self._pipe = pipe
         self._poll.register(pipe[0], select.POLLIN)
-        signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
+        self.listen()
+
+    def listen(self) -> None:
+        """Let signals wake this life, not another that was lived here meanwhile."""
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
 
     def _open_own_pipe(self) -> None:
         """Replace the inherited pipe; everything else knows it by its numbers."""

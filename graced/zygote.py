@@ -27,7 +27,7 @@ from graced.loader import LoadError, load_class
 from graced.orphans import Orphan, lead_down
 from graced.spares import SpareBirth
 from graced.worker import rehearse
-from graced.workerlife import PARENT_DIED
+from graced.workerlife import PARENT_DIED, Life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,7 +202,6 @@ def _prepare_to_fork() -> None:
     """Let children share as much as they can, for as long as they can."""
     gc.collect()
     gc.freeze()
-    rehearse()
 
 
 def _set_environment(pool: settings.Pool) -> None:
@@ -235,6 +234,7 @@ class Zygote:
             listen=plan.listen,
             title=title,
         )
+        rehearse(Life(self._family))
         self._wards: dict[int, Orphan] = {}  # by pidfd
         self._spare: Spare | None = None
         self._want_spare = False

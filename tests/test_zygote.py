@@ -372,7 +372,7 @@ def test_a_birth_that_fails_is_told(nursery: Nursery) -> None:
 
     nursery.fork(IDLE)
     assert nursery.channel is not None
-    resource.prlimit(nursery.zygote, resource.RLIMIT_NOFILE, (6, 64))
+    resource.prlimit(nursery.zygote, resource.RLIMIT_NOFILE, (3, 64))
     child = nursery.claim()
     nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
     kind, workers, why = nursery.told()
