@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -142,6 +143,37 @@ def test_what_is_missing_for_a_build_is_told_in_one_line(
     assert re.fullmatch(
         r"packaging/deb/build: missing here; as root: apt-get install .+\n", done.stderr
     )
+
+
+TOLD = """# Changelog
+
+## [2.0.0] - unreleased
+
+What is new.
+
+### Added
+
+- **One `thing`**, over two
+  lines: see [there](docs/there.md).
+
+## [1.0.0] - 2026-01-02
+
+### Fixed
+
+- An old one.
+"""
+
+
+def test_debian_s_changelog_is_made_of_ours() -> None:
+    script = ROOT / "packaging" / "deb" / "changelog"
+    line = [sys.executable, str(script), "2.0.0", "1790000000"]
+    made = subprocess.run(line, input=TOLD, capture_output=True, text=True, check=True).stdout
+    first, last = made.split("\ngraced (1.0.0) unstable; urgency=medium\n")
+    assert first.startswith("graced (2.0.0) unstable; urgency=medium\n")
+    assert "\n  * One thing, over two lines: see there.\n" in first
+    assert first.rstrip().endswith(">  Mon, 21 Sep 2026 14:13:20 +0000")
+    assert "\n  * An old one.\n" in last
+    assert last.rstrip().endswith(">  Fri, 02 Jan 2026 00:00:00 +0000")
 
 
 # Its life
