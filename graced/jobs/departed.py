@@ -32,6 +32,11 @@ class Departed:
         self._buried: list[str] = []  # with the next commit
         self.looking = Patience(0.01, 2.0)  # for the end of those who linger
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether one that is dead has left something that still dies, and has its lock."""
+        return bool(self._dead) or any(self._plan.is_ours(owner) for owner in self._lingering)
+
     def find(self, ledger: Ledger) -> None:
         """The file has just been opened: who of those in it is none of ours?"""
         for name in [*ledger.owners, *owners.listed(self._plan.file)]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections import deque
 
 from graced.core import settings
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from graced.jobs.row import Row
 
 MOST_PARKED = 64  # frames of one worker that wait for the file
+LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
 
 
 class Service:
@@ -52,7 +54,7 @@ class Service:
         self._channel: Channel | None = channel
         self._elder = elder  # a connection to the keeper before us, while it has the file
         self._heir: Visitor | None = None  # the keeper after us, which waits for the file
-        self._stopping = False
+        self._stop_by: float | None = None  # asked to stop: as soon as nobody is awaited, or then
         self._to_main: deque[tuple[Any, ...]] = deque()
         self._epoll = select.epoll()
         self._workers: dict[str, Visitor] = {}
@@ -105,8 +107,8 @@ class Service:
             self._hear_elder(self._elder)
 
     def _is_over(self) -> bool:
-        if self._stopping:
-            return True
+        if self._stop_by is not None:
+            return not self._departed.is_awaited or time.monotonic() >= self._stop_by
         if self._channel is not None:
             return False
         return self._heir is not None or not self._workers
@@ -127,6 +129,8 @@ class Service:
     def _timeout(self) -> float:
         """Return how long nothing has to be done, in seconds; -1: for ever."""
         wait = min(self._book.sleep(idle=self._idle), self._departed.looking.left())
+        if self._stop_by is not None:
+            wait = min(wait, self._stop_by - time.monotonic())
         return -1 if wait == NEVER else max(wait, 0)
 
     def _close(self) -> int:
@@ -288,7 +292,7 @@ class Service:
             case ("log", *told):
                 self._log_to(settings.Log(*told))
             case ("stop",):
-                self._stopping = True
+                self._stop_by = time.monotonic() + LAST_LOOKS
 
     def _log_to(self, wanted: settings.Log) -> None:
         """Follow the main process to another log, as its user."""

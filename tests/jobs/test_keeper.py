@@ -205,6 +205,38 @@ def test_a_job_waits_for_what_its_worker_left_behind(kept: Kept) -> None:
     assert take(other).id == id
 
 
+def test_a_stop_waits_a_moment_for_what_still_dies(kept: Kept) -> None:
+    """Of a command's group: killed with its worker, and gone a little later."""
+    kept.start()
+    [id] = kept.client().submit(["1"])
+    worker = kept.worker(1)
+    take(worker)
+    left = subprocess.Popen(["sleep", "100"], pass_fds=[worker.lock], start_new_session=True)
+    assert kept.keeper.pid is not None
+    pidfd = os.pidfd_open(kept.keeper.pid)
+    kept.died(worker, 1, False)
+    kept.keeper.stop()
+    early = select.select([pidfd], [], [], 0.2)[0]
+    os.close(pidfd)
+    left.kill()
+    left.wait()
+    assert not early
+    assert kept.stop() == 0
+    kept.start()
+    assert kept.client().jobs("waiting", 0, 10)[0]["id"] == id
+
+
+def test_a_stop_does_not_wait_for_what_lives_on(kept: Kept) -> None:
+    kept.start()
+    kept.client().submit(["1"])
+    worker = kept.worker(1)
+    take(worker)
+    with subprocess.Popen(["sleep", "100"], pass_fds=[worker.lock], start_new_session=True) as left:
+        kept.died(worker, 1, False)
+        assert kept.stop() == 0
+        left.kill()
+
+
 def test_lock_files_do_not_pile_up(kept: Kept) -> None:
     kept.start()
     for number in range(1, 6):
