@@ -105,6 +105,9 @@ class SpareBirth(Birth):
 
     # -- in the middle process -----------------------------------------------------
 
+    def _settle_memory(self) -> None:
+        """For one child it would only be more to keep."""
+
     def _part_from(self, pid: int) -> None:
         """It stays in its zygote's group."""
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from graced.worker import Worker
 
 FEW: Final = 32  # workers that need no look at the limit of open descriptors
-CALM: Final = 0.002  # seconds without an order, after which a spare is born
+CALM: Final = 0.001  # seconds without an order, after which a spare is born
 _SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
 _SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
 
