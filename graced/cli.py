@@ -93,9 +93,9 @@ def _run(config: str | None, sets: list[str]) -> int:
     import gc
 
     gc.disable()  # imports make no garbage; the supervisor enables it again
-    from graced import supervisor
+    from graced.host import signals
 
-    supervisor.early()
+    signals.install()  # before what takes long to import: PID 1 loses what has no handler
     reading, again = _read(config, sets)
     if reading.settings is None:
         _tell_systemd(WRONG, str(reading.problems[0]))
