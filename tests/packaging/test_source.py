@@ -38,9 +38,13 @@ def copy(tmp_path: Path) -> Path:
 def test_the_version_stands_in_one_place(copy: Path) -> None:
     assert made("version") == graced.__version__
     init = copy / "graced" / "__init__.py"
-    init.write_text(init.read_text().replace(graced.__version__, "9.8.7rc1"))
-    assert made("version", root=copy) == "9.8.7rc1"
-    init.write_text(init.read_text().replace("__version__ =", "VERSION ="))
+    init.write_text(init.read_text().replace(graced.__version__, "9.8.7"))
+    assert made("version", root=copy) == "9.8.7"
+
+
+@pytest.mark.parametrize("wrong", ['__version__ = "1.0rc1"', '__version__ = ""', "VERSION = 1"])
+def test_only_releases_are_packed(copy: Path, wrong: str) -> None:
+    (copy / "graced" / "__init__.py").write_text(f"{wrong}\n")
     failed = source("version", root=copy)
     assert failed.returncode == 1
     assert "graced/__init__.py" in failed.stderr
