@@ -202,6 +202,10 @@ def _health(args: Arguments) -> int:
 
 
 def _reload(args: Arguments) -> int:
+    for flag in args.set:
+        key = flag.partition("=")[0]
+        if key not in ("name", "runtime_dir"):
+            say(f"graced: --set {key} has no effect on a daemon that runs: change the file")
     reply = _ask(args, "reload", timeout=None)
     generation = reply.get("generation")
     print("reloaded" if generation is None else f"reloaded: generation {generation}")

@@ -55,12 +55,7 @@ def _config_options(parser: Parser, assignment: Callable[[str], str]) -> None:
 
 
 def _client_options(parser: Parser) -> None:
-    """What only asks a running daemon reads no more than where that is."""
-    _finding_options(parser, _whereabouts)
-
-
-def _finding_options(parser: Parser, assignment: Callable[[str], str]) -> None:
-    _config_options(parser, assignment)
+    _config_options(parser, _known_assignment)
     parser.add_argument(
         "--socket",
         metavar="PATH",
@@ -74,22 +69,11 @@ def _assignment(text: str) -> str:
     return text
 
 
-def _whereabouts(text: str) -> str:
-    return _flag(text, known=("name", "runtime_dir"))
-
-
 def _known_assignment(text: str) -> str:
-    return _flag(text, known=None)
-
-
-def _flag(text: str, known: tuple[str, ...] | None) -> str:
-    """Refuse what would be passed over: then another daemon than the one that is meant is asked."""
+    """Refuse what would be passed over unseen: then another daemon than the one meant is asked."""
     from graced.host.configidentity import flag_problem
 
-    key = _assignment(text).partition("=")[0]
-    problem = flag_problem(text)
-    if problem is None and known is not None and key not in known:
-        problem = f"{key}: has no effect on a daemon that runs; give it to graced run"
+    problem = flag_problem(_assignment(text))
     if problem is not None:
         raise argparse.ArgumentTypeError(problem)
     return text
@@ -131,7 +115,7 @@ def _check(parser: Parser) -> None:
 
 
 def _doctor(parser: Parser) -> None:
-    _finding_options(parser, _known_assignment)
+    _client_options(parser)
     parser.add_argument(
         "--ignore",
         metavar="DIRECTIVE",
@@ -173,7 +157,7 @@ def _scale(parser: Parser) -> None:
 
 
 def _submit(parser: Parser) -> None:
-    _finding_options(parser, _known_assignment)
+    _client_options(parser)
     parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
     parser.add_argument(
         "--json", metavar="VALUE", help="the job's payload; -: one JSON value a line from stdin"
@@ -189,7 +173,7 @@ def _submit(parser: Parser) -> None:
 
 
 def _jobs(parser: Parser) -> None:
-    _finding_options(parser, _known_assignment)
+    _client_options(parser)
     parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
     parser.add_argument(
         "--state", choices=("waiting", "taken", "done", "dead"), help="only jobs in this state"

@@ -215,9 +215,6 @@ FLAGS = [
     ("name=a b", (*ASKING, "submit", "jobs", "doctor"), "name"),
     ("runtime_dir=[", (*ASKING, "jobs"), "runtime_dir"),
     ("runtime_dir=[a]", (*ASKING, "jobs"), "runtime_dir: is a list or a mapping; write a text"),
-    ("pools.jobs.workers=8", ASKING, "has no effect on a daemon that runs; give it to graced run"),
-    ("state_dir=/x", ASKING, "has no effect on a daemon that runs; give it to graced run"),
-    ("pools.jobs.wrokers=8", ASKING, "has no effect"),
 ]
 
 
@@ -234,8 +231,17 @@ def test_flags_that_say_where_the_daemon_or_its_queue_is() -> None:
     for command in (*ASKING, "submit", "jobs", "doctor"):
         for flag in ("name=shop", "runtime_dir=/x", "runtime_dir=", "runtime_dir=null"):
             assert cli._parsed([command, "--set", flag]).set == [flag]
-    for flag in ("state_dir=/x", "pools.any.queue=sqlite:///x.db", "user=null"):
-        assert cli._parsed(["submit", "--set", flag]).set == [flag]
+        for flag in ("state_dir=/x", "pools.any.workers=8", "pools.any.queue=sqlite:///x.db"):
+            assert cli._parsed([command, "--set", flag]).set == [flag]
+
+
+def test_a_reload_says_which_flags_it_has_no_use_for(paper: Paper) -> None:
+    paper.answers["reload"] = {"ok": True, "generation": 2}
+    flags = ["--set", "pools.jobs.workers=8", "--set", "name=graced"]
+    done = graced("reload", "--socket", paper.path, *flags)
+    assert (done.returncode, done.stdout) == (0, "reloaded: generation 2\n")
+    [said] = done.stderr.splitlines()
+    assert said.startswith("graced: --set pools.jobs.workers has no effect on a daemon that runs")
 
 
 @pytest.mark.parametrize(
