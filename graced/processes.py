@@ -225,8 +225,7 @@ class Processes:
         exit = self._early.pop(pid, None)
         if exit is not None:
             self._gone(worker, exit)
-        if not self._awaited():
-            self._early.clear()
+        self._forget_strangers()
 
     def met(self, worker: int) -> None:
         """Take a worker for born that speaks before its zygote has reported it."""
@@ -237,7 +236,13 @@ class Processes:
     def _unspawned(self, worker: int, reason: str) -> None:
         if worker in self._workers and self._workers[worker].pid is None:
             self._forget(worker)
+            self._forget_strangers()
             self._emit(SpawnFailed(worker, reason, clock.iso()))
+
+    def _forget_strangers(self) -> None:
+        """With no birth to be reported, what was reaped early was nobody's: its number comes back."""
+        if not self._awaited():
+            self._early.clear()
 
     def _awaited(self) -> list[int]:
         return [worker for worker, found in self._workers.items() if found.pid is None]
