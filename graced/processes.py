@@ -240,7 +240,7 @@ class Processes:
             self._emit(SpawnFailed(worker, reason, clock.iso()))
 
     def _forget_strangers(self) -> None:
-        """With no birth to be reported, what was reaped early was nobody's: its number comes back."""
+        """No birth is to be reported: what was reaped early was nobody's."""
         if not self._awaited():
             self._early.clear()
 
