@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,11 +58,12 @@ def run(
     path: Path,
     *options: str,
     words: tuple[str, ...] = ("--version",),
+    before: tuple[str, ...] = (),
     **environ: str,
 ) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name != "GRACED_PYTHON"}
     return subprocess.run(
-        [sys.executable, *options, str(launcher), *words],
+        [*before, sys.executable, *options, str(launcher), *words],
         env={**clean, "PATH": str(path), **environ},
         capture_output=True,
         text=True,
@@ -124,7 +126,26 @@ def test_a_python_that_is_named_and_does_not_serve(launcher: Path, path: Path) -
     done = run(launcher, path, GRACED_PYTHON="/no/such/python")
     assert done.returncode == WRONG
     assert done.stderr.startswith("graced: GRACED_PYTHON=/no/such/python: ")
+    (path / "text").write_text("not a program\n")
+    (path / "text").chmod(0o755)
+    done = run(launcher, path, GRACED_PYTHON="text")
+    assert done.returncode == WRONG
+    assert done.stderr.startswith("graced: GRACED_PYTHON=text: Exec format error; name a Python")
     assert started(path) == ["mine"]
+
+
+def test_a_folder_on_path_that_may_not_be_read_is_passed_over(launcher: Path, path: Path) -> None:
+    a_python(path, "python3.99")
+    closed = path.parent / "closed"
+    closed.mkdir(mode=0o311)
+    both = f"{closed}:{path}:/no/such/folder"
+    assert says_its_version(run(launcher, path, BARE, before=as_anybody(), PATH=both))
+
+
+def as_anybody() -> tuple[str, ...]:
+    """Return how root runs a command that may not read each folder, as others may not."""
+    bound = "--bounding-set=-dac_override,-dac_read_search"
+    return (str(shutil.which("setpriv")), bound) if os.geteuid() == 0 else ()
 
 
 def test_older_pythons_can_read_it() -> None:
