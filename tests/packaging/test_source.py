@@ -80,6 +80,24 @@ def test_the_tarball_is_the_same_without_git(tmp_path: Path, copy: Path) -> None
         assert {(m.uid, m.gid, int(m.mtime)) for m in tar} == {(0, 0, int(EPOCH))}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a checkout to somebody else")
+def test_somebody_elses_checkout_is_known_to_git_too(tmp_path: Path, copy: Path) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        date = {"GIT_COMMITTER_DATE": f"@{EPOCH} +0000"}
+        line = ["git", "-C", str(copy), *who, "-c", "commit.gpgsign=false", *words]
+        subprocess.run(line, check=True, env={**os.environ, **date})
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "all")
+    (copy / "notes").write_text("git does not know this one")
+    subprocess.run(["chown", "-R", "1234:1234", str(copy)], check=True)
+    assert made("epoch", root=copy) == EPOCH
+    tree = Path(made("tree", str(tmp_path / "tree"), root=copy))
+    assert not (tree / "notes").exists()
+
+
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     made("tree", str(tmp_path))
     failed = source("tree", str(tmp_path))
