@@ -124,6 +124,7 @@ def test_the_package_has_these_files_and_no_others(packages: Packages) -> None:
     # What has 4 KiB is compressed, if it is documentation.
     files = {path.removesuffix(".gz") for path in there if not path.endswith("/")}
     assert files == expected(packages.folder / "sources" / "first", units)
+    assert "/etc/graced/config.d/" in there  # empty: its files are the administrator's
     odd = {
         path: mode
         for path, mode in there.items()
@@ -403,6 +404,39 @@ def test_removed_it_keeps_what_is_the_users_and_purged_it_leaves_nothing(host: H
     assert [name for name in host.files() if "graced" in name.removeprefix("/made")] == []
     assert host.run("sh", "-c", USERS) == host.users
     assert host.attempt("systemctl", "list-unit-files", "--no-legend", "graced*").stdout == ""
+
+
+def test_a_user_of_that_name_who_was_there_before_stays(booted: Host) -> None:
+    booted.run("useradd", "--create-home", "--shell", "/bin/bash", "graced")
+    before = booted.run("getent", "passwd", "graced")
+    try:
+        booted.install()
+        assert booted.run("graced", "submit", "--wait", "--", "id", "-un") == '{"exit": 0}\n'
+        said = booted.attempt("dpkg", "--purge", "graced")
+        assert said.returncode == 0
+        assert "kept: the user graced" in said.stderr
+        assert booted.run("getent", "passwd", "graced") == before
+    finally:
+        booted.attempt("dpkg", "--purge", "graced")
+        booted.run("userdel", "--remove", "graced")
+
+
+def test_a_purge_empties_the_file_system_that_is_mounted_for_the_queue(booted: Host) -> None:
+    booted.run("mkdir", "/var/lib/graced")
+    booted.run("mount", "-t", "tmpfs", "queue", "/var/lib/graced")
+    try:
+        booted.install()
+        booted.run("graced", "submit", "--wait", "--", "true")
+        said = booted.attempt("dpkg", "--purge", "graced")
+        assert said.returncode == 0, said.stderr
+        assert "/var/lib/graced is still there" in said.stderr
+        assert booted.run("ls", "-A", "/var/lib/graced") == ""
+        assert booted.attempt("dpkg", "-s", "graced").returncode == 1
+    finally:
+        booted.run("umount", "/var/lib/graced")
+        booted.run("rmdir", "/var/lib/graced")
+        booted.attempt("dpkg", "--purge", "graced")
+        booted.attempt("userdel", "graced")
 
 
 def test_from_debian_12_to_13(make: Callable[[str], Packages]) -> None:
