@@ -181,14 +181,47 @@ def _same_file(one: int, other: int) -> bool:
 
 
 def _open_file(path: str, owner: tuple[int, int] | None) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    """Open a file for appending, or make it; as root only where nobody else can put a link."""
+    if owner is None or os.geteuid() != 0:
+        return _open(path)
+    return _open(path, owner) if _in_roots_folder(path) else _open_as(owner, path)
+
+
+def _open(path: str, owner: tuple[int, int] | None = None, more: int = 0) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | more
     try:
         return _high(os.open(path, flags))
     except FileNotFoundError:
         fd = _high(os.open(path, flags | os.O_CREAT, 0o640))
-    if owner is not None and os.geteuid() == 0:
+    if owner is not None:
         os.fchown(fd, *owner)
     return fd
+
+
+def _open_as(owner: tuple[int, int], path: str) -> int:
+    """Open a file with the rights of the pools' user, who may have made its name a link."""
+    uid, gid = owner
+    groups, own = os.getgroups(), os.getegid()
+    try:
+        os.setgroups([gid])
+        os.setegid(gid)
+        os.seteuid(uid)
+        return _open(path, more=os.O_NOFOLLOW)
+    finally:
+        os.seteuid(0)
+        os.setegid(own)
+        os.setgroups(groups)
+
+
+def _in_roots_folder(path: str) -> bool:
+    """Whether each folder on the way to a file is root's, as written and without links."""
+    folder = os.path.dirname(os.path.abspath(path))
+    for place in (folder, os.path.realpath(folder)):
+        while place != "/":
+            if os.path.lexists(place) and os.lstat(place).st_uid != 0:
+                return False
+            place = os.path.dirname(place)
+    return True
 
 
 def _high(fd: int) -> int:
