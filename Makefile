@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint bench deb rpm image sbom clean
+.PHONY: run test lint bench deb rpm image sbom clean help
 
 run: $(VENV)/.ready-to-run          ## the daemon of config.yaml, in the foreground; Ctrl-C stops it
 	$(BIN)/graced run -c config.yaml
@@ -30,12 +30,15 @@ rpm:                                ## dist/graced-VERSION-1.noarch.rpm, with rp
 image:                              ## dist/graced-VERSION.tar, with buildah, podman or docker
 	packaging/container/build dist
 
-sbom: $(VENV)/.ready-to-test        ## dist/graced-VERSION.cdx.json, for what is in dist/
-	$(BIN)/python packaging/sbom dist $(wildcard dist/*.deb dist/*.noarch.rpm dist/*.tar)
+sbom: $(VENV)/.ready-to-test        ## dist/graced-VERSION.cdx.json, for what is there of VERSION
+	$(BIN)/python packaging/sbom dist
 
-clean:
+clean:                              ## all that was made here, dist/ too
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:                               ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

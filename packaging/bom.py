@@ -110,10 +110,12 @@ def source(what: str) -> str:
 
 
 def packages(folder: Path, version: str) -> Iterator[Path]:
-    """Yield the packages and images of this version in a folder."""
+    """Yield the packages and images of this version in a folder, to be installed: no sources."""
     for path in sorted(folder.iterdir()):
         parts = next((p for form in (DEB, RPM, IMAGE) if (p := form.match(path.name))), None)
-        if parts and re.match(rf"{re.escape(version)}(?![0-9.])", parts["version"]):
+        if not parts or path.name.endswith(".src.rpm"):
+            continue
+        if re.match(rf"{re.escape(version)}(?![0-9.])", parts["version"]):
             yield path
 
 

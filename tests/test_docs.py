@@ -214,6 +214,19 @@ def test_make_targets_in_the_docs_exist() -> None:
             assert re.search(rf"^{target}:", makefile, re.M), f"{page.name}: make {target}"
 
 
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    [names] = re.findall(r"^\.PHONY: (.*)$", makefile, re.M)
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == names.split()
+
+
 def test_the_default_configuration_is_right() -> None:
     result = graced_command("check", "-c", str(ROOT / "config.yaml"))
     assert result.returncode == 0, result

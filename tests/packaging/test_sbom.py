@@ -156,6 +156,7 @@ def test_packages_of_this_version_are_told_by_their_checksums(tmp_path: Path) ->
         *purls,
         f"graced_{version}.1-1_all.deb",
         "graced_9.9-1_all.deb",
+        f"graced-{version}-1.src.rpm",  # it has the name of who packed it in it
         f"graced-{version}.txt",
     ]:
         (tmp_path / name).write_text(name)
