@@ -4,12 +4,15 @@ zygote: when it has had nothing to do for a moment, has one born like any worker
 spare:  once adopted, sleeps until it gets its order; leaves if its zygote is gone
         (end of file), is killed if the main process is (parent death signal)
 zygote: gives it the next order, waits for its answer, reports it as born
-spare:  writes its number to the record, leaves the zygote's group, answers, goes on as a worker
+spare:  says that it is one no more, writes its number to the record, leaves the zygote's
+        group, answers, goes on as a worker
 
 Until then it is part of its zygote: in its process group, so that what ends the one ends
 the other. It leaves only after its number is written: a main process that reaps the
 zygote first kills the group and then looks for numbers, so there is no worker that it
-does not know. Signals that came before the number were meant for nobody.
+does not know. Signals that came before the number were meant for nobody. Whether one that
+died was a worker by then, its zygote reads in memory that only the two of them share: the
+worker's record is the main process's, and may be another worker's by then.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from graced.core.record import Record, values
 from graced.family import Order
 from graced.host import process
 from graced.host.channel import Channel, ChannelClosed
-from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase, Scoreboard
+from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, RECORDS, Phase, Scoreboard
 from graced.worker import live, rehearse
 from graced.workerlife import ANSWERED, PARENT_DIED, Life
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 1.0  # seconds until one that does not answer, stopped say, is given up
 _BORN: Final = ("born",)
+_TAKEN: Final = Phase.SETUP  # of a spare's own record: it has taken its order
+_NOBODYS: Final = RECORDS  # after the last record: the window for the stack of a spare that crashes
 
 
 class Spare(Record):
@@ -46,21 +51,22 @@ class Spare(Record):
     pid: int
     pidfd: int
     channel: Channel
+    record: WorkerRecord  # its own, before it has a worker's
 
     def fds(self) -> tuple[int, int]:
         """Return the descriptors that a zygote has for it."""
         return self.pidfd, self.channel.fileno()
 
     def take(self, order: Order) -> bool:
-        """Give it its order; False if it is gone, and then it is for good."""
+        """Give it its order; False if it is gone, and never was this worker."""
         try:
             self.channel.send(values(order))
-            if self.channel.wait(timeout=PATIENCE):
-                return self.channel.receive() == _BORN
+            if self.channel.wait(timeout=PATIENCE) and self.channel.receive() == _BORN:
+                return True
         except ChannelClosed:
             pass
         self.end()
-        return False
+        return self.record.phase == _TAKEN
 
     def end(self) -> None:
         """Kill it, and see it dead: then what it has written stays as it is."""
@@ -78,7 +84,9 @@ class SpareBirth(Birth):
     def __init__(
         self, family: Family, load: Load, scoreboard: Scoreboard, stacks: Stacks | None
     ) -> None:
-        super().__init__(family, load, Scoreboard(1), stacks, [Order(worker=0, record=0, slot=0)])
+        super().__init__(family, load, scoreboard, stacks, [])
+        self._own_record = Scoreboard(1).record(0)
+        self.children = [(Order(worker=0, record=_NOBODYS, slot=0), self._own_record)]
         self._all_records = scoreboard
         self._ours, self._theirs = Channel.pair()
         self._pidfd: int | None = None
@@ -89,9 +97,8 @@ class SpareBirth(Birth):
         """Have it born; None if that can't be."""
         failure = self.labour(self._open, [*own_fds, self._ours.fileno()], fd_limit)
         self._theirs.close()
-        pid = self.children[0][1].pid
         if failure is None and self._pidfd is not None:
-            return Spare(pid, self._pidfd, self._ours)
+            return Spare(self._own_record.pid, self._pidfd, self._ours, self._own_record)
         self._ours.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
@@ -161,6 +168,7 @@ class SpareBirth(Birth):
         process.set_parent_death_signal(PARENT_DIED)
         if os.getppid() != self._family.main_pid:
             os._exit(signal.SIGTERM)
+        self._own_record.phase = _TAKEN
         words[PID] = os.getpid()  # from here on signals are meant for us
         words[PHASE] = Phase.BORN
         words[BORN_WHOLE] = 1

@@ -253,7 +253,8 @@ class Zygote:
         lead_down(list(self._wards.items()), self._plan.pool)
 
     def _epoll_once(self) -> None:
-        heard = self._epoll.poll(CALM if self._want_spare else None)
+        # One at a time: what comes of one may give the number of the next to another.
+        heard = self._epoll.poll(CALM if self._want_spare else None, 1)
         if not heard:
             self._bear_spare()
         for fd, _ in heard:
@@ -343,13 +344,13 @@ class Zygote:
 
     def _hand_over(self, spare: Spare, order: Order) -> bool:
         """Let the spare be this worker; False if it was gone before it was."""
-        record = self._plan.scoreboard.record(order.record)
         taken = spare.take(order)
         self._spare = None
         spare.channel.close()
-        if not taken and record.pid != spare.pid:
+        if not taken:
             os.close(spare.pidfd)
             return False
+        record = self._plan.scoreboard.record(order.record)
         self._wards[spare.pidfd] = Orphan(spare.pid, record)
         self._channel.send_all(("spawned", [(order.worker, spare.pid)]))
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import time
@@ -236,12 +237,81 @@ def test_killed_while_it_takes_its_order_it_is_whole_or_another_is_born(nursery:
         kind, births = nursery.told()
         assert kind == "spawned"
         child.pid = dict(births)[child.id]
-        assert child.record.pid == child.pid
         if child.pid != waiting:
+            assert child.record.pid == child.pid
             nursery.living.add(child.pid)
             child.ready().send(signal.SIGTERM)
             child.ended()
         nursery.scoreboard.release(child.index)
+
+
+SLOW_TO_PART = """
+leave_group = os.setpgid
+def setpgid(pid, group):
+    if (pid, group) == (0, 0):
+        time.sleep(60)
+    leave_group(pid, group)
+os.setpgid = setpgid
+"""
+
+
+def test_a_worker_is_not_born_twice_if_it_died_and_was_reaped_meanwhile(nursery: Nursery) -> None:
+    """By then its record may be another's: a second one of that number nobody would know."""
+    nursery.fork(SLOW_TO_PART + IDLE, spare=True)
+    assert nursery.channel is not None
+    nursery.spawn()[0].ready()
+    waiting = spare()
+    child = nursery.claim()
+    nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
+    until(lambda: child.record.pid, "a number")
+    os.kill(nursery.zygote, signal.SIGSTOP)
+    os.kill(waiting, signal.SIGKILL)
+    os.waitpid(waiting, 0)
+    nursery.scoreboard.release(child.index)
+    os.kill(nursery.zygote, signal.SIGCONT)
+    assert nursery.told() == ("spawned", [(child.id, waiting)])
+
+
+def test_workers_are_guarded_if_the_spare_died_after_they_were_ordered(nursery: Nursery) -> None:
+    """Its descriptor's number may be one of theirs, when its death is looked at."""
+    nursery.fork(IDLE, spare=True)
+    assert nursery.channel is not None
+    nursery.spawn()[0].ready()
+    waiting = spare()
+    os.kill(nursery.zygote, signal.SIGSTOP)
+    children = [nursery.claim() for _ in range(12)]
+    nursery.channel.send(("spawn", [(c.id, c.index, n, 0, 0) for n, c in enumerate(children)]))
+    os.kill(waiting, signal.SIGKILL)
+    os.waitpid(waiting, 0)
+    os.kill(nursery.zygote, signal.SIGCONT)
+    kind, births = nursery.told()
+    assert kind == "spawned"
+    nursery.living.update(pid for _, pid in births)
+    spare()  # it is at rest again
+    assert guarded(nursery.zygote).issuperset(nursery.living)
+
+
+def guarded(zygote: int) -> set[int]:
+    """Return of which processes a zygote has a pidfd."""
+    texts = [file.read_text() for file in Path(f"/proc/{zygote}/fdinfo").iterdir()]
+    return {int(found[1]) for text in texts if (found := re.search(r"^Pid:\s+(\d+)", text, re.M))}
+
+
+def test_the_crash_of_a_spare_is_not_told_as_that_of_a_worker(nursery: Nursery) -> None:
+    nursery.fork(IDLE, spare=True)
+    first = nursery.spawn()[0].ready()
+    waiting = spare()
+    os.kill(waiting, signal.SIGSEGV)
+    until(lambda: waiting not in list_children(), "it is gone")
+    assert first.index == 0
+    assert nursery.stacks.read(first.index) == ""
+    second = nursery.spawn()[0].ready()
+    spare()
+    third = nursery.spawn()[0].ready()
+    os.kill(third.pid, signal.SIGSEGV)
+    assert third.ended().status == signal.SIGSEGV
+    assert "Segmentation fault" in nursery.stacks.read(third.index)
+    assert nursery.stacks.read(second.index) == ""
 
 
 def test_a_zygote_killed_while_it_hands_over_leaves_nobody_unknown(nursery: Nursery) -> None:
