@@ -250,7 +250,8 @@ def test_without_a_tool_it_says_what_is_missing(tmp_path: Path) -> None:
         (tools / name).symlink_to(shutil.which(name) or name)
     made = run_build(tmp_path, str(tmp_path / "out"), PATH=str(tools))
     assert made.returncode == 1
-    assert re.fullmatch("build: needs buildah, podman or docker .*\n", made.stderr)
+    wanted = "packaging/container/build: needs buildah, podman or docker .*\n"
+    assert re.fullmatch(wanted, made.stderr)
 
 
 @pytest.mark.parametrize(
