@@ -255,6 +255,9 @@ class ClientEnd:
             self._sock = wire.connect(path, blocking=True)
         except (FileNotFoundError, ConnectionRefusedError):
             raise QueueGone(f"{path}: no daemon keeps this queue") from None
+        except PermissionError:
+            remedy = "be root, the daemon's user or in its group"
+            raise QueueError(f"{path}: permission denied; {remedy}") from None
         except OSError as error:
             raise QueueError(f"{path}: {error.strerror or error}") from None
         self._frames = wire.Frames()

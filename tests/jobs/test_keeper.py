@@ -406,6 +406,21 @@ def take_if_any(worker: WorkerEnd) -> Job | None:
     return worker.receive()
 
 
+def test_who_may_not_talk_to_it_is_told_who_may(kept: Kept, tmp_path: Path) -> None:
+    kept.start()
+    os.chmod(kept.socket, 0)
+    tmp_path.chmod(0o711)
+
+    def come() -> None:
+        os.chdir(tmp_path)
+        if os.geteuid() == 0:
+            os.setuid(12345)
+        with pytest.raises(QueueError, match="permission denied; be root, the daemon's user or"):
+            ClientEnd(os.path.basename(kept.socket))
+
+    assert os.waitstatus_to_exitcode(os.waitpid(in_a_process(come), 0)[1]) == 0
+
+
 def all_jobs(client: ClientEnd) -> Iterator[dict[str, Any]]:
     after = 0
     while page := client.jobs(None, after, 500):
