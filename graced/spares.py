@@ -53,10 +53,6 @@ class Spare(Record):
     channel: Channel
     record: WorkerRecord  # its own, before it has a worker's
 
-    def fds(self) -> tuple[int, int]:
-        """Return the descriptors that a zygote has for it."""
-        return self.pidfd, self.channel.fileno()
-
     def take(self, order: Order) -> bool:
         """Give it its order; False if it is gone, and never was this worker."""
         try:

@@ -320,8 +320,8 @@ class Zygote:
             self._channel.send_all(("unspawned", unborn, failure or "died before it was born"))
 
     def _own_fds(self) -> list[int]:
-        spare = () if self._spare is None else self._spare.fds()
-        return [self._channel.fileno(), self._epoll.fileno(), *self._wards, *spare]
+        """Return what no child shall have; at a birth there is no spare."""
+        return [self._channel.fileno(), self._epoll.fileno(), *self._wards]
 
     def _bear_spare(self) -> None:
         """Have one at hand for whoever dies next; if that can't be, the next birth tries again."""

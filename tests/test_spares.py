@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import signal
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nursery import DEADLINE, Nursery, until
+from nursery import DEADLINE, Feed, Nursery, until
 
 from graced.host import process
 from graced.host.scoreboard import Left
@@ -163,6 +164,37 @@ def test_a_spare_goes_with_the_main_process(tmp_path: Path) -> None:
     os.close(writer)
 
 
+def test_a_worker_that_was_a_spare_drains_after_the_main_process_s_death(tmp_path: Path) -> None:
+    feed = Feed()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+
+        def main() -> None:
+            nursery = Nursery(tmp_path)
+            os.dup2(feed.fd, nursery.feed.fd)
+            nursery.fork(IDLE, spare=True)
+            nursery.spawn()[0].ready()
+            waiting = spare()
+            assert nursery.spawn()[0].ready().pid == waiting
+            os.kill(nursery.zygote, signal.SIGSTOP)  # it can't tell the worker
+            os.write(writer, f"{waiting} {nursery.zygote}".encode())
+            signal.pause()
+
+        process.in_child(main)
+    pidfds = [os.pidfd_open(int(text)) for text in os.read(reader, 100).split()]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert select.select(pidfds[:1], [], [], DEADLINE)[0], "the worker is left"
+    feed.take()
+    assert "teardown 0" in feed.lines
+    process.signal_pidfd(pidfds[1], signal.SIGCONT)
+    assert select.select(pidfds[1:], [], [], DEADLINE)[0]
+    for fd in (*pidfds, reader, writer):
+        os.close(fd)
+    feed.close()
+
+
 def test_signals_to_a_spare_are_meant_for_nobody(nursery: Nursery) -> None:
     nursery.fork(IDLE, spare=True)
     nursery.spawn()[0].ready()
@@ -208,11 +240,39 @@ def test_a_spare_that_was_killed_is_replaced_by_a_birth(nursery: Nursery) -> Non
     nursery.spawn()[0].ready()
     for _ in range(5):
         waiting = spare()
+        fds = os.listdir(f"/proc/{nursery.zygote}/fd")
         os.kill(waiting, signal.SIGKILL)
+        let_go(nursery.zygote, len(fds) - 2)
         child = nursery.spawn()[0].ready()
         assert child.pid != waiting
         child.send(signal.SIGTERM)
         assert child.ended().status == 0
+
+
+def let_go(zygote: int, left: int) -> None:
+    until(lambda: len(os.listdir(f"/proc/{zygote}/fd")) == left, "the dead one is let go")
+
+
+def test_more_workers_than_descriptors_one_after_the_other(nursery: Nursery) -> None:
+    """Whoever was a spare has the usual limit, and all are guarded."""
+    code = """
+    import resource
+    class W(Worker):
+        def setup(self): say("limit", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        def step(self): self.wait(None)
+    """
+    nursery.fork(code, spare=True)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(nursery.zygote, resource.RLIMIT_NOFILE, (64, hard))
+    nursery.spawn()
+    for _ in range(60):
+        nursery.spawn()[0].ready()
+    nursery.spawn(5)
+    waiting = spare()
+    assert nursery.spawn()[0].pid == waiting
+    nursery.feed.wait("limit 64", 67)
+    spare()
+    assert guarded(nursery.zygote).issuperset(nursery.living)
 
 
 def test_a_spare_that_is_stopped_is_given_up(nursery: Nursery) -> None:
@@ -245,19 +305,34 @@ def test_killed_while_it_takes_its_order_it_is_whole_or_another_is_born(nursery:
         nursery.scoreboard.release(child.index)
 
 
-SLOW_TO_PART = """
+def parting(first: str) -> str:
+    """Return code that does something first in whoever has his number, but not his group yet."""
+    return (
+        f"""
 leave_group = os.setpgid
 def setpgid(pid, group):
     if (pid, group) == (0, 0):
-        time.sleep(60)
+        {first}
     leave_group(pid, group)
 os.setpgid = setpgid
 """
+        + IDLE
+    )
+
+
+def test_a_signal_is_not_lost_before_it_has_a_group_of_its_own(nursery: Nursery) -> None:
+    nursery.fork(parting("os.kill(os.getpid(), signal.SIGTERM)"), spare=True)
+    nursery.spawn()[0].ready()
+    waiting = spare()
+    child = nursery.spawn()[0]
+    assert child.pid == waiting
+    assert child.ended().status == 0
+    assert child.record.left == Left.INTERRUPTED
 
 
 def test_a_worker_is_not_born_twice_if_it_died_and_was_reaped_meanwhile(nursery: Nursery) -> None:
     """By then its record may be another's: a second one of that number nobody would know."""
-    nursery.fork(SLOW_TO_PART + IDLE, spare=True)
+    nursery.fork(parting("time.sleep(60)"), spare=True)
     assert nursery.channel is not None
     nursery.spawn()[0].ready()
     waiting = spare()
@@ -279,6 +354,7 @@ def test_workers_are_guarded_if_the_spare_died_after_they_were_ordered(nursery: 
     nursery.spawn()[0].ready()
     waiting = spare()
     os.kill(nursery.zygote, signal.SIGSTOP)
+    until(lambda: process.is_stopped(nursery.zygote), "stopped")
     children = [nursery.claim() for _ in range(12)]
     nursery.channel.send(("spawn", [(c.id, c.index, n, 0, 0) for n, c in enumerate(children)]))
     os.kill(waiting, signal.SIGKILL)
