@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,8 +70,9 @@ def test_a_stuck_round_is_told_and_ended(daemon: Daemon, kind: str) -> None:
     step = "self.first_life_is_over()\nsay('stuck')\ncount_for_ever()"
     worker(daemon, step, rest=code, workers=3, round_timeout="300ms").start().ready()
     stuck = daemon.events.wait("^stuck")[0]
-    again = daemon.events.wait("^setup jobs 0 ", 2)[1]
-    assert 0.3 <= again.at - stuck.at < SOON
+    born, again = daemon.events.wait("^setup jobs 0 ", 2)
+    assert again.at - born.at >= 0.3  # the round began in between
+    assert again.at - stuck.at < SOON
     assert daemon.log.matching(rf"worker jobs/0 \(pid {stuck.pid}\) is stuck:")
     assert daemon.log.matching(said)
     assert daemon.log.matching(
@@ -109,8 +111,9 @@ def test_extend_gives_a_round_more_time(daemon: Daemon) -> None:
     worker(daemon, step, round_timeout="300ms").start().ready()
     daemon.events.wait("^setup ", 2)
     shorter, again = daemon.events.matching("^shorter|^setup ")[1:]
-    assert daemon.events.matching("^end")
-    assert 0.2 <= again.at - shorter.at < SOON
+    [end] = daemon.events.matching("^end")
+    assert again.at - end.at >= 0.2  # the 0.2 s began in between
+    assert again.at - shorter.at < SOON
     assert len(daemon.events.matching("^begin")) == 1
     stop(daemon)
 
@@ -222,12 +225,12 @@ def test_recycling_by_rounds(daemon: Daemon) -> None:
 
 
 def test_recycling_by_age(daemon: Daemon) -> None:
+    before = time.monotonic()
     daemon.pool(workers=2, max_age="600ms").start().ready()
     ends = daemon.events.wait("^teardown ", 4)
     never_below(daemon, 2)
-    born = {line.pid: line.at for line in daemon.events.matching("^setup ")}
-    ages = [line.at - born[line.pid] for line in ends]
-    assert all(age > 0.45 for age in ages), ages
+    assert ends[0].at - before > 0.5  # a tenth of it is jitter
+    assert ends[2].at - before > 1.0  # the successors of the first two live as long
     daemon.log.wait(r"worker jobs/\d \(pid \d+\) .*max_age")
     stop(daemon)
 
