@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -186,8 +187,7 @@ def test_a_worker_that_was_a_spare_drains_after_the_main_process_s_death(tmp_pat
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert select.select(pidfds[:1], [], [], DEADLINE)[0], "the worker is left"
-    feed.take()
-    assert "teardown 0" in feed.lines
+    feed.wait("teardown 0", 2)  # the first worker's, and its own
     process.signal_pidfd(pidfds[1], signal.SIGCONT)
     assert select.select(pidfds[1:], [], [], DEADLINE)[0]
     for fd in (*pidfds, reader, writer):
@@ -240,17 +240,13 @@ def test_a_spare_that_was_killed_is_replaced_by_a_birth(nursery: Nursery) -> Non
     nursery.spawn()[0].ready()
     for _ in range(5):
         waiting = spare()
-        fds = os.listdir(f"/proc/{nursery.zygote}/fd")
         os.kill(waiting, signal.SIGKILL)
-        let_go(nursery.zygote, len(fds) - 2)
+        until(lambda p=waiting: p not in list_children(), "it is reaped")  # type: ignore[misc]
+        until(lambda: -1 not in guarded(nursery.zygote), "its zygote lets go of it")
         child = nursery.spawn()[0].ready()
         assert child.pid != waiting
         child.send(signal.SIGTERM)
         assert child.ended().status == 0
-
-
-def let_go(zygote: int, left: int) -> None:
-    until(lambda: len(os.listdir(f"/proc/{zygote}/fd")) == left, "the dead one is let go")
 
 
 def test_more_workers_than_descriptors_one_after_the_other(nursery: Nursery) -> None:
@@ -368,9 +364,13 @@ def test_workers_are_guarded_if_the_spare_died_after_they_were_ordered(nursery: 
 
 
 def guarded(zygote: int) -> set[int]:
-    """Return of which processes a zygote has a pidfd."""
-    texts = [file.read_text() for file in Path(f"/proc/{zygote}/fdinfo").iterdir()]
-    return {int(found[1]) for text in texts if (found := re.search(r"^Pid:\s+(\d+)", text, re.M))}
+    """Return of which processes a zygote has a pidfd; -1 for those that are reaped."""
+    found = set()
+    for fd in os.listdir(f"/proc/{zygote}/fdinfo"):
+        with contextlib.suppress(FileNotFoundError):
+            text = Path(f"/proc/{zygote}/fdinfo/{fd}").read_text()
+            found.update(int(pid) for pid in re.findall(r"^Pid:\s+(-?\d+)", text, re.M))
+    return found
 
 
 def test_the_crash_of_a_spare_is_not_told_as_that_of_a_worker(nursery: Nursery) -> None:
