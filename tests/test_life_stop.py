@@ -53,7 +53,10 @@ def test_sigterm_to_every_process_halves_no_round(daemon: Daemon) -> None:
 
 
 def test_an_idle_worker_is_woken_by_a_drain(daemon: Daemon) -> None:
-    daemon.pool(workers=4).start().ready()
+    step = "def step(self): say('waits'); super().step()"
+    daemon.module("waits", f"from crew import *\nclass Waits(Idle):\n  {step}\n")
+    daemon.pool("waits:Waits", workers=4, path=[".", TESTS]).start().ready()
+    daemon.events.wait("^waits", 4)  # who is told to drain before its first round has none
     asked = daemon.send(signal.SIGTERM)
     assert daemon.ended(0) - asked < SOON
     assert [line.words for line in daemon.events.matching("^woken")] == [["woken", "True"]] * 4
