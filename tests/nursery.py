@@ -191,10 +191,13 @@ class Nursery:
         children = [self.claim() for _ in range(count)]
         orders = [(c.id, c.index, slot, max_rounds, max_rss) for slot, c in enumerate(children)]
         self.channel.send(("spawn", orders))
-        kind, pids = self.told()
-        assert kind == "spawned"
+        pids: dict[int, int] = {}
+        while len(pids) < count:  # who was a spare is told of first
+            kind, told = self.told()
+            assert kind == "spawned"
+            pids |= dict(told)
         for child in children:
-            child.pid = dict(pids)[child.id]
+            child.pid = pids[child.id]
             self.living.add(child.pid)
         return children
 
