@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -111,7 +112,8 @@ def orphan(bench: Bench) -> list[Line]:
 def _everybody(stage: Stage) -> int:
     now = time.monotonic_ns()
     for pid in stage.tree():
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # who was there for a birth alone
+            os.kill(pid, signal.SIGTERM)
     return now
 
 

@@ -135,7 +135,10 @@ class Stage:
     def gone_after(self, act: Callable[[], int], pids: Iterable[int] | None = None) -> float:
         """Do something that ends these processes, or all; return the ms until the last is gone."""
         with contextlib.ExitStack() as stack:
-            ends = [stack.enter_context(pidfd(p)) for p in (self.tree() if pids is None else pids)]
+            ends = []
+            for pid in self.tree() if pids is None else pids:
+                with contextlib.suppress(ProcessLookupError):  # who was there for a birth alone
+                    ends.append(stack.enter_context(pidfd(pid)))
             began = act()
             return (self._last_end(ends) - began) / 1e6
 
