@@ -202,9 +202,11 @@ def _health(args: Arguments) -> int:
 
 
 def _reload(args: Arguments) -> int:
+    from graced.host.configidentity import KEYS
+
     for flag in args.set:
         key = flag.partition("=")[0]
-        if key not in ("name", "runtime_dir"):
+        if key not in KEYS:
             say(f"graced: --set {key} has no effect on a daemon that runs: change the file")
     reply = _ask(args, "reload", timeout=None)
     generation = reply.get("generation")

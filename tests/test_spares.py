@@ -9,7 +9,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -138,60 +138,58 @@ def test_a_spare_is_killed_with_its_zygotes_group(nursery: Nursery) -> None:
     until(lambda: list_children() == [child.pid], "the spare is gone")
 
 
-def test_a_spare_goes_with_the_main_process(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def bereaved(home: Path, prepare: Callable[[Nursery], int]) -> Iterator[int]:
+    """Kill a main process whose zygote is stopped, so that it can tell nobody.
+
+    Gives a pidfd of whom `prepare` names.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
 
         def main() -> None:
-            nursery = Nursery(tmp_path)
-            nursery.fork(IDLE, spare=True)
-            nursery.spawn()[0].ready()
-            waiting = spare()
-            os.kill(nursery.zygote, signal.SIGSTOP)  # it can't tell the spare
-            os.write(writer, f"{waiting} {nursery.zygote}".encode())
+            nursery = Nursery(home)
+            watched = prepare(nursery)
+            os.kill(nursery.zygote, signal.SIGSTOP)
+            os.write(writer, f"{watched} {nursery.zygote}".encode())
             signal.pause()
 
         process.in_child(main)
-    pidfds = [os.pidfd_open(int(text)) for text in os.read(reader, 100).split()]
+    watched, zygote = (os.pidfd_open(int(text)) for text in os.read(reader, 100).split())
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert select.select(pidfds[:1], [], [], DEADLINE)[0], "the spare is left"
-    process.signal_pidfd(pidfds[1], signal.SIGCONT)
-    for pidfd in pidfds:
-        assert select.select([pidfd], [], [], DEADLINE)[0]
-        os.close(pidfd)
-    os.close(reader)
-    os.close(writer)
+    yield watched
+    process.signal_pidfd(zygote, signal.SIGCONT)
+    assert select.select([zygote], [], [], DEADLINE)[0]
+    for fd in (watched, zygote, reader, writer):
+        os.close(fd)
+
+
+def test_a_spare_goes_with_the_main_process(tmp_path: Path) -> None:
+    def prepare(nursery: Nursery) -> int:
+        nursery.fork(IDLE, spare=True)
+        nursery.spawn()[0].ready()
+        return spare()
+
+    with bereaved(tmp_path, prepare) as waiting:
+        assert select.select([waiting], [], [], DEADLINE)[0], "the spare is left"
 
 
 def test_a_worker_that_was_a_spare_drains_after_the_main_process_s_death(tmp_path: Path) -> None:
     feed = Feed()
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
 
-        def main() -> None:
-            nursery = Nursery(tmp_path)
-            os.dup2(feed.fd, nursery.feed.fd)
-            nursery.fork(IDLE, spare=True)
-            nursery.spawn()[0].ready()
-            waiting = spare()
-            assert nursery.spawn()[0].ready().pid == waiting
-            os.kill(nursery.zygote, signal.SIGSTOP)  # it can't tell the worker
-            os.write(writer, f"{waiting} {nursery.zygote}".encode())
-            signal.pause()
+    def prepare(nursery: Nursery) -> int:
+        os.dup2(feed.fd, nursery.feed.fd)
+        nursery.fork(IDLE, spare=True)
+        nursery.spawn()[0].ready()
+        waiting = spare()
+        assert nursery.spawn()[0].ready().pid == waiting
+        return waiting
 
-        process.in_child(main)
-    pidfds = [os.pidfd_open(int(text)) for text in os.read(reader, 100).split()]
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    assert select.select(pidfds[:1], [], [], DEADLINE)[0], "the worker is left"
-    feed.wait("teardown 0", 2)  # the first worker's, and its own
-    process.signal_pidfd(pidfds[1], signal.SIGCONT)
-    assert select.select(pidfds[1:], [], [], DEADLINE)[0]
-    for fd in (*pidfds, reader, writer):
-        os.close(fd)
+    with bereaved(tmp_path, prepare) as worker:
+        assert select.select([worker], [], [], DEADLINE)[0], "the worker is left"
+        feed.wait("teardown 0", 2)  # the first worker's, and its own
     feed.close()
 
 

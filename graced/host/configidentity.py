@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from graced.host.configtree import Node
 
-_KEYS = ("name", "runtime_dir")
+KEYS = ("name", "runtime_dir")
 
 
 def identity(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> tuple[str, str | None]:
@@ -57,7 +57,7 @@ def flag_problem(flag: str) -> str | None:
     source = Source("--set", "/")
     try:
         KeyPath(Map({}, Mark(source)), loose=False).keys(key.split("."))
-        if key in _KEYS:
+        if key in KEYS:
             _check(key, value, source)
     except NoSuchPool:
         return None
@@ -89,7 +89,7 @@ def _said(
     pairs = [(name[len(PREFIX) :].lower(), environ[name]) for name in variables(environ)]
     pairs += [(key, value) for key, _, value in (flag.partition("=") for flag in sets)]
     for key, value in pairs:
-        if key in _KEYS:
+        if key in KEYS:
             yield key, compose(value, Source("", base)).tree or compose("~", Source("", base)).tree
 
 
@@ -108,7 +108,7 @@ def _in_file(path: str, base: str) -> Iterator[tuple[str, Node | None]]:
     source = Source(path, base)
     composed = compose(text, source)
     entries = composed.tree.entries if isinstance(composed.tree, Map) else {}
-    for key in _KEYS:
+    for key in KEYS:
         if key in entries:
             yield key, entries[key].value
         elif not composed.complete:
