@@ -89,10 +89,10 @@ taken = RuntimeDir.take(sys.argv[1])
 child = os.fork()
 if child == 0:
     os.close(taken.lock)
+    print(os.getpid(), flush=True)  # only now is the lock the parent's alone
     os.close(1)
     sys.stdin.read()
     os._exit(0)
-print(child, flush=True)
 sys.stdin.read()
 """
 
