@@ -92,7 +92,8 @@ def contents(package: Path) -> dict[str, str]:
 def expected(source: Path, units: str) -> set[str]:
     """Return the files that are to be in the package."""
     modules = {f"/{path.relative_to(source)}" for path in (source / "graced").rglob("*.py")}
-    told = {f"/{path.name}" for path in (source / "docs").glob("*.md")}
+    told = {f"docs/{path.name}" for path in (source / "docs").glob("*.md")}
+    told |= {"README.md", "CHANGELOG.md", "changelog.gz", "copyright"}
     information = {"METADATA", "WHEEL", "entry_points.txt", "top_level.txt"}
     information.add("RECORD" if "/usr" not in units else "INSTALLER")
     packages = "/usr/lib/python3/dist-packages"
@@ -104,14 +105,13 @@ def expected(source: Path, units: str) -> set[str]:
         *(f"{units}/{name}" for name in ("graced.service", "graced@.service", "graced.socket")),
         "/usr/lib/sysusers.d/graced.conf",
         "/usr/share/graced/config.schema.json",
-        "/usr/share/man/man8/graced.8",
-        "/usr/share/man/man5/graced.yaml.5",
+        "/usr/share/man/man8/graced.8.gz",
+        "/usr/share/man/man5/graced.yaml.5.gz",
         "/usr/share/bash-completion/completions/graced",
         "/usr/share/zsh/vendor-completions/_graced",
         "/usr/share/fish/vendor_completions.d/graced.fish",
         "/usr/share/lintian/overrides/graced",
-        *(f"{DOCS}/{name}" for name in ("README.md", "changelog", "copyright")),
-        *(DOCS + name for name in told),
+        *(f"{DOCS}/{name}" for name in told),
         *(f"{DOCS}/examples/{path.name}" for path in (source / "examples").glob("*.py")),
         f"{DOCS}/examples/hardened.conf",
         f"{DOCS}/examples/root.conf",
@@ -121,8 +121,7 @@ def expected(source: Path, units: str) -> set[str]:
 def test_the_package_has_these_files_and_no_others(packages: Packages) -> None:
     there = contents(packages.deb())
     units = {"bookworm": "/lib/systemd/system"}.get(packages.suite, "/usr/lib/systemd/system")
-    # What has 4 KiB is compressed, if it is documentation.
-    files = {path.removesuffix(".gz") for path in there if not path.endswith("/")}
+    files = {path for path in there if not path.endswith("/")}
     assert files == expected(packages.folder / "sources" / "first", units)
     assert "/etc/graced/config.d/" in there  # empty: its files are the administrator's
     odd = {
