@@ -153,8 +153,14 @@ class Slots:
         return next(iter(self.to_renew()), None)
 
     def nothing_missing(self) -> bool:
-        """Whether every slot has a worker that may stay there."""
-        return self.candidate is None and not self.vacancies() and not self.to_renew()
+        """Whether every slot has a worker that may stay there.
+
+        With ``surge: 0`` an outdated one may: no probe is started beside it, so the
+        back-off would never end, nor be over for it to be renewed.
+        """
+        if self.candidate is not None or self.vacancies():
+            return False
+        return self.settings.surge == 0 or not self.to_renew()
 
     # -- room -------------------------------------------------------------------
 

@@ -294,6 +294,21 @@ def test_death_of_a_neighbour_with_a_round_to_its_credit_ends_it() -> None:
     assert len(made.serving()) == 2
 
 
+def test_scaled_to_where_none_is_missing_it_is_over_and_the_outdated_are_renewed() -> None:
+    made = started(pool(workers=2, surge=0))
+    made.run(10)
+    made.work_for = broken
+    kill(made, 1)
+    made.until(lambda: made.pool().backoff.active)
+    (old,) = made.alive(slot=0)
+    made.do(ev.ReplacementWanted(old.id, "max_rss"))
+    made.work_for = lambda p: Work()
+    made.law.by_hand = True
+    made.do(ev.ScaleAsked("jobs", 1))
+    assert made.said("no worker is missing, back-off is over")
+    made.until(lambda: not old.alive and made.serving())
+
+
 def test_probe_alive_for_reset_ends_it() -> None:
     made = in_backoff(workers=1, backoff=Backoff(reset=20.0))
     made.work_for = lambda p: Work()
