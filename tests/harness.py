@@ -8,6 +8,7 @@ deadlines are only reached by failures.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -32,7 +33,7 @@ import yaml
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 DEADLINE = 60.0
-SOON = 5.0  # seconds; what comes at once has come by then on any machine, and nothing else has
+SOON = 20.0  # seconds; what comes at once has come by then on any machine, and nothing else has
 MARK = "GRACED_TEST"  # in the environment of all that a test starts, to find it again
 T = TypeVar("T")
 
@@ -50,37 +51,69 @@ class Line(NamedTuple):
 
 
 class Feed:
-    """Lines in the order of their arrival, to look through and to wait for."""
+    """Lines in the order of their arrival, to look through and to wait for.
 
-    def __init__(self, name: str, changed: threading.Condition, over: Callable[[], bool]) -> None:
+    What was said is in a pipe or a socket first. Whoever looks through the lines gets all that
+    was said until he looked, whether it had been read by then or not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        changed: threading.Condition,
+        over: Callable[[], bool],
+        read_all: Callable[[], None],
+    ) -> None:
         self.name = name
-        self.lines: list[Line] = []
+        self._lines: list[Line] = []
         self._changed = changed
         self._over = over  # nobody is left who could still say something
+        self._read_all = read_all
 
     def add(self, line: Line) -> None:
         with self._changed:
-            self.lines.append(line)
+            self._lines.append(line)
             self._changed.notify_all()
+
+    @property
+    def lines(self) -> list[Line]:
+        """All that was said so far."""
+        self._read_all()
+        with self._changed:
+            return list(self._lines)
 
     def matching(self, pattern: str) -> list[Line]:
         """Return the lines so far in which the regular expression is found."""
-        with self._changed:
-            return [line for line in self.lines if re.search(pattern, line.text)]
+        return [line for line in self.lines if re.search(pattern, line.text)]
 
     def wait(self, pattern: str, count: int = 1, deadline: float = DEADLINE) -> list[Line]:
         """Wait until `count` lines match since the daemon's start, and return them."""
+        end = time.monotonic() + deadline
+        over = False
+        while True:
+            lines = self.lines
+            found = [line for line in lines if re.search(pattern, line.text)]
+            if len(found) >= count:
+                return found
+            left = end - time.monotonic()
+            if over or left <= 0:
+                said = "\n".join(line.text for line in lines[-60:])
+                which = f"{len(found)} of {count} {pattern!r}"
+                raise AssertionError(f"{self.name}: {which} came; it said:\n{said}")
+            over = self._over()  # then what was said last is seen at one more look
+            if not over:
+                self._grow(len(lines), min(left, 0.5))
 
-        def enough() -> bool:
-            return len(self.matching(pattern)) >= count
-
+    def _grow(self, size: int, seconds: float) -> None:
+        """Wait until there are more lines than so many."""
         with self._changed:
-            self._changed.wait_for(lambda: enough() or self._over(), deadline)
-            if self._changed.wait_for(enough, 1.0):  # what was said last may be read last
-                return self.matching(pattern)
-        said = "\n".join(line.text for line in self.lines[-60:])
-        found = len(self.matching(pattern))
-        raise AssertionError(f"{self.name}: {found} of {count} {pattern!r} came; it said:\n{said}")
+            self._changed.wait_for(lambda: len(self._lines) > size, seconds)
+
+    def forget(self) -> None:
+        """Begin anew, with what is said from now on."""
+        self._read_all()
+        with self._changed:
+            self._lines.clear()
 
     def collect(self, seconds: float) -> list[Line]:
         """Return all that arrives in the next seconds: for what must not come too often."""
@@ -103,6 +136,7 @@ class Pump(threading.Thread):
         self._sources: dict[int, Callable[[], bool]] = {}
         self._wake_read, self._wake_write = os.pipe()
         self._over = False
+        self._asked: collections.deque[threading.Event] = collections.deque()
         self.add(self._wake_read, lambda: bool(os.read(self._wake_read, 1)))
 
     def add(self, fd: int, read: Callable[[], bool]) -> None:
@@ -113,9 +147,29 @@ class Pump(threading.Thread):
 
     def run(self) -> None:
         while not self._over:
-            for fd, _ in self._poll.poll():
-                if not self._sources[fd]():
-                    self._poll.unregister(fd)
+            self._read(self._poll.poll())
+            asked = [self._asked.popleft() for _ in range(len(self._asked))]
+            for _ in range(1000 if asked else 0):  # there may be no end of it
+                if not (ready := self._poll.poll(0)):
+                    break
+                self._read(ready)
+            for done in asked:
+                done.set()
+
+    def _read(self, ready: list[tuple[int, int]]) -> None:
+        for fd, _ in ready:
+            if not self._sources[fd]():
+                self._poll.unregister(fd)
+
+    def read_all(self) -> None:
+        """Return when all has been read that is there to be read now."""
+        if not self.is_alive():
+            return
+        done = threading.Event()
+        self._asked.append(done)
+        os.write(self._wake_write, b"x")
+        while not done.wait(1.0) and self.is_alive():
+            pass
 
     def end(self) -> None:
         self._over = True
@@ -178,9 +232,10 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.changed = threading.Condition(threading.RLock())
         self._logs = 0  # pipes that somebody may still write to
-        self.log = Feed("log", self.changed, self.silent)
-        self.events = Feed("events", self.changed, self.silent)
-        self.notices = Feed("notices", self.changed, self.silent)
+        self.pump = Pump()
+        self.log = Feed("log", self.changed, self.silent, self.pump.read_all)
+        self.events = Feed("events", self.changed, self.silent, self.pump.read_all)
+        self.notices = Feed("notices", self.changed, self.silent, self.pump.read_all)
         self._fifo = self.short / "events"
         os.mkfifo(self._fifo)
         self._fifo.chmod(0o666)
@@ -188,7 +243,6 @@ class Daemon:
         self.notify = NotifySocket(str(self.short / "notify"), self.notices)
         (self.short / "notify").chmod(0o777)
         self._log_fds: list[int] = []
-        self.pump = Pump()
         self.pump.add(self._fifo_fd, Splitter(self._fifo_fd, self._event, lambda: None))
         self.pump.add(self.notify.socket.fileno(), self.notify)
 
@@ -259,18 +313,16 @@ class Daemon:
         return self
 
     def silent(self) -> bool:
-        """Whether all that could still say something are gone."""
-        return self._logs == 0
+        """Whether all that could still say something are gone: its log is closed, and it ended."""
+        return self.process is not None and self._logs == 0 and has_ended(self.process)
 
     def ready(self, times: int = 1, deadline: float = DEADLINE) -> Daemon:
         """Wait for READY=1; fail at once if the daemon ends instead."""
-
-        def said() -> bool:
-            return len(self.notices.matching("^READY=1$")) >= times
-
-        with self.changed:
-            self.changed.wait_for(lambda: said() or self.silent(), deadline)
-        assert said(), f"not ready; its log:\n{self.log}\nand events:\n{self.events}"
+        try:
+            self.notices.wait("^READY=1$", times, deadline)
+        except AssertionError as error:
+            said = f"its log:\n{self.log}\nand events:\n{self.events}"
+            raise AssertionError(f"not ready; {said}") from error
         return self
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -325,9 +377,10 @@ class Daemon:
         return self.process.pid
 
     def send(self, number: signal.Signals) -> float:
-        """Signal the main process; return the time."""
+        """Signal the main process; return the time before."""
+        at = time.monotonic()
         os.kill(self.pid, number)
-        return time.monotonic()
+        return at
 
     def workers(self, pool: str = "jobs") -> list[dict[str, Any]]:
         return list(self.status()["pools"][pool]["workers"])
@@ -343,27 +396,15 @@ class Daemon:
         at = time.monotonic()
         assert came, f"still running after {deadline} s; log:\n{self.log}"
         actual = self.process.wait(DEADLINE)
-        if actual >= 0:  # it left by itself, so nobody is left to say more
-            self._hear_out()
         assert code is None or actual == code, f"exit code {actual}, not {code}; log:\n{self.log}"
         return at
-
-    def _hear_out(self) -> None:
-        """Wait until all that was said before the end has arrived."""
-        mail = [self._fifo_fd, self.notify.socket.fileno()]
-        end = time.monotonic() + SOON
-        while not self.silent() or select.select(mail, [], [], 0)[0]:
-            with self.changed:
-                self.changed.wait(0.01)
-            if time.monotonic() > end:  # something inherited its standard error
-                return
 
     def left(self) -> dict[int, str]:
         """Return the processes this test has started and that still live, with their names."""
         own = {os.getpid()}
         return {pid: name for pid, name in marked(self.mark) if pid not in own}
 
-    def nothing_left(self, deadline: float = 5.0) -> float:
+    def nothing_left(self, deadline: float = SOON) -> float:
         """Wait until every process of this test is gone; return the time of the last one's end."""
         end = time.monotonic() + deadline
         while left := self.left():
@@ -416,6 +457,14 @@ def pidfd(pid: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether a child has ended, and leave it to be reaped."""
+    if process.returncode is not None:
+        return True
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, flags) is not None
 
 
 def wait_gone(pids: list[int], deadline: float = DEADLINE) -> float:

@@ -162,8 +162,8 @@ class Container:
         self.line = ["run", "--name", self.name, *options, image, *command.split()]
         self.changed = threading.Condition(threading.RLock())
         self.over = False
-        self.log = Feed("log", self.changed, lambda: self.over)
         self.pump = Pump()
+        self.log = Feed("log", self.changed, lambda: self.over, self.pump.read_all)
 
     def __enter__(self) -> Container:
         line = [str(LAB), "run", self.host.machine.name, "podman", *self.line]

@@ -249,7 +249,7 @@ def host(booted: Host) -> Iterator[Host]:
     yield booted
     booted.run("dpkg", "--purge", "graced")
     booted.attempt("sh", "-c", "rm -rf /etc/graced /var/lib/graced-* /run/gate")
-    booted.events.lines.clear()
+    booted.events.forget()
 
 
 def test_installed_it_runs(host: Host) -> None:

@@ -94,9 +94,9 @@ class Machine:
         self._shown = shown
         self.name = f"{suite.replace('+', '-')}-{os.getpid()}-{next(NUMBERS)}"
         self.changed = threading.Condition(threading.RLock())
-        self.journal = Feed("journal", self.changed, lambda: False)
-        self.events = Feed("events", self.changed, lambda: False)
         self.pump = Pump()
+        self.journal = Feed("journal", self.changed, lambda: False, self.pump.read_all)
+        self.events = Feed("events", self.changed, lambda: False, self.pump.read_all)
         self._stack = contextlib.ExitStack()
         self._dropins: list[str] = []
 
@@ -125,7 +125,7 @@ class Machine:
         events = os.open(self.root / EVENTS[1:], os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._stack.callback(os.close, events)
         self.pump.add(events, Splitter(events, self._event, lambda: None))
-        line = [str(LAB), "run", self.name, "journalctl", "-f", "-n", "0", "-o", "cat"]
+        line = [str(LAB), "run", self.name, "journalctl", "-f", "-n", "all", "-o", "cat"]
         reader = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert reader.stdout is not None
         self.pump.add(
@@ -136,6 +136,8 @@ class Machine:
         self._stack.callback(self.pump.end)
         self._stack.callback(reader.wait)
         self._stack.callback(reader.kill)
+        self.journal_read()
+        self.journal.forget()
 
     def _event(self, text: str) -> None:
         at, pid, words = text.split(" ", 2)
@@ -143,6 +145,12 @@ class Machine:
 
     def _said(self, text: str) -> None:
         self.journal.add(Line(time.monotonic(), 0, text))
+
+    def journal_read(self) -> None:
+        """Wait until all has arrived that was written to the journal before this."""
+        mark = f"mark {next(NUMBERS)} of the tests"
+        self.run("sh", "-c", f"journalctl --sync && echo {mark} | systemd-cat")
+        self.journal.wait(mark)
 
     # Commands
 
@@ -233,15 +241,15 @@ class Machine:
         return sorted(pid for pid, name in self.pids(unit).items() if name == "graced-worker")
 
     def clean(self) -> None:
-        """End what a test has left, and forget it."""
+        """End what a test has left, and forget it, with all that is still on its way."""
         script = f"systemctl kill -s KILL {UNIT}; systemctl stop {UNIT}; "
         if self._dropins:
             script += f"rm -f {' '.join(self._dropins)}; systemctl daemon-reload; "
         self.attempt("sh", "-c", f"{script} systemctl reset-failed {UNIT}")
         self._dropins.clear()
-        with self.changed:
-            self.events.lines.clear()
-            self.journal.lines.clear()
+        self.journal_read()
+        self.events.forget()
+        self.journal.forget()
 
 
 @contextlib.contextmanager
