@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from harness import Daemon
+from hypothesis import HealthCheck, settings
+
+# Here, before any test is read: a machine that stands still for a moment is no failure.
+settings.register_profile("patient", deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import math
 import os
 from dataclasses import replace
 
-from hypothesis import HealthCheck, Phase
+from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -47,6 +47,8 @@ CODES = (
     Code(imports=0.2, fails="SyntaxError"),
     Code(imports=None),
     Code(forks=None),
+    Code(silent=True),
+    Code(fails="SyntaxError", lingers=True),
     Code(fork_fails="no memory"),
     Code(lives=0.004),
     Code(lives=2.0),
@@ -212,7 +214,7 @@ class Histories(RuleBasedStateMachine):
         self.behave([Work(round=0.5)])
         self.load([Code()])
         for zygote in world.zygotes.values():
-            zygote.code = replace(zygote.code, forks=0.002, fork_fails=None)
+            zygote.code = replace(zygote.code, forks=0.002, fork_fails=None, silent=False)
         world.next_config = world.daemon.settings
         world.until(lambda: world.daemon.stopping or self._recovered(), within=300)
         words = world.law.words
@@ -269,7 +271,5 @@ TestHistories = Histories.TestCase
 TestHistories.settings = hypothesis_settings(
     max_examples=int(os.environ.get("GRACED_HISTORIES", "200")),
     stateful_step_count=40,
-    deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take many minutes
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graced.core.settings import Backoff, Log, Pool, Retry, Settings
@@ -23,9 +23,6 @@ from graced.host.configtree import Composed, Source
 from graced.host.configyaml import compose_yaml
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "config.schema.json").read_text("utf-8"))
-
-settings.register_profile("files", deadline=None, suppress_health_check=list(HealthCheck))
-settings.load_profile("files")
 
 
 @pytest.fixture(scope="module")

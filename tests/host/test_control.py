@@ -138,7 +138,7 @@ def test_the_socket_is_for_us_and_the_group(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 @given(
     lines=st.lists(
         st.one_of(

@@ -138,7 +138,7 @@ def test_any_value_is_one_line(pipe: Pipe, format: str, value: object) -> None:
 any_text = st.text(st.characters(exclude_categories=()), max_size=200)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(message=any_text, value=any_text, format=st.sampled_from(["text", "json", "journal"]))
 def test_nothing_that_is_said_can_harm(message: str, value: str, format: str) -> None:
     read, write = os.pipe()

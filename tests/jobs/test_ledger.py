@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -412,12 +412,7 @@ class Histories(RuleBasedStateMachine):
                 assert row.state in job.ends, (id, row.state, job.ends)
 
 
-Histories.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestHistories = Histories.TestCase
 
 
