@@ -182,7 +182,9 @@ class Member:
         """Ask it to finish the round in hand."""
         if self.leaving:
             return []
-        patience = self.settings.drain_timeout if self.pid else self.settings.stop_timeout
+        patience = self.settings.drain_timeout
+        if self.pid is None:  # and it has no round, as far as we know
+            patience = min(patience, self.settings.stop_timeout)
         self._rung(State.DRAINING, patience, now)
         return self._nudge(now)
 
@@ -212,6 +214,8 @@ class Member:
     def spawned(self, pid: int, now: float) -> list[Action]:
         """It has a process now; what it was asked before reaches it."""
         self.pid = pid
+        if self.state is State.DRAINING:
+            self.rung_length = self.settings.drain_timeout
         if self.verdict is Verdict.FORCED:
             return self.kill(now, self.verdict)
         if self.verdict is Verdict.LADDER:  # it has not heard of any rung yet

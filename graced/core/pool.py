@@ -174,6 +174,8 @@ class Pool:
         self.mode = Mode.LEAVING
         for member in list(self.members.values()):
             self._do(member.interrupt(now) if interrupt else member.drain(now))
+        for zygote in self.zygotes.values():
+            self._hurry_births(zygote, now)
 
     def kill(self, now: float) -> None:
         """Kill every worker, leases or not."""
@@ -200,6 +202,7 @@ class Pool:
         """The zygote can't load the code; its process leaves by itself."""
         if not zygote.lost():
             return
+        zygote.may_leave(now)
         if self.candidate is not None and zygote.id == self.candidate.zygote:
             self.candidate.failure = reason
         if zygote.id == self._zygotes.current:
@@ -231,6 +234,29 @@ class Pool:
         """It is of no use any more, and does not leave by itself."""
         self.zygote_failed(zygote, reason, now)
         self._zygotes.kill(zygote)
+
+    def _hurry_births(self, zygote: Zygote | None, now: float) -> None:
+        """Who is not born yet leaves, if need be by the death of its zygote, which may be stuck."""
+        if zygote is not None and self._bears(zygote):
+            zygote.hurry(now)
+
+    def _bears(self, zygote: Zygote) -> bool:
+        """Whether it has orders that it has not answered."""
+        return any(m.zygote == zygote.id and m.pid is None for m in self.members.values())
+
+    def _out_of_time(self, zygote: Zygote, now: float) -> None:
+        """Its deadline is over: that of its import, of its last births, or of its leaving."""
+        if zygote.stage is Stage.IMPORTING:
+            limit = seconds(zygote.settings.ready_timeout)
+            reason = f"importing {zygote.settings.worker} took longer than {limit}"
+            self._end_zygote(zygote, reason, now)
+        elif zygote.stage is Stage.LOST:
+            self._zygotes.kill(zygote)
+        elif self._bears(zygote):
+            self._say("warning", f"pool {self.name}: its zygote does not fork; killing it")
+            self._end_zygote(zygote, "its zygote does not fork", now)
+        else:
+            zygote.deadline = None
 
     # -- workers --------------------------------------------------------------
 
@@ -265,8 +291,8 @@ class Pool:
         self._ended(member, event.reason, event.planned, event.rounds, event.good, event.at, now)
 
     def not_spawned(self, member: Member, reason: str, at: str, now: float) -> None:
-        """A worker could not be forked."""
-        self._ended(member, f"could not be forked: {reason}", False, 0, 0, at, now)
+        """A worker could not be forked; to one that was asked to leave that is all the same."""
+        self._ended(member, f"could not be forked: {reason}", member.leaving, 0, 0, at, now)
 
     def _ended(
         self,
@@ -287,9 +313,7 @@ class Pool:
             self.kills += 1
         if planned and member.failure is None:
             self.backoff.left(member.id, now)
-            why = "" if member.wants is None else f" ({member.wants})"
-            after = f"left after {count(rounds, 'round')}{why}"
-            self._say("info", f"worker {member.label} {after}", member)
+            self._say("info", f"worker {member.label} {_farewell(member, rounds)}", member)
         elif killed and member.failure is None:
             self.backoff.left(member.id, now)
             self._say("warning", f"worker {member.label} had to be killed", member)
@@ -359,6 +383,7 @@ class Pool:
         if canary is not None:
             canary.birth = Birth.REFUSED
             self._do(canary.drain(now))
+        self._hurry_births(self.zygotes.get(candidate.zygote), now)
 
     def commit(self) -> None:
         """The proposed generation is proven everywhere: it is the current one now."""
@@ -411,7 +436,7 @@ class Pool:
             self._check_birth(member, now)
         for zygote in list(self.zygotes.values()):
             if zygote.deadline is not None and now >= zygote.deadline:
-                self._import_timed_out(zygote, now)
+                self._out_of_time(zygote, now)
         reset = self._probe_reset()
         if reset is not None and now >= reset:
             self._say("info", f"pool {self.name}: the probe lives, back-off is over")
@@ -546,11 +571,6 @@ class Pool:
             if zygote is not None and zygote.stage is Stage.READY:
                 self._end_zygote(zygote, "its zygote does not fork", now)
 
-    def _import_timed_out(self, zygote: Zygote, now: float) -> None:
-        limit = seconds(zygote.settings.ready_timeout)
-        reason = f"importing {zygote.settings.worker} took longer than {limit}"
-        self._end_zygote(zygote, reason, now)
-
     def _do(self, actions: Iterable[Action]) -> None:
         self._context.do(actions)
 
@@ -558,3 +578,11 @@ class Pool:
         slot = None if member is None else member.slot
         generation = self.generation if member is None else member.generation
         self._do([Say(level, text, self.name, slot, generation)])
+
+
+def _farewell(member: Member, rounds: int) -> str:
+    """Say how a worker left that was asked to."""
+    if member.pid is None:
+        return "left before it was born"
+    why = "" if member.wants is None else f" ({member.wants})"
+    return f"left after {count(rounds, 'round')}{why}"

@@ -36,7 +36,7 @@ class Zygote:
         self.settings = settings
         self.generation = generation
         self.stage = Stage.IMPORTING
-        self.deadline: float | None = now + settings.ready_timeout
+        self.deadline: float | None = now + settings.ready_timeout  # of what its stage is about
         self.ready_at: float | None = None  # when it had loaded the code
 
     def imported(self, now: float) -> bool:
@@ -55,6 +55,20 @@ class Zygote:
         self.stage = Stage.LOST
         self.deadline = None
         return True
+
+    def may_leave(self, now: float) -> None:
+        """It failed, and leaves by itself: its log may have to be read before."""
+        self.deadline = now + self.settings.stop_timeout
+
+    def hurry(self, now: float) -> None:
+        """Nobody wants the workers any more that it was told to fork: have them soon, or never.
+
+        Soon is half of ``stop_timeout``. The other half is for a worker that was born,
+        but only turns out to be when its zygote is dead.
+        """
+        if self.stage is Stage.READY:
+            end = now + self.settings.stop_timeout / 2
+            self.deadline = end if self.deadline is None else min(end, self.deadline)
 
 
 class Zygotes:
@@ -110,6 +124,7 @@ class Zygotes:
 
     def kill(self, zygote: Zygote) -> None:
         """End one that is of no use any more."""
+        zygote.deadline = None
         self._context.do([KillZygote(zygote.id)])
 
     def keep_only(self, needed: Container[int]) -> None:

@@ -310,6 +310,89 @@ def test_worker_drained_before_it_is_born_hears_of_it_at_its_birth() -> None:
     assert heard(process) == ["TERM"]
 
 
+def leave_unborn(made: World, event: ev.Event) -> float:
+    """Have a stop asked for while a zygote owes a worker; return how long the stop takes."""
+    made.start().until(made.births)
+    made.run(0.1)
+    at = made.now
+    made.do(event)
+    end = made.until_exit()
+    assert end.reason in (None, "1 worker had to be killed")
+    return made.now - at
+
+
+@pytest.mark.parametrize("event", [ev.DrainAsked(), ev.InterruptAsked()])
+@pytest.mark.parametrize("drain_timeout", [1.0, 30.0])
+def test_stop_does_not_wait_for_a_zygote_that_does_not_fork(
+    drain_timeout: float, event: ev.Event
+) -> None:
+    made = world(pool(drain_timeout=drain_timeout, stop_timeout=4.0))
+    made.code_for = lambda z: Code(forks=None)
+    assert leave_unborn(made, event) == pytest.approx(2.0, abs=0.01)
+    assert made.exit == ac.Exit(0, None)
+    assert made.said("its zygote does not fork")
+    assert made.said("left before it was born")
+    assert made.pool().deaths == 0
+
+
+@pytest.mark.parametrize("drain_timeout", [1.0, 2.5, 30.0])
+def test_worker_that_turns_up_when_its_zygote_is_killed_leaves_in_time(
+    drain_timeout: float,
+) -> None:
+    made = world(pool(drain_timeout=drain_timeout, stop_timeout=4.0))
+    made.code_for = lambda z: Code(silent=True)
+    made.work_for = lambda p: Work(setup=None, frozen=True)
+    assert leave_unborn(made, ev.DrainAsked()) <= drain_timeout + 4.0 + 0.01
+    (process,) = made.processes.values()
+    assert {"TERM", "INT"}.issuperset(h for h in heard(process) if h != "KILL")
+    assert "KILL" in heard(process)
+
+
+def test_worker_that_turns_up_in_a_stop_now_leaves_in_time() -> None:
+    made = world(pool(stop_timeout=4.0))
+    made.code_for = lambda z: Code(silent=True)
+    made.work_for = lambda p: Work(setup=None, frozen=True)
+    assert leave_unborn(made, ev.InterruptAsked()) == pytest.approx(4.0, abs=0.01)
+    (process,) = made.processes.values()
+    assert heard(process)[0] == "INT"
+
+
+def test_stop_now_after_a_drain_leaves_a_zygote_no_more_time() -> None:
+    made = world(pool(stop_timeout=4.0))
+    made.code_for = lambda z: Code(forks=None)
+    made.start().until(made.births)
+    at = made.now
+    made.do(ev.DrainAsked())
+    made.run(1.5)
+    made.do(ev.InterruptAsked())
+    made.until_exit()
+    assert made.now - at == pytest.approx(2.0, abs=0.01)
+
+
+def test_worker_that_was_in_a_round_all_along_finishes_it() -> None:
+    made = world(pool(stop_timeout=0.5, drain_timeout=30.0))
+    made.code_for = lambda z: Code(silent=True)
+    made.work_for = lambda p: Work(setup=0.05, round=6.0)
+    made.start().until(made.births)
+    made.do(ev.DrainAsked())  # its birth was not heard of
+    assert made.until_exit(20).code == 0
+    (process,) = made.processes.values()
+    assert (process.rounds, heard(process)) == (1, ["TERM"])
+
+
+def test_zygote_that_was_to_fork_in_time_is_left_alone() -> None:
+    made = world(pool(stop_timeout=4.0))
+    made.code_for = lambda z: Code(forks=0.5)
+    made.work_for = lambda p: Work(round=9.0)
+    made.start().until(made.serving)
+    zygote = made.zygotes[1]
+    made.do(ev.ScaleAsked("jobs", 2))
+    made.do(ev.DrainAsked())
+    made.run(5)
+    assert zygote.state == "imported"  # it guards the worker that is still in its round
+    assert made.until_exit(20).code == 0
+
+
 def test_interrupt_reaches_a_worker_that_was_not_born_yet() -> None:
     made = world(pool())
     made.code_for = lambda z: Code(forks=1.0)
@@ -769,6 +852,15 @@ def test_stop_does_not_wait_for_an_import() -> None:
     made.start().run(1)
     made.do(ev.DrainAsked())
     assert made.until_exit(0.1).code == 0
+
+
+def test_zygote_that_does_not_leave_after_its_import_failed_is_killed() -> None:
+    made = world(pool(stop_timeout=2.0))
+    made.code_for = lambda z: Code(fails="SyntaxError", lingers=True)
+    made.start().until(lambda: made.said("giving up"))
+    at = made.now
+    assert made.until_exit(100).code == 1
+    assert made.now - at == pytest.approx(2.0, abs=0.01)
 
 
 def test_fork_that_fails_is_tried_again() -> None:

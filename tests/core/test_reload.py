@@ -312,6 +312,28 @@ def test_zygote_that_does_not_fork_is_refused() -> None:
     untouched(made)
 
 
+@pytest.mark.parametrize("event", [ev.DrainAsked(), ev.InterruptAsked()])
+def test_stop_does_not_wait_for_a_candidate_whose_zygote_does_not_fork(event: ev.Event) -> None:
+    made = started(pool(workers=2, ready_timeout=40.0, stop_timeout=4.0))
+    made.code_for = lambda z: Code(forks=None)
+    made.do(ev.ReloadAsked())
+    made.run(1)
+    at = made.now
+    made.do(event)
+    assert made.until_exit().code == 0
+    assert made.now - at == pytest.approx(2.0, abs=0.01)
+
+
+def test_zygote_that_does_not_fork_is_killed_soon_after_its_reload_was_refused() -> None:
+    made = started(pool(workers=2, ready_timeout=4.0, stop_timeout=3.0))
+    made.code_for = lambda z: Code(forks=None)
+    reload(made)
+    made.until(lambda: over(made))
+    made.run(1.6)
+    assert [z.state for z in made.zygotes.values()] == ["imported", "gone"]
+    untouched(made)
+
+
 @pytest.mark.parametrize(
     ("work", "reason"),
     [

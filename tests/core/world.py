@@ -40,6 +40,8 @@ class Code:
     fails: str | None = None  # why the import fails, when it is over
     forks: float | None = 0.002  # seconds to fork; None: for ever
     fork_fails: str | None = None
+    silent: bool = False  # it is stopped before it can report whom it has forked
+    lingers: bool = False  # it does not leave after an import that failed
     lives: float = math.inf  # seconds after the import
 
 
@@ -91,6 +93,7 @@ class Process:
     max_rounds: int
     ordered_at: float
     pid: int | None = None
+    reported: bool = False  # its birth, which it does itself when it is ready
     phase: str = "unborn"  # setup, ready, busy, teardown, gone
     rounds: int = 0
     good: int = 0
@@ -346,7 +349,8 @@ class World:
         if zygote.code.fails is not None:
             zygote.state = "failed"
             self._emit(ev.ImportFailed(zygote.id, zygote.code.fails))
-            self._after(SOON, lambda: self.end_zygote(zygote))
+            if not zygote.code.lingers:
+                self._after(SOON, lambda: self.end_zygote(zygote))
             return
         zygote.state = "imported"
         self._emit(ev.Imported(zygote.id))
@@ -360,6 +364,8 @@ class World:
         for process in self.processes.values():
             if process.zygote == zygote.id and process.phase == "unborn":
                 process.phase = "gone"
+            elif process.zygote == zygote.id and process.alive:
+                self._report(process)
         self._emit(ev.ZygoteDied(zygote.id, "its zygote was killed by SIGKILL"))
 
     def _order(self, zygote: Zygote, births: tuple[ac.Birth, ...]) -> None:
@@ -391,9 +397,16 @@ class World:
         self._pid += 1
         process.pid = self._pid
         process.phase = "setup"
-        self._emit(ev.Spawned(process.id, process.pid))
+        if not zygote.code.silent:
+            self._report(process)
         if process.work.setup is not None:
             self._after(process.work.setup, lambda: self._setup_over(process))
+
+    def _report(self, process: Process) -> None:
+        """The main process learns of a birth: from the zygote, the worker, or its record."""
+        if not process.reported and process.pid is not None:
+            process.reported = True
+            self._emit(ev.Spawned(process.id, process.pid))
 
     # -- a worker's life ------------------------------------------------------------
 
@@ -405,6 +418,7 @@ class World:
             self.die(process, work.setup_fails)
             return
         process.phase = "ready"
+        self._report(process)
         self._emit(ev.BecameReady(process.id))
         self._after(work.lives, lambda: self.die(process, "killed by SIGSEGV"))
         for at, seconds, ends in work.leases:
@@ -469,6 +483,7 @@ class World:
         if not process.alive:
             return
         process.phase = "gone"
+        self._report(process)
         self._emit(
             ev.Died(process.id, reason, planned, process.rounds, process.good, f"{self.now:.3f}")
         )
@@ -598,6 +613,7 @@ class Law:
         self._state: dict[int, State] = {}
         self._since: dict[int, tuple[float, float, float]] = {}  # when, leased, patience
         self._imported: set[int] = set()
+        self._leaving_since: dict[CorePool, float] = {}
         self.interrupts_asked = 0
 
     def judge(self, event: ev.Event | None, actions: list[ac.Action]) -> None:
@@ -630,7 +646,7 @@ class Law:
                     self._new(birth.worker)
             case ac.Drain(worker) | ac.Interrupt(worker) | ac.PrintStack(worker):
                 process = self._world.processes[worker]
-                assert process.pid is not None, "a signal to nobody"
+                assert process.reported, "a signal to nobody"
             case ac.Kill():
                 self._kill(action)
             case ac.KillZygote(zygote):
@@ -646,7 +662,7 @@ class Law:
     def _kill(self, kill: ac.Kill) -> None:
         world, worker = self._world, kill.worker
         process = world.processes[worker]
-        assert process.pid is not None
+        assert process.reported
         found = world.daemon.find(worker)
         assert found is not None
         member = found[1]
@@ -729,6 +745,8 @@ class Law:
     # -- one pool -------------------------------------------------------------------------
 
     def _pool(self, pool: CorePool) -> None:
+        if pool.mode is Mode.LEAVING:
+            self._unborn(pool)
         surges = [pool.settings.surge, self.surge.get(pool.name, 0)]
         if pool.candidate is not None:
             surges.append(pool.candidate.settings.surge)
@@ -754,6 +772,15 @@ class Law:
             probes = [m for m in staying if m.birth is Birth.PROBE and m.born_at >= since]
             unproven = [m for m in probes if m.state is State.STARTING]
             assert len(unproven) <= 1, "more than one probe"
+
+    def _unborn(self, pool: CorePool) -> None:
+        """Who is not born when its pool is to leave has half of its zygote's time."""
+        began = self._leaving_since.setdefault(pool, self._world.now)
+        for member in pool.members.values():
+            if member.pid is None:
+                waited = self._world.now - began
+                half = member.settings.stop_timeout / 2
+                assert waited <= half + SOON + EPSILON, "a stop waits for a birth"
 
     def _canary(self, pool: CorePool, member: Member) -> bool:
         return pool.candidate is not None and pool.candidate.canary == member.id
