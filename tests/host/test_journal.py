@@ -179,17 +179,24 @@ def test_a_stream_of_somebody_else_is_just_a_stream() -> None:
     os.close(write)
 
 
-def test_last_words_are_waited_for(journald: Journald) -> None:
+def test_last_words_are_waited_for(journald: Journald, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until they are read, and not longer."""
+    monkeypatch.setattr(journal, "PATIENCE", 3600.0)
     out = journald.log()
     out.settle()
     out.info("hello")
-    reader = threading.Timer(0.02, journald.take)
-    reader.start()
-    begun = time.monotonic()
-    out.settle()
-    took = time.monotonic() - begun
-    reader.join()
-    assert 0.01 < took < journal.PATIENCE
+    settled = threading.Event()
+    waiting = threading.Thread(target=lambda: (out.settle(), settled.set()), daemon=True)
+    waiting.start()
+    assert not settled.wait(0.05), "nobody has read them"
+    journald.take()
+    assert settled.wait(60)
+    waiting.join()
+
+
+def test_a_journal_that_reads_nothing_is_not_waited_for_long(journald: Journald) -> None:
+    out = journald.log()
     out.info("nobody reads this")
+    begun = time.monotonic()
     out.settle()
     assert time.monotonic() - begun > journal.PATIENCE
