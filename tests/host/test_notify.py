@@ -147,8 +147,7 @@ def test_everything_arrives_as_sent(systemd: Systemd, notifier: Notifier) -> Non
 
 def test_nobody_reading_neither_blocks_nor_loses(systemd: Systemd, notifier: Notifier) -> None:
     taken = filled(notifier)
-    begun = time.monotonic()
-    notifier.reloading("reloading")
+    notifier.reloading("reloading")  # if one of these blocked, it would for ever
     for n in range(100):
         notifier.status(f"status {n}")
         notifier.extend(n)
@@ -156,11 +155,10 @@ def test_nobody_reading_neither_blocks_nor_loses(systemd: Systemd, notifier: Not
     notifier.ready("ready")
     notifier.stopping()
     notifier.status("last")
-    assert time.monotonic() - begun < 1
     assert notifier.wants_write
     told = systemd.all()
     while notifier.wants_write:
-        assert select.select([], [notifier], [], 10)[1]
+        assert select.select([], [notifier], [], 60)[1]
         notifier.flush()
         told += systemd.all()
     told = told[taken:]
@@ -208,10 +206,10 @@ def test_the_last_flush_is_bounded(systemd: Systemd, notifier: Notifier) -> None
     notifier.stopping()
     begun = time.monotonic()
     notifier.final(0.2)
-    assert 0.15 < time.monotonic() - begun < 5
+    assert time.monotonic() - begun > 0.15
     assert notifier.wants_write
     systemd.all()
-    notifier.final(10)
+    notifier.final(3600)  # and is over as soon as all is sent
     assert not notifier.wants_write
     assert {"STOPPING": "1"} in systemd.all()
 
