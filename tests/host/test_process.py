@@ -15,6 +15,8 @@ import pytest
 from graced.host import process
 from graced.host.process import Exit, ProcessError
 
+DEADLINE = 60.0  # seconds; only a failure reaches it
+
 
 def fork(work: Callable[[], object]) -> int:
     """Fork a child that runs `work`, or dies of what it raises."""
@@ -89,10 +91,21 @@ def test_a_look_at_an_exit_reaps_nothing() -> None:
         os.waitpid(pid, 0)
 
 
-def test_no_exits_no_answer(sleeper: int) -> None:
-    assert process.peek_exit() is None
-    process.reap(sleeper)  # alive: nothing happens
-    assert process.signal_process(sleeper, 0)
+def test_no_exits_no_answer() -> None:
+    """In a process that has no children of other tests."""
+
+    def look() -> None:
+        sleeper = fork(signal.pause)
+        found = process.peek_exit()
+        process.reap(sleeper)  # alive: nothing happens
+        lives = process.signal_process(sleeper, 0)
+        os.kill(sleeper, signal.SIGKILL)
+        os.waitpid(sleeper, 0)
+        os._exit(0 if found is None and lives else 1)
+
+    pid = fork(look)
+    assert exit_of(pid).status == 0
+    process.reap(pid)
 
 
 def test_reaping_twice_is_harmless() -> None:
@@ -183,7 +196,7 @@ def test_blocked_signals_wait_and_the_old_mask_comes_back() -> None:
     before = signal.signal(signal.SIGUSR1, lambda number, _: got.append(number))
     try:
         mask = process.block_all()
-        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)  # to this thread: another one may not have blocked it
         assert got == []
         process.restore(mask)
         assert got == [signal.SIGUSR1]
@@ -226,7 +239,7 @@ def test_a_child_gets_its_parent_death_signal() -> None:
     os.read(pid_here, 20)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert select.select([wait_here], [], [], 30)[0]
+    assert select.select([wait_here], [], [], DEADLINE)[0]
     assert os.read(wait_here, 20) == b"got it"
     for fd in (pid_here, pid_there, wait_here, wait_there):
         os.close(fd)
@@ -381,7 +394,7 @@ def test_only_root_can_become_another() -> None:
 
 def test_a_process_stands_still_for_a_look(sleeper: int) -> None:
     assert not process.is_stopped(sleeper)
-    assert process.stop_for_a_look(sleeper, 10)
+    assert process.stop_for_a_look(sleeper, DEADLINE)
     assert process.is_stopped(sleeper)
     os.kill(sleeper, signal.SIGCONT)
 
@@ -402,7 +415,7 @@ def test_a_busy_process_stands_still_too() -> None:
     pid = fork(busy)
     os.read(reader, 1)
     for _ in range(50):
-        assert process.stop_for_a_look(pid, 10)
+        assert process.stop_for_a_look(pid, DEADLINE)
         first = board[0]
         for _ in range(1000):
             assert board[0] == first
@@ -416,14 +429,14 @@ def test_a_busy_process_stands_still_too() -> None:
 def test_the_dead_stand_still() -> None:
     pid = fork(lambda: os._exit(0))
     exit_of(pid)
-    assert process.stop_for_a_look(pid, 10)
+    assert process.stop_for_a_look(pid, DEADLINE)
     process.reap(pid)
-    assert process.stop_for_a_look(pid, 10)
+    assert process.stop_for_a_look(pid, DEADLINE)
 
 
 def test_others_children_stand_still_too(sleeper: int) -> None:
     """A zygote looks at processes that are not its own."""
-    pid = fork(lambda: os._exit(0 if process.stop_for_a_look(sleeper, 10) else 1))
+    pid = fork(lambda: os._exit(0 if process.stop_for_a_look(sleeper, DEADLINE) else 1))
     assert exit_of_other(pid).status == 0
     os.waitpid(pid, 0)
 
@@ -437,17 +450,18 @@ def test_memory_is_told_in_bytes(sleeper: int) -> None:
 
 
 def test_native_threads_are_counted() -> None:
-    import threading
+    """In a process of one thread: one that has been joined is still counted for a moment."""
 
-    over = threading.Event()
-    before = process.native_threads()
-    thread = threading.Thread(target=over.wait)
-    thread.start()
-    try:
-        assert process.native_threads() == before + 1
-    finally:
-        over.set()
-        thread.join()
+    def count() -> None:
+        import threading
+
+        before = process.native_threads()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        os._exit(0 if (before, process.native_threads()) == (1, 2) else 1)
+
+    pid = fork(count)
+    assert exit_of(pid).status == 0
+    process.reap(pid)
 
 
 # pidfds
@@ -458,7 +472,7 @@ def test_a_pidfd_is_readable_once_its_process_ended(sleeper: int) -> None:
     assert pidfd is not None
     assert not select.select([pidfd], [], [], 0)[0]
     assert process.signal_pidfd(pidfd, signal.SIGTERM)
-    assert select.select([pidfd], [], [], 30)[0]
+    assert select.select([pidfd], [], [], DEADLINE)[0]
     os.waitpid(sleeper, 0)
     assert process.signal_pidfd(pidfd, signal.SIGTERM) is False
     assert process.open_pidfd(sleeper) is None
