@@ -1,0 +1,93 @@
+"""Zygotes that do not do as told: who waits for them, and what becomes of their workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from harness import TESTS, Daemon, children, comm, wait_gone
+
+STOPS = """
+import os, signal
+from crew import *
+
+forks = 0
+
+
+def stop_before_fork() -> None:
+    \"\"\"Stop whoever bears workers, when some are born and others are not.\"\"\"
+    global forks
+    with open("/proc/self/comm") as file:
+        forks += file.read() == "graced-worker\\n"
+    if forks == {nth}:
+        say("stopped")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+os.register_at_fork(before=stop_before_fork)
+"""
+
+GATED = """
+from crew import *
+
+
+class Gated(Idle):
+    def step(self) -> None:
+        say("begin", self.slot)
+        open(self.options["gate"]).close()
+        say("end", self.slot)
+"""
+
+
+def zygote_of(daemon: Daemon) -> int:
+    (zygote,) = [pid for pid in children(daemon.pid) if comm(pid) == "graced-zygote"]
+    return zygote
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_the_middle_of_a_birth_leaves_nobody_behind(
+    daemon: Daemon, number: signal.Signals
+) -> None:
+    daemon.module("stops", STOPS.format(nth=3))
+    path = [".", str(TESTS)]
+    daemon.pool("stops:Idle", path=path, workers=4, stop_timeout="1s").start()
+    daemon.events.wait("^stopped")
+    daemon.send(number)
+    daemon.log.wait("its zygote does not fork; killing it")
+    daemon.ended(0)
+    daemon.nothing_left()
+    assert not daemon.events.matching("^setup")  # who was half born has left
+
+
+def test_a_stop_in_the_middle_of_a_canary_s_birth_is_a_stop(daemon: Daemon) -> None:
+    daemon.pool("crew:Idle", workers=2).start().ready()
+    daemon.module("stops", STOPS.format(nth=1))
+    daemon.pool("stops:Idle", path=[".", str(TESTS)], workers=2, stop_timeout="1s")
+    daemon.send(signal.SIGHUP)
+    daemon.events.wait("^stopped")
+    daemon.send(signal.SIGTERM)
+    daemon.log.wait("its zygote does not fork; killing it")
+    daemon.ended(0)
+    daemon.nothing_left()
+    assert len(daemon.events.matching("^teardown")) == 2
+
+
+def test_a_round_is_finished_though_the_zygote_is_stopped_and_killed(daemon: Daemon) -> None:
+    gate = daemon.home / "gate"
+    os.mkfifo(gate)
+    daemon.module("gated", GATED)
+    path = [".", str(TESTS)]
+    daemon.pool("gated:Gated", path=path, workers=2, options={"gate": str(gate)}, stop_timeout="1s")
+    first, second = (line.pid for line in daemon.start().ready().events.wait("^begin", 2))
+    zygote = zygote_of(daemon)
+    os.kill(zygote, signal.SIGSTOP)
+    os.kill(second, signal.SIGKILL)
+    daemon.log.wait(rf"worker jobs/. \(pid {second}\) died")
+    daemon.send(signal.SIGTERM)
+    wait_gone([zygote])
+    assert not daemon.events.matching("^end")
+    gate.write_bytes(b"")
+    assert daemon.events.wait("^end")[0].pid == first
+    daemon.ended(0)
+    daemon.nothing_left()
