@@ -23,7 +23,7 @@ from graced.core.events import (
     ZygoteDied,
 )
 from graced.host import clock, process
-from graced.host.channel import Channel, ChannelClosed
+from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.scoreboard import Left, Phase
 from graced.watch import Watch, read_lease
 from graced.zygote import Plan, fork
@@ -211,7 +211,7 @@ class Processes:
                 if zygote is None:
                     raise ChannelClosed("its zygote is gone")
                 zygote.channel.send(("spawn", part))
-            except (ChannelClosed, OSError) as error:
+            except (ChannelClosed, ChannelFull, OSError) as error:
                 for order in part:
                     self._unspawned(order[0], str(error))
 

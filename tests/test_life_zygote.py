@@ -8,6 +8,8 @@ import signal
 import pytest
 from harness import TESTS, Daemon, children, comm, wait_gone
 
+from graced.host.controlclient import Connection
+
 STOPS = """
 import os, signal
 from crew import *
@@ -89,5 +91,19 @@ def test_a_round_is_finished_though_the_zygote_is_stopped_and_killed(daemon: Dae
     assert not daemon.events.matching("^end")
     gate.write_bytes(b"")
     assert daemon.events.wait("^end")[0].pid == first
+    daemon.ended(0)
+    daemon.nothing_left()
+
+
+def test_a_stopped_zygote_that_takes_no_more_orders_is_no_end_of_the_daemon(
+    daemon: Daemon,
+) -> None:
+    daemon.pool(stop_timeout="1s").start().ready()
+    os.kill(zygote_of(daemon), signal.SIGSTOP)
+    with Connection(daemon.settings["runtime_dir"] + "/control.sock") as connection:
+        for workers in range(2, 400):
+            assert connection.call("scale", {"pool": "jobs", "workers": workers})["ok"]
+    daemon.log.wait("could not be forked: the other side does not read its messages")
+    daemon.send(signal.SIGTERM)
     daemon.ended(0)
     daemon.nothing_left()
