@@ -472,8 +472,10 @@ def test_a_rotation_is_found_by_itself(tmp_path: Path, monkeypatch: pytest.Monke
     assert [len(lines_of(tmp_path / name)) for name in ("log.1", "log")] == [1, 1]
 
 
-def test_it_does_not_look_at_every_line(tmp_path: Path) -> None:
+def test_it_does_not_look_at_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
+    assert sinks.LOOK_AGAIN > 0
+    monkeypatch.setattr(sinks, "LOOK_AGAIN", 3600.0)
     log = loglib.open_log(Wanted(file=str(path)), {})
     log.info("one")
     path.rename(tmp_path / "log.1")
