@@ -56,6 +56,16 @@ def repeat(child: Child, number: int, ack: int, beat: float = 0.02) -> None:
     os.close(pidfd)
 
 
+def gated(nursery: Nursery, code: str) -> str:
+    """Return code in which GO is the name of a file that the test makes when it is time."""
+    return code.replace("GO", repr(str(nursery.home / "go")))
+
+
+def go(nursery: Nursery) -> None:
+    """Let what waits in :func:`gated` code go on: after the signals that were sent before."""
+    (nursery.home / "go").touch()
+
+
 def left(child: Child, status: int = 0) -> int:
     """Wait for a planned end, and return how it was."""
     assert child.ended() == process.Exit(child.pid, os.CLD_EXITED, status)
@@ -175,16 +185,16 @@ def test_phases_and_clock_of_a_round(nursery: Nursery) -> None:
             say("busy"); self.go()
             self.wait(None)
         def go(self):
-            while not os.path.exists("GO"): time.sleep(0.001)
-    """.replace("GO", str(nursery.home / "go"))
+            while not os.path.exists(GO): time.sleep(0.001)
+    """
     before = time.monotonic_ns()
-    child = nursery.worker(code, round_timeout=50.0).ready()
+    child = nursery.worker(gated(nursery, code), round_timeout=50.0).ready()
     nursery.feed.wait("busy")
     record = child.record
     assert record.phase == Phase.BUSY
     assert before < record.round_started < time.monotonic_ns()
     assert record.deadline == record.round_started + 50_000_000_000
-    (nursery.home / "go").touch()
+    go(nursery)
     until(lambda: record.phase == Phase.READY, "waiting")
     until(lambda: record.round_started == 0, "no round")  # stored after the phase
 
@@ -204,13 +214,14 @@ def test_the_rounds_clock_stands_still_in_wait(nursery: Nursery) -> None:
             before = time.monotonic_ns()
             self.wait(0.2)
             waited = time.monotonic_ns() - before
-            say(abs(record.deadline - deadline - waited) < 20e6)
-            say(abs(record.round_started - started - waited) < 20e6, self._life.phase)
+            stood = record.deadline - deadline
+            say(190e6 <= stood <= waited, record.round_started - started == stood)
+            say(self._life.phase)
             self.wait(None)
     """
     nursery.worker(code, round_timeout=5.0)
-    nursery.feed.wait("True")
-    nursery.feed.wait(f"True {Phase.BUSY}")
+    nursery.feed.wait("True True")
+    nursery.feed.wait(f"{Phase.BUSY}")
 
 
 def test_a_round_can_be_extended_and_that_is_told(nursery: Nursery) -> None:
@@ -485,7 +496,7 @@ def test_wait_times_out(nursery: Nursery) -> None:
         def step(self):
             before = time.monotonic()
             woken = self.wait(0.05)
-            say(woken, 0.05 <= time.monotonic() - before < 5)
+            say(woken, 0.05 <= time.monotonic() - before)
             say(self.wait(0), self.wait(-1))
             self.wait(None)
     """
@@ -674,7 +685,7 @@ def test_an_interrupt_lost_in_a_callback_is_raised_again(nursery: Nursery) -> No
     class Thing: pass
     def spin(_):
         say("in callback")
-        end = time.monotonic() + 0.5
+        end = time.monotonic() + 60  # until it is interrupted
         while time.monotonic() < end: pass
         say("not interrupted")
     class W(Worker):
@@ -703,8 +714,7 @@ def test_an_interrupt_keeps_out_of_del(nursery: Nursery) -> None:
         def __del__(self):
             try:
                 say("in del")
-                end = time.monotonic() + 0.5
-                while time.monotonic() < end: pass
+                while not os.path.exists(GO): pass
                 say("whole")
             except BaseException as error: say("BROKEN", error)
     class W(Worker):
@@ -715,9 +725,10 @@ def test_an_interrupt_keeps_out_of_del(nursery: Nursery) -> None:
                 while True: time.sleep(0.001)
             except WorkerInterrupt: say("interrupted"); raise
     """
-    child = nursery.worker(code).ready()
+    child = nursery.worker(gated(nursery, code)).ready()
     nursery.feed.wait("in del")
     child.send(signal.SIGINT)
+    go(nursery)
     nursery.feed.wait("after")
     interrupt(child)
     assert left(child) == Left.INTERRUPTED
@@ -732,12 +743,11 @@ def test_a_teardown_is_never_interrupted(nursery: Nursery) -> None:
         def teardown(self):
             say("teardown")
             with self.critical(1): time.sleep(0.01)
-            end = time.monotonic() + 0.3
-            while time.monotonic() < end: time.sleep(0.001)
+            while not os.path.exists(GO): time.sleep(0.001)
             self.wait(0.01)
             say("whole")
     """
-    child = nursery.worker(code).ready()
+    child = nursery.worker(gated(nursery, code)).ready()
     nursery.feed.wait("begin")
     child.send(signal.SIGTERM)
     nursery.feed.wait("teardown")
@@ -745,6 +755,7 @@ def test_a_teardown_is_never_interrupted(nursery: Nursery) -> None:
         child.send(signal.SIGINT)
         os.sched_yield()
     child.until(lambda record: record.ack == Ack.INTERRUPT, "ack")  # so the sender may stop
+    go(nursery)
     assert left(child) == Left.DRAINED or child.record.left == Left.INTERRUPTED
     nursery.feed.take()
     assert nursery.feed.lines == ["begin", "teardown", "whole"]
@@ -772,8 +783,7 @@ class W(Worker):
     def step(self):
         say("begin")
         with self.critical(60):
-            end = time.monotonic() + 0.2
-            while time.monotonic() < end: time.sleep(0.001)
+            while not os.path.exists(GO): time.sleep(0.001)
             say("inside")
         say("after")
         time.sleep(60)
@@ -782,25 +792,29 @@ class W(Worker):
 
 
 def test_a_critical_section_is_not_interrupted_but_then(nursery: Nursery) -> None:
-    child = nursery.worker(LEASED).ready()
+    child = nursery.worker(gated(nursery, LEASED)).ready()
     nursery.feed.wait("begin")
     until(lambda: child.record.lease_until, "the lease")
+    seen = time.monotonic_ns()
     child.send(signal.SIGINT)  # once: the end of the section raises by itself
+    lasted = time.monotonic_ns() - seen
+    go(nursery)
     assert left(child) == Left.INTERRUPTED
     nursery.feed.take()
     assert nursery.feed.lines == ["begin", "inside", "teardown"]
-    assert child.record.leased >= 200_000_000
+    assert child.record.leased >= lasted
     assert child.record.lease_until == 0
 
 
 def test_a_lease_is_seen_and_its_end_is_told(nursery: Nursery) -> None:
-    child = nursery.worker(LEASED).ready()
+    child = nursery.worker(gated(nursery, LEASED)).ready()
     nursery.feed.wait("begin")
     until(lambda: child.record.lease_until, "the lease")
     since, end = child.record.lease_since, child.record.lease_until
     assert end - since == 60_000_000_000
     drain(child)
     assert child.record.ack == Ack.DRAIN
+    go(nursery)
     child.until(lambda record: record.lease_until == 0, "the lease's end")  # by a ring
 
 
@@ -1064,7 +1078,9 @@ def test_a_stack_is_printed_and_told(nursery: Nursery) -> None:
     code = """
     class W(Worker):
         def step(self): self.deep()
-        def deep(self): say("in"); time.sleep(60); say("out")
+        def deep(self):
+            say("in")
+            while True: time.sleep(0.01)  # a signal right before a long one would wait for its end
     """
     child = nursery.worker(code).ready()
     nursery.feed.wait("in")
@@ -1079,13 +1095,15 @@ def test_a_stack_is_printed_and_told(nursery: Nursery) -> None:
 
 def test_a_stack_comes_even_while_c_code_holds_the_interpreter(nursery: Nursery) -> None:
     code = """
+    from itertools import chain, repeat
     class W(Worker):
         def step(self): self.stuck()
-        def stuck(self): say("in"); sum(range(10**15))
+        def stuck(self):
+            said = map(os.write, [int(os.environ["SAY"])], [b"in\\n"])  # when sum() begins
+            sum(chain(said, repeat(0)))
     """
     child = nursery.worker(code).ready()
     nursery.feed.wait("in")
-    time.sleep(0.05)  # it says nothing once it is stuck
     child.send(signal.SIGQUIT)
     until(lambda: "in stuck" in nursery.stacks.read(child.index), "the stack")
     assert child.record.stacks == 0
