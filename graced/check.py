@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 
 from graced.core.units import show_duration
 from graced.host import configfile, process
@@ -111,7 +112,8 @@ def _load(pool: Pool, settings: Settings, write: int) -> NoReturn:
     finally:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
-                stream.flush()
+                with suppress(OSError):  # what the code has printed is not what is checked
+                    stream.flush()
         os.write(write, said.encode("utf-8", "backslashreplace")[: select.PIPE_BUF])
         os._exit(0)
 

@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         plain = _plain_run(words)
-        status = _run(*plain) if plain is not None else _other(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        return _run(*plain) if plain is not None else _other(words)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -49,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         say("graced: a bug in graced; please report it:\n" + "".join(format_exception(error)))
         return BUG
-    return status
 
 
 def _open_standard_streams() -> None:
@@ -315,12 +312,10 @@ def _other(words: list[str]) -> int:
     if sys.stdout is not None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        args = _parsed(words)
-        if args.do is not _run_as_told:
-            _be_known_as(words[0])
-        return int(args.do(args))
-    except SystemExit as leave:  # argparse: 0 after --help, 2 after a bad command line
-        return leave.code if isinstance(leave.code, int) else FAILED
+        status = _obey(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what is written at exit can't be reported any more
+        return status
     except (ControlError, NoDaemon) as error:
         say(f"graced: {error}")
         return error.exit_code
@@ -329,7 +324,18 @@ def _other(words: list[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"graced: {where}{error.strerror or error}")
+        _forget_standard_output()
         return FAILED
+
+
+def _obey(words: list[str]) -> int:
+    try:
+        args = _parsed(words)
+    except SystemExit as leave:  # argparse: 0 after --help, 2 after a bad command line
+        return leave.code if isinstance(leave.code, int) else FAILED
+    if args.do is not _run_as_told:
+        _be_known_as(words[0])
+    return int(args.do(args))
 
 
 def _be_known_as(command: str) -> None:

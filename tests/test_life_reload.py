@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import itertools
 import json
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -279,10 +281,17 @@ def test_one_broken_pool_refuses_for_all(daemon: Daemon) -> None:
     stop(daemon)
 
 
+def somebody() -> tuple[str, str]:
+    """Return a user and a group that this process may become, though no daemon was told to."""
+    if os.geteuid() == 0:
+        return "nobody", "nogroup"
+    return pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+
+
 @pytest.mark.parametrize("key", ["name", "runtime_dir", "state_dir", "user", "group", "queue"])
 def test_what_cannot_change_is_refused_by_name(daemon: Daemon, key: str) -> None:
-    top = {} if key == "queue" else {key: {"user": "nobody", "group": "nogroup"}.get(key, "/tmp/x")}
-    top = {"name": "other"} if key == "name" else top
+    others = {"name": "other", "user": somebody()[0], "group": somebody()[1]}
+    top = {} if key == "queue" else {key: others.get(key, "/tmp/x")}
     daemon.pool().start().ready()
     pid = daemon.worker_pids()
     queue = {"queue": "sqlite:///other.db"} if key == "queue" else {}
