@@ -55,6 +55,20 @@ class Rounds(Idle):
         say("end", self.slot)
 
 
+class Gated(Idle):
+    """Works in rounds that end when the test opens its `gate`."""
+
+    def step(self) -> None:
+        say("begin", self.slot)
+        pass_gate(self.options)
+        say("end", self.slot)
+
+
+def pass_gate(options: dict[str, str]) -> None:
+    """Wait until somebody has opened the FIFO for writing."""
+    os.close(os.open(options["gate"], os.O_RDONLY | os.O_CLOEXEC))
+
+
 class Ticks(Idle):
     """Ends a round every 10 ms."""
 

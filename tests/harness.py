@@ -34,6 +34,8 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 DEADLINE = 60.0
 SOON = 20.0  # seconds; what comes at once has come by then on any machine, and nothing else has
+# The tests' own workers are found, and nobody is killed because the machine had to wait.
+USUAL = {"path": [str(TESTS)], "stop_timeout": "30s"}
 MARK = "GRACED_TEST"  # in the environment of all that a test starts, to find it again
 T = TypeVar("T")
 
@@ -243,6 +245,7 @@ class Daemon:
         self.notify = NotifySocket(str(self.short / "notify"), self.notices)
         (self.short / "notify").chmod(0o777)
         self._log_fds: list[int] = []
+        self._gate_fd: int | None = None
         self.pump.add(self._fifo_fd, Splitter(self._fifo_fd, self._event, lambda: None))
         self.pump.add(self.notify.socket.fileno(), self.notify)
 
@@ -250,7 +253,7 @@ class Daemon:
 
     def configure(self, pools: Mapping[str, Mapping[str, Any]], **top: Any) -> Daemon:
         """Write config.yaml; the pools find the tests' own workers on their path."""
-        filled = {name: {"path": [str(TESTS)], **pool} for name, pool in pools.items()}
+        filled = {name: {**USUAL, **pool} for name, pool in pools.items()}
         self.settings = {
             "name": "graced",
             "runtime_dir": str(self.short / "run"),
@@ -273,6 +276,26 @@ class Daemon:
         file = self.home / f"{name}.py"
         file.write_text(code, encoding="utf-8")
         return file
+
+    def gate(self) -> str:
+        """Make what a worker waits at in its round, until the test opens it; return its path."""
+        path = self.short / "gate"
+        os.mkfifo(path)
+        path.chmod(0o666)
+        return str(path)
+
+    def open_gate(self) -> None:
+        """Let all pass who wait at the gate, and all who come."""
+        self._gate_fd = os.open(self.short / "gate", os.O_RDWR | os.O_CLOEXEC)
+
+    def draining(self, workers: int, pool: str = "jobs") -> None:
+        """Wait until so many workers have been told to drain."""
+
+        def told() -> bool:
+            states = [worker["state"] for worker in self.workers(pool)]
+            return states.count("draining") == workers
+
+        self.until(told)
 
     # Running
 
@@ -432,8 +455,9 @@ class Daemon:
         if self.pump.is_alive():
             self.pump.end()
         self.notify.socket.close()
-        for fd in [self._fifo_fd, *self._log_fds]:
-            os.close(fd)
+        for fd in (self._fifo_fd, *self._log_fds, self._gate_fd):
+            if fd is not None:
+                os.close(fd)
         shutil.rmtree(self.short, ignore_errors=True)
 
     def _event(self, text: str) -> None:

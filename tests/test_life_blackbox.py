@@ -9,7 +9,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from harness import TESTS, Daemon, comm
+from harness import SOON, TESTS, Daemon, comm
 
 
 def ours(
@@ -104,7 +104,7 @@ def test_what_is_no_number_of_seconds_begins_no_lease(daemon: Daemon) -> None:
     daemon.events.wait("^refused ", 8)
     daemon.events.wait("^begin")
     asked = daemon.send(signal.SIGINT)
-    assert daemon.ended(0) - asked < 5
+    assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import ROOT, Daemon, comm, pidfd, stat
+from harness import DEADLINE, ROOT, Daemon, comm, pidfd, stat
 from test_life_start import python_for
 
 TESTS = str(Path(__file__).parent)
@@ -51,7 +51,7 @@ def gone(daemon: Daemon, pid: int, number: signal.Signals = signal.SIGTERM) -> N
     """Send a signal, and wait for the end."""
     with pidfd(pid) as ending:
         os.kill(pid, number)
-        assert select.select([ending], [], [], 10)[0]
+        assert select.select([ending], [], [], DEADLINE)[0]
     daemon.nothing_left()
 
 
