@@ -39,6 +39,14 @@ class Idle(Worker):
         say("teardown", self.slot)
 
 
+class Waits(Idle):
+    """Says when it is in its round, to wait for ever."""
+
+    def step(self) -> None:
+        say("waits", self.slot)
+        say("woken", self.wait(3600))
+
+
 class Silent(Worker):
     """Waits for ever without a word."""
 

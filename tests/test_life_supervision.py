@@ -68,34 +68,34 @@ STUCK = {
 def test_a_stuck_round_is_told_and_ended(daemon: Daemon, kind: str) -> None:
     code, said = STUCK[kind]
     step = "self.first_life_is_over()\nsay('stuck')\ncount_for_ever()"
-    worker(daemon, step, rest=code, workers=3, round_timeout="300ms").start().ready()
+    worker(daemon, step, rest=code, workers=3, round_timeout="2s").start().ready()
     stuck = daemon.events.wait("^stuck")[0]
     born, again = daemon.events.wait("^setup jobs 0 ", 2)
-    assert again.at - born.at >= 0.3  # the round began in between
+    assert again.at - born.at >= 2  # the round began in between
     assert again.at - stuck.at < SOON
     assert daemon.log.matching(rf"worker jobs/0 \(pid {stuck.pid}\) is stuck:")
     assert daemon.log.matching(said)
     assert daemon.log.matching(
-        rf"worker jobs/0 \(pid {stuck.pid}\) died: a round took longer than 300 ms.*starting again"
+        rf"worker jobs/0 \(pid {stuck.pid}\) died: a round took longer than 2 s.*starting again"
     )
     assert len(daemon.events.matching("^setup ")) == 4  # the others are as they were
     pool = daemon.status()["pools"]["jobs"]
     assert (pool["deaths"], pool["last_deaths"][0]["pid"]) == (1, stuck.pid)
-    assert pool["last_deaths"][0]["reason"] == "a round took longer than 300 ms"
+    assert pool["last_deaths"][0]["reason"] == "a round took longer than 2 s"
     stop(daemon)
 
 
 def test_a_stuck_round_s_stack_is_told_once(daemon: Daemon) -> None:
     code, _ = STUCK["C"]
     step = "self.first_life_is_over()\ncount_for_ever()"
-    worker(daemon, step, rest=code, round_timeout="300ms").start()
+    worker(daemon, step, rest=code, round_timeout="2s").start()
     daemon.events.wait("^setup ", 2)
     stop(daemon)
     assert len(daemon.log.matching("in count_for_ever")) == 1
 
 
 def test_a_round_is_timed_in_a_drain_too(daemon: Daemon) -> None:
-    daemon.pool("crew:Hog", round_timeout="500ms", drain_timeout="60s").start().ready()
+    daemon.pool("crew:Hog", round_timeout="3s", drain_timeout="60s").start().ready()
     daemon.events.wait("^hog")
     asked = daemon.send(signal.SIGTERM)
     assert daemon.ended(1) - asked < SOON
@@ -105,10 +105,10 @@ def test_a_round_is_timed_in_a_drain_too(daemon: Daemon) -> None:
 
 def test_extend_gives_a_round_more_time(daemon: Daemon) -> None:
     step = (
-        "say('begin')\nself.extend(60)\ntime.sleep(0.7)\nsay('end')\n"
-        "self.extend(0.2)\nsay('shorter')\nself.first_life_is_over()\ntime.sleep(60)"
+        "say('begin')\nself.extend(60)\ntime.sleep(2.5)\nsay('end')\n"
+        "self.first_life_is_over()\nsay('shorter')\nself.extend(0.2)\ntime.sleep(60)"
     )
-    worker(daemon, step, round_timeout="300ms").start().ready()
+    worker(daemon, step, round_timeout="2s").start().ready()
     daemon.events.wait("^setup ", 2)
     shorter, again = daemon.events.matching("^shorter|^setup ")[1:]
     [end] = daemon.events.matching("^end")
@@ -128,29 +128,29 @@ def test_extend_without_a_limit_sets_none(daemon: Daemon) -> None:
 
 
 def test_a_wait_stops_the_clock_of_its_round(daemon: Daemon) -> None:
-    step = "say('begin')\nfor _ in range(4):\n  time.sleep(0.1)\n  self.wait(0.3)\nsay('end')"
-    worker(daemon, step, round_timeout="800ms").start().ready()
-    daemon.events.wait("^end")  # after 1.6 s, of which it worked 0.4
+    step = "say('begin')\nfor _ in range(4):\n  time.sleep(0.1)\n  self.wait(0.8)\nsay('end')"
+    worker(daemon, step, round_timeout="3s").start().ready()
+    daemon.events.wait("^end")  # after 3.6 s, of which it worked 0.4
     assert len(daemon.events.matching("^begin")) == 1
     stop(daemon)
 
 
 def test_a_wait_does_not_give_a_round_more_time(daemon: Daemon) -> None:
-    step = "say('begin')\ntime.sleep(0.2)\nself.wait(0.3)\nsay('woken')\ntime.sleep(60)"
-    worker(daemon, "self.first_life_is_over()\n" + step, round_timeout="400ms").start().ready()
+    step = "say('begin')\ntime.sleep(0.2)\nself.wait(2.2)\nsay('woken')\ntime.sleep(60)"
+    worker(daemon, "self.first_life_is_over()\n" + step, round_timeout="2s").start().ready()
     again = daemon.events.wait("^setup ", 2)[1]
     [woken] = daemon.events.matching("^woken")  # the wait was not counted,
     assert 0 < again.at - woken.at < SOON  # and the round was ended all the same
     stop(daemon)
 
 
-@pytest.mark.parametrize("held", [0.8, 60])
-def test_a_lease_holds_the_kill_of_a_stuck_round(daemon: Daemon, held: float) -> None:
+@pytest.mark.parametrize(("held", "more"), [(5, 60), (60, 0)])
+def test_a_lease_holds_the_kill_of_a_stuck_round(daemon: Daemon, held: int, more: int) -> None:
     step = (
         f"self.first_life_is_over()\nwith self.critical({held}):\n"
-        "  time.sleep(0.8)\n  say('leased')\nsay('on')\ntime.sleep(60)"
+        f"  time.sleep(2.5)\n  say('leased')\n  time.sleep({more})\ntime.sleep(60)"
     )
-    worker(daemon, step, round_timeout="300ms").start().ready()
+    worker(daemon, step, round_timeout="2s").start().ready()
     again = daemon.events.wait("^setup ", 2)[1]
     leased = daemon.events.matching("^leased")
     assert leased
@@ -162,7 +162,7 @@ def test_a_round_that_ends_before_the_kill_is_spared(daemon: Daemon) -> None:
     """Deaf to the question for its stack, it ends while the answer is waited for."""
     step = (
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGQUIT})\n"
-        "time.sleep(0.5)\n"
+        "while signal.SIGQUIT not in signal.sigpending(): time.sleep(0.01)\n"
         "self.first_life_is_over()\n"
         "say('end')\nreturn"
     )
@@ -375,10 +375,12 @@ def test_with_a_terminal_ttin_is_ignored_and_hangup_reloads(daemon: Daemon) -> N
 
 
 def test_a_terminal_that_goes_away_drains(daemon: Daemon) -> None:
-    daemon.pool("crew:Rounds", workers=2, options={"seconds": 0.5})
+    daemon.pool("crew:Gated", workers=2, options={"gate": daemon.gate()})
     with terminal(daemon) as masters:
         daemon.events.wait("^begin ", 2)
         os.close(masters.pop())
+        daemon.draining(2)
+        daemon.open_gate()
         daemon.ended(0)
         daemon.nothing_left()
     assert daemon.log.matching("terminal is gone")
@@ -396,11 +398,13 @@ def test_stacks_of_all_processes(daemon: Daemon) -> None:
             "busy": {"worker": "crew:Rounds", "options": {"seconds": 60}},
             "deaf": {"worker": "crew:Deaf", "stop_timeout": "100ms", "drain_timeout": 0},
             "hog": {"worker": "crew:Hog", "stop_timeout": "100ms", "drain_timeout": 0},
-            "idle": IDLE,
+            "idle": {"worker": "crew:Waits"},
         }
     )
     daemon.start().ready()
-    daemon.events.wait("^(begin|deaf|hog) ", 3)
+    daemon.events.wait("^(begin|deaf|hog|waits) ", 4)
+    idle = daemon.worker_pids("idle")[0]
+    daemon.until(lambda: stat(idle)[0] == "S")
     result = daemon.run("stacks")
     assert result.returncode == 0, result
     told = dict(re.findall(r"^== (\w+ \S+) .*\n((?:(?!== ).*\n)*)", result.stdout, re.MULTILINE))
@@ -418,7 +422,8 @@ def test_stacks_of_all_processes(daemon: Daemon) -> None:
 
 
 def test_sigquit_writes_all_stacks_to_the_log(daemon: Daemon) -> None:
-    daemon.pool(workers=2).start().ready()
+    daemon.pool("crew:Waits", workers=2).start().ready()
+    daemon.events.wait("^waits ", 2)
     before = pids(daemon)
     daemon.send(signal.SIGQUIT)
     daemon.log.wait(r"stack of the main process:")
@@ -434,11 +439,12 @@ def test_sigquit_writes_all_stacks_to_the_log(daemon: Daemon) -> None:
 
 
 def test_a_crash_is_told_with_its_own_stack_only(daemon: Daemon) -> None:
-    daemon.pool().start().ready()
-    for number in (signal.SIGALRM, signal.SIGSEGV):  # of the first nobody prints a stack
+    daemon.pool("crew:Waits").start().ready()
+    for life, number in enumerate((signal.SIGALRM, signal.SIGSEGV), start=1):
+        daemon.events.wait("^waits ", life)
         assert "in step" in daemon.run("stacks").stdout
         os.kill(pids(daemon)[0], number)
-        daemon.log.wait(f"killed by {number.name}")
+        daemon.log.wait(f"killed by {number.name}")  # of the first nobody prints a stack
         daemon.until(lambda: daemon.status()["pools"]["jobs"]["ready"] == 1)
     daemon.log.wait("its stack:")
     assert len(daemon.log.matching("its stack:")) == 1
@@ -490,9 +496,11 @@ def test_the_watchdog_is_fed_while_enough_workers_are_healthy(daemon: Daemon) ->
 
 def test_a_round_past_its_deadline_is_not_healthy(daemon: Daemon) -> None:
     watched(daemon)
-    step = "self.first_life_is_over()\nwith self.critical(1.2): time.sleep(60)"
-    worker(daemon, step, round_timeout="200ms").start().ready()
+    pass_gate = f"pass_gate({{'gate': {daemon.gate()!r}}})"
+    step = f"self.first_life_is_over()\nwith self.critical(600): {pass_gate}\ntime.sleep(600)"
+    worker(daemon, step, round_timeout="2s").start().ready()
     daemon.log.wait("the watchdog is not fed")  # the lease holds the kill
+    daemon.open_gate()
     daemon.events.wait("^setup ", 2)
     is_fed(daemon)
     stop(daemon)
