@@ -17,7 +17,7 @@ from graced.jobs.policy import Policy
 from graced.jobs.remote import Address, ClientEnd, WorkerEnd
 
 DEFAULTS = Policy()
-DEADLINE = 30.0  # only reached by a failure
+DEADLINE = 60.0  # seconds; only reached by a failure
 
 
 class Kept:
@@ -130,6 +130,16 @@ def confirm(worker: WorkerEnd) -> None:
         assert time.monotonic() < end, "a settle was not confirmed"
         await_news(worker, end)
         worker.receive()
+
+
+def reconnect(worker: WorkerEnd) -> None:
+    """Wait until a worker that has no job coming is with the next keeper."""
+    end = time.monotonic() + DEADLINE
+    assert worker.receive() is None  # it sees that the last one is gone
+    while worker.fileno() < 0:
+        assert time.monotonic() < end, "it does not find the next keeper"
+        await_news(worker, end)
+        assert worker.receive() is None
 
 
 def await_news(worker: WorkerEnd, end: float) -> None:
