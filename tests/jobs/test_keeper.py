@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept import Kept, confirm, settle, take, work_off
+from kept import DEADLINE, Kept, confirm, settle, take, work_off
 
 from graced.core.settings import Retry
-from graced.jobs import wire
+from graced.jobs import service, wire
 from graced.jobs.job import MAX_PAYLOAD, Done, Job
 from graced.jobs.keeper import Keeper
 from graced.jobs.policy import Policy
@@ -111,9 +111,12 @@ def test_it_sleeps_while_nothing_happens(kept: Kept) -> None:
                 return int(line.split()[1])
         raise AssertionError
 
-    before = switches()
-    select.select([], [], [], 1.0)
-    assert switches() - before <= 1
+    def sleeps() -> bool:
+        before = switches()
+        select.select([], [], [], 1.0)
+        return switches() == before
+
+    assert any(sleeps() for _ in range(20)), "from when it has done all that it was asked for"
 
 
 def test_deaths_told_to_a_dead_keeper_are_told_to_the_next(kept: Kept) -> None:
@@ -205,8 +208,11 @@ def test_a_job_waits_for_what_its_worker_left_behind(kept: Kept) -> None:
     assert take(other).id == id
 
 
-def test_a_stop_waits_a_moment_for_what_still_dies(kept: Kept) -> None:
+def test_a_stop_waits_a_moment_for_what_still_dies(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a command's group: killed with its worker, and gone a little later."""
+    monkeypatch.setattr(service, "LAST_LOOKS", 3600.0)  # a moment may be long here
     kept.start()
     [id] = kept.client().submit(["1"])
     worker = kept.worker(1)
@@ -511,7 +517,7 @@ def test_it_goes_on_when_it_has_no_descriptors_left(kept: Kept) -> None:
         crowd.append(sock)
     for sock in crowd:
         sock.close()
-    end = time.monotonic() + 10
+    end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
         try:
             kept.client().submit(["1"])
