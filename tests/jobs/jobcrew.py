@@ -23,6 +23,16 @@ class Counting(JobWorker):
         return {"slot": self.slot}
 
 
+class UntilDrained(JobWorker):
+    """Says that it began and ended a job; ends it when it is to drain."""
+
+    def handle(self, job: Job) -> None:
+        say("begin", job.id, job.attempt)
+        while not self.draining:
+            time.sleep(0.01)
+        say("end", job.id, job.attempt)
+
+
 class Exact(JobWorker):
     """Appends to a file that a job began and ended: 1,000 jobs a second leave the FIFO alone."""
 

@@ -6,11 +6,11 @@ import importlib
 import json
 import os
 import random
+import select
 import signal
 import sqlite3
 import subprocess
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import SOON, TESTS, Daemon, wait_gone
+from harness import DEADLINE, TESTS, Daemon, pidfd, stat, wait_gone
 
 from graced.cli import main
 
@@ -134,7 +134,7 @@ def test_retry_says_when(jobs: Daemon) -> None:
 
 
 def test_a_drain_finishes_the_job_in_hand_and_takes_no_more(jobs: Daemon) -> None:
-    pool(jobs, "jobcrew:Counting", options={"seconds": 0.5}).start().ready()
+    pool(jobs, "jobcrew:UntilDrained").start().ready()
     assert stream(jobs, ["1"] * 5).returncode == 0
     jobs.events.wait("begin")
     jobs.send(signal.SIGTERM)
@@ -163,7 +163,8 @@ def test_a_worker_interrupted_by_hand_gives_its_job_to_another(jobs: Daemon) -> 
     pool(jobs, "jobcrew:Stubborn", workers=2).start().ready()
     submitted(jobs, "--json", "1")
     [begun] = jobs.events.wait("begin")
-    os.kill(begun.pid, signal.SIGINT)
+    with pidfd(begun.pid) as ending:  # one signal may come right before a system call
+        jobs.until(lambda: has_ended(ending) or signal.pidfd_send_signal(ending, signal.SIGINT))
     again = jobs.events.wait("begin", 2)[1]
     assert again.pid != begun.pid
     assert again.words[2] == "1"
@@ -175,10 +176,19 @@ def test_children_of_a_killed_worker_are_gone_before_its_job_runs_again(jobs: Da
     [child] = jobs.events.wait("child")
     os.kill(child.pid, signal.SIGKILL)
     jobs.events.wait("handle", 2)
-    assert (
-        not os.path.exists(f"/proc/{child.words[1]}")
-        or "zombie" in Path(f"/proc/{child.words[1]}/status").read_text()
-    )
+    assert is_dead(int(child.words[1]))
+
+
+def has_ended(ending: int) -> bool:
+    """Return whether the process of a pidfd is gone, or not yet reaped."""
+    return bool(select.select([ending], [], [], 0)[0])
+
+
+def is_dead(pid: int) -> bool:
+    try:
+        return stat(pid)[0] in "ZX"
+    except OSError:  # and reaped
+        return True
 
 
 def test_jobs_go_on_while_the_keeper_is_killed(jobs: Daemon) -> None:
@@ -196,7 +206,7 @@ def test_jobs_go_on_while_the_keeper_is_killed(jobs: Daemon) -> None:
 
 
 def test_a_drain_waits_for_the_next_keeper_to_settle(jobs: Daemon) -> None:
-    pool(jobs, "jobcrew:Counting", options={"seconds": 0.5}).start().ready()
+    pool(jobs, "jobcrew:UntilDrained").start().ready()
     submitted(jobs, "--json", "1")
     jobs.events.wait("^begin")
     [keeper] = [pid for pid, name in jobs.left().items() if name == "graced-keeper"]
@@ -230,7 +240,7 @@ def test_kills_and_reloads_lose_nothing_and_double_nothing(jobs: Daemon, tmp_pat
     assert stream(jobs, ["1"] * 1000).returncode == 0
     dice = random.Random(1)
     turn = 0
-    while len(listed(jobs, "--state", "waiting")) + len(listed(jobs, "--state", "taken")):
+    while len(listed(jobs, "--state", "done")) < 1000:  # a taken one may be waiting once more
         turn += 1
         pids = [w["pid"] for w in jobs.workers() if w["pid"]]
         if pids:
@@ -241,8 +251,6 @@ def test_kills_and_reloads_lose_nothing_and_double_nothing(jobs: Daemon, tmp_pat
                 pass
         if turn % 3 == 0:
             jobs.send(signal.SIGHUP)
-        assert turn < 300
-    assert len(listed(jobs, "--state", "done")) == 1000
     for id, runs in runs_of(file).items():
         assert runs[-1][1] is not None, id
         assert sum(end is not None for _, end in runs) >= 1
@@ -279,7 +287,7 @@ def test_the_main_process_dies_and_the_next_daemon_goes_on(jobs: Daemon) -> None
     jobs.events.wait("^begin", 2)
     jobs.send(signal.SIGKILL)
     assert jobs.process is not None
-    jobs.process.wait(10)
+    jobs.process.wait(DEADLINE)
     jobs.start().ready(2)
     assert len(ended(jobs, "done", 4)) == 4
     assert len(jobs.events.matching("^begin")) == 4, "those in hand were finished"
@@ -351,19 +359,17 @@ def test_a_drain_waits_for_the_command(jobs: Daemon, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_an_interrupt_ends_the_commands_group(jobs: Daemon, tmp_path: Path, stubborn: bool) -> None:
-    command(jobs, stop_timeout="2s").start().ready()
+    patience = "10s" if stubborn else "60s"  # half of it for who heeds SIGTERM, half for the rest
+    command(jobs, stop_timeout=patience).start().ready()
     trap = "trap '' TERM; " if stubborn else f"trap 'touch {tmp_path}/asked; exit' TERM; "
     script = trap + f"sleep 600 & echo $! $$ > {tmp_path}/pids; while :; do sleep 0.05; done"
     submitted(jobs, "--", "sh", "-c", script)
     file = tmp_path / "pids"
     pids = jobs.until(lambda: file.exists() and file.read_text().split())
-    began = time.monotonic()
     jobs.send(signal.SIGINT)
     jobs.ended(0)
-    took = time.monotonic() - began
-    wait_gone([int(pid) for pid in pids], 5)
+    wait_gone([int(pid) for pid in pids])
     assert (tmp_path / "asked").exists() != stubborn
-    assert took < SOON
     [job] = listed(jobs)
     assert (job["state"], job["attempts"]) == ("waiting", 0)
 
@@ -380,20 +386,20 @@ def test_a_killed_workers_command_is_gone_before_it_runs_again(
     os.kill(busy, signal.SIGKILL)
     jobs.until(lambda: file.read_text().count("\n") == 2)
     child, shell, *_ = file.read_text().split()
-    for pid in (child, shell):
-        state = Path(f"/proc/{pid}/stat")
-        assert not state.exists() or state.read_text().split()[2] in "ZX"
+    assert is_dead(int(child))
+    assert is_dead(int(shell))
 
 
 def test_what_a_command_leaves_in_its_group_is_killed(jobs: Daemon, tmp_path: Path) -> None:
     command(jobs).start().ready()
     script = f"sleep 600 & echo $! > {tmp_path}/pid"
     assert jobs.run("submit", "--wait", "--", "sh", "-c", script).returncode == 0
-    wait_gone([int((tmp_path / "pid").read_text())], 5)
+    wait_gone([int((tmp_path / "pid").read_text())])
 
 
 def test_a_timeout_of_one_command(jobs: Daemon) -> None:
-    command(jobs, options={"timeout": "300ms"}, max_attempts=1).start().ready()
+    options = {"timeout": "300ms"}
+    command(jobs, options=options, max_attempts=1, stop_timeout="60s").start().ready()
     done = jobs.run("submit", "--wait", "--", "sleep", "600")
     assert done.returncode == 143
     assert "took too long" in done.stderr
