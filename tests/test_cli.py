@@ -339,10 +339,20 @@ def test_ctrl_c_in_a_client_is_quiet(paper: Paper) -> None:
     with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE) as process:
         signal.signal(signal.SIGINT, before)
         assert paper.came.wait(DEADLINE)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE) == 130
+        assert interrupted(process) == 130
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+def interrupted(process: subprocess.Popen[bytes]) -> int:
+    """Press Ctrl-C, again if it came right before a system call; return the exit status."""
+    for _ in range(6):
+        process.send_signal(signal.SIGINT)
+        try:
+            return process.wait(DEADLINE / 6)
+        except subprocess.TimeoutExpired:
+            pass
+    raise AssertionError("it heard no Ctrl-C")
 
 
 # Stopping
@@ -438,7 +448,8 @@ CHECKS: list[tuple[str, str | None]] = [
 @pytest.mark.parametrize(("code", "said"), CHECKS, ids=[str(n) for n in range(len(CHECKS))])
 def test_check_tells_why_a_class_cannot_be_had(daemon: Daemon, code: str, said: str | None) -> None:
     daemon.module("mine", code)
-    daemon.pool("mine:Mine", path=["."], ready_timeout="1s")
+    hangs = said is not None and "hangs" in said
+    daemon.pool("mine:Mine", path=["."], ready_timeout="1s" if hangs else "60s")
     done = daemon.run("check")
     assert "Traceback" not in done.stderr
     if said is None:
