@@ -106,6 +106,15 @@ class SlowSetup(Idle):
         super().setup()
 
 
+class GatedSetup(Idle):
+    """Is ready when the test opens its `gate`."""
+
+    def setup(self) -> None:
+        say("setting-up", self.slot)
+        pass_gate(self.options)
+        super().setup()
+
+
 class Deaf(Idle):
     """Blocks every signal in a round without end."""
 
@@ -278,7 +287,7 @@ class Greeter(SocketWorker):
         said = connection.recv(100)
         if said == b"raise":
             raise ValueError("as asked")
-        if said == b"wait":
+        if said in (b"wait", b"hang"):
             say("waiting")
         time.sleep(60 if said == b"hang" else self.options.get("seconds", 0))
         connection.sendall(f"{os.getpid()} {self.generation} {said.decode()}".encode())

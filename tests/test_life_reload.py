@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import grp
-import itertools
 import json
 import os
 import pwd
@@ -11,10 +10,12 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import SOON, Daemon, Line, children, comm
+from harness import DEADLINE, SOON, Daemon, Line, children, comm
 
 TESTS = str(Path(__file__).parent)
 CREW = "from crew import *\n"
@@ -91,6 +92,12 @@ def reload(daemon: Daemon, times: int = 1) -> None:
     daemon.ready(before + times)
 
 
+def reload_by_command(daemon: Daemon) -> None:
+    """Ask by the command, which waits until it is over."""
+    result = daemon.run("reload")
+    assert (result.returncode, result.stdout) == (0, "reloaded: generation 2\n"), result
+
+
 def stop(daemon: Daemon, code: int = 0) -> None:
     daemon.send(signal.SIGTERM)
     daemon.ended(code)
@@ -110,15 +117,19 @@ def test_new_code_and_options_arrive_without_a_gap(daemon: Daemon, way: str) -> 
     write_busy(daemon, "old")
     busy_pool(daemon, options={"colour": "red"}).start().ready()
     daemon.events.wait("^end ", 20)
-    write_busy(daemon, "new", first="time.sleep(1)\n")
+    gate = daemon.gate()
+    write_busy(daemon, "new", first=f"say('importing')\npass_gate({{'gate': {gate!r}}})\n")
     busy_pool(daemon, options={"colour": "blue"})
-    before = len(rounds_of(daemon, "old"))
-    if way == "signal":
-        reload(daemon)
-    else:
-        result = daemon.run("reload")
-        assert (result.returncode, result.stdout) == (0, "reloaded: generation 2\n"), result
-    assert len(rounds_of(daemon, "old")) > before + 20  # they went on during the import
+    with ThreadPoolExecutor() as other:
+        if way == "signal":
+            over = other.submit(reload, daemon)
+        else:
+            over = other.submit(reload_by_command, daemon)
+        daemon.events.wait("^importing")
+        before = len(rounds_of(daemon, "old"))
+        daemon.until(lambda: len(rounds_of(daemon, "old")) > before + 20)  # they go on meanwhile
+        daemon.open_gate()
+        over.result()
     status = daemon.status()
     assert (status["generation"], status["ready"], status["state"]) == (2, True, "running")
     assert status["last_reload"]["ok"] is True
@@ -135,9 +146,9 @@ def test_new_code_and_options_arrive_without_a_gap(daemon: Daemon, way: str) -> 
 
 def test_waiting_workers_leave_only_after_their_successors_are_ready(daemon: Daemon) -> None:
     daemon.pool("crew:SlowSetup", workers=4, options={"seconds": 0.1}).start().ready()
-    for _ in range(2):
+    for leave in (4, 8):
         reload(daemon)
-    daemon.events.wait("^teardown", 8)
+        daemon.events.wait("^teardown", leave)
     assert fewest(daemon, "^woken True") >= 4
     for slot in range(4):
         life = [x.words[0] for x in daemon.events.matching(rf"^(setup jobs|teardown) {slot}\b")]
@@ -198,13 +209,15 @@ BROKEN: dict[str, tuple[str | bytes | None, str, str]] = {
     "no such class": ("", "class Bsuy(Idle): pass", "no class 'Busy'.*Bsuy"),
     "setup raises": ("", "def setup(self): raise OSError('no disk')", "setup.*raised.*no disk"),
     "setup exits": ("", "def setup(self): os._exit(5)", r"exited with status 5 in setup\(\)"),
-    "setup hangs": ("", f"def setup(self): {HANG}", r"setup\(\) took longer than 1.5 s"),
-    "import hangs": ("", HANG, "importing busy:Busy took longer than 1.5 s"),
+    "setup hangs": ("", f"def setup(self): {HANG}", r"setup\(\) took longer than 4 s"),
+    "import hangs": ("", HANG, "importing busy:Busy took longer than 4 s"),
     "import exits": ("", "sys.exit(4)", r"busy\.py:\d+: called sys\.exit\(4\)"),
 }
 
 
 def break_it(daemon: Daemon, config: str | bytes | None, code: str) -> None:
+    if HANG in code:
+        busy_pool(daemon, ready_timeout="4s")
     if config is None:
         daemon.config.unlink()
     elif config:
@@ -217,7 +230,7 @@ def break_it(daemon: Daemon, config: str | bytes | None, code: str) -> None:
 
 def mend(daemon: Daemon, code: str) -> None:
     write_busy(daemon, code)
-    busy_pool(daemon, ready_timeout="1500ms")
+    busy_pool(daemon)
 
 
 def test_thirteen_broken_reloads_leave_no_trace(daemon: Daemon) -> None:
@@ -227,6 +240,7 @@ def test_thirteen_broken_reloads_leave_no_trace(daemon: Daemon) -> None:
     daemon.until(lambda: "graced-spare" in map(comm, children(daemon.pid)))
     others = sorted(children(daemon.pid))
     for number, (name, (config, code, reason)) in enumerate(BROKEN.items(), start=1):
+        before = rounds_by(daemon)
         break_it(daemon, config, code)
         result = daemon.run("reload", "--socket", str(daemon.short / "run" / "control.sock"))
         assert result.returncode == 1, (name, result)
@@ -240,9 +254,11 @@ def test_thirteen_broken_reloads_leave_no_trace(daemon: Daemon) -> None:
         assert told(daemon) == (number + 1, number), name
         assert len(daemon.log.matching(f"reload refused: .*{reason}")) == 1, name
         assert daemon.notices.wait(f"^STATUS=4/4 workers ready; reload refused: .*{reason}"), name
-        assert sorted(w["pid"] for w in status["pools"]["jobs"]["workers"]) == pids, name
+        daemon.until(lambda: sorted(daemon.worker_pids()) == pids)
         daemon.until(lambda: sorted(children(daemon.pid)) == others)
-    assert_rounds_went_on(daemon, pids)
+        if "hangs" in name:  # for four seconds: they did not wait for it
+            after = rounds_by(daemon)
+            assert min(after[pid] - before[pid] for pid in pids) > 20
     write_busy(daemon, "new")
     result = daemon.run("reload")
     assert (result.returncode, result.stdout) == (0, "reloaded: generation 2\n"), result
@@ -254,13 +270,9 @@ def test_thirteen_broken_reloads_leave_no_trace(daemon: Daemon) -> None:
     assert ready == reloading + 1 == len(BROKEN) + 2
 
 
-def assert_rounds_went_on(daemon: Daemon, pids: list[int]) -> None:
-    """The same workers did round after round, without a pause that a reload could have made."""
-    for pid in pids:
-        times = [line.at for line in daemon.events.matching("^begin ") if line.pid == pid]
-        gaps = [after - before for before, after in itertools.pairwise(times)]
-        assert len(gaps) > 100
-        assert max(gaps) < SOON, max(gaps)
+def rounds_by(daemon: Daemon) -> Counter[int]:
+    """Return how many rounds each worker has begun."""
+    return Counter(line.pid for line in daemon.events.matching("^begin "))
 
 
 def test_one_broken_pool_refuses_for_all(daemon: Daemon) -> None:
@@ -317,8 +329,9 @@ def test_300_hangups_in_a_storm(daemon: Daemon) -> None:
     for _ in range(300):
         daemon.send(signal.SIGHUP)
         time.sleep(0.002)  # the storm's own pace
-    daemon.until(lambda: told(daemon)[0] == told(daemon)[1] + 1)
+    daemon.status()  # it has heard all of them before this
     daemon.until(lambda: daemon.status()["state"] == "running")
+    daemon.until(lambda: told(daemon)[0] == told(daemon)[1] + 1)
     assert fewest(daemon) >= 4
     asked = daemon.send(signal.SIGTERM)
     assert daemon.ended(0) - asked < SOON
@@ -330,11 +343,13 @@ def test_300_hangups_in_a_storm(daemon: Daemon) -> None:
 @pytest.mark.parametrize("count", [50, 300])
 def test_one_reload_follows_however_many_were_asked_for(daemon: Daemon, count: int) -> None:
     slow_setup(daemon, 0).start().ready()
-    slow_setup(daemon, 0.8)
+    daemon.pool("crew:GatedSetup", options={"gate": daemon.gate()})
     daemon.send(signal.SIGHUP)
     daemon.events.wait("^setting-up", 2)
     for _ in range(count):
         daemon.send(signal.SIGHUP)
+    daemon.status()  # it has heard all of them before this
+    daemon.open_gate()
     daemon.ready(3)
     assert daemon.status()["generation"] == 3
     daemon.events.collect(0.3)
@@ -348,7 +363,7 @@ def test_one_reload_follows_however_many_were_asked_for(daemon: Daemon, count: i
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_wins_over_a_reload(daemon: Daemon, number: signal.Signals) -> None:
     slow_setup(daemon, 0, workers=4).start().ready()
-    slow_setup(daemon, 8, workers=4)
+    slow_setup(daemon, 60, workers=4)
     daemon.send(signal.SIGHUP)
     daemon.events.wait("^setting-up", 5)
     asked = daemon.send(number)
@@ -374,14 +389,14 @@ def test_a_stop_wins_over_an_import(daemon: Daemon) -> None:
 
 def test_who_waits_for_a_reload_is_told_of_the_stop(daemon: Daemon) -> None:
     slow_setup(daemon, 0).start().ready()
-    slow_setup(daemon, 8)
+    slow_setup(daemon, 60)
     line = daemon.command("reload", "-c", str(daemon.config))
     pipe = {"env": daemon.environment(), "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(line, **pipe) as asking:  # type: ignore[call-overload]
         daemon.events.wait("^setting-up", 2)
         daemon.send(signal.SIGTERM)
         daemon.ended(0)
-        _, error = asking.communicate(timeout=10)
+        _, error = asking.communicate(timeout=DEADLINE)
     assert asking.returncode == 1
     assert "the daemon is stopping" in error
 
@@ -422,20 +437,22 @@ def test_a_hundred_reloads_leave_nothing_behind(daemon: Daemon) -> None:
     before = settled(daemon)
     for _ in range(100):
         reload(daemon)
+    # The last of those who asked for the status may not be seen to be gone yet.
+    daemon.until(lambda: settled(daemon)["descriptors"] <= before["descriptors"])
     after = settled(daemon)
-    assert after["descriptors"] == before["descriptors"]
     assert after["children"] == before["children"] == 4
     assert after["memory in kB"] - before["memory in kB"] < 600, (before, after)
     assert daemon.status()["generation"] == 151
-    workers = 2 * ["graced-worker"]
-    names = ["graced", "graced-spare", *workers, "graced-zygote"]
-    assert sorted(comm(p) for p in daemon.left()) == names
+    assert sorted(comm(p) for p in daemon.left()) == ["graced", *FAMILY]
     stop(daemon)
+
+
+FAMILY = ["graced-spare", "graced-worker", "graced-worker", "graced-zygote"]
 
 
 def settled(daemon: Daemon) -> dict[str, int]:
     """Return what the main process holds once the old generation is gone."""
-    daemon.until(lambda: len(children(daemon.pid)) == 4)
+    daemon.until(lambda: sorted(map(comm, children(daemon.pid))) == FAMILY)
     daemon.status()
     return held(daemon.pid)
 
@@ -467,11 +484,11 @@ def test_surge_0_gives_the_slot_back_when_refused(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("surge", [1, 2])
 def test_no_more_than_surge_are_ahead(daemon: Daemon, surge: int) -> None:
-    """Those that are being started, and those that are ready before their predecessor leaves."""
+    """Whoever is ready counts no longer: his predecessor has been told to leave by then."""
     slow_setup(daemon, 0.15, workers=4, surge=surge).start().ready()
     reload(daemon)
     ahead, most = 0, 0
-    for line in daemon.events.matching("^(setting-up|teardown)")[4:]:
+    for line in daemon.events.matching("^(setting-up|setup)")[8:]:
         ahead += 1 if line.words[0] == "setting-up" else -1
         most = max(most, ahead)
     assert most == surge
@@ -532,7 +549,7 @@ def test_a_reload_mends_a_pool_in_back_off(daemon: Daemon) -> None:
     daemon.module(
         "busy", f"{CREW}class Busy(Idle):\n  def step(self):\n    {dying}\n    os._exit(3)"
     )
-    limits = {"first": "30s", "limit": "30s"}
+    limits = {"first": "60s", "limit": "60s"}
     busy_pool(daemon, workers=2, options={"sign": str(sign)}, backoff=limits).start().ready()
     sign.touch()
     daemon.until(lambda: daemon.status()["pools"]["jobs"]["backoff"])
@@ -540,7 +557,7 @@ def test_a_reload_mends_a_pool_in_back_off(daemon: Daemon) -> None:
     asked = time.monotonic()
     result = daemon.run("reload")
     assert result.returncode == 0, result
-    assert time.monotonic() - asked < 10  # it did not wait for the probe
+    assert time.monotonic() - asked < SOON  # it did not wait for the probe
     pool = daemon.status()["pools"]["jobs"]
     assert (pool["ready"], pool["backoff"]) == (2, None)
     stop(daemon)
