@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import Daemon
+from harness import Daemon, stat
 
 
 def switches(pids: list[int]) -> dict[int, int]:
@@ -22,7 +22,7 @@ def switches(pids: list[int]) -> dict[int, int]:
 
 
 def settle(daemon: Daemon) -> list[int]:
-    """Wait until nothing has moved, come or gone for half a second."""
+    """Wait until all are there and sleep, and nothing has moved, come or gone for half a second."""
 
     def now() -> dict[int, int]:
         try:
@@ -30,10 +30,18 @@ def settle(daemon: Daemon) -> list[int]:
         except FileNotFoundError:  # it left while we looked
             return {}
 
+    def at_rest() -> bool:
+        there = daemon.left()
+        try:  # who waits for a CPU has not moved either
+            sleeping = all(stat(pid)[0] == "S" for pid in there)
+        except FileNotFoundError:
+            return False
+        return sleeping and "graced-spare" in there.values()
+
     def still() -> bool:
         before = now()
         daemon.events.collect(0.5)
-        return now() == before
+        return at_rest() and now() == before
 
     daemon.until(still)
     return sorted(daemon.left())

@@ -42,7 +42,7 @@ def test_it_starts_works_and_drains_as_pid_1(contained: Daemon) -> None:
 
 
 def test_sigterm_works_from_the_first_moment_on(contained: Daemon) -> None:
-    contained.module("slow", "import time\nfrom crew import *\nsay('importing')\ntime.sleep(20)\n")
+    contained.module("slow", "import time\nfrom crew import *\nsay('importing')\ntime.sleep(60)\n")
     contained.pool("slow:Idle", path=[".", os.path.dirname(__file__)])
     contained.start(wrap=UNSHARE)
     contained.events.wait("^importing")

@@ -6,7 +6,9 @@ answer names the process and the generation that gave it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import threading
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE, ROOT, Daemon
+from harness import DEADLINE, ROOT, Daemon, stat
 
 from graced.host.address import parse
 from graced.host.listening import stored_name
@@ -25,11 +27,13 @@ Where = int | str  # a port, or the path of a Unix socket
 
 @pytest.fixture
 def port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody uses, nor is given meanwhile for a call of his own."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", random.randrange(first_given // 2, first_given)))
+            return int(sock.getsockname()[1])
 
 
 def connect(where: Where) -> socket.socket:
@@ -141,14 +145,11 @@ def test_workers_that_die_cut_their_own_caller_alone(daemon: Daemon, port: int) 
     greet(daemon, f"tcp://127.0.0.1:{port}", workers=3).start().ready()
     dead = []
     with Callers(port) as callers:
-        for _ in range(5):
+        for times in range(1, 6):
             with connect(port) as sock:
                 sock.sendall(b"hang")
-                busy = daemon.until(
-                    lambda: [w["pid"] for w in daemon.workers() if (w["busy_for"] or 0) > 0.5]
-                )
-                os.kill(busy[0], signal.SIGKILL)
-                dead.append(busy[0])
+                dead.append(daemon.events.wait("^waiting", times)[-1].pid)
+                os.kill(dead[-1], signal.SIGKILL)
                 try:
                     assert sock.recv(100) == b""
                 except ConnectionResetError:
@@ -178,11 +179,17 @@ def test_a_replaced_worker_leaves_nobody_waiting(daemon: Daemon, port: int) -> N
     """One worker, told to drain again and again: its successor takes who has knocked meanwhile."""
     greet(daemon, f"tcp://127.0.0.1:{port}", workers=1).start().ready()
     with Callers(port, 8) as callers:
+        [pid] = daemon.worker_pids()
         for _ in range(5):
-            [pid] = daemon.worker_pids()
             os.kill(pid, signal.SIGTERM)
-            daemon.until(lambda pid=pid: daemon.worker_pids() not in ([], [pid]))  # type: ignore[misc]
+            pid = daemon.until(lambda old=pid: successor(daemon, old))  # type: ignore[misc]
             callers.more(20)
+
+
+def successor(daemon: Daemon, old: int) -> int:
+    """Return who has followed a worker that is gone, or 0."""
+    pids = daemon.worker_pids()
+    return pids[0] if len(pids) == 1 and pids != [old] else 0
 
 
 def test_what_handle_raises_is_logged_and_the_connection_closed(daemon: Daemon, port: int) -> None:
@@ -192,12 +199,13 @@ def test_what_handle_raises_is_logged_and_the_connection_closed(daemon: Daemon, 
     daemon.log.wait("handle.. raised")
     daemon.log.wait("ValueError: as asked")
     assert call(port)[0] == str(before)
+    daemon.until(lambda: daemon.workers()[0]["state"] == "ready")  # its round is over
     [worker] = daemon.workers()
     assert (worker["rounds"], worker["errors"]) == (2, 1)
 
 
 def test_a_connection_that_takes_too_long(daemon: Daemon, port: int) -> None:
-    greet(daemon, f"tcp://127.0.0.1:{port}", workers=1, round_timeout="500ms").start().ready()
+    greet(daemon, f"tcp://127.0.0.1:{port}", workers=1, round_timeout="3s").start().ready()
     with connect(port) as sock:
         sock.sendall(b"hang")
         try:
@@ -220,12 +228,14 @@ def test_an_interrupt_ends_the_connection(daemon: Daemon, port: int) -> None:
 
 
 def test_waiting_is_no_work_and_costs_nothing(daemon: Daemon, port: int) -> None:
-    greet(daemon, f"tcp://127.0.0.1:{port}", workers=1, round_timeout="200ms").start().ready()
+    greet(daemon, f"tcp://127.0.0.1:{port}", workers=1, round_timeout="2s").start().ready()
+    [pid] = daemon.worker_pids()
+    daemon.until(lambda: stat(pid)[0] == "S" and daemon.workers()[0]["state"] == "ready")
+    before = switches(pid)
+    daemon.log.collect(2.5)
     [worker] = daemon.workers()
-    assert (worker["state"], worker["rounds"]) == ("ready", 0)
-    before = switches(worker["pid"])
-    daemon.log.collect(1.0)
-    assert switches(worker["pid"]) == before
+    assert (worker["pid"], worker["state"], worker["rounds"]) == (pid, "ready", 0)
+    assert switches(pid) == before
 
 
 def test_one_call_wakes_one_worker(daemon: Daemon, port: int) -> None:
@@ -265,7 +275,7 @@ def test_a_reload_opens_and_closes(daemon: Daemon, port: int) -> None:
         greet(daemon, f"tcp://127.0.0.1:{port}?backlog=7")
         assert daemon.run("reload").returncode == 0
         callers.more(20)
-    assert not os.path.exists(path)
+    daemon.until(lambda: not os.path.exists(path))
 
 
 def test_a_reload_without_its_address_is_refused_by_name(daemon: Daemon, port: int) -> None:
@@ -347,7 +357,7 @@ def test_ipv6_beside_ipv4(daemon: Daemon, port: int) -> None:
 
 
 def test_a_worker_without_an_address(daemon: Daemon) -> None:
-    daemon.pool("crew:Greeter", ready_timeout="5s", backoff={"first": "10ms"}).start()
+    daemon.pool("crew:Greeter", backoff={"first": "10ms"}).start()
     daemon.ended(1)
     daemon.log.wait("Greeter has nothing to listen on; write pools.jobs.listen")
 

@@ -148,7 +148,7 @@ def test_a_user_is_become_before_any_code_of_the_user_runs(daemon: Daemon) -> No
 
 
 def test_status_has_the_keys_of_the_contract(daemon: Daemon) -> None:
-    daemon.pool("crew:Rounds", workers=2, options={"seconds": 30}).start().ready()
+    daemon.pool("crew:Rounds", workers=2, options={"seconds": 60}).start().ready()
     daemon.events.wait("^begin ", 2)
     status = daemon.status()
     assert set(status) >= KEYS_OF_STATUS
@@ -219,7 +219,7 @@ def test_a_start_of_workers_that_exit_ends(daemon: Daemon) -> None:
 
 
 def test_a_setup_that_hangs_ends_the_start(daemon: Daemon) -> None:
-    daemon.pool("crew:SlowSetup", ready_timeout="300ms", stop_timeout="200ms").start()
+    daemon.pool("crew:SlowSetup", options={"seconds": 60}, ready_timeout="3s").start()
     daemon.ended(1)
     assert daemon.log.matching("ready_timeout|not ready|setup")
     daemon.nothing_left()
