@@ -24,6 +24,7 @@ from graced.core.events import (
 )
 from graced.host import clock, process
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
+from graced.host.oom import OomKills
 from graced.host.scoreboard import Left, Phase
 from graced.watch import Watch, read_lease
 from graced.zygote import Plan, fork
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from graced.core.events import Event
     from graced.core.settings import Pool
+    from graced.host.log import Log
     from graced.host.process import Exit
     from graced.host.scoreboard import Scoreboard
     from graced.host.stacks import Stacks
@@ -51,24 +53,26 @@ PLANNED = (Left.DRAINED, Left.INTERRUPTED, Left.TEARDOWN_RAISED)
 class _Zygote:
     """A zygote's process and the way to talk to it."""
 
-    __slots__ = ("channel", "pid", "pool")
+    __slots__ = ("channel", "killed", "pid", "pool")
 
     def __init__(self, pid: int, channel: Channel, pool: str) -> None:
         self.pid = pid
         self.channel = channel
         self.pool = pool
+        self.killed = False  # by us
 
 
 class _Worker:
     """A worker's process, from its birth order to its reaping."""
 
-    __slots__ = ("index", "looks", "pid", "zygote")
+    __slots__ = ("index", "killed", "looks", "pid", "zygote")
 
     def __init__(self, index: int, zygote: int) -> None:
         self.index = index
         self.zygote = zygote
         self.pid: int | None = None
         self.looks = 0
+        self.killed = False  # by us
 
 
 class Processes:
@@ -82,7 +86,7 @@ class Processes:
         selector: selectors.BaseSelector,
         emit: Emit,
         plan: Callable[[StartZygote], Plan],
-        evidence: Callable[[Exit], str | None],
+        log: Log,
     ) -> None:
         self._scoreboard = scoreboard
         self._stacks = stacks
@@ -90,14 +94,15 @@ class Processes:
         self._selector = selector
         self._emit = emit
         self._plan = plan
-        self._evidence = evidence  # what else is known of a death, such as out of memory
+        self._log = log
+        self._oom_kills = OomKills()
         self._zygotes: dict[int, _Zygote] = {}
         self._workers: dict[int, _Worker] = {}
         self._by_pid: dict[int, int] = {}
         self._last_words: dict[int, dict[str, Any]] = {}  # evidence, until it is asked for
         self._groups: dict[int, list[int]] = {}  # of dead workers, until they are asked for
         self._early: dict[int, Exit] = {}  # reaped before their zygote reported them
-        self.others: dict[int, Callable[[Exit], None]] = {}  # children of other parts
+        self.others: dict[int, Callable[[str], None]] = {}  # children of other parts
 
     # -- what there is ----------------------------------------------------------
 
@@ -135,6 +140,7 @@ class Processes:
         """End a zygote; it holds nothing that could be lost."""
         found = self._zygotes.get(zygote)
         if found is not None:
+            found.killed = True
             process.end_group(found.pid)
 
     def helpers(self) -> dict[int, str]:
@@ -261,7 +267,7 @@ class Processes:
         if found is None or found.pid is None:
             return
         if force:
-            self._kill(worker, found.pid)
+            self._kill(worker, found, found.pid)
         else:
             self._look_and_kill(worker, found, found.pid, stuck)
 
@@ -277,7 +283,7 @@ class Processes:
         now = clock.monotonic()
         leased, held_until = read_lease(self._watch.record(worker), now)
         if held_until is None and (not stuck or self._watch.overdue(worker, now)):
-            self._kill(worker, pid)
+            self._kill(worker, found, pid)
             return
         if not was_stopped:
             process.signal_process(pid, signal.SIGCONT)
@@ -287,7 +293,8 @@ class Processes:
             self._watch.recovered(worker, now)
             self._emit(Recovered(worker))
 
-    def _kill(self, worker: int, pid: int) -> None:
+    def _kill(self, worker: int, found: _Worker, pid: int) -> None:
+        found.killed = True
         process.end_group(pid)
         self._emit(Killed(worker))
 
@@ -302,6 +309,8 @@ class Processes:
             if worker is None:
                 if exit.pid in self.zygote_pids():
                     process.end_group(exit.pid)  # what the code started while it was imported
+                elif exit.pid not in self.others:
+                    self._stranger(exit)
                 process.reap(exit.pid)
                 self._other(exit)
             else:
@@ -328,6 +337,18 @@ class Processes:
                 return worker
         return None
 
+    def _stranger(self, exit: Exit) -> None:
+        """A spare, or what else belongs to a zygote, is missed by nobody: tell of its hunger."""
+        group = process.group_of(exit.pid)
+        zygote = next((z for z in self._zygotes.values() if z.pid == group), None)
+        ours = zygote is None or zygote.killed  # what is left of a group, we have killed
+        if self._starved(exit, ours=ours) and zygote is not None:
+            name = f"{process.name_of(exit.pid)} (pid {exit.pid})"
+            self._log.warning(f"pool {zygote.pool}: {name} was {_how(exit, hungry=True)}")
+
+    def _starved(self, exit: Exit, *, ours: bool) -> bool:
+        return self._oom_kills.took(exit, clock.monotonic(), ours=ours)
+
     def _other(self, exit: Exit) -> None:
         for number, zygote in list(self._zygotes.items()):
             if zygote.pid == exit.pid:
@@ -335,7 +356,7 @@ class Processes:
                 return
         other = self.others.pop(exit.pid, None)
         if other is not None:
-            other(exit)
+            other(_how(exit, hungry=self._starved(exit, ours=False)))
         elif self._awaited():
             self._early[exit.pid] = exit
         # else a stranger's orphan, which came to us as it would have come to init
@@ -351,13 +372,15 @@ class Processes:
                     self._spawned(worker, pid)  # its birth could not be reported any more
                 else:
                     self._forget(worker)
-        self._emit(ZygoteDied(number, f"its zygote {process.describe_exit(exit)}"))
+        hungry = self._starved(exit, ours=zygote.killed)
+        self._emit(ZygoteDied(number, f"its zygote {_how(exit, hungry=hungry)}"))
 
     def _gone(self, worker: int, exit: Exit) -> None:
         record = self._watch.record(worker)
+        hungry = self._starved(exit, ours=self._workers[worker].killed)
         event = Died(
             worker,
-            self._reason(record.left, record.text, record.phase, exit),
+            _reason(record.left, record.text, record.phase, exit, hungry=hungry),
             record.left in PLANNED and exit.code == os.CLD_EXITED,
             record.rounds,
             record.good,
@@ -375,21 +398,27 @@ class Processes:
         """Return what is known of a death, once."""
         return {"reason": reason, **self._last_words.pop(worker, {})}
 
-    def _reason(self, left: int, text: str, phase: int, exit: Exit) -> str:
-        if left and text:
-            return text
-        how = process.describe_exit(exit)
-        if phase in (Phase.BORN, Phase.SETUP):
-            how += " in setup()"
-        more = text or self._evidence(exit)
-        return f"{how} ({more})" if more else how
-
     def _forget(self, worker: int) -> None:
         found = self._workers.pop(worker)
         if found.pid is not None:
             self._by_pid.pop(found.pid, None)
         self._watch.drop(worker)
         self._scoreboard.release(found.index)
+
+
+def _reason(left: int, text: str, phase: int, exit: Exit, *, hungry: bool) -> str:
+    """Say what a worker died of; `text` is what it has said itself."""
+    if left and text:
+        return text
+    where = " in setup()" if phase in (Phase.BORN, Phase.SETUP) else ""
+    if text:
+        return f"{process.describe_exit(exit)}{where} ({text})"
+    return _how(exit, where, hungry=hungry)
+
+
+def _how(exit: Exit, where: str = "", *, hungry: bool) -> str:
+    """Say how a process ended, and whether for want of memory."""
+    return f"{process.describe_exit(exit)}{where}{' (out of memory)' if hungry else ''}"
 
 
 def bell_rang(bell: int) -> list[int] | None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from graced.core import settings
     from graced.core.settings import Pool, Settings
     from graced.host.log import Log
-    from graced.host.process import Exit
     from graced.processes import Processes
 
 AGAIN = 0.1  # seconds until a keeper that died is started again; doubled each time
@@ -178,7 +177,7 @@ class Queues:
             self._log.error(f"queue {keeper.plan.pool}: cannot fork: {error.strerror}")
             self._start_later(kept)
             return
-        self._processes.others[pid] = lambda exit: self._died(kept, exit)
+        self._processes.others[pid] = lambda how: self._died(kept, how)
         kept.watched = keeper.fileno()
         self._selector.register(kept.watched, selectors.EVENT_READ, lambda _: self._heard(kept))
 
@@ -192,7 +191,7 @@ class Queues:
         kept.leaving = clock.monotonic() + FAREWELL
         kept.keeper.stop()
 
-    def _died(self, kept: _Kept, exit: Exit) -> None:
+    def _died(self, kept: _Kept, how: str) -> None:
         self._heard(kept)
         kept.keeper.pid = None
         self._unwatch(kept)
@@ -201,7 +200,6 @@ class Queues:
             kept.leaving = None
             self._kept = {name: k for name, k in self._kept.items() if k is not kept}
             return
-        how = process.describe_exit(exit)
         self._start_later(kept)
         self._log.warning(f"queue {kept.keeper.plan.pool}: its keeper {how}; starting again")
 

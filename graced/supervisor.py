@@ -19,7 +19,6 @@ from graced.core.daemon import Daemon
 from graced.graves import Graves
 from graced.host import clock, process, signals
 from graced.host.log import open_log
-from graced.host.oom import OomKills
 from graced.host.scoreboard import Scoreboard
 from graced.host.sinks import FileSink
 from graced.host.stacks import Stacks
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from graced.host.configfile import Reading
     from graced.host.log import Log
     from graced.host.notify import Notifier
-    from graced.host.process import Exit
     from graced.host.runtimedir import RuntimeDir
     from graced.sockets import Sockets
 
@@ -86,7 +84,6 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self._signals = signals.install()
         self.watch = Watch()
-        self._oom_kills = OomKills()
         self.processes = Processes(
             self.scoreboard,
             self.stacks,
@@ -94,7 +91,7 @@ class Supervisor:
             self.selector,
             self.emit,
             self._plan,
-            self._evidence,
+            log,
         )
         self.graves = Graves()
         self.queues = Queues(
@@ -426,11 +423,6 @@ class Supervisor:
             listen=listen,
             queue=self.queues.plan(action.pool, new).address(),
         )
-
-    def _evidence(self, exit: Exit) -> str | None:
-        """Say what else is known of a death."""
-        killed = exit.code != os.CLD_EXITED and exit.status == signal.SIGKILL
-        return "out of memory" if killed and self._oom_kills.one_more() else None
 
     # -- the end ------------------------------------------------------------------
 

@@ -7,24 +7,44 @@ same counter in ``memory.oom_control``.
 from __future__ import annotations
 
 import os
+import signal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.host.process import Exit
+
+DYING = 1.0  # seconds from a kill's count to the death; after that it was somebody we don't reap
 CGROUPS = "/proc/self/cgroup"
 MOUNTS = "/proc/self/mounts"
 
 
 class OomKills:
-    """The kills of this process's own control group that nobody has asked about yet."""
+    """The kills of this process's own control group, and whose death each of them was.
+
+    The kernel counts them and names nobody. So every death is asked about: else the kill
+    of one would be taken for that of the next who gets SIGKILL.
+    """
 
     def __init__(self, file: str | None = None) -> None:
         self._file = file if file is not None else find()
         self._seen = self._count()
+        self._unclaimed: list[float] = []  # when a kill was noticed that was nobody's so far
 
-    def one_more(self) -> bool:
-        """Whether a kill was counted that was not accounted for; accounts for one."""
-        if self._count() <= self._seen:
+    def took(self, exit: Exit, now: float, *, ours: bool) -> bool:
+        """Whether this death was for want of memory; `ours`: we have sent SIGKILL."""
+        self._notice(now)
+        if ours or exit.code == os.CLD_EXITED or exit.status != signal.SIGKILL:
             return False
-        self._seen += 1
+        if not self._unclaimed:
+            return False
+        del self._unclaimed[0]
         return True
+
+    def _notice(self, now: float) -> None:
+        count = self._count()
+        new = [now] * (count - self._seen)
+        self._unclaimed = [at for at in self._unclaimed if now - at <= DYING] + new
+        self._seen = max(count, self._seen)
 
     def _count(self) -> int:
         if self._file is None:

@@ -336,6 +336,23 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def name_of(pid: int) -> str:
+    """Return what `ps -o comm` shows, of one that has ended too until it is reaped."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return comm.read().rstrip("\n")
+    except OSError:
+        return "process"
+
+
+def group_of(pid: int) -> int | None:
+    """Return the process group of one that may have ended; None once it is reaped."""
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
 def state(pid: int) -> str | None:
     """Return the letter that ps shows (R, S, D, T, t, Z, …); None if the process is gone."""
     try:
