@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from nursery import DEADLINE, Feed, Nursery, until
 
+from graced import spares
 from graced.host import process
-from graced.host.scoreboard import Left
+from graced.host.scoreboard import Left, Phase
 
 IDLE = """
 class W(Worker):
@@ -24,6 +25,12 @@ class W(Worker):
     def step(self): self.wait(None)
     def teardown(self): say("teardown", self.slot)
 """
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no spare be given up because the machine had to wait."""
+    monkeypatch.setattr(spares, "PATIENCE", DEADLINE)
 
 
 @pytest.fixture
@@ -112,6 +119,9 @@ def test_a_spare_has_the_descriptors_of_a_worker_and_no_others(nursery: Nursery)
     waited = nursery.spawn()[0].ready()
     spare()  # one that is born while the worker lives has none of its own
     again = nursery.spawn()[0].ready()
+    for child in (born, waited, again):
+        child.until(lambda record: record.phase == Phase.READY, "it waits")
+        until(lambda pid=child.pid: process.state(pid) == "S", "it sleeps")  # type: ignore[misc]
     assert kinds(waited.pid) == kinds(born.pid) == kinds(again.pid)
 
 
@@ -152,6 +162,7 @@ def bereaved(home: Path, prepare: Callable[[Nursery], int]) -> Iterator[int]:
             nursery = Nursery(home)
             watched = prepare(nursery)
             os.kill(nursery.zygote, signal.SIGSTOP)
+            until(lambda: process.is_stopped(nursery.zygote), "stopped")
             os.write(writer, f"{watched} {nursery.zygote}".encode())
             signal.pause()
 
@@ -269,7 +280,10 @@ def test_more_workers_than_descriptors_one_after_the_other(nursery: Nursery) -> 
     assert guarded(nursery.zygote).issuperset(nursery.living)
 
 
-def test_a_spare_that_is_stopped_is_given_up(nursery: Nursery) -> None:
+def test_a_spare_that_is_stopped_is_given_up(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
     nursery.fork(IDLE, spare=True)
     nursery.spawn()[0].ready()
     waiting = spare()
@@ -334,6 +348,7 @@ def test_a_worker_is_not_born_twice_if_it_died_and_was_reaped_meanwhile(nursery:
     nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
     until(lambda: child.record.pid, "a number")
     os.kill(nursery.zygote, signal.SIGSTOP)
+    until(lambda: process.is_stopped(nursery.zygote), "stopped")
     os.kill(waiting, signal.SIGKILL)
     os.waitpid(waiting, 0)
     nursery.scoreboard.release(child.index)
@@ -401,6 +416,8 @@ def test_a_zygote_killed_while_it_hands_over_leaves_nobody_unknown(nursery: Nurs
         child = nursery.claim()
         nursery.channel.send(("spawn", [(child.id, child.index, 7, 0, 0)]))
         wait(step * 0.00004)
+        if step == 24:  # all the others may have come too early
+            until(lambda c=child: c.record.pid, "a number")  # type: ignore[misc]
         os.kill(nursery.zygote, signal.SIGKILL)
         os.waitid(os.P_PID, nursery.zygote, os.WEXITED | os.WNOWAIT)
         process.end_group(nursery.zygote)  # as the main process does, before it looks

@@ -363,8 +363,29 @@ def test_a_signal_during_the_birth_is_not_lost(nursery: Nursery) -> None:
         assert not child.record.ready_at or child.record.left == Left.DRAINED
         assert child.ended().status == 0
         nursery.scoreboard.release(child.index)
+
+
+def at_births(first: str) -> str:
+    """Return code that does something first where a process leaves the group it was born in."""
+    return (
+        f"""
+leave_group = os.setpgid
+def setpgid(pid, group):
+    {first}
+    leave_group(pid, group)
+os.setpgid = setpgid
+"""
+        + IDLE
+    )
+
+
+def test_a_signal_before_setup_is_not_lost(nursery: Nursery) -> None:
+    code = at_births("if pid == os.getpid(): os.kill(pid, signal.SIGTERM)  # in the worker")
+    child = nursery.worker(code)
+    assert child.ended().status == 0
+    assert child.record.left == Left.INTERRUPTED
     nursery.feed.take()
-    assert nursery.feed.lines.count("setup 0") < 30  # nearly all were asked before setup()
+    assert nursery.feed.lines == []
 
 
 def test_a_birth_that_fails_is_told(nursery: Nursery) -> None:
@@ -420,10 +441,25 @@ def test_a_zygote_lives_through_a_signal_to_everybody(nursery: Nursery) -> None:
     nursery.spawn()[0].ready()
 
 
+def test_a_middle_process_killed_before_it_tells_leaves_nobody(nursery: Nursery) -> None:
+    code = at_births(
+        "if pid != os.getpid(): say('middle', os.getpid()); time.sleep(600)  # not in the worker"
+    )
+    nursery.fork(code)
+    assert nursery.channel is not None
+    child = nursery.claim()
+    nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
+    nursery.feed.until(lambda: bool(nursery.feed.lines), "the middle process")
+    os.kill(int(nursery.feed.lines[0].split()[1]), signal.SIGKILL)
+    assert nursery.told() == ("unspawned", [(child.id,)], LOST)
+    until(lambda: gone_but(nursery.zygote), "no half-born worker is left")
+    assert not child.record.ready_at
+
+
 def test_a_middle_process_killed_at_a_birth_leaves_nobody_half_born(nursery: Nursery) -> None:
+    """Whatever moment it is; how often we come in time is chance."""
     nursery.fork(IDLE)
     assert nursery.channel is not None
-    lost = 0
     for step in range(40):
         child = nursery.claim()
         nursery.channel.send(("spawn", [(child.id, child.index, 0, 0, 0)]))
@@ -438,7 +474,6 @@ def test_a_middle_process_killed_at_a_birth_leaves_nobody_half_born(nursery: Nur
             pass
         message = nursery.told()
         if message == ("unspawned", [(child.id,)], LOST):
-            lost += 1
             until(lambda: gone_but(nursery.zygote), "no half-born worker is left")
             assert not child.record.ready_at
         else:
@@ -448,7 +483,6 @@ def test_a_middle_process_killed_at_a_birth_leaves_nobody_half_born(nursery: Nur
             child.send(signal.SIGTERM)
             assert child.ended().status == (0 if child.record.ready_at else signal.SIGTERM)
         nursery.scoreboard.release(child.index)
-    assert lost
 
 
 def child_of(pid: int) -> int:
@@ -567,7 +601,7 @@ def test_idle_workers_go_with_the_main_process(tmp_path: Path) -> None:
     lost = Lost(tmp_path, IDLE, workers=3)
     began = lost.kill()
     lost.gone()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # a drain may take 30
     assert sorted(lines(lost)) == [f"{w} {n}" for w in ("setup", "teardown") for n in range(3)]
     lost.close()
 
@@ -576,23 +610,27 @@ BUSY = """
 class W(Worker):
     def step(self):
         say("begin")
-        for _ in range(self.options["turns"]): time.sleep(0.005)
+        if gate := self.options.get("gate"): os.close(os.open(gate, os.O_RDONLY))
+        for _ in range(self.options.get("turns", 0)): time.sleep(0.005)
         say("end")
     def teardown(self): say("teardown")
 """
 
 
 def test_a_round_is_finished_after_the_main_process_died(tmp_path: Path) -> None:
-    lost = Lost(tmp_path, BUSY, options={"turns": 60})
+    gate = str(tmp_path / "gate")
+    os.mkfifo(gate)
+    lost = Lost(tmp_path, BUSY, options={"gate": gate})
     assert lost.said.readline() == "begin\n"
     lost.kill()
+    os.close(os.open(gate, os.O_WRONLY))  # he waits there, and knows of the death
     lost.gone()
     assert lines(lost) == ["end", "teardown"]
     lost.close()
 
 
 def test_a_round_too_long_is_interrupted(tmp_path: Path) -> None:
-    lost = Lost(tmp_path, BUSY, options={"turns": 100000}, drain_timeout=0.3)
+    lost = Lost(tmp_path, BUSY, options={"turns": 100000}, drain_timeout=0.3, stop_timeout=30)
     assert lost.said.readline() == "begin\n"
     lost.kill()
     lost.gone()
@@ -634,8 +672,8 @@ def test_a_lease_holds_after_the_main_process_died(tmp_path: Path) -> None:
 
 
 def test_the_clock_stands_still_while_a_lease_holds(tmp_path: Path) -> None:
-    options = {"lease": 60, "seconds": 1.5, "after": True}
-    lost = Lost(tmp_path, DEAF, drain_timeout=0.1, stop_timeout=1.0, options=options)
+    options = {"lease": 60, "seconds": 2.5, "after": True}
+    lost = Lost(tmp_path, DEAF, drain_timeout=0.1, stop_timeout=2.0, options=options)
     assert lost.said.readline() == "begin\n"
     lost.kill()
     lost.gone()
@@ -724,4 +762,7 @@ def any_pidfd(pid: int) -> bool:
 
 
 def is_pidfd(pid: int, fd: int) -> bool:
-    return "pidfd" in os.readlink(f"/proc/{pid}/fd/{fd}")
+    try:
+        return "pidfd" in os.readlink(f"/proc/{pid}/fd/{fd}")
+    except FileNotFoundError:  # closed meanwhile
+        return False
