@@ -115,10 +115,12 @@ def test_a_fence_never_blocks_a_signal_handler() -> None:
     sb._lock.acquire()
     try:
         done = threading.Event()
-        threading.Thread(target=lambda: (fence(), done.set()), daemon=True).start()
+        other = threading.Thread(target=lambda: (fence(), done.set()))
+        other.start()
         assert done.wait(60)
     finally:
         sb._lock.release()
+        other.join()  # the next test forks
 
 
 def test_a_ring_that_is_asked_for_before_a_sleep_is_never_lost() -> None:
