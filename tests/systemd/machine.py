@@ -27,6 +27,7 @@ SUITES = {"bookworm": 252, "bookworm-backports": 254, "trixie": 257, "testing": 
 UNIT = "graced.service"
 APP = "/srv/app"  # where the tests' own workers are
 EVENTS = "/run/crew"
+GATE = "/run/gate"  # where a worker waits in its round, until the test opens it
 NUMBERS = itertools.count(1)  # two machines of one suite have different names
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ systemctl daemon-reload
 
 def lab(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command of the lab to its end."""
-    options = {"text": True, "capture_output": True, "timeout": 600, **options}
+    options = {"text": True, "capture_output": True, "timeout": 900, **options}
     return subprocess.run([str(LAB), *arguments], check=False, **options)
 
 
@@ -70,7 +71,10 @@ def impossible() -> str | None:
 def build(suite: str) -> str:
     """Make the root file system of a suite, or find it made; return why there is none, or ''."""
     line = ["nice", str(LAB), "build", suite]  # the tests that run meanwhile come first
-    built = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False)
+    try:
+        built = subprocess.run(line, capture_output=True, text=True, timeout=900, check=False)
+    except subprocess.TimeoutExpired:
+        return "not made in 15 minutes"
     return built.stderr[-500:] if built.returncode else ""
 
 
@@ -98,6 +102,7 @@ class Machine:
         self.journal = Feed("journal", self.changed, lambda: False, self.pump.read_all)
         self.events = Feed("events", self.changed, lambda: False, self.pump.read_all)
         self._stack = contextlib.ExitStack()
+        self._open_gate = contextlib.ExitStack()
         self._dropins: list[str] = []
 
     def __enter__(self) -> Machine:
@@ -110,7 +115,7 @@ class Machine:
         assert booted.returncode == 0, booted.stderr
         self._stack.callback(self._down)
         self.root = Path(f"/proc/{lab('pid', self.name).stdout.strip()}/root")
-        self.run("sh", input=f"{self._install}\nmkfifo -m 666 {EVENTS}\n")
+        self.run("sh", input=f"{self._install}\nmkfifo -m 666 {EVENTS} {GATE}\n")
         self._listen()
         return self
 
@@ -225,6 +230,11 @@ class Machine:
         self.write(path, f"[Service]\n{text}\n")
         self.run("systemctl", "daemon-reload")
 
+    def open_gate(self) -> None:
+        """Let all pass who wait at the gate, and all who come while the test lasts."""
+        gate = os.open(self.root / GATE[1:], os.O_RDWR | os.O_CLOEXEC)
+        self._open_gate.callback(os.close, gate)
+
     # The daemon
 
     def main_pid(self, unit: str = UNIT) -> int:
@@ -247,6 +257,7 @@ class Machine:
             script += f"rm -f {' '.join(self._dropins)}; systemctl daemon-reload; "
         self.attempt("sh", "-c", f"{script} systemctl reset-failed {UNIT}")
         self._dropins.clear()
+        self._open_gate.close()
         self.journal_read()
         self.events.forget()
         self.journal.forget()
