@@ -16,6 +16,7 @@ from collections import deque
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.daemon import Daemon
+from graced.core.reload import State
 from graced.graves import Graves
 from graced.host import clock, process, signals
 from graced.host.log import open_log
@@ -31,7 +32,7 @@ from graced.zygote import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from graced.core.pool import Pool
@@ -76,6 +77,7 @@ class Supervisor:
         self._proposed = settings
         self._events: deque[ev.Event] = deque()
         self._exit: ac.Exit | None = None
+        self._keeping: Iterator[None] | None = _keep_code(log)
         self._had_terminal = _has_terminal()
         self.daemon = Daemon(settings, jitter, now)
         self.scoreboard = Scoreboard()
@@ -117,11 +119,14 @@ class Supervisor:
         gc.freeze()  # what a start makes, stays
         gc.enable()
         while not self._over():
-            for key, events in self.selector.select(self._timeout()):
+            ready = self.selector.select(self._timeout())
+            for key, events in ready:
                 key.data(events)
             self.desk.serve()
             self._look_at_clock()
             self._digest()
+            if not ready and self._may_keep():
+                self._keep()
         assert self._exit is not None
         return self._leave(self._exit)
 
@@ -160,8 +165,19 @@ class Supervisor:
         desk.open(self.selector)
         return desk
 
+    def _may_keep(self) -> bool:
+        """Whether graced's code is to be kept now: the start is over, and all that hurries."""
+        return self._keeping is not None and self.daemon.state is State.RUNNING
+
+    def _keep(self) -> None:
+        """Keep one module more."""
+        if self._keeping is not None and next(self._keeping, self) is self:
+            self._keeping = None
+
     def _timeout(self) -> float | None:
         """Return how long nothing is due; for ever, if nothing is."""
+        if self._may_keep():
+            return 0.0
         deadlines = (
             self.daemon.next_deadline(),
             self.watch.next_deadline(),
@@ -438,6 +454,14 @@ class Supervisor:
         self.report.leave(end)
         self.desk.close(end)
         return end.code
+
+
+def _keep_code(log: Log) -> Iterator[None]:
+    """Bring all of graced's code into memory, bit by bit, while there is nothing else to do."""
+    from graced.host.reserve import keep_all
+
+    yield from keep_all()
+    log.debug("graced's code is in memory: its files may be replaced")
 
 
 def jitter() -> float:

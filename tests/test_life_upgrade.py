@@ -1,0 +1,80 @@
+"""Between the new files and the restart an old daemon goes on, and nothing of it is new."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from harness import ROOT, Daemon, children, comm, wait_gone
+
+NEW = 'raise ImportError(f"{__name__} of the next version")\n'
+
+
+@pytest.fixture
+def installed(daemon: Daemon, tmp_path: Path) -> Path:
+    """A copy of graced, from which the daemon is started."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "graced", site / "graced")
+    daemon.environ["PYTHONPATH"] = str(site)
+    return site / "graced"
+
+
+def upgrade(daemon: Daemon, installed: Path, how: str) -> None:
+    """Put the next version in the old one's place; commands are of a version that works."""
+    daemon.log.wait("graced's code is in memory")
+    if how == "removed":
+        shutil.rmtree(installed)
+    else:
+        for module in installed.rglob("*.py"):
+            module.write_text(NEW)
+    del daemon.environ["PYTHONPATH"]
+
+
+def kill(daemon: Daemon, name: str) -> None:
+    """End all children of the main process that have this name."""
+    named = [pid for pid in children(daemon.pid) if comm(pid) == name]
+    assert named
+    for pid in named:
+        os.kill(pid, signal.SIGKILL)
+    wait_gone(named)
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_whoever_dies_is_replaced_and_reloads_are_of_the_old_version(
+    daemon: Daemon, installed: Path, how: str
+) -> None:
+    pools = {"jobs": {"worker": "graced.workers:Command"}, "idle": {"worker": "crew:Idle"}}
+    daemon.configure(pools, log={"level": "debug"}).start().ready()
+    upgrade(daemon, installed, how)
+    kill(daemon, "graced-zygote")
+    kill(daemon, "graced-keeper")
+    kill(daemon, "graced-worker")
+    daemon.until(lambda: all(pool["ready"] for pool in daemon.status()["pools"].values()))
+    done = daemon.run("submit", "--pool", "jobs", "--wait", "--", "true")
+    assert done.returncode == 0, done.stderr
+    assert daemon.run("reload").returncode == 0, str(daemon.log)
+    done = daemon.run("submit", "--pool", "jobs", "--wait", "--", "sh", "-c", "exit 0")
+    assert done.returncode == 0, done.stderr
+    daemon.write_config("pools: {jobs: {wrokers: 1}}\n")
+    daemon.send(signal.SIGHUP)
+    daemon.log.wait("reload refused: .*wrokers")
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    assert not daemon.log.matching("next version|No module named")
+
+
+def test_a_new_kind_of_pool_comes_with_a_reload(daemon: Daemon, installed: Path) -> None:
+    log = {"level": "debug"}
+    daemon.configure({"idle": {"worker": "crew:Idle"}}, log=log).start().ready()
+    upgrade(daemon, installed, "replaced")
+    sockets = {"worker": "crew:Idle", "listen": [f"unix:{daemon.short}/listen"]}
+    jobs = {"worker": "graced.workers:Command"}
+    daemon.configure({"idle": {"worker": "crew:Idle"}, "web": sockets, "jobs": jobs}, log=log)
+    reload = daemon.run("reload")
+    assert reload.returncode == 0, reload.stderr
+    assert daemon.run("submit", "--pool", "jobs", "--wait", "--", "true").returncode == 0
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
