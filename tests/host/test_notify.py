@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Systemd:
 
 @pytest.fixture(params=["path", "abstract"])
 def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]:
-    name = f"@graced-test-{os.getpid()}" if request.param == "abstract" else f"{tmp_path}/n"
+    name = f"@graced-test-{uuid.uuid4().hex}" if request.param == "abstract" else f"{tmp_path}/n"
     systemd = Systemd(name)
     yield systemd
     systemd.socket.close()

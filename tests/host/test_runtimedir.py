@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from graced.host import runtimedir, unixsocket
 from graced.host.runtimedir import AlreadyRunning, RuntimeDir, Unusable
 
-NAME = f"graced-test-{os.getpid()}"
+NAME = f"graced-test-{uuid.uuid4().hex[:12]}"  # a number would come back, with what it left
 OTHER = 54321  # a user that is not us
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 
