@@ -31,7 +31,7 @@ from graced.workerlife import PARENT_DIED, Life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from threading import Thread
     from typing import Any, Final
 
@@ -204,6 +204,14 @@ def _prepare_to_fork() -> None:
     gc.freeze()
 
 
+def _keep_code(pool: settings.Pool) -> Iterator[None]:
+    """Let workers that import for themselves have graced's code of our version, bit by bit."""
+    if not pool.preload:
+        from graced.host.reserve import keep_all
+
+        yield from keep_all()
+
+
 def _set_environment(pool: settings.Pool) -> None:
     for name in _SYSTEMD + _SYSTEMD_FDS:
         os.environ.pop(name, None)
@@ -238,6 +246,7 @@ class Zygote:
         self._wards: dict[int, Orphan] = {}  # by pidfd
         self._spare: Spare | None = None
         self._want_spare = False
+        self._keeping = _keep_code(plan.pool)  # before there is a spare
         self._fd_limit: tuple[int, int] | None = None  # what workers get, if we needed more
         self._epoll = select.epoll()
         self._epoll.register(channel.fileno(), select.EPOLLIN)
@@ -325,6 +334,8 @@ class Zygote:
 
     def _bear_spare(self) -> None:
         """Have one at hand for whoever dies next; if that can't be, the next birth tries again."""
+        if next(self._keeping, self) is not self:
+            return  # it goes on after one more moment of calm
         self._want_spare = False
         if self._spare is not None:
             return

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import ROOT, Daemon, children, comm, wait_gone
@@ -64,6 +65,27 @@ def test_whoever_dies_is_replaced_and_reloads_are_of_the_old_version(
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     assert not daemon.log.matching("next version|No module named")
+
+
+def test_workers_that_import_for_themselves_are_of_the_old_version(
+    daemon: Daemon, installed: Path
+) -> None:
+    pool = {"worker": "graced.workers:Command", "preload": False}
+    daemon.configure({"jobs": pool}, log={"level": "debug"}).start().ready()
+    daemon.until(lambda: "graced-spare" in daemon.left().values())  # by then its zygote is done
+    upgrade(daemon, installed, "replaced")
+    for deaths in (1, 2):  # the second is born after the first spare
+        kill(daemon, "graced-worker")
+        jobs = daemon.until(lambda n=deaths: at_work_again(daemon, n))  # type: ignore[misc]
+        assert jobs["deaths"] == deaths, jobs
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+
+
+def at_work_again(daemon: Daemon, deaths: int) -> dict[str, Any] | None:
+    """Return the pool's status after so many deaths, once a worker is ready."""
+    jobs: dict[str, Any] = daemon.status()["pools"]["jobs"]
+    return jobs if jobs["ready"] and jobs["deaths"] >= deaths else None
 
 
 def test_a_new_kind_of_pool_comes_with_a_reload(daemon: Daemon, installed: Path) -> None:

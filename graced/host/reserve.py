@@ -58,7 +58,9 @@ class Reserve:
 
 
 def keep_all() -> Iterator[None]:
-    """Keep every module of graced that is not imported, one at each step."""
+    """Keep every module of graced that is not imported, one at each step; if not done before."""
+    if any(isinstance(finder, Reserve) for finder in sys.meta_path):
+        return
     package = sys.modules["graced"]
     reserve = Reserve()
     sys.meta_path.insert(0, reserve)

@@ -19,6 +19,7 @@ before = set(sys.modules)
 for _ in keep_all():
     pass
 assert set(sys.modules) == before, "kept, not imported"
+assert list(keep_all()) == [], "kept once"
 folder = pathlib.Path(graced.__path__[0])
 names = [found.name for found in pkgutil.walk_packages([str(folder)], "graced.")]
 {change}
