@@ -19,6 +19,7 @@ from graced.core import settings, units  # noqa: E402  (found by the line above)
 from graced.core.keys import DOCS, SECTIONS  # noqa: E402
 from graced.core.record import Record  # noqa: E402
 from graced.host import configkinds as kinds  # noqa: E402
+from graced.host import configtexts as texts  # noqa: E402
 from graced.host.configshow import leaf  # noqa: E402
 
 DURATION = r"^ *(\d+\.?\d*|\.\d+) *(ms|s|m|h|d)?$"
@@ -237,7 +238,7 @@ def _json_collection(kind: kinds.Kind) -> dict[str, Any]:
             values = {"type": ["string", "number", "boolean"]}
             return {"type": ["object", "null"], "additionalProperties": values}
         case kinds.Pools():
-            names = {"pattern": f"^{kinds.NAME}$", "maxLength": kinds.LONGEST_NAME}
+            names = {"pattern": f"^{texts.NAME}$", "maxLength": texts.LONGEST_NAME}
             pool = _object(settings.Pool, "pools.NAME.")
             return {
                 "type": ["object", "null"],

@@ -1,8 +1,8 @@
 """Every key of config.yaml, once: its name, its type, its default.
 
-The annotations are read by :mod:`graced.host.configkinds`, which turns texts into
-these types; nothing here knows of files or of YAML. What each key means is told
-to users by :mod:`graced.core.keys`.
+The annotations are read by :mod:`graced.host.configkinds`, and texts are turned into
+these types by :mod:`graced.host.configvalues`; nothing here knows of files or of YAML.
+What each key means is told to users by :mod:`graced.core.keys`.
 """
 
 from __future__ import annotations

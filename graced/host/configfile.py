@@ -2,7 +2,7 @@
 
 Nothing here raises for what a user wrote: it all becomes problems, together.
 How: layers of YAML (configlayers, configtree) become one tree, a walk over the
-tree (configwalk, configkinds) makes settings of it, rules (configrules) look at
+tree (configwalk, configvalues) makes settings of it, rules (configrules) look at
 what has to agree.
 """
 

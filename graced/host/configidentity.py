@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from graced.core.settings import Settings
-from graced.host.configkinds import Wrong, fields, folder, is_name, read_scalar
+from graced.host.configkinds import fields
 from graced.host.configlayers import (
     PREFIX,
     KeyPath,
@@ -19,7 +19,9 @@ from graced.host.configlayers import (
     read_bytes,
     variables,
 )
+from graced.host.configtexts import Wrong, folder, is_name
 from graced.host.configtree import Map, Mark, Scalar, Source, compose
+from graced.host.configvalues import read_scalar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import os
 import stat
 
 from graced.core.settings import Pool, Settings
-from graced.host.configkinds import Plain, Pools, Section, Variables, Wrong, fields, suggestion
+from graced.host.configkinds import Plain, Pools, Section, Variables, fields
+from graced.host.configtexts import Wrong
 from graced.host.configtree import (
     Entry,
     Map,
@@ -21,6 +22,7 @@ from graced.host.configtree import (
     mark_at,
     printable,
 )
+from graced.host.configvalues import suggestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from graced.host.configkinds import MOST_WORKERS, suggestion
+from graced.host.configkinds import MOST_WORKERS
 from graced.host.configtree import quoted
+from graced.host.configvalues import suggestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """A tree into typed settings: which keys are there, which are unknown, what is wrong.
 
 A wrong value is a problem and the walk goes on, so that one run shows them all.
-Single values are read by :mod:`graced.host.configkinds`; what has to agree with
+Single values are read by :mod:`graced.host.configvalues`; what has to agree with
 each other is looked at by :mod:`graced.host.configrules`.
 """
 
@@ -18,18 +18,11 @@ from graced.host.configkinds import (
     Section,
     Text,
     Variables,
-    Wrong,
-    address,
-    check_name,
     fields,
-    folder,
-    plain,
-    read_scalar,
-    remedy,
-    suggestion,
-    text,
 )
+from graced.host.configtexts import Wrong, address, check_name, folder
 from graced.host.configtree import Entry, Items, Map, Mark, Scalar, Source
+from graced.host.configvalues import plain, read_scalar, remedy, suggestion, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

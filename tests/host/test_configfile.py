@@ -13,10 +13,10 @@ import yaml
 
 from graced.core import units
 from graced.core.settings import Backoff, Log, Pool, Settings
-from graced.host import configfile, configkinds
+from graced.host import configfile, configtexts
 from graced.host.address import parse
 from graced.host.configfile import Problem, Reading
-from graced.host.configkinds import Wrong
+from graced.host.configtexts import Wrong
 
 POOL = "pools: {jobs: {}}\n"
 
@@ -841,10 +841,10 @@ def test_a_user_by_name_and_by_number() -> None:
 
 
 def test_only_root_may_become_another_user() -> None:
-    assert configkinds.may_become("user", "www", 33, own=0, euid=0) == "www"
-    assert configkinds.may_become("user", "me", 1000, own=1000, euid=1000) == "me"
+    assert configtexts.may_become("user", "www", 33, own=0, euid=0) == "www"
+    assert configtexts.may_become("user", "me", 1000, own=1000, euid=1000) == "me"
     with pytest.raises(Wrong, match="only root can become the user 'www'"):
-        configkinds.may_become("user", "www", 33, own=1000, euid=1000)
+        configtexts.may_become("user", "www", 33, own=1000, euid=1000)
 
 
 # Layers
