@@ -1,7 +1,6 @@
 """A queue's file as its keeper has it: open or not, writable or not, when to try again.
 
-What is in it is the business of :mod:`graced.jobs.ledger`. The ballast is a small file
-that is given up when the disk is full, so that what is settled can still be written.
+What is in it is the business of :mod:`graced.jobs.ledger`.
 """
 
 from __future__ import annotations
@@ -10,9 +9,12 @@ import os
 import time
 
 from graced.jobs import wire
+from graced.jobs.ballast import Ballast
 from graced.jobs.ledger import Ledger
-from graced.jobs.sqlite import Occupied, Store, Trouble, throw_ballast
+from graced.jobs.lock import Occupied
+from graced.jobs.sqlite import Store
 from graced.jobs.timing import Patience, wall_ms
+from graced.jobs.trouble import Trouble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Book:
         self._policy = plan.policy
         self._tell = tell
         self._store: Store | None = None
+        self._ballast = Ballast(plan.file)
         self._opening = Patience(0.05, 10.0)
         self._writing = Patience(0.05, 5.0)
         self._ballasting = Patience(0.5, 5.0)
@@ -72,7 +75,7 @@ class Book:
         except Occupied:
             raise
         except Trouble as trouble:
-            if trouble.full and throw_ballast(path):
+            if trouble.full and self._ballast.drop():
                 return Store(path, about=about)
             raise
 
@@ -87,7 +90,7 @@ class Book:
         if self.ledger is None or self._store is None:
             return 0
         left = int(self.ledger.pending)
-        self._store.drop_ballast()
+        self._ballast.drop()
         self._store.close()
         return left
 
@@ -140,8 +143,7 @@ class Book:
             return ledger.handouts() if self._written_without_ballast(ledger, trouble) else None
 
     def _written_without_ballast(self, ledger: Ledger, trouble: Trouble) -> bool:
-        assert self._store is not None
-        if not (trouble.full and self._store.drop_ballast()):
+        if not (trouble.full and self._ballast.drop()):
             return False
         try:
             ledger.write()
@@ -214,9 +216,8 @@ class Book:
             self._tell(("degraded", why))
 
     def _recover(self) -> None:
-        assert self._store is not None
         self._writing.over()
-        if not self._store.keep_ballast():
+        if not self._ballast.keep():
             file = self._plan.file
             self._degrade(f"{file}: the disk is nearly full: no new jobs; make some room")
             self._ballasting.failed()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from graced.jobs import requests, wire
 from graced.jobs.queue import QueueError
 from graced.jobs.row import DEAD, DONE, NAMES
-from graced.jobs.sqlite import Trouble
 from graced.jobs.timing import wall_ms
+from graced.jobs.trouble import Trouble
 from graced.jobs.wire import Kind
 
 TYPE_CHECKING = False

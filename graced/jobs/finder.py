@@ -108,8 +108,8 @@ class _Occupied(Exception):
 def _open_file(args: argparse.Namespace, must_exist: bool) -> FileEnd | None:
     from graced.host import runtimedir
     from graced.jobs.fileend import FileEnd
+    from graced.jobs.lock import Occupied
     from graced.jobs.queue import locate
-    from graced.jobs.sqlite import Occupied
 
     settings = _settings(args)
     pool = _pool(settings, args.pool)

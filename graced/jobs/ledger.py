@@ -18,7 +18,8 @@ from collections import deque
 from graced.jobs.job import Discarded, Done, Outcome, Postponed
 from graced.jobs.queue import QueueError
 from graced.jobs.row import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Batch, Row
-from graced.jobs.sqlite import Trouble, stream_owner
+from graced.jobs.sqlite import stream_owner
+from graced.jobs.trouble import Trouble
 from graced.jobs.waiting import Waiting
 
 TYPE_CHECKING = False

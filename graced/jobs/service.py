@@ -24,8 +24,8 @@ from graced.jobs.counter import Counter
 from graced.jobs.departed import Departed
 from graced.jobs.keeper import print_stacks_to
 from graced.jobs.policy import Policy
-from graced.jobs.sqlite import Trouble
 from graced.jobs.timing import NEVER, wall_ms
+from graced.jobs.trouble import Trouble
 from graced.jobs.visitors import READ, Visitor, Visitors
 from graced.jobs.wire import Kind, Protocol
 

@@ -1,52 +1,26 @@
-"""The queue's file: its schema, its statements, its failures. All of graced's SQL is here.
+"""The queue's file: all that is read from it and written to it, statement by statement.
 
 One process at a time may open the file: whoever holds the flock on the file beside it.
-No rule on who gets which job, no clock, no socket.
+What it looks like inside is in :mod:`graced.jobs.schema`, what its failures mean in
+:mod:`graced.jobs.trouble`. No rule on who gets which job, no clock, no socket.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 import sqlite3
 
-from graced.jobs.queue import QueueError
-from graced.jobs.row import DEAD, DONE, STAGED, TAKEN, WAITING, Batch, Row
+from graced.jobs import schema
+from graced.jobs.lock import Lock
+from graced.jobs.row import DEAD, DONE, NAMES, STAGED, TAKEN, WAITING, Batch, Row
+from graced.jobs.trouble import Trouble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-VERSION = 1
-APPLICATION = 0x67726364  # "grcd", in the file's header: no other program's database
-BALLAST = 1 << 20  # bytes given up on a full disk, so that settles go on for a while
 SMALL = 4096  # payloads up to here are read ahead with their rows
 BUSY_WAIT = 0.2  # seconds for whoever looks into the file with other tools
-
-SCHEMA = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    state INTEGER NOT NULL,
-    due INTEGER NOT NULL,
-    failures INTEGER NOT NULL DEFAULT 0,
-    max_attempts INTEGER NOT NULL DEFAULT 0,
-    submitted INTEGER NOT NULL,
-    ended INTEGER,
-    owner TEXT
-);
-CREATE TABLE payloads (id INTEGER PRIMARY KEY, payload TEXT NOT NULL);
-CREATE TABLE endings (id INTEGER PRIMARY KEY, result TEXT, evidence TEXT);
-CREATE TABLE streams (id INTEGER PRIMARY KEY AUTOINCREMENT, due INTEGER);
-CREATE INDEX waiting ON jobs (due, id) WHERE state = 0;
-CREATE INDEX ended ON jobs (ended) WHERE state = 3;
-CREATE INDEX dead ON jobs (id) WHERE state = 4;
-CREATE INDEX staged ON jobs (owner, id) WHERE state = 5;
-"""
-
-# What leads from a version to the next one; the last is always VERSION - 1.
-MIGRATIONS: dict[int, str] = {}
 
 _COLUMNS = "id, state, due, failures, max_attempts, submitted, owner"
 _UPDATE = "UPDATE jobs SET state=?, due=?, failures=?, owner=?, ended=? WHERE id=?"
@@ -55,58 +29,6 @@ _INSERT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _FORGET = ("DELETE FROM jobs", "DELETE FROM payloads", "DELETE FROM endings")
-
-
-class Trouble(QueueError):
-    """The file cannot be used now: full, read-only, locked, corrupt, or of another program."""
-
-    def __init__(self, text: str, *, full: bool = False) -> None:
-        super().__init__(text)
-        self.full = full
-
-
-class Occupied(Trouble):
-    """Another process has the file; ``holder`` is what it wrote about itself."""
-
-    def __init__(self, text: str, holder: str) -> None:
-        super().__init__(text)
-        self.holder = holder
-
-
-class Lock:
-    """The right to open the file: an flock on a file beside it, held until close()."""
-
-    def __init__(self, path: str) -> None:
-        self.path = f"{path}-keeper"
-        self._fd = -1
-
-    def take(self, about: str) -> None:
-        """Take the lock and write down who has it: the path of its socket, or nothing."""
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
-        except OSError as error:
-            raise Trouble(_sorry(self.path, error.strerror or str(error))) from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(fd, 4096, 0).decode(errors="replace")
-            os.close(fd)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise Trouble(_sorry(self.path, error.strerror or str(error))) from None
-            raise Occupied(f"{self.path}: another process keeps this queue", holder) from None
-        self._fd = fd
-        try:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, about.encode(), 0)
-        except OSError:  # on a full disk: it only makes the hand-over to another keeper slower
-            os.ftruncate(fd, 0)
-
-    def release(self) -> None:
-        """Let others have it."""
-        if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Store:
@@ -121,55 +43,21 @@ class Store:
         except BaseException:
             self._lock.release()
             raise
-        self.ballast = False
 
     def _open(self) -> sqlite3.Connection:
         try:
             db = sqlite3.connect(self.path, timeout=BUSY_WAIT, isolation_level=None)
         except sqlite3.Error as error:
-            raise self._trouble(error) from None
+            raise Trouble.of(self.path, error) from None
         try:
-            self._prepare(db)
+            schema.prepare(db, self.path)
         except sqlite3.Error as error:
             db.close()
-            raise self._trouble(error) from None
+            raise Trouble.of(self.path, error) from None
         except BaseException:
             db.close()
             raise
         return db
-
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        application = int(db.execute("PRAGMA application_id").fetchone()[0])
-        tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-        if tables and application != APPLICATION:
-            raise Trouble(f"{self.path}: a database of another program; name another file")
-        if version > VERSION:
-            raise Trouble(
-                f"{self.path}: written by a newer graced (file version {version}, this one"
-                f" reads up to {VERSION}); upgrade graced or name another file"
-            )
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA cache_size=-16384")
-        db.execute("PRAGMA journal_size_limit=67108864")
-        self._migrate(db, version, fresh=not tables)
-
-    def _migrate(self, db: sqlite3.Connection, version: int, *, fresh: bool) -> None:
-        db.execute("BEGIN IMMEDIATE")  # fails here if the file cannot be written
-        try:
-            if fresh:
-                _script(db, SCHEMA)
-                db.execute(f"PRAGMA application_id={APPLICATION}")
-            else:
-                for step in range(version, VERSION):
-                    _script(db, MIGRATIONS[step])
-            db.execute(f"PRAGMA user_version={VERSION}")
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
 
     def close(self) -> None:
         """Close the file; the WAL is folded into it if that can be done."""
@@ -190,7 +78,7 @@ class Store:
             streams = self._db.execute("SELECT id, due FROM streams").fetchall()
             last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='jobs'").fetchone()
         except sqlite3.Error as error:
-            raise self._trouble(error) from None
+            raise Trouble.of(self.path, error) from None
         return counts, owned, streams, int(last[0]) if last else 0
 
     def last_stream(self) -> int:
@@ -256,7 +144,7 @@ class Store:
             self._write(batch)
         except sqlite3.Error as error:
             self._undo()
-            raise self._trouble(error) from None
+            raise Trouble.of(self.path, error) from None
 
     def commit(self) -> None:
         """Make durable all that was put; after Trouble nothing of it is there."""
@@ -264,7 +152,7 @@ class Store:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
-            raise self._trouble(error) from None
+            raise Trouble.of(self.path, error) from None
 
     def _undo(self) -> None:
         if self._db.in_transaction:  # SQLite itself has rolled back after most errors
@@ -346,19 +234,6 @@ class Store:
             self._db.executemany(f"{statement} WHERE id=?", ids)
         return len(ids)
 
-    # -- the ballast
-
-    def drop_ballast(self) -> bool:
-        """Give the reserved space back to the disk; return whether there was any."""
-        self.ballast = False
-        return throw_ballast(self.path)
-
-    def keep_ballast(self) -> bool:
-        """Reserve space for bad times; return whether the disk had it."""
-        if not self.ballast:
-            self.ballast = _reserve(f"{self.path}-ballast", BALLAST)
-        return self.ballast
-
     # -- inside
 
     def _transaction(self, work: Any, *arguments: Any) -> Any:
@@ -369,14 +244,14 @@ class Store:
             db.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
-            raise self._trouble(error) from None
+            raise Trouble.of(self.path, error) from None
         return result
 
     def _read(self, query: str, arguments: tuple[Any, ...]) -> list[Any]:
         try:
             return self._db.execute(query, arguments).fetchall()
         except sqlite3.Error as error:
-            raise self._trouble(error) from None
+            raise Trouble.of(self.path, error) from None
 
     def _some(self, size: int, query: str, arguments: tuple[Any, ...]) -> list[Any]:
         """Return rows up to the one that makes them as long as `size`; at least one."""
@@ -388,38 +263,11 @@ class Store:
                 if size < 0:
                     break
         except sqlite3.Error as error:
-            raise self._trouble(error) from None
+            raise Trouble.of(self.path, error) from None
         return found
 
     def _rows(self, where: str, arguments: tuple[Any, ...]) -> list[Row]:
         return [Row(*c) for c in self._read(f"SELECT {_COLUMNS} FROM jobs {where}", arguments)]
-
-    def _trouble(self, error: sqlite3.Error) -> Trouble:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) and _disk_is_full(self.path):
-            return Trouble(_sorry(self.path, "no space left on the disk; make some"), full=True)
-        return Trouble(_sorry(self.path, _ADVICE.get(code, str(error))))
-
-
-_ADVICE = {
-    sqlite3.SQLITE_FULL: "the disk is full, or the quota is used up; make some space",
-    sqlite3.SQLITE_CORRUPT: "the file is corrupt; move it away, or restore it from a backup",
-    sqlite3.SQLITE_NOTADB: "not an SQLite database, or a corrupt one; name another file",
-    sqlite3.SQLITE_READONLY: "it cannot be written; check its owner, its mode and the mount",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder exists and is writable",
-    sqlite3.SQLITE_BUSY: "another program has locked it; close that one",
-    sqlite3.SQLITE_PROTOCOL: "another program has locked it; close that one",
-    sqlite3.SQLITE_PERM: "it may not be opened; check its owner and its mode",
-}
-
-
-def throw_ballast(path: str) -> bool:
-    """Remove what an earlier keeper of this file reserved; return whether there was any."""
-    try:
-        os.unlink(f"{path}-ballast")
-    except OSError:
-        return False
-    return True
 
 
 def stream_owner(stream: int) -> str:
@@ -427,42 +275,7 @@ def stream_owner(stream: int) -> str:
     return f"stream:{stream}"
 
 
-def _sorry(path: str, why: str) -> str:
-    return f"{path}: {why}"
-
-
-def _script(db: sqlite3.Connection, script: str) -> None:
-    # Not executescript(): it commits first, and a migration is all or nothing.
-    for statement in script.split(";"):
-        db.execute(statement)
-
-
-def _disk_is_full(path: str) -> bool:
-    try:
-        room = os.statvfs(os.path.dirname(path) or ".")
-    except OSError:
-        return False
-    return room.f_bavail * room.f_frsize < 2 * BALLAST
-
-
-def _reserve(path: str, size: int) -> bool:
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return False
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError:
-        os.unlink(path)
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
 def _listing(columns: tuple[Any, ...]) -> dict[str, Any]:
-    from graced.jobs.row import NAMES
-
     id, state, due, failures, limit, submitted, owner, ended, payload, result, evidence = columns
     return {
         "id": id,

@@ -30,7 +30,8 @@ from graced.jobs.ledger import Ledger
 from graced.jobs.policy import Policy
 from graced.jobs.queue import QueueError
 from graced.jobs.row import DEAD, DONE, WAITING, Row
-from graced.jobs.sqlite import Store, Trouble
+from graced.jobs.sqlite import Store
+from graced.jobs.trouble import Trouble
 
 SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None
 POLICY = Policy(max_attempts=3, retry=Retry(1.0, 2.0, 60.0), keep_done=1e9)

@@ -1,0 +1,53 @@
+"""The right to open a queue's file, which one process has at a time. Nothing of what is in it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from graced.jobs.trouble import Trouble
+
+
+class Occupied(Trouble):
+    """Another process has the file; ``holder`` is what it wrote about itself."""
+
+    def __init__(self, text: str, holder: str) -> None:
+        super().__init__(text)
+        self.holder = holder
+
+
+class Lock:
+    """The right to open the file: an flock on a file beside it, held until close()."""
+
+    def __init__(self, path: str) -> None:
+        self.path = f"{path}-keeper"
+        self._fd = -1
+
+    def take(self, about: str) -> None:
+        """Take the lock and write down who has it: the path of its socket, or nothing."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        except OSError as error:
+            raise Trouble(f"{self.path}: {error.strerror or error}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 4096, 0).decode(errors="replace")
+            os.close(fd)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise Trouble(f"{self.path}: {error.strerror or error}") from None
+            raise Occupied(f"{self.path}: another process keeps this queue", holder) from None
+        self._fd = fd
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, about.encode(), 0)
+        except OSError:  # on a full disk: it only makes the hand-over to another keeper slower
+            os.ftruncate(fd, 0)
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1
