@@ -1,25 +1,23 @@
 """Who gets which job, and what becomes of it: all of a queue's rules, none of its descriptors.
 
 Requests change the rows in memory and are gathered in a batch; ``commit`` gives idle
-workers jobs, has the batch written, and returns what may be handed out now. What is in
-memory is the truth and the file follows: if it cannot be written the batch is kept, so a
-settle is lost only with the keeper and the worker both. Time is an argument.
+workers jobs, has the batch written, and returns what may be handed out now. If it cannot
+be written the batch is kept, so a settle is lost only with the keeper and the worker both.
+Time is an argument.
 
-A quick worker's next jobs are *reserved* by the commit that settles its last one, so that
-they are handed out without waiting for the next commit, which may settle several. A
-reserved job still waits: idle workers may have it, and a worker that is no longer quick
-loses it. Which rows are in memory is the business of :mod:`graced.jobs.waiting`.
+What has changed is kept in :mod:`graced.jobs.changes`, which rows are in memory in
+:mod:`graced.jobs.waiting`, what is reserved in :mod:`graced.jobs.reserves`, what is not
+accepted yet in :mod:`graced.jobs.streams`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
+from graced.jobs.changes import Changes
 from graced.jobs.job import Discarded, Done, Outcome, Postponed
 from graced.jobs.queue import QueueError
-from graced.jobs.row import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Batch, Row
-from graced.jobs.sqlite import stream_owner
-from graced.jobs.trouble import Trouble
+from graced.jobs.reserves import DEPTH, Owner, Reserves
+from graced.jobs.row import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Row
+from graced.jobs.streams import STEP, Streams
 from graced.jobs.waiting import Waiting
 
 TYPE_CHECKING = False
@@ -30,28 +28,7 @@ if TYPE_CHECKING:
     from graced.jobs.policy import Policy
     from graced.jobs.sqlite import Store
 
-QUICK = 50  # ms that a round may take for the next job to be reserved,
-VERY_QUICK = 5  # ms for
-DEPTH = 4  #   so many
-STEP = 500  # rows changed at once by what can wait
 GONE = -1  # the state of a job that was dropped
-
-
-class Owner:
-    """A worker, as the queue knows it."""
-
-    __slots__ = ("depth", "name", "reserve", "rows", "since")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.rows: dict[int, Row] = {}  # handed to it, and not settled
-        self.reserve: dict[int, Row] = {}  # its next jobs, unless somebody idle is there first
-        self.depth = 0  # how many those may be
-        self.since = 0  # when it got its job
-
-    def took(self, ms: int) -> None:
-        """Take note of how long a round took."""
-        self.depth = DEPTH if ms <= VERY_QUICK else int(ms <= QUICK)
 
 
 class Ledger:
@@ -62,38 +39,26 @@ class Ledger:
         self.owners: dict[str, Owner] = {}
         self._store = store
         self._chance = chance
-        self._batch = Batch()
-        self._unsure = Batch()  # in the open transaction
         self._rows: dict[int, Row] = {}  # all rows in memory
         self._waiting = Waiting(self._rows)
         self._wanting: dict[str, Owner] = {}  # idle, in the order of their asking
         self._hungry: dict[str, Owner] = {}  # at work; may get a reserve
-        self._reserves: deque[tuple[int, Owner, Row]] = deque()
-        self._reserving: list[Row] = []  # durable with the next commit
+        self._reserves = Reserves()
         self._handouts: dict[int, Row] = {}  # to be handed out after the commit
         self._ended: list[tuple[int, int]] = []  # with the next commit
-        self._promoting: list[tuple[int, int]] = []  # sealed streams whose rows still are staged
-        self._scrapping: list[int] = []
-        self._sizes: dict[int, int] = {}  # rows of each open stream
         self._load(store)
 
     def _load(self, store: Store) -> None:
         counts, owned, streams, self._last = store.load()
         self._counts = [counts.get(state, 0) for state in range(STAGED + 1)]
-        self._last_stream = store.last_stream()
+        self._changes = Changes(store, self._counts)
+        self._streams = Streams(store, self._changes, self._waiting)
         self.next_prune: int | None = 0 if self._counts[DONE] else None
         for row in owned:
             assert row.owner is not None
             self._rows[row.id] = row
             self.owner(row.owner).rows[row.id] = row
-        for stream, due in streams:
-            if due is None:
-                self._scrapping.append(stream)
-            else:
-                self._promoting.append((stream, due))
-                size = store.staged(stream)
-                self._counts[STAGED] -= size
-                self._counts[WAITING] += size
+        self._streams.load(streams)
 
     def apply(self, policy: Policy) -> None:
         """Go by other settings from now on."""
@@ -119,13 +84,13 @@ class Ledger:
             if (row.id, row.attempt) not in held:
                 self._give_back(row)
             elif row.state == RESERVED:
-                self._move(row, TAKEN)
+                self._changes.move(row, TAKEN)
         self._release(owner)
 
     def ask(self, name: str, now: int) -> Row | None:
         """A worker is idle; return a job that can be handed out at once."""
         owner = self.owner(name)
-        row = _first(owner.reserve)
+        row = owner.next_reserved()
         if row is not None and row.durable:
             self._hand(owner, row, now)
             return row
@@ -153,7 +118,7 @@ class Ledger:
     def _settle(self, row: Row, outcome: Outcome, now: int) -> None:
         if isinstance(outcome, Done):
             if outcome.result is not None or row.failures:
-                self._batch.endings[row.id] = (outcome.result, None)
+                self._changes.batch.endings[row.id] = (outcome.result, None)
             self._end(row, DONE, now)
             if self.next_prune is None:
                 self.next_prune = now + self._kept()
@@ -210,8 +175,7 @@ class Ledger:
         for payload in payloads:
             self._last += 1
             row = Row(self._last, WAITING, due, 0, max_attempts, now, None, payload)
-            self._batch.fresh[row.id] = row
-            self._counts[WAITING] += 1
+            self._changes.add(row)
             self._waiting.offer(row)
         return first, len(payloads)
 
@@ -226,34 +190,21 @@ class Ledger:
 
     def open_stream(self) -> int:
         """Begin a stream of jobs that shall be accepted all or none."""
-        self._last_stream += 1
-        self._batch.streams.append(self._last_stream)
-        self._sizes[self._last_stream] = 0
-        return self._last_stream
+        return self._streams.open()
 
     def stage(self, stream: int, payloads: Sequence[str], max_attempts: int, now: int) -> None:
         """Keep some jobs of a stream, out of everybody's sight."""
         self._check_room(len(payloads))
-        owner = stream_owner(stream)
-        first = self._last + 1
+        self._streams.stage(stream, self._last + 1, payloads, max_attempts, now)
         self._last += len(payloads)
-        rows = [
-            Row(first + n, STAGED, now, 0, max_attempts, now, owner, payload)
-            for n, payload in enumerate(payloads)
-        ]
-        self._batch.staged.append((stream, rows))
-        self._counts[STAGED] += len(rows)
-        self._sizes[stream] += len(rows)
 
     def seal(self, stream: int, delay: float, now: int) -> int:
         """Accept a stream; return how many jobs it has."""
-        self._batch.sealed.append((stream, now + round(delay * 1000)))
-        return self._sizes[stream]
+        return self._streams.seal(stream, now + round(delay * 1000))
 
     def scrap(self, stream: int) -> None:
         """Forget a stream that did not come to its end."""
-        if self._sizes.pop(stream, None) is not None:
-            self._scrapping.append(stream)
+        self._streams.scrap(stream)
 
     def retry(self, ids: Iterable[int], now: int) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals."""
@@ -267,7 +218,7 @@ class Ledger:
             return "is being worked on" if row.state == TAKEN else "is done"
         if row.state != RESERVED:
             row.due = min(row.due, now) if row.state == WAITING else now
-            self._move(row, WAITING)
+            self._changes.move(row, WAITING)
             self._waiting.offer(row)
         return None
 
@@ -278,12 +229,10 @@ class Ledger:
     def _drop(self, row: Row) -> str | None:
         if row.state == TAKEN or (row.state == RESERVED and not self._unreserve(row)):
             return "is being worked on"
-        batch = self._batch
-        for pending in (self._rows, self._handouts, batch.dirty, batch.fresh, batch.endings):
-            pending.pop(row.id, None)
-        self._counts[row.state] -= 1
+        self._rows.pop(row.id, None)
+        self._handouts.pop(row.id, None)
+        self._changes.delete(row)
         row.state = DEAD  # for those who still have it in a list
-        batch.deleted.append(row.id)
         self._ended.append((row.id, GONE))
         return None
 
@@ -295,19 +244,11 @@ class Ledger:
     def _each(self, ids: Iterable[int], act: Callable[[Row], str | None]) -> dict[int, str]:
         refused = {}
         for id in ids:
-            row = self._find(id)
+            row = self._rows.get(id) or self._changes.find(id)
             why = "no such job" if row is None or row.state == STAGED else act(row)
             if why is not None:
                 refused[id] = why
         return refused
-
-    def _find(self, id: int) -> Row | None:
-        batch = self._batch
-        found = self._rows.get(id) or batch.fresh.get(id) or batch.dirty.get(id)
-        found = found or self._unsure.fresh.get(id) or self._unsure.dirty.get(id)
-        if found is None and id not in batch.deleted:
-            found = self._store.row(id)
-        return found
 
     def counts(self, now: int) -> dict[str, Any]:
         """Return how many jobs are in each state, and how many seconds the oldest waits."""
@@ -333,39 +274,19 @@ class Ledger:
         nothing is lost, and nothing is handed out.
         """
         self._assign(now)
-        for _ in range(DEPTH if listen is not None and self._batch else 0):
-            self._put()
+        for _ in range(DEPTH if listen is not None and self._changes.batch else 0):
+            self._changes.put()
             if listen is None or not listen():
                 break
             self._assign(now)
         self.write()
         return self.handouts()
 
-    def _put(self) -> None:
-        """Write what changed, into the open transaction."""
-        batch, self._batch = self._batch, Batch()
-        self._unsure.absorb(batch)
-        try:
-            self._store.put(batch)
-        except Trouble:
-            self._recall()
-            raise
-
     def write(self) -> None:
         """Write all that changed. Trouble if it cannot be written; then it stays pending."""
-        if self._batch:
-            self._put()
-        if self._unsure:
-            try:
-                self._store.commit()
-            except Trouble:
-                self._recall()
-                raise
-            self._written()
-
-    def _recall(self) -> None:
-        """The transaction came to nothing: all that it had is pending again."""
-        self._batch, self._unsure = self._unsure, Batch()
+        written = self._changes.write()
+        if written is not None:
+            self._streams.written(written)
 
     def handouts(self) -> list[Row]:
         """Return the jobs that were given to idle workers, once they are written."""
@@ -376,31 +297,15 @@ class Ledger:
     @property
     def is_low(self) -> bool:
         """Whether there are rows to be read ahead, and nothing pending that they would miss."""
-        return self._waiting.is_low and not self._batch
+        return self._waiting.is_low and not self._changes.batch
 
     def read_ahead(self) -> None:
         """Read more of the waiting rows; commit again afterwards."""
         self._waiting.read_ahead(self._store)
 
-    def _written(self) -> None:
-        batch, self._unsure = self._unsure, Batch()
-        for row in self._reserving:
-            row.durable = row.state == RESERVED
-        self._reserving.clear()
-        for stream, due in batch.sealed:
-            size = self._sizes.pop(stream)
-            self._counts[STAGED] -= size
-            self._counts[WAITING] += size
-            self._promoting.append((stream, due))
-
     def refuse_submits(self) -> None:
         """Take all new jobs out of the batch that cannot be written."""
-        batch = self._batch
-        for row in batch.fresh.values():
-            batch.dirty.pop(row.id, None)
-            if row.id in batch.deleted:
-                continue
-            self._counts[row.state] -= 1
+        for row in self._changes.withdraw():
             self._rows.pop(row.id, None)
             self._handouts.pop(row.id, None)
             owner = self.owners.get(row.owner or "")
@@ -409,11 +314,7 @@ class Ledger:
                 if owner.rows.pop(row.id, None) is not None:
                     self._wanting[owner.name] = owner
             row.state = DEAD
-        for _stream, rows in batch.staged:
-            self._counts[STAGED] -= len(rows)
-        for stream in batch.streams:
-            self._sizes.pop(stream, None)
-        batch.fresh, batch.staged, batch.streams, batch.sealed = {}, [], [], []
+        self._streams.withdraw()
 
     def ended(self) -> list[tuple[int, int]]:
         """Return the jobs that are done, dead or GONE since the last call."""
@@ -423,14 +324,14 @@ class Ledger:
     @property
     def pending(self) -> bool:
         """Whether something has not been written."""
-        return bool(self._batch)
+        return bool(self._changes.batch)
 
     # -- what can wait
 
     @property
     def untidy(self) -> bool:
         """Whether ``tidy`` has work that waits for no clock."""
-        return bool(self._promoting or self._scrapping)
+        return self._streams.untidy
 
     def has_chores(self, now: int) -> bool:
         """Whether ``tidy`` has work to do."""
@@ -438,21 +339,10 @@ class Ledger:
 
     def tidy(self, now: int) -> None:
         """Do a small step of what can wait; only when nothing is pending."""
-        if self._promoting:
-            self._promote(*self._promoting[0])
-        elif self._scrapping:
-            scrapped = self._store.scrap(self._scrapping[0], STEP)
-            self._counts[STAGED] = max(self._counts[STAGED] - scrapped, 0)
-            if scrapped < STEP:
-                del self._scrapping[0]
+        if self._streams.untidy:
+            self._streams.tidy()
         elif self.next_prune is not None and self.next_prune <= now:
             self._prune(now)
-
-    def _promote(self, stream: int, due: int) -> None:
-        moved = self._store.promote(stream, due, STEP)
-        self._waiting.lower_horizon((due, 0))
-        if moved < STEP:
-            del self._promoting[0]
 
     def _prune(self, now: int) -> None:
         pruned = self._store.prune(now - round(self.policy.keep_done * 1000), STEP)
@@ -481,10 +371,11 @@ class Ledger:
 
     def _assign(self, now: int) -> None:
         """Give idle workers jobs, and quick ones reserves."""
-        self._take_from_the_slow(now)
+        while (slow := self._reserves.slowest(now)) is not None:
+            self._release(slow)
         while self._wanting:
             name, owner = next(iter(self._wanting.items()))
-            row = _first(owner.reserve) or self._waiting.next(now) or self._steal()
+            row = owner.next_reserved() or self._waiting.next(now) or self._reserves.steal()
             if row is None:
                 break
             del self._wanting[name]
@@ -503,35 +394,15 @@ class Ledger:
         owner.reserve.pop(row.id, None)
         row.owner = owner.name
         row.durable = False
-        self._move(row, TAKEN)
+        self._changes.move(row, TAKEN)
         owner.rows[row.id] = row
         owner.since = now
         self._hungry[owner.name] = owner
 
     def _reserve(self, owner: Owner, row: Row, now: int) -> None:
         row.owner = owner.name
-        self._move(row, RESERVED)
-        owner.reserve[row.id] = row
-        self._reserves.append((now, owner, row))
-        self._reserving.append(row)
-
-    def _take_from_the_slow(self, now: int) -> None:
-        reserves = self._reserves
-        while reserves:
-            since, owner, row = reserves[0]
-            if owner.reserve.get(row.id) is row:
-                if now - since <= QUICK:
-                    break
-                self._release(owner)
-            reserves.popleft()
-
-    def _steal(self) -> Row | None:
-        reserves = self._reserves
-        while reserves:
-            _since, owner, row = reserves.popleft()
-            if owner.reserve.pop(row.id, None) is row:
-                return row
-        return None
+        self._changes.reserve(row)
+        self._reserves.add(owner, row, now)
 
     def _release(self, owner: Owner) -> None:
         reserve, owner.reserve = owner.reserve, {}
@@ -539,13 +410,6 @@ class Ledger:
             self._give_back(row)
 
     # -- what becomes of a row
-
-    def _move(self, row: Row, state: int) -> None:
-        self._counts[row.state] -= 1
-        self._counts[state] += 1
-        row.state = state
-        if row.id not in self._batch.fresh:
-            self._batch.dirty[row.id] = row
 
     def _give_back(self, row: Row) -> None:
         """Let a row wait again as if it had never been taken."""
@@ -555,14 +419,14 @@ class Ledger:
         self._handouts.pop(row.id, None)
         row.owner = None
         row.durable = False
-        self._move(row, WAITING)
+        self._changes.move(row, WAITING)
         self._waiting.offer(row)
 
     def _fail(
         self, row: Row, evidence: str, now: int, after: float | None, *, final: bool = False
     ) -> None:
         row.failures += 1
-        self._batch.endings[row.id] = (None, evidence)
+        self._changes.batch.endings[row.id] = (None, evidence)
         self._handouts.pop(row.id, None)
         if final or row.failures >= (row.limit or self.policy.max_attempts):
             self._end(row, DEAD, now)
@@ -571,16 +435,12 @@ class Ledger:
             after = self.policy.delay(row.failures, self._chance())
         row.owner = None
         row.due = now + round(after * 1000)
-        self._move(row, WAITING)
+        self._changes.move(row, WAITING)
         self._waiting.offer(row)
 
     def _end(self, row: Row, state: int, now: int) -> None:
         row.owner = None
         row.ended = now
-        self._move(row, state)
+        self._changes.move(row, state)
         self._rows.pop(row.id, None)
         self._ended.append((row.id, state))
-
-
-def _first(rows: dict[int, Row]) -> Row | None:
-    return next(iter(rows.values()), None)
