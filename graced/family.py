@@ -72,3 +72,20 @@ class Verdict(Record):
     left: int
     status: int = 0
     text: str = ""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return `ValueError: what it says`, whatever its `__str__` does."""
+    try:
+        said = " ".join(str(error).split())
+    except Exception as worse:  # noqa: BLE001  # user code's __str__ may raise anything
+        said = f"(its str() raised {type(worse).__name__})"
+    name = type(error).__name__
+    return f"{name}: {said}" if said else name
+
+
+def exit_status(error: SystemExit) -> int:
+    """Return what Python would exit with."""
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1

@@ -117,7 +117,7 @@ def _why(error: BaseException, pool: settings.Pool) -> str:
 
 
 def _said(error: BaseException) -> str:
-    from graced.workerlife import in_one_line
+    from graced.family import in_one_line
 
     if isinstance(error, SystemExit):
         return f"called sys.exit({error.code!r}) during the import"

@@ -86,7 +86,7 @@ class _Door:
         self._sockets = {each.fileno(): each for each in life.sockets()}
         for fd in self._sockets:
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        self._epoll.register(life.wakeup(), select.EPOLLIN)
+        self._epoll.register(life.wakeup.fileno(), select.EPOLLIN)
         self._knocked: list[int] = []
 
     def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:

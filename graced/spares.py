@@ -135,7 +135,7 @@ class SpareBirth(Birth):
     def _warm_up(self, record: WorkerRecord) -> None:
         """Copy the pages now that a worker writes to until it is ready, not when it is needed."""
         rehearse(Life(self._family))
-        self._life.listen()
+        self._life.wakeup.listen()
         self._life.become(Order(*values(self.children[0][0])), record)
         self._all_records.record(0)
         process.set_name(self.name)

@@ -5,16 +5,9 @@ What the methods promise is kept in :mod:`graced.workerlife`.
 
 from __future__ import annotations
 
-from graced.family import Verdict
+from graced.family import Verdict, exit_status, in_one_line
 from graced.host.scoreboard import Left, Phase, Wants
-from graced.workerlife import (
-    INTERRUPT,
-    NOTHING,
-    Life,
-    WorkerInterrupt,
-    exit_status,
-    in_one_line,
-)
+from graced.workerlife import INTERRUPT, NOTHING, Life, WorkerInterrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,11 +118,11 @@ class Worker:
 
     def extend(self, seconds: float) -> None:
         """Let the round in hand take until `seconds` from now."""
-        self._life.extend(seconds)
+        self._life.score.extend(seconds)
 
     def recycle(self) -> None:
         """Ask to be replaced. Rounds go on until the replacement is ready."""
-        self._life.want(Wants.RECYCLE)
+        self._life.score.want(Wants.RECYCLE)
 
     # -- for graced's own workers --------------------------------------------------
 
@@ -173,7 +166,7 @@ class Critical:
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        self._life.lease(self._seconds)
+        self._life.score.lease(self._seconds)
 
     def __exit__(
         self,
@@ -210,10 +203,10 @@ def rehearse(life: Life) -> None:
     """
     worker, _ = _set_up(life, lambda call: _Extra)
     if worker is not None:
-        life.ready()
+        life.score.ready()
         for _ in range(4):
             worker._turn()
-    life.put_away()
+    life.wakeup.close()
 
 
 class _Extra(Worker):
@@ -225,7 +218,7 @@ class _Extra(Worker):
 def _set_up(
     life: Life, load: Callable[[Callable[..., Any]], type[Worker]]
 ) -> tuple[Worker | None, Verdict]:
-    life.enter(Phase.SETUP)
+    life.score.enter(Phase.SETUP)
     if life.over:  # asked to leave before there was anything to interrupt
         return None, _INTERRUPTED
     try:
@@ -249,7 +242,7 @@ def _setup_failed(life: Life, error: BaseException) -> Verdict:
 
 def _work(life: Life, worker: Worker) -> Verdict:
     if not life.over:
-        life.ready()
+        life.score.ready()
     try:
         if type(worker).run is Worker.run:
             worker.run()
@@ -273,7 +266,7 @@ def _asked_for(life: Life) -> Verdict:
     if life.asked != NOTHING:
         return _DRAINED
     if life.over:
-        text = f"{life.errors_in_row} rounds in a row raised, the last: {life.last_words}"
+        text = f"{life.score.errors_in_row} rounds in a row raised, the last: {life.last_words}"
         return Verdict(Left.MAX_ERRORS, 1, text)
     return Verdict(Left.RETURNED, 0, "run() returned")
 

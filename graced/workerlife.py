@@ -1,7 +1,8 @@
-"""A worker's life: its signals, its rounds, and what it writes to the scoreboard.
+"""A worker's life: the signals that it hears, and the user code that it calls meanwhile.
 
-Everything that :class:`graced.worker.Worker` promises is kept here, out of the way of
-the names that users see on their own objects. No decisions about other processes.
+What :class:`graced.worker.Worker` promises is kept here, out of the way of the names that
+users see on their own objects. What the main process is told of it is in
+:mod:`graced.score`. No decisions about other processes.
 
 How an interrupt reaches user code: the handler of SIGINT raises only if the nearest
 frame of graced's, going up from where the signal hit, is :meth:`Life.guarded`. Then
@@ -19,34 +20,15 @@ import select
 import signal
 import sys
 import time
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 
 from graced.core import settings
-from graced.family import Family, Order, Verdict, Voice
+from graced.family import Family, Order, Verdict, Voice, exit_status, in_one_line
 from graced.host import process, stacks
 from graced.host.log import Log
-from graced.host.scoreboard import (
-    ACK,
-    DEADLINE,
-    ERRORS,
-    GOOD,
-    LEASE_SINCE,
-    LEASE_UNTIL,
-    LEASED,
-    PHASE,
-    READY_AT,
-    RING_BUSY,
-    RING_GOOD,
-    ROUND_STARTED,
-    ROUNDS,
-    STACKS,
-    WANTS,
-    Ack,
-    Phase,
-    Wants,
-    WorkerRecord,
-    fence,
-)
+from graced.host.scoreboard import Ack, Phase
+from graced.host.wakeup import Wakeup, rest, sleep_on
+from graced.score import Score, sane
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +36,8 @@ if TYPE_CHECKING:
     from socket import socket
     from types import FrameType
     from typing import Any, Final, Literal, NoReturn, Protocol
+
+    from graced.host.scoreboard import WorkerRecord
 
     Woken = Literal["readable", "draining", "timeout"]
 
@@ -63,18 +47,11 @@ if TYPE_CHECKING:
         def poll(self, milliseconds: float | None, /) -> list[tuple[int, int]]: ...
 
 
-SECOND: Final = 1_000_000_000  # ns
 NOTHING: Final = 0  # what a worker has been asked for, worse by worse
 DRAIN: Final = 1
 INTERRUPT: Final = 2
 PARENT_DIED: Final = signal.SIGRTMIN  # first the middle process: the adoption; then main
-CENTURY: Final = 36525 * 86400.0  # seconds: no length of time that users name is longer
-LONGEST_POLL: Final = 20 * 86400.0  # seconds: poll() counts milliseconds in 32 bits
 ANSWERED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, PARENT_DIED)
-
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_now = time.monotonic_ns
-_level_lock = allocate_lock()
 
 
 class WorkerInterrupt(BaseException):
@@ -92,30 +69,18 @@ class Life:
     def __init__(self, family: Family) -> None:
         self.family = family
         self.order = Order(worker=0, record=0, slot=0)
-        self.record = WorkerRecord.detached()
-        self.words = self.record.words
+        self.score = Score(family)
+        self.wakeup = Wakeup()
         self.diary = family.voice  # what graced says about us
         self.asked = NOTHING
         self.armed = False  # user code runs that may be interrupted
         self.astray = False  # a process that user code forked: see _forget()
         self.raised: WorkerInterrupt | None = None
-        self.phase = Phase.EMPTY
-        self.errors_in_row = 0
         self.last_words = ""  # what the last round that went wrong said
         self._max_errors = family.pool.max_errors
-        self._round_limit = int((family.pool.round_timeout or 0) * SECOND)
-        self._ring_message = b""
-        self._answered_busy = 0
-        self._answered_good = 0
-        self._leases = 0
-        self._rss_checked = 0
-        self._statm = -1
-        self._level = -1
         self._stacks_fd = -1
         self._mask_at_fork: set[int] = set()
         self._windows: stacks.Stacks | None = None
-        self._pipe: tuple[int, int] | None = None
-        self._poll = select.poll()
         self._sockets: list[socket] | None = None
         self._thread = get_ident()
 
@@ -134,7 +99,7 @@ class Life:
         worker, under the same numbers: see :meth:`own`.
         """
         self._install_handlers()
-        self._open_pipe()
+        self.wakeup.open()
         self._previous_hook = sys.unraisablehook
         sys.unraisablehook = self._unraisable
         self._windows = windows
@@ -162,18 +127,14 @@ class Life:
 
     def own(self) -> None:
         """Open what the worker that is forked next shares with nobody."""
-        self._open_own_pipe()
+        self.wakeup.open_own()
         if self._windows is not None:
             self._windows.open_at(self._stacks_fd, 0)
 
     def become(self, order: Order, record: WorkerRecord) -> None:
         """Be this worker. What is written before a fork stays shared."""
         self.order = order
-        self.record = record
-        self.words = record.words
-        self.phase = Phase.BORN
-        self._rss_checked = _now()  # who is too large from the first may at least live so long
-        self._ring_message = order.worker.to_bytes(8, "little")
+        self.score.become(order, record)
         self.diary.slot_is(order.slot)
         if self._stacks_fd >= 0:
             stacks.rewind(self._stacks_fd, order.record)
@@ -194,32 +155,6 @@ class Life:
         set_title(f"{self.family.name}: worker {pool}/{self.order.slot} gen {generation}")
         process.set_name("graced-worker")  # the title has changed that, too
 
-    def _open_pipe(self) -> tuple[int, int]:
-        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._use_pipe(pipe)
-        return pipe
-
-    def _use_pipe(self, pipe: tuple[int, int]) -> None:
-        self._pipe = pipe
-        self._poll.register(pipe[0], select.POLLIN)
-        self.listen()
-
-    def listen(self) -> None:
-        """Let signals wake this life, not another that was lived here meanwhile."""
-        if self._pipe is not None:
-            signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-
-    def _open_own_pipe(self) -> None:
-        """Replace the inherited pipe; everything else knows it by its numbers."""
-        inherited = self._pipe
-        if inherited is not None:
-            os.close(inherited[0])
-            os.close(inherited[1])
-        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        if pipe != inherited:
-            self._poll = select.poll()
-            self._use_pipe(pipe)
-
     def _before_fork(self) -> None:
         """Let no signal for a child come before the child is one."""
         self._mask_at_fork = process.block(*ANSWERED)
@@ -230,7 +165,7 @@ class Life:
     def _forget(self) -> None:
         """In a process forked by user code: it is no worker, its signals are its own."""
         self.astray = True
-        signal.set_wakeup_fd(-1)
+        self.wakeup.forget()
         faulthandler.unregister(signal.SIGQUIT)
         faulthandler.disable()
         for number in (
@@ -245,26 +180,21 @@ class Life:
                 signal.signal(number, signal.SIG_DFL)
         if _is_ours(signal.getsignal(signal.SIGINT)):
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        self.record = WorkerRecord.detached()
-        self.words = self.record.words
-        self._ring_message = b""
-        self._pipe, self._level = None, -1
-        self._poll = select.poll()
+        self.score.detach()
         process.restore(self._mask_at_fork)
 
     # -- signals -----------------------------------------------------------------
 
     def _ask(self, what: int) -> None:
         self.asked = max(self.asked, what)
-        if self._level >= 0:
-            os.eventfd_write(self._level, 1)
+        self.wakeup.raise_level()
 
     def _on_drain(self, number: int, frame: FrameType | None) -> None:
         self._ask(DRAIN)
-        if Phase.BORN <= self.phase <= Phase.SETUP:
+        if Phase.BORN <= self.score.phase <= Phase.SETUP:
             self._interrupt_at(frame)
         else:
-            self._acknowledge(Ack.DRAIN)
+            self.score.acknowledge(Ack.DRAIN)
 
     def _on_parent_died(self, number: int, frame: FrameType | None) -> None:
         if os.getppid() != self.family.main_pid:  # else it is an echo of the adoption
@@ -278,12 +208,11 @@ class Life:
         """Say that faulthandler, which comes before us, has printed."""
         if self._stacks_fd >= 0:
             stacks.rewind(self._stacks_fd, self.order.record)
-        self.words[STACKS] += 1
-        self.ring()
+        self.score.count_stack()
 
     def _interrupt_at(self, frame: FrameType | None) -> None:
         """Raise where the signal hit, if that is allowed; else leave it for later."""
-        if self.raised is not None or self.phase > Phase.BUSY:
+        if self.raised is not None or self.score.phase > Phase.BUSY:
             self._acknowledge_interrupt()
         elif self.due() and _is_user_code(frame):
             self.interrupt()
@@ -292,7 +221,8 @@ class Life:
         """Return whether an interrupt is wanted, not yet raised, and allowed here."""
         if self.asked == NOTHING or self.raised is not None or not self.armed:
             return False
-        return (self.asked == INTERRUPT or self.phase == Phase.SETUP) and not self._leased()
+        score = self.score
+        return (self.asked == INTERRUPT or score.phase == Phase.SETUP) and not score.is_leased
 
     def interrupt(self) -> NoReturn:
         """Raise WorkerInterrupt, once."""
@@ -307,28 +237,15 @@ class Life:
             self._previous_hook(lost)
 
     def _acknowledge_interrupt(self) -> None:
-        self._acknowledge(Ack.INTERRUPT if self.asked == INTERRUPT else Ack.DRAIN_IN_SETUP)
-
-    def _acknowledge(self, ack: int) -> None:
-        if self.words[ACK] < ack:
-            self.words[ACK] = ack
-            self.ring()
-
-    def ring(self) -> None:
-        """Have the main process look at our record."""
-        if not self._ring_message:
-            return
-        try:
-            os.write(self.family.bell, self._ring_message)
-        except OSError:  # full: it has enough to look at; broken: it is gone
-            pass
+        ack = Ack.INTERRUPT if self.asked == INTERRUPT else Ack.DRAIN_IN_SETUP
+        self.score.acknowledge(ack)
 
     # -- rounds ------------------------------------------------------------------
 
     @property
     def over(self) -> bool:
         """Whether there are to be no more rounds."""
-        return self.asked != NOTHING or self.errors_in_row >= self._max_errors
+        return self.asked != NOTHING or self.score.errors_in_row >= self._max_errors
 
     def guarded(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call user code, which may be interrupted meanwhile. The one place that does."""
@@ -363,107 +280,39 @@ class Life:
         Returns what it returns, raises what it raises. Exceptions in `calm` end a
         round like any other, but are no errors.
         """
-        words = self.words
-        now = words[ROUND_STARTED] = _now()
-        words[DEADLINE] = now + self._round_limit if self._round_limit else 0
-        self._turn_busy()
+        score = self.score
+        score.begin_round()
         try:
             result = self.guarded(call, *args)
         except BaseException as error:
             self._end_bad_round(call, error, calm)
             raise
-        self._end_good_round()
+        score.end_good_round()
         return result
-
-    def _turn_busy(self) -> None:
-        words = self.words
-        words[PHASE] = self.phase = Phase.BUSY
-        fence()
-        asked = words[RING_BUSY]
-        if asked != self._answered_busy:
-            self._answered_busy = asked
-            self.ring()
-
-    def _turn_ready(self) -> None:
-        """DEADLINE stays: read with a PHASE that was still BUSY, 0 would mean `none`."""
-        words = self.words
-        words[PHASE] = self.phase = Phase.READY
-        words[ROUND_STARTED] = 0
-
-    def _end_good_round(self) -> None:
-        words = self.words
-        words[GOOD] += 1
-        self.errors_in_row = 0
-        self._end_round()
-        fence()
-        asked = words[RING_GOOD]
-        if asked != self._answered_good:
-            self._answered_good = asked
-            self.ring()
 
     def _end_bad_round(
         self, call: Callable[..., Any], error: BaseException, calm: tuple[type, ...]
     ) -> None:
         if isinstance(error, calm):
-            self._end_good_round()
+            self.score.end_good_round()
             return
         if isinstance(error, SystemExit):
             self.last_words = f"{_name(call)}() called sys.exit({error.code!r})"
         elif not self.is_interrupt(error):
-            self.words[ERRORS] += 1
-            self.errors_in_row += 1
+            self.score.count_error()
             self.last_words = f"{_name(call)}() raised {in_one_line(error)}"
-        self._end_round()
-
-    def _end_round(self) -> None:
-        words = self.words
-        self._turn_ready()
-        rounds = words[ROUNDS] = words[ROUNDS] + 1
-        order = self.order
-        if order.max_rounds and rounds >= order.max_rounds:
-            self.want(Wants.MAX_ROUNDS)
-        if order.max_rss:
-            self._check_rss(order.max_rss)
+        self.score.end_round()
 
     def is_interrupt(self, error: BaseException) -> bool:
         """Return whether it is the interrupt we were asked for; users may raise their own."""
         return isinstance(error, WorkerInterrupt) and self.raised is not None
 
-    def want(self, why: int) -> None:
-        """Ask to be replaced; we go on until told to drain."""
-        if self.words[WANTS] == Wants.NOTHING:
-            self.words[WANTS] = why
-            self.ring()
-
-    def _check_rss(self, limit: int) -> None:
-        now = _now()
-        if now - self._rss_checked >= SECOND:
-            self._rss_checked = now
-            if self._rss() >= limit:
-                self.want(Wants.MAX_RSS)
-
-    def _rss(self) -> int:
-        try:
-            if self._statm < 0:
-                self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-            return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
-        except OSError:  # no /proc
-            return 0
-
-    def extend(self, seconds: float) -> None:
-        """Let the round in hand take until `seconds` from now."""
-        length = int(_sane(seconds) * SECOND)
-        before, now = self.words[DEADLINE], _now()
-        deadline = self.words[DEADLINE] = now + length
-        if self.phase == Phase.BUSY and not 0 < before <= deadline:
-            self.ring()  # the main process sleeps until a later time, or for ever
-
     # -- waiting -----------------------------------------------------------------
 
     def wait(self, seconds: float | None) -> bool:
         """Sleep; True at once when asked to drain, and so in teardown(), whatever led there."""
-        seconds = None if seconds is None else _sane(seconds)
-        if self.phase > Phase.BUSY:
+        seconds = None if seconds is None else sane(seconds)
+        if self.score.phase > Phase.BUSY:
             return True
         if get_ident() != self._thread:
             return self._wait_elsewhere(seconds)
@@ -471,15 +320,9 @@ class Life:
 
     def _wait_elsewhere(self, seconds: float | None) -> bool:
         """Sleep in another thread: they share an eventfd that stays readable once we drain."""
-        with _level_lock:
-            if self._level < 0:
-                self._level = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        level = self.wakeup.level()
         if self.asked == NOTHING:
-            poll = select.poll()
-            poll.register(self._level, select.POLLIN)
-            end = None if seconds is None else time.monotonic() + seconds
-            while not poll.poll(_rest(end)) and (end is None or time.monotonic() < end):
-                pass  # longer than one poll() can take
+            sleep_on(level, seconds)
         return self.asked != NOTHING
 
     def wait_for(self, fd: int | None, seconds: float | None, *, heed_drain: bool = True) -> Woken:
@@ -490,37 +333,30 @@ class Life:
         WorkerInterrupt if one is due, that is called from within a round or setup().
         Without `heed_drain` a drain does not end the wait.
         """
-        pipe = self._pipe or self._open_pipe()
+        wakeup = self.wakeup
         if fd is not None:
-            self._poll.register(fd, select.POLLIN)
-        foreign = signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
-        pause = self._pause()
+            wakeup.poll.register(fd, select.POLLIN)
+        foreign = wakeup.borrow()
+        pause = self.score.pause()
         try:
-            return self._sleep(pipe[0], seconds, heed_drain)
+            return self._sleep(wakeup.poll, seconds, heed_drain)
         finally:
-            self._resume(pause)
+            self.score.resume(pause)
             if fd is not None:
-                self._poll.unregister(fd)
-            if foreign != pipe[1]:
-                _give_back_wakeup(foreign)
+                wakeup.poll.unregister(fd)
+            wakeup.give_back(foreign)
 
     def wait_with(self, poll: Poll) -> Woken:
         """Sleep until one of what `poll` has been given is ready, or we are asked to drain.
 
         As :meth:`wait_for`, for those who wait for the same again and again. `poll` has
-        been given :meth:`wakeup`, too.
+        been given :attr:`wakeup`, too.
         """
-        pipe = self._pipe or self._open_pipe()
-        foreign = signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
+        foreign = self.wakeup.borrow()
         try:
-            return self._sleep(pipe[0], None, True, poll)
+            return self._sleep(poll, None, True)
         finally:
-            if foreign != pipe[1]:
-                _give_back_wakeup(foreign)
-
-    def wakeup(self) -> int:
-        """Return the descriptor that is readable when a signal has come."""
-        return (self._pipe or self._open_pipe())[0]
+            self.wakeup.give_back(foreign)
 
     def sockets(self) -> list[socket]:
         """Return the sockets that the pool listens on."""
@@ -532,125 +368,64 @@ class Life:
                 each.setblocking(False)
         return self._sockets
 
-    def _sleep(
-        self, pipe: int, seconds: float | None, heed_drain: bool, poll: Poll | None = None
-    ) -> Woken:
-        poll = poll or self._poll
+    def _sleep(self, poll: Poll, seconds: float | None, heed_drain: bool) -> Woken:
+        pipe = self.wakeup.fileno()
         end = None if seconds is None else time.monotonic() + seconds
         while True:
             if self.due():
                 self.interrupt()
             if heed_drain and self.asked != NOTHING:
                 return "draining"
-            woken = [fd for fd, _ in poll.poll(_rest(end))]
+            woken = [fd for fd, _ in poll.poll(rest(end))]
             if any(fd != pipe for fd in woken):
                 return "readable"
             if woken:
-                _empty(pipe)
+                self.wakeup.empty()
             elif end is not None and time.monotonic() >= end:
                 return "timeout"
 
-    def _pause(self) -> tuple[int, int | None] | None:
-        """Stop the round's clock; return how long it ran and what was left."""
-        if self.phase != Phase.BUSY:
-            return None
-        words, now = self.words, _now()
-        deadline = words[DEADLINE]
-        pause = now - words[ROUND_STARTED], deadline - now if deadline else None
-        self._turn_ready()
-        return pause
-
-    def _resume(self, pause: tuple[int, int | None] | None) -> None:
-        if pause is None:
-            return
-        words, now = self.words, _now()
-        ran, left = pause
-        words[ROUND_STARTED] = now - ran
-        words[DEADLINE] = 0 if left is None else now + left
-        self._turn_busy()
-
     # -- critical sections -------------------------------------------------------
-
-    def _leased(self) -> bool:
-        until = self.words[LEASE_UNTIL]
-        return until != 0 and _now() < until
-
-    def lease(self, seconds: float) -> None:
-        """Begin a section that is neither interrupted nor killed; an inner one may prolong it."""
-        length = int(_sane(seconds) * SECOND)  # what is no number has begun nothing
-        words, now = self.words, _now()
-        self._leases += 1
-        if self._leases == 1:
-            words[LEASE_SINCE] = now
-        words[LEASE_UNTIL] = max(words[LEASE_UNTIL], now + length)
 
     def end_lease(self) -> None:
         """End a section; the outermost delivers what was asked meanwhile."""
-        self._leases -= 1
-        if self._leases:
+        score = self.score
+        if not score.end_lease():
             return
-        words = self.words
-        since, until = words[LEASE_SINCE], words[LEASE_UNTIL]
-        words[LEASED] += min(_now(), until) - since
-        words[LEASE_UNTIL] = 0
-        words[LEASE_SINCE] = 0
-        if self.asked != NOTHING or 0 < words[DEADLINE] < _now():
-            self.ring()  # the lease held the ladder, or the kill of a round past its time
+        if self.asked != NOTHING or score.is_late:
+            score.ring()  # the lease held the ladder, or the kill of a round past its time
         if self.due():
             self.interrupt()
 
-    def put_away(self) -> None:
-        """Close what waiting has opened; for lives that don't end with a process."""
-        if self._pipe is not None:
-            signal.set_wakeup_fd(-1)
-            os.close(self._pipe[0])
-            os.close(self._pipe[1])
-            self._pipe = None
-
     # -- stations ----------------------------------------------------------------
-
-    def enter(self, phase: int) -> None:
-        """Go on to another part of life."""
-        self.words[PHASE] = self.phase = phase
-
-    def ready(self) -> None:
-        """setup() is over."""
-        self.words[READY_AT] = _now()
-        self.enter(Phase.READY)
-        self.ring()
 
     def run_free(self, call: Callable[[], Any]) -> None:
         """Call a run() of the user's own: interruptible, without rounds."""
-        self.words[ROUND_STARTED] = _now()
-        self.words[DEADLINE] = 0
-        self._turn_busy()
+        self.score.begin_free()
         self.guarded(call)
 
     def turn_to_leave(self) -> None:
         """From here on no interrupt is raised, so the sender may stop."""
-        self.enter(Phase.TEARDOWN)
+        self.score.enter(Phase.TEARDOWN)
         if self.asked == INTERRUPT or self.raised is not None:
             self._acknowledge_interrupt()
         elif self.asked == DRAIN:
-            self._acknowledge(Ack.DRAIN)
+            self.score.acknowledge(Ack.DRAIN)
 
     def leave(self, verdict: Verdict) -> NoReturn:
         """Say how it ended, and end."""
-        if verdict.text:
-            self.record.text = verdict.text
-        self.record.left = verdict.left
-        self.enter(Phase.LEFT)
+        self.score.leave(verdict)
         process.flush()
         self.diary.settle()
-        self.ring()
+        self.score.ring()
         if os.getppid() != self.family.main_pid:
             self._end_own_group()
         os._exit(verdict.status)
 
     def _end_own_group(self) -> None:
         """Nobody else will: the main process is gone."""
-        if self.record.child_group:
-            process.end_group(self.record.child_group)
+        group = self.score.record.child_group
+        if group:
+            process.end_group(group)
         process.end_group(os.getpid())
 
 
@@ -682,50 +457,3 @@ def _is_user_code(frame: FrameType | None) -> bool:
 
 def _name(call: Callable[..., Any]) -> str:
     return getattr(call, "__name__", type(call).__name__)
-
-
-def in_one_line(error: BaseException) -> str:
-    """Return `ValueError: what it says`, whatever its `__str__` does."""
-    try:
-        said = " ".join(str(error).split())
-    except Exception as worse:  # noqa: BLE001  # user code's __str__ may raise anything
-        said = f"(its str() raised {type(worse).__name__})"
-    name = type(error).__name__
-    return f"{name}: {said}" if said else name
-
-
-def _sane(seconds: float) -> float:
-    """Return a length of time that can be reckoned with: from 0 to a century."""
-    if seconds != seconds:
-        raise ValueError("seconds must be a number, not NaN")
-    return min(max(seconds + 0.0, 0.0), CENTURY)  # what is no number raises TypeError
-
-
-def _rest(end: float | None) -> float | None:
-    """Return what poll() should wait for: milliseconds, as many as it can take."""
-    if end is None:
-        return None
-    return min(max(end - time.monotonic(), 0.0), LONGEST_POLL) * 1000
-
-
-def exit_status(error: SystemExit) -> int:
-    """Return what Python would exit with."""
-    if error.code is None:
-        return 0
-    return error.code & 0xFF if isinstance(error.code, int) else 1
-
-
-def _empty(pipe: int) -> None:
-    try:
-        while len(os.read(pipe, 4096)) == 4096:
-            pass
-    except BlockingIOError:
-        pass
-
-
-def _give_back_wakeup(fd: int) -> None:
-    """Restore what user code had set, such as an event loop's; it may be closed by now."""
-    try:
-        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-    except (ValueError, OSError):
-        pass

@@ -21,6 +21,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "watch": 2,  # what the scoreboard says, as events
     "orphans": 2,  # how a zygote leads its workers down without a main process
     "family": 2,  # what workers have in common, and what is each one's own
+    "score": 3,  # what a worker says on the scoreboard
     "workerlife": 3,
     "worker": 4,
     "jobs": 5,  # hands on what users import

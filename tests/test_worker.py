@@ -209,14 +209,14 @@ def test_the_rounds_clock_stands_still_in_wait(nursery: Nursery) -> None:
     code = """
     class W(Worker):
         def step(self):
-            record = self._life.record
+            record = self._life.score.record
             started, deadline = record.round_started, record.deadline
             before = time.monotonic_ns()
             self.wait(0.2)
             waited = time.monotonic_ns() - before
             stood = record.deadline - deadline
             say(190e6 <= stood <= waited, record.round_started - started == stood)
-            say(self._life.phase)
+            say(self._life.score.phase)
             self.wait(None)
     """
     nursery.worker(code, round_timeout=5.0)
@@ -437,7 +437,7 @@ def test_a_drain_in_a_wait_in_setup_is_an_interrupt(nursery: Nursery) -> None:
 def test_a_setup_may_wait(nursery: Nursery) -> None:
     code = """
     class W(Worker):
-        def setup(self): say(self.wait(0.01), self._life.phase)
+        def setup(self): say(self.wait(0.01), self._life.score.phase)
         def step(self): self.wait(None)
     """
     nursery.worker(code).ready()
@@ -839,12 +839,12 @@ def test_sections_may_be_nested(nursery: Nursery) -> None:
     class W(Worker):
         def step(self):
             with self.critical(30):
-                with self.critical(60): say("inner", self._life.record.lease_until > 0)
-                say("outer", self._life.record.lease_until > 0)
+                with self.critical(60): say("inner", self._life.score.record.lease_until > 0)
+                say("outer", self._life.score.record.lease_until > 0)
                 os.kill(os.getpid(), signal.SIGINT)
                 say("still")
             say("never")
-        def teardown(self): say("teardown", self._life.record.lease_until)
+        def teardown(self): say("teardown", self._life.score.record.lease_until)
     """
     child = nursery.worker(code).ready()
     assert left(child) == Left.INTERRUPTED
@@ -891,7 +891,7 @@ def test_a_loop_of_ones_own(nursery: Nursery) -> None:
     class W(Worker):
         def run(self):
             while not self.draining:
-                say("turn", self._life.phase)
+                say("turn", self._life.score.phase)
                 self.wait(None)
         def teardown(self): say("teardown")
     """

@@ -6,6 +6,7 @@ How a worker lives is in :mod:`graced.workerlife`, how it talks to the queue in
 
 from __future__ import annotations
 
+from graced.family import in_one_line
 from graced.host.scoreboard import QUEUE
 from graced.jobs.job import (
     MAX_EVIDENCE,
@@ -20,7 +21,7 @@ from graced.jobs.job import (
 )
 from graced.jobs.remote import Address, WorkerEnd, evidence
 from graced.worker import Worker
-from graced.workerlife import INTERRUPT, in_one_line
+from graced.workerlife import INTERRUPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class JobWorker(Worker):
         worker = super()._born(life)
         assert isinstance(worker, JobWorker)
         if life.family.queue is not None:
-            life.words[QUEUE] = 1
-            life.ring()
+            life.score.words[QUEUE] = 1
+            life.score.ring()
             worker.__end = _end_of(life.family.queue, life.order.worker)
         return worker
 

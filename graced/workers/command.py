@@ -72,7 +72,7 @@ class Command(JobWorker):
     def _start(self, argv: list[str], job: Job) -> Popen[bytes]:
         import subprocess
 
-        words = self._life.words  # of the memory that the main process sees
+        words = self._life.score.words  # of the memory that the main process sees
 
         def lead_a_group() -> None:
             """In the child: be found, whenever the worker is killed. The order matters.
@@ -119,7 +119,7 @@ class _Run:
         self._output = os.dup(popen.stdout.fileno())
         popen.stdout.close()
         os.set_blocking(self._output, False)
-        self._wakeups = self._life.wakeup()
+        self._wakeups = self._life.wakeup.fileno()
         self._silent = False
         self._line = bytearray()
         self._tail = bytearray()
@@ -152,7 +152,7 @@ class _Run:
             process.end_group(group)  # before its number is free for others
             popen.wait()
         finally:
-            self._life.words[CHILD_GROUP] = 0
+            self._life.score.words[CHILD_GROUP] = 0
             self._read()
             self._say(self._line)
             os.close(self._output)

@@ -66,8 +66,8 @@ def test_whenever_a_drain_comes_the_last_settle_is_seen_confirmed(looks: int) ->
     try:
         worker.run()
     finally:
-        life.put_away()
-        detached.put_away()
+        life.wakeup.close()
+        detached.wakeup.close()
     assert end.told[-1] == "leave"
     assert end.told.count("leave") == 1
     assert end.unsettled == 0
