@@ -12,6 +12,7 @@ from _socket import SO_PEERCRED, SOL_SOCKET
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import Final
 
 LONGEST: Final = 107
@@ -20,14 +21,7 @@ BACKLOG: Final = 128
 
 def connect(sock: socket.socket, path: str) -> None:
     """Connect to the socket at `path`. Raises what :meth:`socket.socket.connect` raises."""
-    if len(os.fsencode(path)) <= LONGEST:
-        sock.connect(path)
-        return
-    folder = _folder(path)
-    try:
-        sock.connect(_through(folder, path))
-    finally:
-        os.close(folder)
+    _name(sock.connect, path)
 
 
 def peer(sock: socket.socket) -> tuple[int, int, int]:
@@ -59,24 +53,21 @@ def bind(sock: socket.socket, path: str, mode: int = 0o660, group: int | None = 
 def _bind(sock: socket.socket, path: str) -> None:
     old = os.umask(0o177)  # nobody else's until the mode is set
     try:
-        if len(os.fsencode(path)) <= LONGEST:
-            sock.bind(path)
-            return
-        folder = _folder(path)
-        try:
-            sock.bind(_through(folder, path))
-        finally:
-            os.close(folder)
+        _name(sock.bind, path)
     finally:
         os.umask(old)
 
 
-def _folder(path: str) -> int:
-    return os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _through(folder: int, path: str) -> str:
-    return f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+def _name(call: Callable[[str], None], path: str) -> None:
+    """Call with a name for `path` that the kernel takes."""
+    if len(os.fsencode(path)) <= LONGEST:
+        call(path)
+        return
+    folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        call(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
 
 
 def _remove(path: str) -> None:
