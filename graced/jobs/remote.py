@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from graced.jobs.job import Outcome
 
-READ = 1 << 16
 FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is gone
 LAST_RETRY = 1.0
 FIRST_PUSH = 0.001  # seconds before more of a long result is sent
@@ -183,12 +182,9 @@ class WorkerEnd:
         if sock is None:
             return
         self._push()
-        try:
-            data = sock.recv(READ)
-        except BlockingIOError:
+        data = wire.receive(sock)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             self._lost()
             return
@@ -197,7 +193,7 @@ class WorkerEnd:
                 self._hear(kind, body)
         except Protocol:
             self._lost()
-        if self._arrived is None and self._sock is not None and len(data) == READ:
+        if self._arrived is None and self._sock is not None and len(data) == wire.READ:
             self._read()
 
     def _hear(self, kind: int, body: bytes) -> None:
@@ -324,7 +320,7 @@ class ClientEnd:
 
     def _next(self) -> tuple[int, bytes]:
         while not self._heard:
-            data = self._sock.recv(READ)
+            data = self._sock.recv(wire.READ)
             if not data:
                 raise Protocol("it has closed the connection")
             self._heard += self._frames.feed(data)

@@ -26,7 +26,7 @@ from graced.jobs.keeper import print_stacks_to
 from graced.jobs.policy import Policy
 from graced.jobs.timing import NEVER, wall_ms
 from graced.jobs.trouble import Trouble
-from graced.jobs.visitors import READ, Visitor, Visitors
+from graced.jobs.visitors import Visitor, Visitors
 from graced.jobs.wire import Kind, Protocol
 
 TYPE_CHECKING = False
@@ -319,13 +319,7 @@ class Service:
     # -- the keepers before and after this one
 
     def _hear_elder(self, elder: socket.socket) -> None:
-        try:
-            data = elder.recv(READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
+        if wire.receive(elder) == b"":
             self._epoll.unregister(elder.fileno())
             elder.close()
             self._elder = None

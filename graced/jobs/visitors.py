@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from graced.host.log import Log
 
-READ = 1 << 16  # bytes read from one connection before the others get their turn
 UNREAD = 8 << 20  # bytes that a client may leave unread
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
@@ -121,14 +120,10 @@ class Visitors:
 
     def read(self, visitor: Visitor) -> bool:
         """Read once from a connection; False if there is nothing, or nothing more."""
-        try:
-            data = visitor.sock.recv(READ)
-        except BlockingIOError:
-            return False
-        except OSError:  # reset by the other side
-            data = b""
+        data = wire.receive(visitor.sock)
         if not data:
-            self.close(visitor)
+            if data is not None:
+                self.close(visitor)
             return False
         self.serve(visitor, visitor.frames.feed(data))
         return True

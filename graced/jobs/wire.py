@@ -16,10 +16,11 @@ from graced.host import unixsocket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
 MAX_BODY = 8 << 20
+READ = 1 << 16  # bytes read from one connection before the others get their turn
 CHUNK_BYTES = 2 << 20  # a client closes a batch of payloads at this size,
 CHUNK_JOBS = 1000  # or at this number: about 5 ms of the keeper's time
 
@@ -148,27 +149,32 @@ def connect(path: str, *, blocking: bool = False) -> socket.socket:
 
     Where many others are connecting too, BlockingIOError, or a moment's wait.
     """
-    sock = _socket()
-    sock.setblocking(blocking)
-    try:
-        unixsocket.connect(sock, path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    return _socket(unixsocket.connect, path, blocking=blocking)
 
 
 def listen(path: str) -> socket.socket:
     """Return a non-blocking listening socket that took a path's place in one step."""
-    sock = _socket()
+    return _socket(unixsocket.bind, path)
+
+
+def _socket(
+    name: Callable[[socket.socket, str], None], path: str, *, blocking: bool = False
+) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.setblocking(blocking)
     try:
-        unixsocket.bind(sock, path)
+        name(sock, path)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _socket() -> socket.socket:
-    kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    return socket.socket(socket.AF_UNIX, kind)
+def receive(sock: socket.socket) -> bytes | None:
+    """Return what has come, or None; nothing but `b""` comes from who is gone."""
+    try:
+        return sock.recv(READ)
+    except BlockingIOError:
+        return None
+    except OSError:  # reset by the other side
+        return b""
