@@ -38,6 +38,8 @@ _ALL_SIGNALS: Final = frozenset(valid_signals())
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 _libc.prctl.restype = ctypes.c_int
+_name = ctypes.create_string_buffer(16)  # made once: each worker would write to ten pages for it
+_name_at = ctypes.addressof(_name)
 
 
 class ProcessError(Exception):
@@ -76,8 +78,8 @@ def set_parent_death_signal(number: int) -> None:
 
 def set_name(name: str) -> None:
     """Set what `ps -o comm` shows; the kernel keeps 15 bytes."""
-    raw = ctypes.create_string_buffer(name.encode()[:15])
-    _prctl(_SET_NAME, ctypes.addressof(raw))
+    _name.value = name.encode()[:15]
+    _prctl(_SET_NAME, _name_at)
 
 
 def block(*numbers: int) -> set[int]:
