@@ -235,6 +235,10 @@ class Machine:
         gate = os.open(self.root / GATE[1:], os.O_RDWR | os.O_CLOEXEC)
         self._open_gate.callback(os.close, gate)
 
+    def close_gate(self) -> None:
+        """Let those who come from now on wait again."""
+        self._open_gate.close()
+
     # The daemon
 
     def main_pid(self, unit: str = UNIT) -> int:

@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 from harness import DEADLINE
-from machine import LAB, UNIT, Machine
+from machine import GATE, LAB, UNIT, Machine
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -224,8 +224,6 @@ import sys
 from graced import Worker
 class Talks(Worker):
     def setup(self):
-        if self.options.get("fail"):
-            raise OSError("no database")
         self.log.warning("hello\\nsecond line")
     def step(self):
         if self.options.get("huge"):
@@ -268,12 +266,46 @@ def test_the_journal_has_fields_and_whole_tracebacks(machine: Machine) -> None:
     assert "jobs" in machine.run("journalctl", "-F", "GRACED_POOL").split()
 
 
+FAILS = f"""
+from crew import pass_gate, say
+from graced import Worker
+from graced.host import journal
+journal.PATIENCE = 600.0  # the test holds journald up
+class Fails(Worker):
+    def setup(self):
+        say("waiting")
+        pass_gate({{"gate": "{GATE}"}})
+        say("failing")
+        raise OSError("no database")
+    def step(self):
+        raise NotImplementedError
+"""
+
+
+@contextlib.contextmanager
+def frozen(machine: Machine, unit: str) -> Iterator[None]:
+    pid = str(machine.main_pid(unit))
+    machine.run("kill", "-STOP", pid)
+    try:
+        yield
+    finally:
+        machine.run("kill", "-CONT", pid)
+
+
 def test_the_last_words_of_a_worker_are_its_unit_s(machine: Machine) -> None:
-    machine.write("/srv/app/talks.py", LIFE)
-    machine.configure("talks:Talks", 4, options={"fail": True}, backoff={"first": "10ms"})
-    for _ in range(5):  # a busy journald may be too late for one, but not each time
+    machine.write("/srv/app/fails.py", FAILS)
+    machine.configure("fails:Fails", 4, backoff={"first": "10ms"})
+    machine.dropin("Restart=no")
+    for _ in range(5):  # between reading and looking up journald may be held up, too
         since = "--since=@" + machine.run("date", "+%s.%N").strip()[:-3]
-        assert machine.attempt("systemctl", "start", UNIT).returncode != 0
+        machine.events.forget()
+        machine.run("systemctl", "start", "--no-block", UNIT)
+        machine.events.wait("^waiting", 4)
+        with frozen(machine, "systemd-journald.service"):
+            machine.open_gate()
+            machine.events.wait("^failing", 4)
+        machine.shows("ActiveState", "failed")
+        machine.close_gate()
         machine.journal_read()
         said = entries(machine, since, f"_SYSTEMD_UNIT={UNIT}", "GRACED_POOL=jobs")
         assert any("OSError: no database" in line["MESSAGE"] for line in said)
