@@ -17,6 +17,7 @@ settings.load_profile("patient")
 # What makes Python write at once, or leave no bytecode, is not set where users are.
 for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(name, None)
+os.umask(0o022)  # users that tests become have to reach what the tests' own user has made
 
 
 @pytest.fixture
