@@ -10,13 +10,35 @@ from __future__ import annotations
 import marshal
 import os
 import sys
-from importlib.machinery import ModuleSpec, SourceFileLoader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec, SourceFileLoader
     from types import CodeType, ModuleType
     from typing import Any
+else:
+    # Python has them at hand; the public module costs time and memory.
+    ModuleSpec = type(__spec__)
+    SourceFileLoader = type(__spec__.loader)
+
+# What only commands import, each in a process of its own.
+COMMANDS = (
+    "__main__",
+    "check",
+    "commandline",
+    "core.diagnosis",
+    "core.keys",
+    "core.table",
+    "doctor",
+    "host.controlclient",
+    "host.daemonize",
+    "jobs.client",
+    "jobs.fileend",
+    "jobs.finder",
+    "jobs.listing",
+    "jobs.refusal",
+)
 
 
 class Reserve:
@@ -58,14 +80,15 @@ class Reserve:
 
 
 def keep_all() -> Iterator[None]:
-    """Keep every module of graced that is not imported, one at each step; if not done before."""
+    """Keep what a daemon may still import of graced, one at each step; if not done before."""
     if any(isinstance(finder, Reserve) for finder in sys.meta_path):
         return
     package = sys.modules["graced"]
     reserve = Reserve()
     sys.meta_path.insert(0, reserve)
+    needless = {f"graced.{name}" for name in COMMANDS}
     for name, file in _modules("graced", package.__path__[0]):
-        if name not in sys.modules:
+        if name not in needless and name not in sys.modules:
             reserve.keep(name, file)
             yield
 
