@@ -123,6 +123,7 @@ def _loaded(pool: Pool, settings: Settings) -> str:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     process.redirect_stdin()
     os.dup2(2, 1)  # standard output is ours
+    __import__("graced.worker")  # as the zygote has it, who may read it or not
     try:
         process.change_user(settings.user, settings.group)
         os.environ.update(pool.env)

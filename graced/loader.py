@@ -49,22 +49,27 @@ def load_class(pool: settings.Pool, call: Call = plainly) -> type[Worker]:
     module_name, _, class_name = pool.worker.partition(":")
     try:
         call(__import__, module_name)
+        found = _attribute(sys.modules[module_name], class_name, call)
+    except LoadError:
+        raise
     except BaseException as error:
         from graced.workerlife import WorkerInterrupt
 
-        if isinstance(error, WorkerInterrupt):
+        if isinstance(error, WorkerInterrupt) and call is not plainly:
             raise
         raise LoadError(_why(error, pool)) from error
-    found = _attribute(sys.modules[module_name], class_name)
     return _checked(found, module_name, class_name)
 
 
-def _attribute(module: object, dotted: str) -> object:
+def _attribute(module: object, dotted: str, call: Call) -> object:
+    """Look a class up; a module's `__getattr__` (PEP 562) is user code like the import itself."""
     for name in dotted.split("."):
         try:
-            module = getattr(module, name)
-        except AttributeError:
-            raise LoadError(_no_such_class(module, dotted)) from None
+            module = call(getattr, module, name)
+        except AttributeError as error:
+            if error.obj is module and error.name == name:  # else something else was missed
+                raise LoadError(_no_such_class(module, dotted)) from None
+            raise
     return module
 
 
@@ -72,7 +77,8 @@ def _no_such_class(module: object, name: str) -> str:
     from difflib import get_close_matches
 
     owner = getattr(module, "__name__", str(module))
-    classes = [n for n, value in vars(module).items() if isinstance(value, type)]
+    own = getattr(module, "__dict__", {})
+    classes = [n for n, value in own.items() if isinstance(value, type)]
     close = get_close_matches(name, classes, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"module {owner!r} has no class {name!r}{hint}"

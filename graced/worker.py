@@ -235,9 +235,14 @@ def _setup_failed(life: Life, error: BaseException) -> Verdict:
     if isinstance(error, SystemExit):
         text = f"setup() called sys.exit({error.code!r})"
         return Verdict(Left.DIED, exit_status(error), text)
-    life.diary.exception("setup() raised", error.__cause__ or error)
-    reason = getattr(error, "reason", None) or f"setup() raised {in_one_line(error)}"
-    return Verdict(Left.SETUP_FAILED, 1, reason)
+    from graced.loader import LoadError  # which may import this module
+
+    if isinstance(error, LoadError):
+        if error.__cause__ is not None:  # else the reason says it all
+            life.diary.exception("the code cannot be imported", error.__cause__)
+        return Verdict(Left.SETUP_FAILED, 1, error.reason)
+    life.diary.exception("setup() raised", error)
+    return Verdict(Left.SETUP_FAILED, 1, f"setup() raised {in_one_line(error)}")
 
 
 def _work(life: Life, worker: Worker) -> Verdict:

@@ -147,6 +147,23 @@ def test_a_user_is_become_before_any_code_of_the_user_runs(daemon: Daemon) -> No
     assert daemon.events.matching("^teardown")
 
 
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("preload", [True, False])
+def test_code_that_the_user_may_not_read_is_an_import_that_fails(
+    daemon: Daemon, *, preload: bool
+) -> None:
+    code = daemon.short / "code"
+    shutil.copytree(ROOT / "graced", code / "graced", ignore=shutil.ignore_patterns("__pycache__"))
+    (code / "graced" / "jobs").chmod(0o700)
+    daemon.environ["PYTHONPATH"] = os.pathsep.join([str(code), str(Path(yaml.__file__).parents[1])])
+    pool = {"worker": "graced.workers:Command", "preload": preload, "path": []}
+    daemon.configure({"jobs": pool}, user="nobody", log={"format": "json"})
+    daemon.start().ended(1)
+    told = [json.loads(line.text) for line in daemon.log.lines]
+    assert any("the code cannot be imported\nTraceback" in each["message"] for each in told)
+    assert "cannot import 'graced.workers:Command': " in told[-1]["message"]
+
+
 def test_status_has_the_keys_of_the_contract(daemon: Daemon) -> None:
     daemon.pool("crew:Rounds", workers=2, options={"seconds": 60}).start().ready()
     daemon.events.wait("^begin ", 2)

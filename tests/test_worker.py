@@ -357,6 +357,18 @@ def test_a_setup_that_raises(nursery: Nursery) -> None:
     assert "Traceback" in nursery.log()
 
 
+def test_a_setup_that_raises_what_has_a_reason_of_its_own(nursery: Nursery) -> None:
+    """As urllib's URLError has, and that is no text."""
+    child = nursery.worker("""
+    import urllib.error
+    class W(Worker):
+        def setup(self): raise urllib.error.URLError(OSError("no route"))
+        def step(self): pass
+    """)
+    assert child.ended().status == 1
+    assert child.record.text == "setup() raised URLError: <urlopen error no route>"
+
+
 def test_a_constructor_that_raises_is_a_setup_that_raises(nursery: Nursery) -> None:
     child = nursery.worker(
         "class W(Worker):\n    def step(self): pass\n    def __init__(self): 1 / 0"

@@ -61,6 +61,27 @@ REFUSED = [
 ]
 
 
+LAZY = """
+def __getattr__(name):
+    if name != "W":
+        raise AttributeError(name)
+    {}
+"""
+REFUSED += [
+    (LAZY.format(code), reason)
+    for code, reason in [
+        ("import nosuch", "users.py:12: ModuleNotFoundError: No module named 'nosuch'"),
+        ("1 / 0", "users.py:12: ZeroDivisionError: division by zero"),
+        ("os.nosuch", "users.py:12: AttributeError: module 'os' has no attribute 'nosuch'"),
+        ("sys.exit(4)", "users.py:12: called sys.exit(4) during the import"),
+        ("raise KeyboardInterrupt", "users.py:12: KeyboardInterrupt"),
+        ("raise AttributeError(name)", "module 'users' has no class 'W'"),
+        ("raise WorkerInterrupt", "users.py:12: WorkerInterrupt"),
+        ("return 5", "users:W is no class but int"),
+    ]
+]
+
+
 @pytest.mark.parametrize(("code", "reason"), REFUSED)
 def test_an_import_that_fails_says_where_and_why(nursery: Nursery, code: str, reason: str) -> None:
     kind, text = nursery.fork(code)
@@ -77,6 +98,11 @@ def test_a_class_misspelt_is_guessed(nursery: Nursery) -> None:
     kind, text = nursery.fork("class Thumbnails(Worker): pass", worker="users:Thumbnail")
     assert kind == "failed"
     assert text == "module 'users' has no class 'Thumbnail'; did you mean 'Thumbnails'?"
+
+
+def test_a_class_within_what_is_no_module(nursery: Nursery) -> None:
+    kind, text = nursery.fork("W = 5", worker="users:W.Inner")
+    assert (kind, text) == ("failed", "module '5' has no class 'W.Inner'")
 
 
 def test_the_deepest_place_in_user_code_is_named(nursery: Nursery) -> None:
@@ -139,6 +165,22 @@ def test_without_preload_an_import_that_fails_is_a_setup_that_fails(nursery: Nur
     assert child.record.left == Left.SETUP_FAILED
     assert child.record.text == "users.py:8: ModuleNotFoundError: No module named 'nosuch'"
     assert "Traceback" in nursery.log()
+
+
+def test_without_preload_a_look_up_that_fails_is_an_import_that_fails(nursery: Nursery) -> None:
+    child = nursery.worker(LAZY.format("import nosuch"), preload=False)
+    assert child.ended().status == 1
+    assert child.record.left == Left.SETUP_FAILED
+    assert child.record.text == "users.py:12: ModuleNotFoundError: No module named 'nosuch'"
+    assert "the code cannot be imported" in nursery.log()
+
+
+def test_without_preload_a_look_up_can_be_interrupted(nursery: Nursery) -> None:
+    child = nursery.worker(LAZY.format("say('looking'); time.sleep(60)"), preload=False)
+    nursery.feed.wait("looking")
+    nudge(child, signal.SIGTERM)
+    assert child.ended().status == 0
+    assert child.record.left == Left.INTERRUPTED
 
 
 def test_without_preload_an_import_can_be_interrupted(nursery: Nursery) -> None:

@@ -37,6 +37,8 @@ class Output:
         self.level = LEVELS[level]
         self.format = FORMATS[format]
         self.sink = sink
+        if format == "json":
+            import json  # noqa: F401  # later the library may be out of reach, as for another user
 
 
 class Log:

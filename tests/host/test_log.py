@@ -641,6 +641,24 @@ def test_standard_logging_and_warnings_come_to_the_log(before: str) -> None:
     assert "ZeroDivisionError: division by zero" in told[3]["message"]
 
 
+def test_json_is_written_where_the_library_is_out_of_reach() -> None:
+    """As for a user who may not read Python's own files."""
+    code = """
+import sys
+from graced.host.log import Log
+log = Log("info", "json", 2)
+sys.path.clear()
+sys.path_importer_cache.clear()
+try:
+    import fractions
+except ImportError as error:
+    log.exception("no import", error)
+"""
+    done = run(code, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr.decode()
+    assert "ModuleNotFoundError: No module named 'fractions'" in json.loads(done.stderr)["message"]
+
+
 def test_a_users_own_logging_is_left_alone() -> None:
     code = """
 import logging
