@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_PAYLOAD = 1 << 20  # bytes of JSON, of a payload and of a result alike
-MAX_EVIDENCE = 64 << 10  # bytes of text kept of one traceback or one stack
+MAX_EVIDENCE = 64 << 10  # characters kept of one reason, one traceback or one stack
+MAX_DELAY = 10 * 366 * 86400.0  # seconds, ten years: what is longer is a slip of the pen
+
+
+def is_delay(seconds: float) -> bool:
+    """Whether a job can be put off by so many seconds."""
+    return 0 <= seconds <= MAX_DELAY
 
 
 class Job(Record):
@@ -25,16 +31,17 @@ class Job(Record):
 
 
 class Retry(Exception):
-    """Raise it in ``handle`` to have the job tried again after so many seconds.
+    """Raise it in ``handle`` to have the job tried again after so many seconds, ten years at most.
 
-    The attempt counts like any other that raised: after the last one the job is dead.
+    ValueError if it can't be as many. The attempt counts like any other that raised:
+    after the last one the job is dead.
     """
 
     def __init__(self, after: float, reason: str = "") -> None:
+        if not is_delay(after):
+            raise ValueError(f"Retry(after={after!r}): write seconds, from 0 to {MAX_DELAY:.0f}")
         super().__init__(reason or f"retry after {after:g} s")
         self.reason = str(self)
-        if not 0 <= after < float("inf"):
-            raise ValueError(f"Retry(after={after!r}): write seconds, 0 or more")
         self.after = float(after)
 
 

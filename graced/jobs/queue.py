@@ -43,7 +43,10 @@ class WorkerQueue(Protocol):
         """Say that this worker is idle; without effect if it has been said."""
 
     def receive(self) -> Job | None:
-        """Return the job that was handed to this worker, or None; never block."""
+        """Return the job that was handed to this worker, or None; never block.
+
+        QueueError if whoever keeps the queue never takes what this worker says.
+        """
 
     def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
         """Say how a job ended and, with ``more``, that the next may come; never block."""

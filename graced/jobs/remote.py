@@ -12,7 +12,7 @@ import time
 
 from graced.core.record import Record
 from graced.jobs import owners, wire
-from graced.jobs.job import Discarded, Done, Job, Postponed, Raised
+from graced.jobs.job import MAX_EVIDENCE, Discarded, Done, Job, Postponed, Raised
 from graced.jobs.queue import QueueError, QueueGone
 from graced.jobs.wire import Kind, Protocol
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is gone
 LAST_RETRY = 1.0
+MOST_REFUSALS = 3  # in a row, before a worker takes them for an answer
 FIRST_PUSH = 0.001  # seconds before more of a long result is sent
 NUMBERS = {Done: 0, Raised: 1, Postponed: 2, Discarded: 3}
 
@@ -59,6 +60,7 @@ class WorkerEnd:
         self._asked = False  # idle, and the keeper knows or will know
         self._left = False
         self._delay = FIRST_RETRY
+        self._refusals = 0  # since the keeper last understood us
         self._push_delay = FIRST_PUSH
         self._next_try = 0.0
 
@@ -73,7 +75,10 @@ class WorkerEnd:
             self._say(wire.frame(Kind.ASK))
 
     def receive(self) -> Job | None:
-        """Return the job that was handed to this worker, or None; never block."""
+        """Return the job that was handed to this worker, or None; never block.
+
+        QueueError if the keeper does not understand what it is told, however often.
+        """
         if self._arrived is None:
             self._connect()
             self._read()
@@ -191,18 +196,27 @@ class WorkerEnd:
         try:
             for kind, body in self._frames.feed(data):
                 self._hear(kind, body)
-        except Protocol:
-            self._lost()
+        except Protocol as error:
+            self._refused(str(error))
         if self._arrived is None and self._sock is not None and len(data) == wire.READ:
             self._read()
 
     def _hear(self, kind: int, body: bytes) -> None:
+        if kind == Kind.REFUSED:
+            self._refused(body.decode(errors="replace"))
+            return
+        self._refusals = 0
         if kind == Kind.JOB:
             self._take(body)
         elif kind == Kind.SETTLED:
             self._confirm(wire.COUNT.unpack(body)[0])
-        elif kind == Kind.REFUSED:
-            self._lost()
+
+    def _refused(self, why: str) -> None:
+        """Say it all again, to be sure; a keeper that refuses it again would do so for ever."""
+        self._lost()
+        self._refusals += 1
+        if self._refusals >= MOST_REFUSALS:
+            raise QueueError(f"the queue's keeper refuses what this worker says: {why}")
 
     def _take(self, body: bytes) -> None:
         id, attempt, submitted, confirmed = wire.HANDOUT.unpack_from(body)
@@ -224,7 +238,9 @@ class WorkerEnd:
 
 
 def evidence(reason: str, **facts: Any) -> str:
-    """Return what is kept of a failure, as JSON text."""
+    """Return what is kept of a failure, as JSON text; of a long reason the beginning."""
+    if len(reason) > MAX_EVIDENCE:
+        reason = f"{reason[:MAX_EVIDENCE]}…"
     return wire.encode({"reason": reason, **facts}).decode()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from graced.jobs import wire
-from graced.jobs.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised
+from graced.jobs.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
 from graced.jobs.queue import STATES
 from graced.jobs.row import SHOWN
 from graced.jobs.wire import Protocol
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 PAGE = 500  # jobs in one listing
-TEN_YEARS = 10 * 366 * 86400.0
 OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
     lambda text, _after: Done(text or None),
     lambda text, _after: Raised(text),
@@ -86,7 +85,7 @@ def page(body: bytes) -> tuple[tuple[int, ...], int, int]:
 
 
 def _check_delay(seconds: float) -> None:
-    if not 0 <= seconds <= TEN_YEARS:
+    if not is_delay(seconds):
         raise Protocol("a delay must be between 0 and ten years")
 
 

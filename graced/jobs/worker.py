@@ -18,7 +18,9 @@ from graced.jobs.job import (
     Postponed,
     Raised,
     Retry,
+    is_delay,
 )
+from graced.jobs.queue import QueueError
 from graced.jobs.remote import Address, WorkerEnd, evidence
 from graced.worker import Worker
 from graced.workerlife import INTERRUPT
@@ -79,12 +81,24 @@ class JobWorker(Worker):
         end, life = self._end, self._life
         while not life.over:
             end.ask()
-            job = end.receive()
+            job = self._receive()
             if job is not None:
                 return job
             fd = end.fileno()
             life.wait_for(fd if fd >= 0 else None, end.retry_in())
         return None
+
+    def _receive(self) -> Job | None:
+        """Return the job that has come, or None; end this worker if nothing can come.
+
+        What it has in hand is tried again after its death, and counts: nothing is repeated
+        for ever, nothing is lost.
+        """
+        try:
+            return self._end.receive()
+        except QueueError as error:
+            self._life.last_words = str(error)
+            raise SystemExit(1) from error
 
     def _do(self, job: Job) -> None:
         """Handle a job and settle it. An interrupt passes: it settles nothing."""
@@ -118,7 +132,7 @@ class JobWorker(Worker):
                 self._life.diary.warning(f"{what} discarded: {error.reason}", job=job.id)
                 return Discarded(evidence(error.reason, discarded=True))
             case Retry():
-                return Postponed(evidence(error.reason), error.after)
+                return _postponed(error)
             case Failed():
                 self._life.diary.warning(f"{what} {error}", job=job.id)
                 return Raised(evidence(str(error), **error.facts))
@@ -130,7 +144,7 @@ class JobWorker(Worker):
         end, life = self._end, self._life
         end.leave()
         while end.unsettled and life.asked != INTERRUPT:
-            end.receive()
+            self._receive()
             if end.unsettled:
                 wait, fd = end.retry_in(), end.fileno()
                 seconds = LOOK if wait is None else min(wait, LOOK)
@@ -166,6 +180,17 @@ def _done(result: Any) -> Done | Raised:
     if len(text) > MAX_PAYLOAD:
         return Raised(evidence(f"handle() returned {len(text)} bytes of JSON; keep to 1 MiB"))
     return Done(text)
+
+
+def _postponed(error: Retry) -> Postponed | Raised:
+    """Return what a Retry says, unless a subclass has made nonsense of it."""
+    try:
+        after, reason = float(error.after), str(error.reason)
+    except (AttributeError, TypeError, ValueError, OverflowError) as wrong:
+        return Raised(evidence(f"{type(error).__name__} is no Retry: {in_one_line(wrong)}"))
+    if not is_delay(after):
+        return Raised(evidence(f"{type(error).__name__}.after is {after!r}: no delay of a job"))
+    return Postponed(evidence(reason), after)
 
 
 def _unusable(result: Any) -> str:

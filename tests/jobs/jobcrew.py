@@ -11,6 +11,8 @@ import time
 from crew import say
 
 from graced import Discard, Job, JobWorker, Retry
+from graced.jobs import remote
+from graced.jobs.job import Done
 
 
 class Counting(JobWorker):
@@ -61,6 +63,16 @@ class Various(JobWorker):
                 return job.attempt
             case "late":
                 raise Retry(0, "not there yet")
+            case "much later":
+                raise Retry(after=10**40)
+            case "altered":
+                retry = Retry(1)
+                retry.after = 1e30
+                raise retry
+            case "long":
+                raise Discard("x" * (9 << 20))
+            case "garbled":
+                remote.NUMBERS[Done] = 99
             case "discard":
                 raise Discard("nobody needs it")
             case "caught":

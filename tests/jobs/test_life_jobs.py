@@ -97,7 +97,11 @@ def test_a_job_is_done_and_its_result_kept(jobs: Daemon) -> None:
     [
         ("raise", '"ValueError: this job raises"'),
         ("late", '"not there yet"'),
+        ("much later", "write seconds, from 0 to 316224000"),
+        ("altered", "Retry.after is 1e+30: no delay of a job"),
+        ("garbled", "keeper refuses what this worker says: a settle that cannot be read"),
         ("discard", '"nobody needs it"'),
+        ("long", '"xxxx'),
         ("caught", '"of no use"'),
         ("object", "handle() returned what is no JSON value"),
         ("nan", "handle() returned what is no JSON value"),
@@ -113,7 +117,7 @@ def test_what_goes_wrong_is_kept_as_evidence(jobs: Daemon, payload: str, reason:
     good = submitted(jobs, "--json", '"good"')
     [job] = ended(jobs, "dead")
     assert reason in json.dumps(job["evidence"]), job
-    assert job["attempts"] == (1 if payload in ("discard", "caught") else 2)
+    assert job["attempts"] == (1 if payload in ("discard", "caught", "long") else 2)
     assert [j["id"] for j in ended(jobs, "done")] == [good], "its neighbours are done"
 
 
