@@ -114,7 +114,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     from graced.host import configfile, daemonize, process, runtimedir
     from graced.start import owner_of
 
-    path = os.path.abspath(configfile.find(config, os.environ))  # it will leave this folder
+    path = configfile.whole(configfile.find(config, os.environ))  # it will leave this folder
     reading, again = _read(path, sets)
     if reading.settings is None:
         return _tell(reading)
@@ -129,7 +129,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
 
     try:
         owner = owner_of(reading.settings)
-        return daemonize.run(body, log_file, pidfile and os.path.abspath(pidfile), owner)
+        return daemonize.run(body, log_file, pidfile and configfile.whole(pidfile), owner)
     except (runtimedir.AlreadyRunning, runtimedir.Unusable) as error:
         say(f"graced: {error}")
         return error.exit_code

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,63 @@ def test_nobody_there(tmp_path: Path, words: list[str]) -> None:
     done = graced(*words, "--socket", str(tmp_path / "none"))
     assert done.returncode == 3
     assert done.stderr == f"graced: no daemon answers at {tmp_path}/none; is it started?\n"
+
+
+# A working directory that is gone
+
+GONE = ("sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh")
+REMOVED = "no such file; the working directory was removed: go to another, or give"
+
+
+def from_nowhere(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+    line, env = [*GONE, *daemon.command(*words)], daemon.environment()
+    return subprocess.run(
+        line, cwd=daemon.short, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "--daemonize"], ["check"]], ids=" ".join)
+def test_a_relative_path_where_the_working_directory_is_gone(
+    daemon: Daemon, words: list[str]
+) -> None:
+    done = from_nowhere(daemon, *words, "-c", "some.yaml")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == f"some.yaml: {REMOVED} an absolute path\n"
+
+
+def test_absolute_paths_where_the_working_directory_is_gone(daemon: Daemon) -> None:
+    daemon.pool("graced.workers:Command")
+    at = ("-c", str(daemon.config))
+    for words in (["check", *at], ["submit", *at, "--", "true"], ["jobs", *at]):
+        done = from_nowhere(daemon, *words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    assert from_nowhere(daemon, "status", *at).returncode == 3
+    assert from_nowhere(daemon, "status", "--set", f"runtime_dir={daemon.short}").returncode == 3
+    daemon.start(wrap=GONE).ready()
+    for words in (["status", *at], ["reload", *at], ["submit", "--wait", *at, "--", "true"]):
+        done = from_nowhere(daemon, *words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    daemon.send(signal.SIGHUP)
+    daemon.log.wait("reloaded: generation 3")
+    assert from_nowhere(daemon, "stop", *at).returncode == 0
+    daemon.ended(0)
+
+
+def test_a_reload_once_the_folder_of_a_relative_path_is_gone(daemon: Daemon) -> None:
+    daemon.pool("crew:Idle")
+    here, daemon.config = daemon.config, Path("config.yaml")
+    move = 'mkdir here && cp "$0" here/config.yaml && cd here && exec "$@"'
+    daemon.start(wrap=("sh", "-c", move, str(here))).ready()
+    shutil.rmtree(daemon.short / "here")
+    daemon.config = here
+    done = daemon.run("reload")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"graced: config.yaml: {REMOVED} an absolute path\n",
+    )
+    assert daemon.workers()[0]["generation"] == 1
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
 
 
 # Bad command lines

@@ -12,7 +12,7 @@ import os
 
 from graced.core.record import Record
 from graced.host import configrules
-from graced.host.configlayers import Layers
+from graced.host.configlayers import Layers, whole
 from graced.host.configtree import Mark, Problem
 from graced.host.configwalk import Walk
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from graced.core.settings import Settings
 
-__all__ = ["Problem", "Reading", "find", "read", "read_identity", "show"]
+__all__ = ["Problem", "Reading", "find", "read", "read_identity", "show", "whole"]
 
 PLACES = ("config.yaml", "/etc/graced/config.yaml")
 _ENOUGH = 100  # problems: nobody reads more
@@ -112,9 +112,11 @@ def _few(problems: list[Problem]) -> tuple[Problem, ...]:
 
 
 def _missing_advice(path: str, environ: Mapping[str, str]) -> str:
-    whole = os.path.abspath(path)
-    if whole == os.path.abspath(environ.get("GRACED_CONFIG") or whole + "/none"):
+    place = whole(path)
+    if not os.path.isabs(place):
+        return "the working directory was removed: go to another, or give an absolute path"
+    if place == whole(environ.get("GRACED_CONFIG") or place + "/none"):
         return "check $GRACED_CONFIG"
-    if whole in map(os.path.abspath, PLACES):
+    if place in map(whole, PLACES):
         return f"write ./{PLACES[0]} or {PLACES[1]}, or name a file with -c or $GRACED_CONFIG"
     return "check the path after -c"

@@ -15,6 +15,7 @@ from graced.host.configlayers import (
     PREFIX,
     KeyPath,
     NoSuchPool,
+    base_of,
     overlays,
     read_bytes,
     variables,
@@ -83,7 +84,7 @@ def _check(key: str, value: str, source: Source) -> None:
 def _said(
     path: str, environ: Mapping[str, str], sets: Sequence[str]
 ) -> Iterator[tuple[str, Node | None]]:
-    base = os.path.dirname(os.path.abspath(path)) if "\0" not in path else "/"
+    base = base_of(path)
     beside = os.path.join(os.path.dirname(path), "config.d")
     yield from _in_file(path, base)
     for overlay in _overlays(beside):

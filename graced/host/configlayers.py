@@ -39,12 +39,25 @@ PREFIX = "GRACED__"
 _VARIABLES, _FLAGS = 1000, 1000_000  # ranks: files are below, and there are fewer
 
 
+def whole(path: str) -> str:
+    """Return an absolute path; the same path if the working directory is gone."""
+    try:
+        return os.path.abspath(path)
+    except OSError:  # removed: nothing relative is found there by anybody
+        return path
+
+
+def base_of(path: str) -> str:
+    """Return the folder that relative paths in a configuration file start from."""
+    return os.path.dirname(whole(path)) if "\0" not in path else "/"
+
+
 class Layers:
     """What has been read so far, merged."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.base = os.path.dirname(os.path.abspath(path)) if "\0" not in path else "/"
+        self.base = base_of(path)
         self.main = self._file_source(path, 0)
         self.tree = Map({}, Mark(self.main))
         self.problems: list[Problem] = []
