@@ -49,6 +49,7 @@ def test_whoever_dies_is_replaced_and_reloads_are_of_the_old_version(
 ) -> None:
     pools = {"jobs": {"worker": "graced.workers:Command"}, "idle": {"worker": "crew:Idle"}}
     daemon.configure(pools, log={"level": "debug"}).start().ready()
+    daemon.log.wait("queue jobs: .* is open")  # by then its keeper has all of its code
     upgrade(daemon, installed, how)
     kill(daemon, "graced-zygote")
     kill(daemon, "graced-keeper")
