@@ -89,10 +89,28 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(problem) from None
 
 
+def _delay(text: str) -> float:
+    from graced.jobs.job import is_delay
+
+    seconds = _duration(text)
+    if not is_delay(seconds):
+        raise argparse.ArgumentTypeError(f"{text!r} is more than ten years")
+    return seconds
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def _attempts(text: str) -> int:
+    from graced.core.settings import MOST_ATTEMPTS
+
+    count = _count(text)
+    if not 1 <= count <= MOST_ATTEMPTS:
+        raise argparse.ArgumentTypeError(f"a job has 1 to {MOST_ATTEMPTS} attempts, not {text}")
+    return count
 
 
 def _run(parser: Parser) -> None:
@@ -162,9 +180,9 @@ def _submit(parser: Parser) -> None:
     parser.add_argument(
         "--json", metavar="VALUE", help="the job's payload; -: one JSON value a line from stdin"
     )
-    parser.add_argument("--delay", metavar="TIME", type=_duration, help="not before: 30s, 5m")
+    parser.add_argument("--delay", metavar="TIME", type=_delay, help="not before: 30s, 5m")
     parser.add_argument(
-        "--max-attempts", metavar="N", type=_count, help="dead after so many (else the pool's)"
+        "--max-attempts", metavar="N", type=_attempts, help="dead after so many (else the pool's)"
     )
     parser.add_argument(
         "--wait", action="store_true", help="wait, print the result, exit with its status"

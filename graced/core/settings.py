@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "text", "json", "journal")
+MOST_ATTEMPTS = 1_000_000_000  # of a job: for ever, and still a number that fits everywhere
 
 Duration = float  # seconds; in a file also 500ms, 30s, 2m, 1h, 1d
 Size = int  # bytes; in a file also 300M, 1G

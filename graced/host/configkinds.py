@@ -152,7 +152,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "max_rss": Bytes(1 << 20),
         "surge": Whole(0, MOST_WORKERS),
         "queue": Text(texts.queue, "URL", texts.QUEUE),
-        "max_attempts": Whole(1),
+        "max_attempts": Whole(1, settings.MOST_ATTEMPTS),
     },
     settings.Backoff: {
         "first": Seconds(zero=False),

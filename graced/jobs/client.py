@@ -58,16 +58,14 @@ def _guarded(command: Callable[[], int]) -> int:
 
 
 def _submit(args: argparse.Namespace, control: str) -> int:
-    delay, max_attempts = args.delay or 0.0, args.max_attempts
-    if max_attempts is not None and max_attempts < 1:
-        raise Refusal("--max-attempts: a job has one attempt at least", USAGE)
+    delay, max_attempts = args.delay or 0.0, args.max_attempts or 0
     if args.json == "-" and not args.words:
-        return _stream(args, control, delay, max_attempts or 0)
+        return _stream(args, control, delay, max_attempts)
     payload = _payload(args)
     end = open_queue(args, control)
     if args.wait and not isinstance(end, ClientEnd):
         raise Refusal("--wait: no daemon runs, so nobody would do the job", NO_DAEMON)
-    [id] = end.submit([payload], delay, max_attempts or 0)
+    [id] = end.submit([payload], delay, max_attempts)
     if args.wait:
         return _wait(args, control, end, id)
     print(id)

@@ -457,6 +457,18 @@ def test_whatever_is_written_to_its_socket_it_goes_on(kept: Kept) -> None:
     assert take(kept.worker(1)).payload == 1
 
 
+@pytest.mark.parametrize(
+    ("delay", "attempts", "why"),
+    [(3661 * 86400.0, 0, "between 0 and ten years"), (0.0, 10**9 + 1, "at most 1000000000")],
+)
+def test_what_no_command_line_says_is_refused(
+    kept: Kept, delay: float, attempts: int, why: str
+) -> None:
+    kept.start()
+    with pytest.raises(QueueError, match=why):
+        kept.client().submit(["1"], delay, attempts)
+
+
 def test_frames_that_are_too_long_are_refused(kept: Kept) -> None:
     kept.start()
     with wire.connect(kept.socket, blocking=True) as stranger:

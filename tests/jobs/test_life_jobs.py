@@ -492,7 +492,7 @@ def test_several_queues_need_a_name(jobs: Daemon) -> None:
         (["submit", "--json", "1", "--", "ls"], "one of them"),
         (["submit", "--json", "{"], "--json: not a JSON value"),
         (["submit", "--json", "NaN"], "--json: not a JSON value"),
-        (["submit", "--max-attempts", "0", "--", "ls"], "one attempt at least"),
+        (["submit", "--max-attempts", "0", "--", "ls"], "a job has 1 to 1000000000 attempts"),
         (["submit", "--json", "-", "--wait"], "--wait is for one job"),
         (["jobs", "retry"], "write the numbers"),
         (["jobs", "drop", "x"], "'x' is not the number of a job"),
