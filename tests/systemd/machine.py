@@ -27,7 +27,7 @@ SUITES = {"bookworm": 252, "bookworm-backports": 254, "trixie": 257, "testing": 
 UNIT = "graced.service"
 APP = "/srv/app"  # where the tests' own workers are
 EVENTS = "/run/crew"
-GATE = "/run/gate"  # where a worker waits in its round, until the test opens it
+GATE = "/run/crew-gate"  # where a worker waits in its round, until the test opens it
 NUMBERS = itertools.count(1)  # two machines of one suite have different names
 T = TypeVar("T")
 
