@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from harness import ROOT
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from harness import ROOT
 
-ROOT = Path(__file__).parents[1]
 HEAVY = {
     "argparse",
     "asyncio",

@@ -11,11 +11,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import ROOT
 from machine import build, give_up, impossible, lab
 
 import graced
 
-ROOT = Path(__file__).parents[2]
 EPOCH = "1790000000"  # the same for all: what differs then is no accident
 NOW, NEXT = graced.__version__, "9.8.7"
 

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import Daemon
+from harness import ROOT, Daemon
 from terminal import Terminal
 
 from graced import cli
 from graced.core.keys import DOCS
 from graced.host import configfile, signals
 
-ROOT = Path(__file__).parents[2]
 MADE = ROOT / "packaging" / "made.py"
 EPOCH = "1790000000"  # in September 2026
 # What says READY for a daemon that leaves the terminal is between its own two processes.

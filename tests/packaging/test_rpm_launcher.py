@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import ROOT
 
 import graced
 
-ROOT = Path(__file__).parents[2]
 LAUNCHER = ROOT / "packaging" / "rpm" / "graced"
 BARE = "-S"  # an option of Python's: without site-packages, so without the libraries
 WRONG = 78

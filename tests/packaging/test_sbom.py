@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import ROOT
 
 import graced
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 NAME = f"graced-{graced.__version__}.cdx.json"
 # What the classifiers of packages call it

@@ -8,10 +8,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from harness import ROOT
 
 import graced
 
-ROOT = Path(__file__).parents[2]
 EPOCH = "1700000000"
 
 
