@@ -6,9 +6,9 @@ A message is a tuple of what marshal knows; both ends are the same program, fork
 from __future__ import annotations
 
 import _socket as socket  # the public module adds enums, which take long to import
-import array
 import marshal
 import select
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE: Final = 128 * 1024  # bytes; unix(7) allows what fits the send buffer
 MAX_FDS: Final = 16
-_INT: Final = array.array("i").itemsize
+_INT: Final = 4  # bytes of a descriptor's number
 
 
 class ChannelClosed(Exception):
@@ -68,7 +68,8 @@ class Channel:
 
     def _put(self, data: bytes, fds: tuple[int, ...]) -> None:
         if fds:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+            numbers = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in fds)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)
             self._socket.sendmsg([data], [rights], socket.MSG_NOSIGNAL)
         else:
             self._socket.send(data, socket.MSG_NOSIGNAL)
@@ -117,8 +118,9 @@ def _message(data: bytes) -> tuple[Any, ...]:
 
 
 def _rights(extra: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
+    fds: list[int] = []
     for level, kind, data in extra:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % _INT])
-    return fds.tolist()
+            whole = data[: len(data) - len(data) % _INT]
+            fds += memoryview(whole).cast("i").tolist()
+    return fds

@@ -12,10 +12,10 @@ it, :meth:`ControlServer.next_deadline` says when to call :meth:`ControlServer.e
 
 from __future__ import annotations
 
+import _socket as socket  # the public module adds enums, which take long to import
 import os
 import select
 import selectors
-import socket
 import time
 
 from graced.host import unixsocket
@@ -252,13 +252,13 @@ class ControlServer:
         """Let in whoever knocks."""
         for _ in range(MAX_CLIENTS):  # the rest in the loop's next turn
             try:
-                connection, _address = self._listener.accept()
+                fd, _address = self._listener._accept()  # type: ignore[attr-defined]  # typeshed has it not
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError:  # no descriptors or memory left: whoever knocks has to wait
                 self._pause()
                 return
-            self._admit(connection)
+            self._admit(socket.socket(fileno=fd))
 
     def _admit(self, connection: socket.socket) -> None:
         connection.setblocking(False)

@@ -16,7 +16,7 @@ def title_setter() -> Callable[[str], None] | None:
     Only the extension module is loaded: the package around it imports logging, which
     takes longer than forking a worker.
     """
-    from importlib.machinery import PathFinder
+    from _frozen_importlib_external import PathFinder  # importlib.machinery, without importlib
 
     homes = [os.path.join(entry, "setproctitle") for entry in sys.path]
     spec = PathFinder.find_spec("_setproctitle", homes)

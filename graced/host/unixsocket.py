@@ -11,7 +11,7 @@ from _socket import SO_PEERCRED, SOL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    import _socket as socket
     from collections.abc import Callable
     from typing import Final
 
