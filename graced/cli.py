@@ -110,8 +110,7 @@ def _run_as_told(args: Arguments) -> int:
 
 
 def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
-    from graced import supervisor
-    from graced.host import configfile, daemonize, process, runtimedir
+    from graced.host import configfile, daemonize, process, runtimedir, signals
     from graced.start import owner_of
 
     path = configfile.whole(configfile.find(config, os.environ))  # it will leave this folder
@@ -124,7 +123,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
         return WRONG
 
     def body() -> int:
-        supervisor.early()
+        signals.install()
         return _start(reading, again)
 
     try:

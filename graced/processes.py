@@ -27,7 +27,7 @@ from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.oom import OomKills
 from graced.host.scoreboard import Left, Phase
 from graced.watch import Watch, read_lease
-from graced.zygote import Plan, fork
+from graced.zygote import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from graced.host.process import Exit
     from graced.host.scoreboard import Scoreboard
     from graced.host.stacks import Stacks
+    from graced.zygote import Plan
 
+    Ahead = dict[int, tuple[int, Channel]]  # zygotes by their ids
     Emit = Callable[[Event], None]
 
 PIPE = 65536  # bytes that a pipe holds, see pipe(7)
@@ -86,6 +88,7 @@ class Processes:
         selector: selectors.BaseSelector,
         emit: Emit,
         plan: Callable[[StartZygote], Plan],
+        ahead: Ahead,
         log: Log,
     ) -> None:
         self._scoreboard = scoreboard
@@ -94,6 +97,7 @@ class Processes:
         self._selector = selector
         self._emit = emit
         self._plan = plan
+        self._ahead = ahead  # zygotes that are there already
         self._log = log
         self._oom_kills = OomKills()
         self._zygotes: dict[int, _Zygote] = {}
@@ -122,9 +126,10 @@ class Processes:
     # -- zygotes ----------------------------------------------------------------
 
     def start_zygote(self, action: StartZygote) -> None:
-        """Fork a zygote; a fork that fails is an event too."""
+        """Fork a zygote, unless it was forked ahead; a fork that fails is an event too."""
         try:
-            pid, channel = fork(self._plan(action))
+            found = self._ahead.pop(action.zygote, None)
+            pid, channel = found or fork(self._plan(action))
         except OSError as error:
             reason = f"cannot fork a zygote: {error.strerror}"
             self._emit(ImportFailed(action.zygote, reason))

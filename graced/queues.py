@@ -5,13 +5,10 @@ A worker that takes jobs says so in its record; its pool's keeper is started the
 
 from __future__ import annotations
 
-import os
 import selectors
 import signal
 
 from graced.host import clock, process
-from graced.jobs.keeper import Keeper, Plan
-from graced.jobs.policy import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +17,8 @@ if TYPE_CHECKING:
 
     from graced.core import settings
     from graced.core.settings import Pool, Settings
-    from graced.host.log import Log
+    from graced.ground import Ground
+    from graced.jobs.keeper import Keeper
     from graced.processes import Processes
 
 AGAIN = 0.1  # seconds until a keeper that died is started again; doubled each time
@@ -28,7 +26,6 @@ LATEST = 10.0  # seconds of that wait at most
 ANSWER = 1.0  # seconds that a keeper gets to count
 FAREWELL = 10.0  # seconds that a keeper gets to write what it has
 STATES = ("waiting", "taken", "done", "dead")
-SCHEME = "sqlite:///"
 
 
 class _Kept:
@@ -62,34 +59,16 @@ class Queues:
         self,
         selector: selectors.BaseSelector,
         processes: Processes,
-        log: Log,
-        runtime_dir: str,
-        state_dir: str,
-        daemon_id: str,
+        ground: Ground,
     ) -> None:
         self._selector = selector
         self._processes = processes
-        self._log = log
-        self._runtime_dir = runtime_dir
-        self._state_dir = state_dir
-        self._daemon_id = daemon_id
+        self._ground = ground
+        self._log = ground.log
         self._kept: dict[str, _Kept] = {}
         self._counting: list[_Counting] = []
 
     # -- what there is ----------------------------------------------------------
-
-    def plan(self, pool: Pool, settings: Settings) -> Plan:
-        """Return all that a pool's keeper and workers have to know of its queue."""
-        return Plan(
-            pool=pool.name,
-            file=file_of(pool, self._state_dir),
-            socket=os.path.join(self._runtime_dir, f"queue-{pool.name}.sock"),
-            daemon_id=self._daemon_id,
-            policy=Policy.of(pool),
-            user=settings.user,
-            group=settings.group,
-            log=self._log.bind(pool=pool.name),
-        )
 
     def counts(self, pool: str) -> dict[str, Any] | None:
         """Return how many jobs a pool's keeper said there are; None without a queue."""
@@ -125,11 +104,29 @@ class Queues:
         """A worker of the pool takes jobs: have a keeper."""
         kept = self._kept.get(pool.name)
         if kept is None:
-            kept = self._kept[pool.name] = _Kept(Keeper(self.plan(pool, settings)))
+            kept = self._kept[pool.name] = _Kept(self._keeper(pool, settings))
             self._start(kept)
+
+    def _keeper(self, pool: Pool, settings: Settings) -> Keeper:
+        from graced.jobs.keeper import Keeper, Plan  # for those who have jobs
+        from graced.jobs.policy import Policy
+
+        plan = Plan(
+            pool=pool.name,
+            file=self._ground.queue_file(pool),
+            socket=self._ground.queue_socket(pool),
+            daemon_id=self._ground.daemon_id,
+            policy=Policy.of(pool),
+            user=settings.user,
+            group=settings.group,
+            log=self._log.bind(pool=pool.name),
+        )
+        return Keeper(plan)
 
     def apply(self, settings: Settings) -> None:
         """Go by the settings of a new generation."""
+        from graced.jobs.policy import Policy
+
         for name, kept in self._kept.items():
             if name in settings.pools:
                 kept.keeper.apply(Policy.of(settings.pools[name]))
@@ -254,9 +251,3 @@ class Queues:
         self._counting = [counting for counting in self._counting if not over(counting)]
         for counting in finished:
             counting.done()
-
-
-def file_of(pool: Pool, state_dir: str) -> str:
-    """Return the file of a pool's queue: its URL's, a relative one in the state directory."""
-    url = pool.queue or f"{SCHEME}{pool.name}.db"
-    return os.path.join(state_dir, url.removeprefix(SCHEME))

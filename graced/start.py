@@ -1,14 +1,15 @@
-"""From a configuration that was read to a running daemon: folders, lock, log, supervisor."""
+"""From a configuration that was read to a running daemon: folders, lock, log, first zygotes."""
 
 from __future__ import annotations
 
 import os
 
-from graced.host import process
+from graced.core.daemon import Daemon
+from graced.ground import Ground, fork_ahead
+from graced.host import clock, process
 from graced.host.log import open_log, say
 from graced.host.notify import Notifier, farewell
 from graced.host.runtimedir import AlreadyRunning, RuntimeDir, Unusable, runtime_path, state_path
-from graced.supervisor import BUG, Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     Owner = tuple[int, int]
 
+BUG = 70
 CONFIG = 78
 REMEDY = "set log.file to a file that can be written, or to null for standard error"
 
@@ -43,10 +45,25 @@ def start(
     except (Unusable, process.ProcessError) as error:
         return _refuse(error, CONFIG, environ)
     try:
-        return Supervisor(settings, read_again, log, notifier, runtime, state, owner, sockets).run()
+        ground = Ground(settings, log, runtime.path, state)
+        now = clock.monotonic()
+        daemon = Daemon(settings, jitter, now)
+        first = daemon.start(now)
+        ahead = fork_ahead(first, ground, sockets)
+        from graced.supervisor import Supervisor  # the zygotes are at their imports, too
+
+        supervisor = Supervisor(
+            daemon, ground, ahead, read_again, notifier, runtime, owner, sockets
+        )
+        return supervisor.run(first)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: the workers go down by themselves
         log.failure("a bug in graced; please report it", error, {})
         return BUG
+
+
+def jitter() -> float:
+    """Return a number from 0 to 1, unlike the one of other daemons."""
+    return int.from_bytes(os.urandom(4), "little") / 0xFFFFFFFF
 
 
 def _refuse(error: Exception, status: int, environ: MutableMapping[str, str]) -> int:

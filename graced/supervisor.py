@@ -15,36 +15,35 @@ from collections import deque
 
 from graced.core import actions as ac
 from graced.core import events as ev
-from graced.core.daemon import Daemon
 from graced.core.reload import State
 from graced.graves import Graves
 from graced.host import clock, process, signals
 from graced.host.log import open_log
-from graced.host.scoreboard import Scoreboard
 from graced.host.sinks import FileSink
-from graced.host.stacks import Stacks
 from graced.processes import Processes, bell_rang
 from graced.queues import Queues
 from graced.report import Report
 from graced.stackroom import Stackroom
 from graced.watch import Watch
-from graced.zygote import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
+    from graced.core.daemon import Daemon
     from graced.core.pool import Pool
     from graced.core.settings import Settings
     from graced.desk import Desk
+    from graced.ground import Ground
     from graced.host.configfile import Reading
     from graced.host.log import Log
     from graced.host.notify import Notifier
     from graced.host.runtimedir import RuntimeDir
+    from graced.processes import Ahead
     from graced.sockets import Sockets
+    from graced.zygote import Plan
 
-BUG = 70
 MOST = 1000  # workers of all pools together, as in the configuration
 LONGEST_SLEEP = 20 * 86400.0  # epoll counts milliseconds in 32 bits
 COUNTED = (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU)  # each is a wish of its own
@@ -56,64 +55,62 @@ class Supervisor:
 
     def __init__(
         self,
-        settings: Settings,
+        daemon: Daemon,
+        ground: Ground,
+        ahead: Ahead,
         read_again: Callable[[], Reading],
-        log: Log,
         notifier: Notifier,
         runtime: RuntimeDir,
-        state_dir: str,
         owner: tuple[int, int] | None,
         sockets: Sockets | None = None,
     ) -> None:
-        now = clock.monotonic()
-        self.settings = settings
-        self.log = log
+        self.daemon = daemon
+        self.settings = daemon.settings
+        self.log = ground.log
         self.runtime = runtime
-        self.state_dir = state_dir
+        self._ground = ground
         self._owner = owner
         self._sockets = sockets  # None: no pool has ever listened
         self._notifier = notifier
         self._read_again = read_again
-        self._proposed = settings
+        self._proposed = daemon.settings
         self._events: deque[ev.Event] = deque()
         self._exit: ac.Exit | None = None
-        self._keeping: Iterator[None] | None = _keep_code(log)
+        self._keeping: Iterator[None] | None = _keep_code(self.log)
         self._had_terminal = _has_terminal()
-        self.daemon = Daemon(settings, jitter, now)
-        self.scoreboard = Scoreboard()
-        self.stacks = Stacks.create()
-        self._bell, self._bell_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.selector = selectors.DefaultSelector()
         self._signals = signals.install()
         self.watch = Watch()
         self.processes = Processes(
-            self.scoreboard,
-            self.stacks,
+            ground.scoreboard,
+            ground.stacks,
             self.watch,
             self.selector,
             self.emit,
             self._plan,
-            log,
+            ahead,
+            self.log,
         )
         self.graves = Graves()
-        self.queues = Queues(
-            self.selector, self.processes, log, runtime.path, state_dir, os.urandom(8).hex()
-        )
+        self.queues = Queues(self.selector, self.processes, ground)
         self.report = Report(
-            self.daemon, self.watch, self.processes, self.queues.trouble, notifier, log
+            self.daemon, self.watch, self.processes, self.queues.trouble, notifier, self.log
         )
         self.stackroom = Stackroom(
-            self.stacks, self.watch, self.processes, self.emit, self._label, log
+            ground.stacks, self.watch, self.processes, self.emit, self._label, self.log
         )
 
     # -- the loop ---------------------------------------------------------------
 
-    def run(self) -> int:
-        """Run until the core says that it is over; return the exit status."""
+    def run(self, first: Sequence[ac.Action]) -> int:
+        """Do what a start begins with, and go on until the core says that it is over.
+
+        Return the exit status.
+        """
         process.become_subreaper()
         process.set_name("graced")
         self._listen()
-        self._perform(self.daemon.start(clock.monotonic()))
+        self._perform(first)
         self.desk = self._open_desk()
         self._digest()
         gc.freeze()  # what a start makes, stays
@@ -155,7 +152,7 @@ class Supervisor:
 
     def _listen(self) -> None:
         self.selector.register(self._signals, selectors.EVENT_READ, self._signalled)
-        self.selector.register(self._bell, selectors.EVENT_READ, self._rung)
+        self.selector.register(self._ground.bell, selectors.EVENT_READ, self._rung)
 
     def _open_desk(self) -> Desk:
         """Open the control socket, and import it: the first zygotes are at their imports too."""
@@ -222,7 +219,7 @@ class Supervisor:
         # A signal to everybody came to us as well: what it says goes before what workers make of it
         self._signalled(events)
         now = clock.monotonic()
-        rang = bell_rang(self._bell)
+        rang = bell_rang(self._ground.bell)
         for worker in self.watch.all() if rang is None else rang:
             self.processes.met(worker)
             for event in self.watch.rang(worker, now):
@@ -422,23 +419,8 @@ class Supervisor:
     def _plan(self, action: ac.StartZygote) -> Plan:
         listen = () if self._sockets is None else self._sockets.of(action.pool)
         new = self._proposed if action.generation > self.daemon.generation else self.settings
-        return Plan(
-            pool=action.pool,
-            generation=action.generation,
-            name=self.settings.name,
-            user=action.user,
-            group=action.group,
-            log=self.log if new.log == self.settings.log else new.log,
-            runtime_dir=self.runtime.path,
-            state_dir=self.state_dir,
-            scoreboard=self.scoreboard,
-            bell=self._bell_end,
-            stacks=self.stacks,
-            main_pid=os.getpid(),
-            keep=(*self.log.keep(), *listen),
-            listen=listen,
-            queue=self.queues.plan(action.pool, new).address(),
-        )
+        log = self.log if new.log == self.settings.log else new.log
+        return self._ground.plan(action.pool, action.generation, log, listen)
 
     # -- the end ------------------------------------------------------------------
 
@@ -464,11 +446,6 @@ def _keep_code(log: Log) -> Iterator[None]:
     log.debug("graced's code is in memory: its files may be replaced")
 
 
-def jitter() -> float:
-    """Return a number from 0 to 1, unlike the one of other daemons."""
-    return int.from_bytes(os.urandom(4), "little") / 0xFFFFFFFF
-
-
 def _has_terminal() -> bool:
     """Whether this process has a controlling terminal that is still there."""
     try:
@@ -476,8 +453,3 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def early() -> None:
-    """Take the signals before anything slow happens: PID 1 would lose them, others die."""
-    signals.install()

@@ -50,5 +50,14 @@ def test_no_heavy_module_is_imported(module: str) -> None:
     assert loaded_by(f"import {module}") & HEAVY == set()
 
 
+def test_the_main_process_needs_no_public_socket_module() -> None:
+    assert "socket" not in loaded_by("import graced.supervisor, graced.desk")
+
+
+def test_a_start_needs_the_supervisor_only_once_its_zygotes_are_forked() -> None:
+    assert "graced.supervisor" not in loaded_by("import graced.cli, graced.start")
+
+
 def test_the_queue_is_not_loaded_for_pools_without_one() -> None:
+    assert "graced.jobs.keeper" not in loaded_by("import graced.supervisor")
     assert not {"sqlite3", "_sqlite3"} & loaded_by("import graced.supervisor, graced.worker")

@@ -38,6 +38,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "graves": 8,
     "report": 8,
     "sockets": 8,
+    "ground": 8,  # what all children are given
     "desk": 9,
     "supervisor": 9,
     "start": 9,

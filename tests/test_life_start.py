@@ -116,6 +116,24 @@ def test_a_pool_starts_after_those_it_names_and_ends_before_them(daemon: Daemon)
     assert ends == [True, True, False, False]
 
 
+def test_the_first_zygotes_are_forked_before_the_supervisor_is_imported(daemon: Daemon) -> None:
+    for name in ("back", "front"):
+        told = f"say('{name}', 'graced.supervisor' in sys.modules)"
+        daemon.module(name, f"import sys\nfrom crew import *\n{told}\n")
+    path = [".", str(Path(__file__).parent)]
+    daemon.configure(
+        {
+            "front": {"worker": "front:Idle", "path": path, "after": ["back"]},
+            "back": {"worker": "back:Idle", "path": path},
+        }
+    )
+    daemon.start().ready()
+    assert [line.text for line in daemon.events.matching("^(back|front) ")] == [
+        "back False",
+        "front True",
+    ]
+
+
 def python_for(user: str) -> str:
     """Return an interpreter that this user may run; root's own may be out of reach."""
     for python in (sys.executable, "/usr/bin/python3"):

@@ -47,10 +47,6 @@ class Plan(Record):
         """Whether a name in the queue is that of a worker of this main process."""
         return owner.startswith(f"{self.daemon_id}:")
 
-    def address(self) -> str:
-        """Return what a worker has to know: `graced.jobs.remote.Address`, as text."""
-        return "\n".join((self.daemon_id, self.socket, self.file))
-
 
 class Keeper:
     """A keeper's process and the way to talk to it. Reaping it is the main process's work."""

@@ -39,7 +39,7 @@ class Address(Record):
 
     @classmethod
     def read(cls, text: str) -> Address:
-        """Return what :meth:`graced.jobs.keeper.Plan.address` wrote."""
+        """Return what :meth:`graced.ground.Ground.queue_address` wrote."""
         return cls(*text.split("\n"))
 
 

@@ -96,7 +96,8 @@ class Kept:
         return end
 
     def worker(self, number: int) -> WorkerEnd:
-        end = WorkerEnd(Address.read(self.keeper.plan.address()), number)
+        address = Address(self.keeper.plan.daemon_id, self.socket, self.file)
+        end = WorkerEnd(address, number)
         self._ends.append(end)
         return end
 

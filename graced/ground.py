@@ -1,0 +1,96 @@
+"""What the main process has in common with its children, and the first of those.
+
+The zygotes of a start need nothing of what the main process has besides the core. So they are
+forked before it imports the rest, and import the pools' code at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from graced.core.actions import StartZygote
+from graced.host.scoreboard import Scoreboard
+from graced.host.stacks import Stacks
+from graced.zygote import Plan, fork
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+    from graced.core import settings
+    from graced.core.actions import Action
+    from graced.core.settings import Pool, Settings
+    from graced.host.log import Log
+    from graced.processes import Ahead
+    from graced.sockets import Sockets
+
+SCHEME: Final = "sqlite:///"
+
+
+class Ground:
+    """What all children of one main process are given, and where its pools' queues are."""
+
+    def __init__(self, settings: Settings, log: Log, runtime_dir: str, state_dir: str) -> None:
+        self._name = settings.name
+        self._user = settings.user
+        self._group = settings.group
+        self.log = log
+        self.runtime_dir = runtime_dir
+        self.state_dir = state_dir
+        self.scoreboard = Scoreboard()
+        self.stacks = Stacks.create()
+        self.bell, self._bell_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.daemon_id = os.urandom(8).hex()
+
+    def plan(
+        self, pool: Pool, generation: int, log: Log | settings.Log, listen: tuple[int, ...]
+    ) -> Plan:
+        """Return what a zygote has to know."""
+        return Plan(
+            pool=pool,
+            generation=generation,
+            name=self._name,
+            user=self._user,
+            group=self._group,
+            log=log,
+            runtime_dir=self.runtime_dir,
+            state_dir=self.state_dir,
+            scoreboard=self.scoreboard,
+            bell=self._bell_end,
+            stacks=self.stacks,
+            main_pid=os.getpid(),
+            keep=(*self.log.keep(), *listen),
+            listen=listen,
+            queue=self.queue_address(pool),
+        )
+
+    def queue_address(self, pool: Pool) -> str:
+        """Return what a worker has to know of its queue: `graced.jobs.remote.Address`, as text."""
+        return "\n".join((self.daemon_id, self.queue_socket(pool), self.queue_file(pool)))
+
+    def queue_socket(self, pool: Pool) -> str:
+        """Return where a pool's queue keeper listens."""
+        return os.path.join(self.runtime_dir, f"queue-{pool.name}.sock")
+
+    def queue_file(self, pool: Pool) -> str:
+        """Return the file of a pool's queue: its URL's, a relative one in the state directory."""
+        url = pool.queue or f"{SCHEME}{pool.name}.db"
+        return os.path.join(self.state_dir, url.removeprefix(SCHEME))
+
+
+def fork_ahead(actions: Sequence[Action], ground: Ground, sockets: Sockets | None) -> Ahead:
+    """Fork the zygotes that are among these actions, before those are performed.
+
+    One that can't be forked is left for then, when there is somebody to tell.
+    """
+    ahead: Ahead = {}
+    for action in actions:
+        if isinstance(action, StartZygote):
+            listen = () if sockets is None else sockets.of(action.pool)
+            plan = ground.plan(action.pool, action.generation, ground.log, listen)
+            try:
+                ahead[action.zygote] = fork(plan)
+            except OSError:
+                break
+    return ahead
