@@ -1,11 +1,11 @@
 """Processes: prctl, signal masks, descriptors, credentials, and how processes end.
 
-The only place that imports ctypes; the standard library has no prctl(2).
+The only place that calls C by itself; the standard library has no prctl(2).
 """
 
 from __future__ import annotations
 
-import ctypes
+import _ctypes  # the public module defines types by the dozen, which takes long to import
 import os
 import signal
 import sys
@@ -35,11 +35,15 @@ _SET_NAME: Final = 15
 _SET_CHILD_SUBREAPER: Final = 36
 _ALL_SIGNALS: Final = frozenset(valid_signals())
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
-_libc.prctl.restype = ctypes.c_int
-_name = ctypes.create_string_buffer(16)  # made once: each worker would write to ten pages for it
-_name_at = ctypes.addressof(_name)
+
+class _Function(_ctypes.CFuncPtr):
+    """A function of C: takes int and bytes, returns int, and keeps errno."""
+
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+
+
+_this_program = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # typeshed knows names only
+_c_prctl = _Function(_ctypes.dlsym(_this_program, "prctl"))
 
 
 class ProcessError(Exception):
@@ -57,9 +61,9 @@ class Exit(Record):
 # This process
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
+def _prctl(option: int, value: int | bytes) -> None:
+    if _c_prctl(option, value, 0, 0, 0) != 0:
+        number = _ctypes.get_errno()
         raise OSError(number, os.strerror(number), f"prctl({option})")
 
 
@@ -78,8 +82,7 @@ def set_parent_death_signal(number: int) -> None:
 
 def set_name(name: str) -> None:
     """Set what `ps -o comm` shows; the kernel keeps 15 bytes."""
-    _name.value = name.encode()[:15]
-    _prctl(_SET_NAME, _name_at)
+    _prctl(_SET_NAME, name.encode()[:15])
 
 
 def block(*numbers: int) -> set[int]:
