@@ -35,9 +35,8 @@ def upgrade(daemon: Daemon, installed: Path, how: str) -> None:
 
 
 def kill(daemon: Daemon, name: str) -> None:
-    """End all children of the main process that have this name."""
-    named = [pid for pid in children(daemon.pid) if comm(pid) == name]
-    assert named
+    """End all children of the main process that have this name, which a new one has not yet."""
+    named = daemon.until(lambda: [pid for pid in children(daemon.pid) if comm(pid) == name])
     for pid in named:
         os.kill(pid, signal.SIGKILL)
     wait_gone(named)
