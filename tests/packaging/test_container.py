@@ -18,7 +18,7 @@ from harness import ROOT
 
 import graced
 
-pytestmark = pytest.mark.timeout(600)  # the first time the file systems have to be made
+pytestmark = pytest.mark.timeout(1800)  # the first time the file systems have to be made
 
 KUBERNETES = ROOT / "packaging" / "container" / "kubernetes.yaml"
 PAGE = (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
@@ -204,7 +204,7 @@ def test_orphans_are_buried(container: Container) -> None:
     pid = line.text.partition("orphan ")[2].split()[0]
     container.until(lambda: container.attempt("test", "-e", f"/proc/{pid}").returncode == 1)
     zombies = "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null"
-    assert container.attempt("sh", "-c", zombies).stdout == ""
+    container.until(lambda: container.attempt("sh", "-c", zombies).stdout == "")
 
 
 def test_what_user_code_prints_is_in_the_log_at_once(host: Host) -> None:
@@ -264,11 +264,11 @@ def first_moment(host: Host, name: str) -> int:
     pid = host.inspect(name)["State"]["Pid"]
     script = f"""
         podman start {name} >/dev/null &
-        until grep -q python3 /proc/{pid}/comm; do :; done
+        until grep -qE 'python3|graced' /proc/{pid}/comm; do :; done
         kill -TERM {pid}
-        timeout 20 podman wait {name} || podman kill {name}
+        timeout 60 podman wait {name} || podman kill {name}
     """
-    return int(host.run("sh", "-c", script).split()[-1])
+    return int(host.run("sh", "-c", script, timeout=120).split()[-1])
 
 
 # Its health

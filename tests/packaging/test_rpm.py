@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rpmlab import NOW, ROOT, Workshop, workshop
 
-pytestmark = pytest.mark.timeout(600)  # the first one may have to build file systems
+pytestmark = pytest.mark.timeout(1800)  # the first one may have to build file systems
 
 SUITES = ["bookworm+rpm", "trixie+rpm"]
 RPM, SOURCE = f"graced-{NOW}-1.noarch.rpm", f"graced-{NOW}-1.src.rpm"

@@ -16,7 +16,7 @@ import pytest
 from machine import LAB, UNIT, Machine
 from rpmlab import HOST, NEXT, NOW, PYTHON, export_next, workshop
 
-pytestmark = pytest.mark.timeout(600)  # the first one may have to build the file system
+pytestmark = pytest.mark.timeout(1800)  # the first one may have to build the file system
 
 # One rpm makes users by itself, the other leaves that to the package.
 SUITES = ["bookworm+rpm", "trixie+rpm"]
