@@ -11,7 +11,7 @@ import os
 import sys
 
 from graced.host.log import say
-from graced.jobs import wire
+from graced.jobs import value, wire
 from graced.jobs.finder import find_queue, open_queue
 from graced.jobs.job import MAX_PAYLOAD
 from graced.jobs.listing import Table, evidence, json_line
@@ -89,16 +89,12 @@ def _checked(raw: bytes, where: str) -> str:
     """Return one JSON value's text; Refusal if it is none."""
     try:
         text = raw.decode()
-        json.loads(text, parse_constant=_no_constant)
+        value.read(text)
     except UnicodeDecodeError:
         raise Refusal(f"{where}: not UTF-8", FAILED) from None
     except (ValueError, RecursionError) as error:
         raise Refusal(f"{where}: not a JSON value: {error}", FAILED) from None
     return text
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _stream(args: argparse.Namespace, control: str, delay: float, max_attempts: int) -> int:

@@ -7,6 +7,7 @@ import time
 
 from graced.host.clock import iso
 from graced.host.logtext import one_line
+from graced.jobs import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def json_line(job: dict[str, Any]) -> str:
     for moment in ("submitted", "due", "ended"):
         at = job[moment]
         shown[moment] = None if at is None else _iso(at)
-    for value in ("payload", "result", "evidence"):
-        shown[value] = _parsed(job[value])
+    for name in ("payload", "result", "evidence"):
+        shown[name] = _parsed(job[name])
     return json.dumps(shown)
 
 
@@ -28,8 +29,8 @@ def _parsed(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        return json.loads(text)
-    except ValueError:  # what a stranger has put into the queue
+        return value.read(text)
+    except (ValueError, RecursionError):  # what a stranger has put into the queue
         return text
 
 

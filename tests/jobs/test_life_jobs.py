@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import random
+import re
 import select
 import signal
 import sqlite3
@@ -22,6 +23,7 @@ import pytest
 from harness import DEADLINE, TESTS, Daemon, pidfd, stat, wait_gone
 
 from graced.cli import main
+from graced.jobs.remote import ClientEnd
 
 HERE = str(TESTS / "jobs")
 
@@ -454,7 +456,23 @@ def test_a_stream_is_taken_whole_or_not_at_all(jobs: Daemon) -> None:
     assert done.returncode == 1
     assert "standard input:1501: not a JSON value" in done.stderr
     assert "nothing was submitted" in done.stderr
+    done = stream(jobs, ["1", "[1e400]"])
+    assert done.returncode == 1
+    assert "standard input:2: not a JSON value: 1e400" in done.stderr
     assert listed(jobs) == []
+
+
+def test_what_others_have_put_into_the_queue_is_listed_as_json(jobs: Daemon) -> None:
+    command(jobs).start().ready()
+    jobs.until(lambda: list((jobs.short / "run").glob("queue-*.sock")))
+    client = ClientEnd(str(jobs.short / "run" / "queue-jobs.sock"))
+    client.submit(["[1e400]", "NaN", "oops"], 3600)
+    client.close()
+    shown = jobs.run("jobs", "--json").stdout
+    assert not re.search("Infinity|: NaN", shown)
+    assert [json.loads(line)["payload"] for line in shown.splitlines()] == [
+        "[1e400]", "NaN", "oops",
+    ]  # fmt: skip
 
 
 def test_dead_jobs_are_retried_and_dropped(jobs: Daemon, tmp_path: Path) -> None:
@@ -492,6 +510,8 @@ def test_several_queues_need_a_name(jobs: Daemon) -> None:
         (["submit", "--json", "1", "--", "ls"], "one of them"),
         (["submit", "--json", "{"], "--json: not a JSON value"),
         (["submit", "--json", "NaN"], "--json: not a JSON value"),
+        (["submit", "--json", "[1e400]"], "--json: not a JSON value: 1e400 is too large"),
+        (["submit", "--json", '{"a": [-1e400]}'], "--json: not a JSON value: -1e400 is too large"),
         (["submit", "--max-attempts", "0", "--", "ls"], "a job has 1 to 1000000000 attempts"),
         (["submit", "--json", "-", "--wait"], "--wait is for one job"),
         (["jobs", "retry"], "write the numbers"),
