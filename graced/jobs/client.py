@@ -77,10 +77,10 @@ def _payload(args: argparse.Namespace) -> str:
     if bool(args.words) == (args.json is not None):
         raise Refusal("submit: write a command line after --, or --json VALUE, one of them", USAGE)
     if args.words:
-        text = json.dumps({"argv": args.words}, separators=(",", ":"))
+        text = value.written({"argv": args.words})
     else:
         text = _checked(os.fsencode(args.json), "--json")
-    if len(text) > MAX_PAYLOAD:
+    if value.size(text) > MAX_PAYLOAD:
         raise Refusal(f"a job is at most {MAX_PAYLOAD} bytes of JSON", USAGE)
     return text
 

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_PAYLOAD = 1 << 20  # bytes of JSON, of a payload and of a result alike
+MAX_PAYLOAD = 1 << 20  # bytes of JSON in UTF-8, of a payload and of a result alike
 MAX_EVIDENCE = 64 << 10  # characters kept of one reason, one traceback or one stack
 MAX_DELAY = 10 * 366 * 86400.0  # seconds, ten years: what is longer is a slip of the pen
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from graced.core.settings import MOST_ATTEMPTS
-from graced.jobs import wire
+from graced.jobs import value, wire
 from graced.jobs.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
 from graced.jobs.queue import STATES
 from graced.jobs.row import SHOWN
@@ -59,7 +59,7 @@ def parcel(body: bytes) -> tuple[list[str], float, int]:
     _check_delay(delay)
     if max_attempts > MOST_ATTEMPTS:
         raise Protocol(f"a job has at most {MOST_ATTEMPTS} attempts")
-    if any(len(p) > MAX_PAYLOAD or len(p.encode()) > MAX_PAYLOAD for p in payloads):
+    if any(value.size(p) > MAX_PAYLOAD for p in payloads):
         raise Protocol(f"a payload is at most {MAX_PAYLOAD} bytes of JSON")
     return payloads, delay, max_attempts
 

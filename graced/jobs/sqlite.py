@@ -8,6 +8,7 @@ What it looks like inside is in :mod:`graced.jobs.schema`, what its failures mea
 from __future__ import annotations
 
 import sqlite3
+from json.encoder import encode_basestring_ascii as escaped
 
 from graced.jobs import schema
 from graced.jobs.lock import Lock
@@ -113,7 +114,10 @@ class Store:
     def page(
         self, states: Sequence[int], after: int, limit: int, size: int
     ) -> list[dict[str, Any]]:
-        """Return jobs in some states, in the order of their ids; about `size` bytes at most."""
+        """Return jobs in some states, in the order of their ids.
+
+        So many that their texts take up to `size` bytes in a JSON body; one at least.
+        """
         marks = ", ".join(map(str, states))
         found = self._some(
             size,
@@ -254,14 +258,14 @@ class Store:
             raise Trouble.of(self.path, error) from None
 
     def _some(self, size: int, query: str, arguments: tuple[Any, ...]) -> list[Any]:
-        """Return rows up to the one that makes them as long as `size`; at least one."""
-        found = []
+        """Return rows whose texts take up to `size` bytes as ASCII JSON; at least one row."""
+        found: list[Any] = []
         try:
             for columns in self._db.execute(query, arguments):
-                found.append(columns)
-                size -= sum(len(value) for value in columns if isinstance(value, str))
-                if size < 0:
+                size -= sum(len(escaped(text)) for text in columns if isinstance(text, str))
+                if found and size < 0:
                     break
+                found.append(columns)
         except sqlite3.Error as error:
             raise Trouble.of(self.path, error) from None
         return found

@@ -15,9 +15,24 @@ if TYPE_CHECKING:
 INFINITY = float("inf")
 
 
+def written(value: Any) -> str:
+    """Return a value as text. TypeError, ValueError or RecursionError if it is no JSON value."""
+    from json import dumps
+
+    text = dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    # Names in no encoding come with lone surrogates, which UTF-8 has no room for: only those
+    # are escaped, and in JSON's own way.
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def read(text: str) -> Any:
     """Return the value of a text. ValueError or RecursionError if it is no JSON value."""
     return _decoder().decode(text)
+
+
+def size(text: str) -> int:
+    """Return how many bytes of the limit a text takes."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 @cache

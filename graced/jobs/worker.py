@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from graced.family import in_one_line
 from graced.host.scoreboard import QUEUE
+from graced.jobs import value
 from graced.jobs.job import (
     MAX_EVIDENCE,
     MAX_PAYLOAD,
@@ -171,14 +172,13 @@ def _end_of(address: str, worker: int) -> WorkerEnd:
 def _done(result: Any) -> Done | Raised:
     if result is None:
         return Done()
-    from json import dumps
-
     try:
-        text = dumps(result, separators=(",", ":"), allow_nan=False)
+        text = value.written(result)
     except (TypeError, ValueError, RecursionError) as error:
         return Raised(evidence(_unusable(result), error=in_one_line(error)))
-    if len(text) > MAX_PAYLOAD:
-        return Raised(evidence(f"handle() returned {len(text)} bytes of JSON; keep to 1 MiB"))
+    size = value.size(text)
+    if size > MAX_PAYLOAD:
+        return Raised(evidence(f"handle() returned {size} bytes of JSON; keep to 1 MiB"))
     return Done(text)
 
 

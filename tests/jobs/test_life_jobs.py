@@ -462,6 +462,21 @@ def test_a_stream_is_taken_whole_or_not_at_all(jobs: Daemon) -> None:
     assert listed(jobs) == []
 
 
+def test_what_may_come_in_may_go_out(jobs: Daemon) -> None:
+    """However long it is as ASCII: a payload that is accepted can be a result, and be listed."""
+    pool(jobs, "jobcrew:Various").start().ready()
+    most = f'"{"é" * ((1 << 19) - 1)}"'
+    assert stream(jobs, [most] * 5).stdout == "5 jobs submitted\n"
+    for job in ended(jobs, "done", 5):
+        assert job["payload"] == job["result"] == json.loads(most)
+    done = stream(jobs, [most.replace("é", "éé", 1)])
+    assert (done.returncode, done.stdout) == (1, "")
+    lone = submitted(jobs, "--json", r'"\udcff é"')
+    assert ended(jobs, "done", 6)[-1]["result"] == "\udcff é"
+    assert json.loads(jobs.run("submit", "--wait", "--json", r'"\udcff é"').stdout) == "\udcff é"
+    assert lone == 6
+
+
 def test_what_others_have_put_into_the_queue_is_listed_as_json(jobs: Daemon) -> None:
     command(jobs).start().ready()
     jobs.until(lambda: list((jobs.short / "run").glob("queue-*.sock")))
