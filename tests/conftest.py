@@ -1,4 +1,4 @@
-"""What tests of the running daemon share."""
+"""What tests of the running daemon, and of its processes, share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from harness import Daemon
 from hypothesis import HealthCheck, settings
+from nursery import Nursery
 
 # Here, before any test is read: a machine that stands still for a moment is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=list(HealthCheck))
@@ -25,6 +26,14 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon to be configured and started; nothing of it is left after the test."""
     with Daemon(tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    """A main process without a core, for zygotes and workers; none is left after the test."""
+    made = Nursery(tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture

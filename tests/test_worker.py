@@ -6,8 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from nursery import Child, Nursery, until
@@ -15,14 +13,6 @@ from nursery import Child, Nursery, until
 from graced import Worker, WorkerInterrupt
 from graced.host import process
 from graced.host.scoreboard import Ack, Left, Phase, Wants
-
-
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    made = Nursery(tmp_path)
-    yield made
-    made.close()
-
 
 IDLE = """
 class W(Worker):

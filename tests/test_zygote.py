@@ -7,7 +7,6 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,6 @@ from graced.host import process
 from graced.host.process import in_child
 from graced.host.scoreboard import Left, Phase
 from graced.loader import LoadError, load_class
-
-
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    made = Nursery(tmp_path)
-    yield made
-    made.close()
-
 
 IDLE = """
 class W(Worker):
