@@ -159,14 +159,18 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
         except QueueGone:
             end.close()
             end = open_queue(args, control)
-    result = ended.get("result") or evidence(ended).get("result")
-    if isinstance(result, str):
-        result = json.loads(result)
-    if result is not None:
+    done, result = ended["state"] == "done", _result(ended)
+    if done or result is not None:
         print(json.dumps(result))
-    if ended["state"] != "done":
+    if not done:
         say(f"graced: job {id} {_fate(ended)}")
     return _status(ended, result, command=bool(args.words))
+
+
+def _result(ended: dict[str, Any]) -> Any:
+    """Return what handle() returned, or what is known of how a command that failed has ended."""
+    text = ended.get("result")
+    return evidence(ended).get("result") if text is None else json.loads(text)
 
 
 def _status(ended: dict[str, Any], result: Any, *, command: bool) -> int:

@@ -338,8 +338,11 @@ def test_wait_for_other_workers(jobs: Daemon) -> None:
     pool(jobs, "jobcrew:Various").start().ready()
     done = jobs.run("submit", "--wait", "--json", '[1, "zwei"]')
     assert (done.returncode, done.stdout) == (0, '[1, "zwei"]\n')
+    for payload in ("null", "0", '""'):
+        done = jobs.run("submit", "--wait", "--json", payload)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{payload}\n", "")
     done = jobs.run("submit", "--wait", "--json", '"raise"', "--max-attempts", "1")
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, "")
     assert "is dead after 1 attempt: ValueError: this job raises" in done.stderr
 
 
