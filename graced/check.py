@@ -14,9 +14,10 @@ import time
 from contextlib import suppress
 
 from graced.core.units import show_duration
+from graced.family import LoadError
 from graced.host import configfile, process
 from graced.host.log import say
-from graced.loader import LoadError, load_class
+from graced.loader import load_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -89,3 +89,11 @@ def exit_status(error: SystemExit) -> int:
     if error.code is None:
         return 0
     return error.code & 0xFF if isinstance(error.code, int) else 1
+
+
+class LoadError(Exception):
+    """The worker class can't be had; `reason` is one line and says where."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

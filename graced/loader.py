@@ -14,6 +14,7 @@ import sys
 from _imp import extension_suffixes
 
 from graced.core import settings
+from graced.family import LoadError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
 _HERE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
 _PACKAGES: Final = ("site-packages", "dist-packages")
-
-
-class LoadError(Exception):
-    """The worker class can't be had; `reason` is one line and says where."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def plainly(call: Call, *args: Any) -> Any:

@@ -5,7 +5,7 @@ What the methods promise is kept in :mod:`graced.workerlife`.
 
 from __future__ import annotations
 
-from graced.family import Verdict, exit_status, in_one_line
+from graced.family import LoadError, Verdict, exit_status, in_one_line
 from graced.host.scoreboard import Left, Phase, Wants
 from graced.workerlife import INTERRUPT, NOTHING, Life, WorkerInterrupt
 
@@ -235,8 +235,6 @@ def _setup_failed(life: Life, error: BaseException) -> Verdict:
     if isinstance(error, SystemExit):
         text = f"setup() called sys.exit({error.code!r})"
         return Verdict(Left.DIED, exit_status(error), text)
-    from graced.loader import LoadError  # which may import this module
-
     if isinstance(error, LoadError):
         if error.__cause__ is not None:  # else the reason says it all
             life.diary.exception("the code cannot be imported", error.__cause__)

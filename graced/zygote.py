@@ -16,14 +16,14 @@ import sys
 from graced.births import LOST, Birth
 from graced.core import settings
 from graced.core.record import Record
-from graced.family import Family, Order, Voice
+from graced.family import Family, LoadError, Order, Voice
 from graced.host import process, signals, stdlog
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.log import Log, open_log
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
 from graced.host.title import title_setter
-from graced.loader import LoadError, load_class
+from graced.loader import load_class
 from graced.orphans import Orphan, lead_down
 from graced.spares import SpareBirth
 from graced.worker import rehearse

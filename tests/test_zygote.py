@@ -15,10 +15,11 @@ from nursery import DEADLINE, ChannelClosed, Child, Nursery, until
 
 from graced.births import LOST
 from graced.core import settings
+from graced.family import LoadError
 from graced.host import process
 from graced.host.process import in_child
 from graced.host.scoreboard import Left, Phase
-from graced.loader import LoadError, load_class
+from graced.loader import load_class
 
 IDLE = """
 class W(Worker):
