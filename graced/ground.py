@@ -11,7 +11,7 @@ import os
 from graced.core.actions import StartZygote
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
-from graced.zygote import Plan, fork
+from graced.zygote import Plan, fork_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def fork_ahead(actions: Sequence[Action], ground: Ground, sockets: Sockets | Non
             listen = () if sockets is None else sockets.of(action.pool)
             plan = ground.plan(action.pool, action.generation, ground.log, listen)
             try:
-                ahead[action.zygote] = fork(plan)
+                ahead[action.zygote] = fork_with(ground.stacks, plan)
             except OSError:
                 break
     return ahead

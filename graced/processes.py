@@ -22,12 +22,13 @@ from graced.core.events import (
     SpawnFailed,
     ZygoteDied,
 )
+from graced.core.record import Record
 from graced.host import clock, process
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.oom import OomKills
 from graced.host.scoreboard import Left, Phase
 from graced.watch import Watch, read_lease
-from graced.zygote import fork
+from graced.zygote import fork_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     from graced.host.log import Log
     from graced.host.process import Exit
     from graced.host.scoreboard import Scoreboard
-    from graced.host.stacks import Stacks
+    from graced.host.stacks import Stacks, Window
     from graced.zygote import Plan
 
-    Ahead = dict[int, tuple[int, Channel]]  # zygotes by their ids
+    Ahead = dict[int, tuple[int, Channel, Window]]  # zygotes by their ids
     Emit = Callable[[Event], None]
 
 PIPE = 65536  # bytes that a pipe holds, see pipe(7)
@@ -55,13 +56,22 @@ PLANNED = (Left.DRAINED, Left.INTERRUPTED, Left.TEARDOWN_RAISED)
 class _Zygote:
     """A zygote's process and the way to talk to it."""
 
-    __slots__ = ("channel", "killed", "pid", "pool")
+    __slots__ = ("channel", "killed", "pid", "pool", "window")
 
-    def __init__(self, pid: int, channel: Channel, pool: str) -> None:
+    def __init__(self, pid: int, channel: Channel, pool: str, window: Window) -> None:
         self.pid = pid
+        self.window = window
         self.channel = channel
         self.pool = pool
         self.killed = False  # by us
+
+
+class Other(Record):
+    """A child of another part: what it is, the window for its stacks, whom to tell of its end."""
+
+    what: str
+    window: Window
+    gone: Callable[[str], None]
 
 
 class _Worker:
@@ -106,7 +116,7 @@ class Processes:
         self._last_words: dict[int, dict[str, Any]] = {}  # evidence, until it is asked for
         self._groups: dict[int, list[int]] = {}  # of dead workers, until they are asked for
         self._early: dict[int, Exit] = {}  # reaped before their zygote reported them
-        self.others: dict[int, Callable[[str], None]] = {}  # children of other parts
+        self.others: dict[int, Other] = {}  # children of other parts
 
     # -- what there is ----------------------------------------------------------
 
@@ -129,17 +139,21 @@ class Processes:
         """Fork a zygote, unless it was forked ahead; a fork that fails is an event too."""
         try:
             found = self._ahead.pop(action.zygote, None)
-            pid, channel = found or fork(self._plan(action))
+            pid, channel, window = found or fork_with(self._stacks, self._plan(action))
         except OSError as error:
             reason = f"cannot fork a zygote: {error.strerror}"
             self._emit(ImportFailed(action.zygote, reason))
             self._emit(ZygoteDied(action.zygote, reason))
             return
-        zygote = _Zygote(pid, channel, action.pool.name)
+        zygote = _Zygote(pid, channel, action.pool.name, window)
         self._zygotes[action.zygote] = zygote
         self._selector.register(
             channel, selectors.EVENT_READ, lambda _: self._heard(action.zygote, zygote)
         )
+
+    def lend_window(self) -> Window:
+        """Return a window for the stacks of a child of another part. OSError if there is none."""
+        return self._stacks.lend()
 
     def kill_zygote(self, zygote: int) -> None:
         """End a zygote; it holds nothing that could be lost."""
@@ -148,10 +162,10 @@ class Processes:
             found.killed = True
             process.end_group(found.pid)
 
-    def helpers(self) -> dict[int, str]:
-        """Return what else there is: zygotes and queue keepers, which print their own stacks."""
-        zygotes = {zygote.pid: f"zygote of {zygote.pool}" for zygote in self._zygotes.values()}
-        return {**zygotes, **dict.fromkeys(self.others, "queue keeper")}
+    def helpers(self) -> dict[int, tuple[str, Window]]:
+        """Return zygotes and keepers: what they are, and the windows for their stacks."""
+        zygotes = {z.pid: (f"zygote of {z.pool}", z.window) for z in self._zygotes.values()}
+        return zygotes | {pid: (other.what, other.window) for pid, other in self.others.items()}
 
     def signal_helper(self, pid: int, number: int) -> None:
         """Send a zygote or a keeper a signal, while it is not reaped."""
@@ -361,7 +375,8 @@ class Processes:
                 return
         other = self.others.pop(exit.pid, None)
         if other is not None:
-            other(_how(exit, hungry=self._starved(exit, ours=False)))
+            self._tell_crash(exit, other.what, other.window)
+            other.gone(_how(exit, hungry=self._starved(exit, ours=False)))
         elif self._awaited():
             self._early[exit.pid] = exit
         # else a stranger's orphan, which came to us as it would have come to init
@@ -377,8 +392,15 @@ class Processes:
                     self._spawned(worker, pid)  # its birth could not be reported any more
                 else:
                     self._forget(worker)
+        self._tell_crash(exit, f"zygote of {zygote.pool}", zygote.window)
+        zygote.window.give_back()
         hungry = self._starved(exit, ours=zygote.killed)
         self._emit(ZygoteDied(number, f"its zygote {_how(exit, hungry=hungry)}"))
+
+    def _tell_crash(self, exit: Exit, what: str, window: Window) -> None:
+        stack = window.read()
+        if stack and exit.code != os.CLD_EXITED and exit.status != signal.SIGKILL:
+            self._log.error(f"the {what} (pid {exit.pid}): its stack:\n{stack}")
 
     def _gone(self, worker: int, exit: Exit) -> None:
         record = self._watch.record(worker)

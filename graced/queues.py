@@ -9,6 +9,7 @@ import selectors
 import signal
 
 from graced.host import clock, process
+from graced.processes import Other
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from graced.core import settings
     from graced.core.settings import Pool, Settings
     from graced.ground import Ground
+    from graced.host.stacks import Window
     from graced.jobs.keeper import Keeper
     from graced.processes import Processes
 
@@ -31,7 +33,7 @@ STATES = ("waiting", "taken", "done", "dead")
 class _Kept:
     """One pool's keeper, over all its processes."""
 
-    __slots__ = ("again_at", "failures", "keeper", "leaving", "watched")
+    __slots__ = ("again_at", "failures", "keeper", "leaving", "watched", "window")
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
@@ -39,6 +41,7 @@ class _Kept:
         self.failures = 0
         self.leaving: float | None = None  # until when it may take to leave
         self.watched = -1
+        self.window: Window | None = None  # for its stacks
 
 
 class _Counting:
@@ -169,12 +172,17 @@ class Queues:
         kept.again_at = None
         keeper = kept.keeper
         try:
-            pid = keeper.start()
+            if kept.window is None:
+                kept.window = self._processes.lend_window()
+            kept.window.clear()
+            pid = keeper.start(kept.window)
         except OSError as error:
             self._log.error(f"queue {keeper.plan.pool}: cannot fork: {error.strerror}")
             self._start_later(kept)
             return
-        self._processes.others[pid] = lambda how: self._died(kept, how)
+        self._processes.others[pid] = Other(
+            f"queue keeper of {keeper.plan.pool}", kept.window, lambda how: self._died(kept, how)
+        )
         kept.watched = keeper.fileno()
         self._selector.register(kept.watched, selectors.EVENT_READ, lambda _: self._heard(kept))
 
@@ -195,6 +203,9 @@ class Queues:
         kept.keeper.close()
         if kept.leaving is not None:
             kept.leaving = None
+            if kept.window is not None:
+                kept.window.give_back()
+                kept.window = None
             self._kept = {name: k for name, k in self._kept.items() if k is not kept}
             return
         self._start_later(kept)

@@ -1,7 +1,8 @@
-"""Stacks of workers, asked for by signal and waited for with a bound.
+"""Stacks of other processes, asked for by signal and waited for with a bound.
 
 A worker that runs Python code rings when its stack is written; one stuck in C
 code writes it without ringing; one with its signals blocked never answers.
+Zygotes and keepers don't ring: they are looked after.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
     from graced.core.events import Event
     from graced.host.log import Log
-    from graced.host.stacks import Stacks
+    from graced.host.stacks import Stacks, Window
     from graced.processes import Processes
     from graced.watch import Watch
 
 PATIENCE = 0.5  # seconds that a worker gets to print its stack
+LOOKS = 10  # times PATIENCE, for a zygote or a keeper that has not written anything yet
 NO_ANSWER = "no answer: its signals are blocked, or it is stopped"
 ENDED = "it ended before it could answer"
 
@@ -36,6 +38,18 @@ class _Asked:
         self.until = until
         self.stuck = False  # its stack is evidence, should it be killed
         self.done: list[Callable[[str], None]] = []
+
+
+class _AskedHelper:
+    """A zygote or a keeper that was asked for its stack."""
+
+    __slots__ = ("looks", "until", "what", "window")
+
+    def __init__(self, what: str, window: Window) -> None:
+        self.what = what
+        self.window = window
+        self.looks = LOOKS
+        self.until = clock.monotonic() + PATIENCE
 
 
 class Stackroom:
@@ -57,11 +71,14 @@ class Stackroom:
         self._emit = emit
         self._log = log
         self._asked: dict[int, _Asked] = {}
+        self._helpers: dict[int, _AskedHelper] = {}
         self._late: set[int] = set()  # they may still ring for what was taken without waiting
 
     def next_deadline(self) -> float | None:
         """When to stop waiting for somebody, or None."""
-        return min((asked.until for asked in self._asked.values()), default=None)
+        times = [asked.until for asked in self._asked.values()]
+        times += [asked.until for asked in self._helpers.values()]
+        return min(times, default=None)
 
     def ask(self, worker: int, done: Callable[[str], None]) -> None:
         """Ask a worker for its stack; ``done`` gets the text, in bounded time."""
@@ -86,6 +103,8 @@ class Stackroom:
         for worker in [w for w, asked in self._asked.items() if now >= asked.until]:
             self._finish(worker)
             self._late.add(worker)
+        for pid in [pid for pid, asked in self._helpers.items() if now >= asked.until]:
+            self._look_after(pid, self._helpers[pid], now)
 
     def forget(self, worker: int) -> None:
         """A worker is gone: nobody waits for it any longer, and its window is another's."""
@@ -110,9 +129,24 @@ class Stackroom:
         self._log.info(f"stack of the main process:\n{own_stack()}")
         for worker in self._processes.living():
             self.ask(worker, self._logger(self._label(worker)))
-        for pid, what in self._processes.helpers().items():
-            self._log.info(f"stack of the {what} (pid {pid}) follows")
-            self._processes.signal_helper(pid, signal.SIGQUIT)
+        for pid, (what, window) in self._processes.helpers().items():
+            if pid not in self._helpers:
+                self._helpers[pid] = _AskedHelper(what, window)
+                window.clear()
+                self._processes.signal_helper(pid, signal.SIGQUIT)
+
+    def _look_after(self, pid: int, asked: _AskedHelper, now: float) -> None:
+        """Write the stack of a zygote or a keeper to the log, or give it more time."""
+        asked.looks -= 1
+        gone = pid not in self._processes.helpers()
+        text = ENDED if gone else asked.window.read()
+        if not text and asked.looks:
+            asked.until = now + PATIENCE
+            return
+        del self._helpers[pid]
+        self._log.info(f"stack of the {asked.what} (pid {pid}):\n{text or NO_ANSWER}")
+        if not gone:
+            asked.window.clear()
 
     def _logger(self, label: str) -> Callable[[str], None]:
         return lambda text: self._log.info(f"stack of worker {label}:\n{text}")

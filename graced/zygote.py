@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from graced.host.scoreboard import WorkerRecord
+    from graced.host.stacks import Window
     from graced.spares import Spare
     from graced.worker import Worker
 
@@ -63,6 +64,7 @@ class Plan(Record):
     keep: tuple[int, ...] = ()
     queue: str | None = None
     listen: tuple[int, ...] = ()  # descriptors, which are kept too
+    window: Window | None = None  # for its stacks
     spare: bool = True  # whether there shall be one
 
 
@@ -79,6 +81,16 @@ def fork(plan: Plan) -> tuple[int, Channel]:
     theirs.close()
     _lead_a_group(pid)
     return pid, ours
+
+
+def fork_with(stacks: Stacks, plan: Plan) -> tuple[int, Channel, Window]:
+    """Fork a zygote that has a window for its stacks; return that as well."""
+    window = stacks.lend()
+    try:
+        return *fork(plan.replace(window=window)), window
+    except BaseException:
+        window.give_back()
+        raise
 
 
 def _lead_a_group(pid: int) -> None:
@@ -99,7 +111,7 @@ def _live(plan: Plan, channel: Channel) -> None:
     process.set_name("graced-zygote")
     voice = _voice(plan)
     _keep_only(plan, channel, voice)
-    _guard_signals(next(iter(voice.keep()), 2))
+    _guard_signals(plan.window)
     stdlog.attach(voice)
     try:
         load = _imported(plan, channel, voice)
@@ -126,6 +138,8 @@ def _keep_only(plan: Plan, channel: Channel, voice: Voice) -> None:
     keep = {channel.fileno(), plan.bell, *plan.keep, *voice.keep()}
     if plan.stacks is not None:
         keep.add(plan.stacks.fileno())
+    if plan.window is not None:
+        keep.add(plan.window.fd)
     process.close_all_but(keep)
     process.redirect_stdin()
     reconfigure = getattr(sys.stdout, "reconfigure", None)
@@ -133,13 +147,11 @@ def _keep_only(plan: Plan, channel: Channel, voice: Voice) -> None:
         reconfigure(line_buffering=True)
 
 
-def _guard_signals(log_fd: int) -> None:
+def _guard_signals(window: Window | None) -> None:
     """Let a signal to everybody pass us by. We are only ever killed."""
-    signals.pass_by(signals.nothing, PARENT_DIED)
-    import faulthandler
-
-    faulthandler.enable(file=log_fd)
-    faulthandler.register(signal.SIGQUIT, file=log_fd)
+    signals.pass_by(signals.nothing, PARENT_DIED, signal.SIGQUIT)
+    if window is not None:
+        window.print_here()
     process.restore(())
 
 
@@ -330,7 +342,9 @@ class Zygote:
 
     def _own_fds(self) -> list[int]:
         """Return what no child shall have; at a birth there is no spare."""
-        return [self._channel.fileno(), self._epoll.fileno(), *self._wards]
+        window = self._plan.window
+        windows = [] if window is None else [window.fd]
+        return [self._channel.fileno(), self._epoll.fileno(), *windows, *self._wards]
 
     def _bear_spare(self) -> None:
         """Have one at hand for whoever dies next; if that can't be, the next birth tries again."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import signal
 import subprocess
 from typing import Any
@@ -231,11 +233,49 @@ def test_a_second_daemon_tells_systemd_why(daemon: Daemon) -> None:
     daemon.notices.wait("^EXIT_STATUS=75$")
 
 
-def test_sigquit_shows_the_zygote_too(daemon: Daemon) -> None:
-    daemon.pool().start().ready()
+def stack_told(daemon: Daemon, whose: str) -> str:
+    """Return the one record that begins so; all lines of the log have to be records."""
+    daemon.log.wait(whose)
+    said = [json.loads(line.text)["message"] for line in daemon.log.lines]
+    [found] = [message for message in said if re.match(whose, message)]
+    return str(found)
+
+
+def test_sigquit_shows_zygotes_and_keepers_too_each_as_one_record(daemon: Daemon) -> None:
+    command = {"worker": "graced.workers:Command"}
+    daemon.configure({"one": command, "two": {"worker": "crew:Idle"}}, log={"format": "json"})
+    daemon.start().ready()
+    daemon.log.wait("queue one: .* is open")
+    for _ in range(2):  # the second is not added to the first
+        daemon.log.forget()
+        daemon.send(signal.SIGQUIT)
+        for whose, end in (
+            ("zygote of one", 'zygote.py", line \\d+ in live\n$'),
+            ("zygote of two", 'zygote.py", line \\d+ in live\n$'),
+            ("queue keeper of one", 'service.py", line \\d+ in run\n'),
+        ):
+            told = stack_told(daemon, f"stack of the {whose} \\(pid \\d+\\):")
+            assert told.count("most recent call first") == 1
+            assert re.search(end, told)
+            assert "supervisor.py" not in told
+
+
+def test_sigquit_shows_where_an_import_hangs(daemon: Daemon) -> None:
+    daemon.module("slow", "from crew import *\nsay('importing')\nimport time\ntime.sleep(60)\n")
+    pool = {"worker": "slow:Idle", "path": [".", str(TESTS)], "ready_timeout": "1m"}
+    daemon.configure({"jobs": pool}, log={"format": "json"}).start()
+    daemon.events.wait("^importing")
     daemon.send(signal.SIGQUIT)
-    daemon.log.wait("stack of the zygote of jobs")
-    daemon.log.wait(r"zygote\.py")
+    assert 'slow.py", line 4 in <module>' in stack_told(daemon, "stack of the zygote of jobs")
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+
+
+def test_a_zygote_that_crashes_leaves_its_stack_in_the_log(daemon: Daemon) -> None:
+    daemon.module("bad", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    daemon.configure({"jobs": {"worker": "bad:W", "path": ["."]}}, log={"format": "json"})
+    daemon.start().ended(1)
+    assert 'bad.py", line 2 in <module>' in stack_told(daemon, "the zygote of jobs .* its stack:")
 
 
 def test_clients_are_not_taken_for_the_main_process(daemon: Daemon) -> None:

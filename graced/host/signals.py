@@ -38,7 +38,7 @@ def nothing(_number: int, _frame: FrameType | None) -> None:
 
 
 def pass_by(handler: Handler, *more: int) -> None:
-    """In a child that is only told by its channel what to do: heed no signal but SIGQUIT.
+    """In a child that is only told by its channel what to do: heed no signal.
 
     ``handler`` is :func:`nothing`, or SIG_IGN where the child executes nothing: execve(2)
     hands that down, but no handler.

@@ -1,29 +1,40 @@
-"""Where the stacks of workers are written, even while C code holds the interpreter.
+"""Where the stacks of other processes are written, even while C code holds the interpreter.
 
 One sparse memory file for the daemon, a window of it for each record of the
-scoreboard. faulthandler writes to a descriptor from inside the signal handler; each
-worker has its own, standing at the start of its own window.
+scoreboard, and some that are lent to zygotes and keepers. faulthandler
+writes to a descriptor from inside the signal handler; each worker has its own, standing
+at the start of its own window.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+
+from graced.host.scoreboard import RECORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
 WINDOW: Final = 256 * 1024
-OUR_FIRST: Final = (("workerlife.py", " in guarded"), ("worker.py", " in live"))
+FIRST_LENT: Final = RECORDS + 1  # after those of the workers, and of the spares
+OUR_FIRST: Final = (
+    ("workerlife.py", " in guarded"),
+    ("worker.py", " in live"),
+    ("zygote.py", " in _live"),
+    ("jobs/keeper.py", " in _live"),
+)
 
 
 class Stacks:
     """The memory file; inherited by every worker."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_lent")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._lent: set[int] = set()
 
     @classmethod
     def create(cls) -> Stacks:
@@ -53,6 +64,22 @@ class Stacks:
         if found is None:
             return ""
         return above_our_own(found[1].strip(b"\0").decode("utf-8", "replace"))
+
+    def lend(self) -> Window:
+        """Return a window for a process that has no record. OSError if no descriptor is left."""
+        number = FIRST_LENT
+        while number in self._lent:
+            number += 1
+        fd = self.reserve()
+        self.open_at(fd, number)
+        self._lent.add(number)
+        return Window(self, number, fd)
+
+    def take_back(self, window: Window) -> None:
+        """Have a window that was lent, once its process is reaped."""
+        self.clear(window.number)
+        os.close(window.fd)
+        self._lent.discard(window.number)
 
     def _used(self, record: int) -> tuple[int, bytes] | None:
         """Return where in the file the written part of a window starts, and the part."""
@@ -87,6 +114,37 @@ class Stacks:
         rewind(fd, record)
 
 
+class Window:
+    """A window that is lent. Both sides share its descriptor, so the main process rewinds it."""
+
+    __slots__ = ("_stacks", "fd", "number")
+
+    def __init__(self, stacks: Stacks, number: int, fd: int) -> None:
+        self._stacks = stacks
+        self.number = number
+        self.fd = fd
+
+    def clear(self) -> None:
+        """Empty it, and have the next stack written at its start."""
+        self._stacks.clear(self.number)
+        rewind(self.fd, self.number)
+
+    def read(self) -> str:
+        """Return what was written since it was cleared."""
+        return self._stacks.read(self.number)
+
+    def give_back(self) -> None:
+        """Let others have it."""
+        self._stacks.take_back(self)
+
+    def print_here(self) -> None:
+        """In the process it is for: have SIGQUIT print the stack here, and crashes theirs."""
+        import faulthandler
+
+        faulthandler.enable(file=self.fd)
+        faulthandler.register(signal.SIGQUIT, file=self.fd)
+
+
 def rewind(fd: int, record: int) -> None:
     """Let the next stack be written at the start of the window again."""
     try:
@@ -99,7 +157,7 @@ def above_our_own(text: str) -> str:
     """Return stacks without the frames through which a worker's life got to the user's code.
 
     They begin in `graced/workerlife.py`, or in `graced/worker.py` between rounds, and
-    end in the main process, which a worker is a fork of.
+    end in the main process, which a worker is a fork of, as zygotes and keepers are.
     """
     kept: list[str] = []
     ours = False

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from graced.core import settings
+    from graced.host.stacks import Window
 
 BUG = 70  # exit status: a bug in graced
 FAILED = 1
@@ -38,6 +39,7 @@ class Plan(Record):
     user: str | None = None
     group: str | None = None
     log: Log = Log()
+    window: Window | None = None  # for its stacks
 
     def owner(self, worker: int) -> str:
         """Return a worker's name in the queue."""
@@ -65,10 +67,10 @@ class Keeper:
         """Return the descriptor to wait on, or -1."""
         return -1 if self._channel is None else self._channel.fileno()
 
-    def start(self) -> int:
+    def start(self, window: Window | None = None) -> int:
         """Fork the keeper, the first time or once more; return its PID. OSError if it can't be."""
         self.close()
-        self.pid, self._channel = fork(self.plan)
+        self.pid, self._channel = fork(self.plan.replace(window=window))
         self.open = False
         self._unsent = list(self._deaths.values())
         self.flush()
@@ -197,9 +199,10 @@ def _serve(plan: Plan, channel: Channel) -> int:
     gc.freeze()  # what belongs to the main process is not ours to collect
     os.setpgid(0, 0)  # Ctrl-C in a terminal is not for us
     process.set_name("graced-keeper")
-    process.close_all_but({channel.fileno(), *plan.log.keep()})
+    windows = [] if plan.window is None else [plan.window.fd]
+    process.close_all_but({channel.fileno(), *plan.log.keep(), *windows})
     process.redirect_stdin()
-    _guard_signals(plan.log)
+    _guard_signals(plan.window)
     elder = _find_elder(plan)
     try:
         listener = _listen(plan)
@@ -212,21 +215,15 @@ def _serve(plan: Plan, channel: Channel) -> int:
     return Service(plan, channel, listener, elder).run()
 
 
-def _guard_signals(log: Log) -> None:
+def _guard_signals(window: Window | None) -> None:
     """Let a signal to everybody pass us by: the main process says when to leave.
 
     Ignored, so that none interrupts a system call of SQLite's.
     """
-    signals.pass_by(signal.SIG_IGN, signal.SIGTSTP)
-    print_stacks_to(log)
+    signals.pass_by(signal.SIG_IGN, signal.SIGTSTP, signal.SIGQUIT)
+    if window is not None:
+        window.print_here()
     process.restore(())
-
-
-def print_stacks_to(log: Log) -> None:
-    """Have SIGQUIT print the keeper's stack there; to be said anew when the log has moved."""
-    import faulthandler
-
-    faulthandler.register(signal.SIGQUIT, file=next(iter(log.keep()), 2))
 
 
 def _find_elder(plan: Plan) -> socket.socket | None:

@@ -22,7 +22,6 @@ from graced.jobs import requests, wire
 from graced.jobs.book import Book
 from graced.jobs.counter import Counter
 from graced.jobs.departed import Departed
-from graced.jobs.keeper import print_stacks_to
 from graced.jobs.policy import Policy
 from graced.jobs.timing import NEVER, wall_ms
 from graced.jobs.trouble import Trouble
@@ -300,8 +299,6 @@ class Service:
             self._log.become(open_log(wanted, os.environ))
         except OSError as error:
             self._log.error("queue: %s: %s; the old log goes on", wanted.file, error.strerror)
-        else:
-            print_stacks_to(self._log)
 
     def _tell_main(self) -> None:
         if self._channel is None:
