@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-from harness import ROOT
+from exported import export, export_next
 from machine import build, give_up, lab
 
 import graced
@@ -91,17 +90,10 @@ def chroot(
 
 def sources(folder: Path) -> None:
     """Export this version, and the next one made of it, into a folder."""
-    source = ROOT / "packaging" / "source"
-    made = subprocess.run(
-        [source, "tree", str(folder)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    first = Path(made.stdout.strip()).rename(folder / "first")
-    following = folder / "next"
-    shutil.copytree(first, following)
-    init = following / "graced" / "__init__.py"
-    init.write_text(init.read_text().replace(f'"{VERSION}"', f'"{NEXT}"'))
+    export(folder, "first")
+    following = export_next(folder, NEXT)
     for module in (following / "graced").rglob("*.py"):
-        if module != init:
+        if module != following / "graced" / "__init__.py":
             module.write_text(strict(module.read_text()))
     with open(following / "packaging" / "config.yaml", "a", encoding="utf-8") as config:
         config.write("# The next version says something more.\n")

@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import ROOT
+import exported
 from machine import build, give_up, impossible, lab
 
 import graced
@@ -86,27 +86,11 @@ def workshop(suite: str, folder: Path) -> Workshop:
     if why := build(suite):
         give_up(f"no root file system of {suite} (is there a network?): {why}")
     (folder / "out").mkdir()
-    export(folder / "in", "now")
+    exported.export(folder / "in", "now", SOURCE_DATE_EPOCH=EPOCH)
     return Workshop(suite, folder)
-
-
-def export(folder: Path, name: str) -> Path:
-    """Export the sources, as packages are made from, to a folder of this name."""
-    line = [str(ROOT / "packaging" / "source"), "tree", str(folder / "exported")]
-    environ = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH}
-    made = subprocess.run(line, capture_output=True, text=True, env=environ, check=False)
-    assert made.returncode == 0, made.stderr
-    return Path(made.stdout.strip()).rename(folder / name)
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert old in text, f"{file}: no {old}"
-    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def export_next(folder: Path) -> None:
     """Export a later version, whose default configuration is another one."""
-    tree = export(folder / "in", "next")
-    replace(tree / "graced" / "__init__.py", f'"{NOW}"', f'"{NEXT}"')
-    replace(tree / "packaging" / "config.yaml", "workers: 2 ", "workers: 3 ")
+    tree = exported.export_next(folder / "in", NEXT, SOURCE_DATE_EPOCH=EPOCH)
+    exported.replace(tree / "packaging" / "config.yaml", "workers: 2 ", "workers: 3 ")

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rpmlab import NOW, ROOT, Workshop, workshop
+from harness import ROOT
+from rpmlab import NOW, Workshop, workshop
 
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to build file systems
 
