@@ -144,7 +144,7 @@ def _facts(
     pid: int | None,
 ) -> Facts:
     told, told_sets = _told((properties or {}).get("ExecStart", ""))
-    reading = configfile.read(config or told, os.environ, [*told_sets, *sets])
+    reading = configfile.read(config or told, os.environ, [*told_sets, *sets], to_run=False)
     for problem in reading.problems:
         say(str(problem))
     return Facts(

@@ -52,8 +52,13 @@ def find(path_option: str | None, environ: Mapping[str, str]) -> str:
     return next((path for path in PLACES if os.path.lexists(path)), PLACES[0])
 
 
-def read(path: str | None, environ: Mapping[str, str], sets: Sequence[str]) -> Reading:
-    """Read all layers of the configuration, and return all their problems at once."""
+def read(
+    path: str | None, environ: Mapping[str, str], sets: Sequence[str], *, to_run: bool = True
+) -> Reading:
+    """Read all layers of the configuration, and return all their problems at once.
+
+    Without *to_run* it does not matter whether who reads it could run the daemon.
+    """
     path = find(path, environ)
     layers = Layers(path)
     layers.add_main(_missing_advice(path, environ))
@@ -64,7 +69,10 @@ def read(path: str | None, environ: Mapping[str, str], sets: Sequence[str]) -> R
     walk = Walk()
     settings = walk.settings(layers.tree)
     if layers.complete:
-        configrules.check(settings, _Blame(walk, Mark(layers.main)))
+        blame = _Blame(walk, Mark(layers.main))
+        configrules.check(settings, blame)
+        if to_run:
+            configrules.check_account(settings, blame)
     problems = _few(sorted(layers.problems + walk.problems, key=lambda problem: problem.order))
     return Reading(
         settings if not problems else None, problems, walk.sources, tuple(layers.files), path

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check(settings: Settings, blame: Blame) -> None:
-    """Look at all rules."""
+    """Look at all rules but :func:`check_account`."""
     _pools(settings, blame)
     _workers(settings, blame)
     _queues(settings, blame)
@@ -27,6 +27,36 @@ def check(settings: Settings, blame: Blame) -> None:
         _growth(f"pools.{pool.name}.backoff", pool.backoff, blame)
         _growth(f"pools.{pool.name}.retry", pool.retry, blame)
     _circle(settings, blame)
+
+
+def check_account(settings: Settings, blame: Blame) -> None:
+    """Blame a user or a group that who runs this could not become: whoever starts a daemon has to.
+
+    Who asks a daemon, or writes into its queue, need not.
+    """
+    import os
+
+    euid = os.geteuid()
+    if settings.user is not None:
+        import pwd
+
+        wanted = pwd.getpwnam(settings.user).pw_uid
+        _may_become("user", settings.user, wanted, euid, euid, blame)
+    if settings.group is not None:
+        import grp
+
+        wanted = grp.getgrnam(settings.group).gr_gid
+        _may_become("group", settings.group, wanted, os.getegid(), euid, blame)
+
+
+def _may_become(what: str, name: str, wanted: int, own: int, euid: int, blame: Blame) -> None:
+    """Blame *name* unless who runs as *euid*, with the id *own*, may change it to *wanted*."""
+    if euid != 0 and wanted != own:
+        blame(
+            (what,),
+            f"only root can become the {what} {quoted(name)}, and graced was not started by root",
+            f"leave {what} out, or start graced as root",
+        )
 
 
 def _pools(settings: Settings, blame: Blame) -> None:

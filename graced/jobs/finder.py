@@ -139,7 +139,7 @@ def _state_dir(settings: Settings, *, make: bool) -> str:
 def _settings(args: argparse.Namespace) -> Settings:
     from graced.host import configfile
 
-    reading = configfile.read(args.config, os.environ, args.set)
+    reading = configfile.read(args.config, os.environ, args.set, to_run=False)
     if reading.settings is None:
         problems = "\n".join(map(str, reading.problems))
         raise Refusal(f"no daemon runs, and its configuration is wrong:\n{problems}", WRONG)

@@ -13,10 +13,9 @@ import yaml
 
 from graced.core import units
 from graced.core.settings import Backoff, Log, Pool, Settings
-from graced.host import configfile, configtexts
+from graced.host import configfile
 from graced.host.address import parse
 from graced.host.configfile import Problem, Reading
-from graced.host.configtexts import Wrong
 
 POOL = "pools: {jobs: {}}\n"
 
@@ -840,11 +839,22 @@ def test_a_user_by_name_and_by_number() -> None:
     assert (numbered.user, numbered.group) == (user, group)
 
 
-def test_only_root_may_become_another_user() -> None:
-    assert configtexts.may_become("user", "www", 33, own=0, euid=0) == "www"
-    assert configtexts.may_become("user", "me", 1000, own=1000, euid=1000) == "me"
-    with pytest.raises(Wrong, match="only root can become the user 'www'"):
-        configtexts.may_become("user", "www", 33, own=1000, euid=1000)
+@pytest.mark.parametrize("key", ["user", "group"])
+def test_only_root_may_become_another_to_run_and_anybody_may_read_it(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    text = f"{POOL}{key}: root\n"
+    for identity in ("geteuid", "getegid"):
+        monkeypatch.setattr(os, identity, lambda: 0)
+    assert getattr(settings(text), key) == "root"
+    for identity in ("geteuid", "getegid"):
+        monkeypatch.setattr(os, identity, lambda: 12345)
+    [problem] = problems(text)
+    assert problem.startswith(
+        f"config.yaml:2:{len(key) + 3}: {key}: only root can become the {key}"
+    )
+    to_ask = configfile.read("config.yaml", {}, (), to_run=False)
+    assert getattr(to_ask.settings, key) == "root"
 
 
 # Layers

@@ -595,6 +595,22 @@ def test_root_leaves_no_file_of_its_own_in_the_folder_of_the_daemon_s_user() -> 
         assert elsewhere.read_text() == "root's"
 
 
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_who_may_write_the_file_may_submit_whoever_the_daemon_s_user_is() -> None:
+    with tempfile.TemporaryDirectory(prefix="graced-") as home:  # pytest's own are closed to others
+        os.chmod(home, 0o755)
+        folder = Path(home, "state")
+        folder.mkdir()
+        os.chown(folder, 12345, 54321)
+        config = Path(home, "config.yaml")
+        head = f"user: root\nstate_dir: {folder}\nruntime_dir: {home}/run\n"
+        config.write_text(f"{head}pools: {{jobs: {{}}}}\n")
+        assert as_somebody(54321, ["submit", "-c", str(config), "--", "true"]) == 0
+        assert as_somebody(54321, ["jobs", "-c", str(config)]) == 0
+        assert as_somebody(54321, ["check", "-c", str(config)]) == 78
+
+
 def as_somebody(group: int, words: list[str]) -> int:
     """Run a command as a user of a group."""
 
