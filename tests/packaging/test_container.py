@@ -259,12 +259,16 @@ def test_a_sigterm_in_the_first_moment_is_not_lost(host: Host) -> None:
 
 
 def first_moment(host: Host, name: str) -> int:
-    """Start a container, send SIGTERM as soon as its program runs; return its exit status."""
+    """Start a container, send SIGTERM as soon as its program runs; return its exit status.
+
+    As soon as SIGTERM is blocked or caught, that is, in whoever is named so by then.
+    """
     host.podman("init", name)
     pid = host.inspect(name)["State"]["Pid"]
     script = f"""
         podman start {name} >/dev/null &
-        until grep -qE 'python3|graced' /proc/{pid}/comm; do :; done
+        until grep -qE 'python3|graced' /proc/{pid}/comm &&
+            grep -qE '^Sig(Blk|Cgt):.*[4-7c-f][0-9a-f]{{3}}$' /proc/{pid}/status; do :; done
         kill -TERM {pid}
         timeout 60 podman wait {name} || podman kill {name}
     """
