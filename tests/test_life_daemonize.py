@@ -86,6 +86,7 @@ def test_it_has_left_everything_behind(daemon: Daemon) -> None:
     targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
     assert targets == ["/dev/null"] + 2 * [str(daemon.home / "graced.log")]
     worker = daemon.worker_pids()[0]
+    daemon.until(lambda: stat(worker)[0] == "S")  # it opens and closes nothing more
     held = [os.readlink(f"/proc/{worker}/fd/{fd}") for fd in os.listdir(f"/proc/{worker}/fd")]
     assert str(daemon.home / "graced.pid") not in held
     gone(daemon, pid)
