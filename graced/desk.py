@@ -32,7 +32,7 @@ class Desk:
 
     def __init__(self, supervisor: Supervisor, path: str, owner: tuple[int, int] | None) -> None:
         self._supervisor = supervisor
-        self._server = ControlServer(path, None if owner is None else owner[1])
+        self._server = ControlServer(path, owner)
         self._stops: list[Client] = []
         self._next_reload: list[Client] = []  # answered by the reload that is still to begin
         self._this_reload: list[Client] = []

@@ -213,8 +213,8 @@ def encoded(value: Mapping[str, Any]) -> bytes:
 class ControlServer:
     """The listening socket and its clients."""
 
-    def __init__(self, path: str, group: int | None = None) -> None:
-        """Listen at `path`, mode 0660, for this user and `group`. Raises OSError."""
+    def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
+        """Listen at `path`, mode 0660, for us, or for this user and group. Raises OSError."""
         self.path = path
         self.requests: list[Request] = []
         self.clients: set[Client] = set()
@@ -223,7 +223,7 @@ class ControlServer:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
         try:
-            unixsocket.bind(self._listener, path, 0o660, group)
+            unixsocket.bind(self._listener, path, 0o660, owner)
             self._identity = _identity(path)
         except BaseException:
             self._listener.close()

@@ -10,6 +10,8 @@ import _socket as socket  # the public module adds enums, which take long to imp
 import os
 import stat
 
+from graced.host import unixsocket
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -159,14 +161,13 @@ def _bind_unix(sock: socket.socket, address: Address, owner: Owner | None) -> No
     path = address.name
     if _is_stale(path):
         _remove(path)
-    old = os.umask(0o177)  # nobody else's until the mode is set
+    old = os.umask(0o777 & ~address.mode)
     try:
         sock.bind(path)
     finally:
         os.umask(old)
-    os.chmod(path, address.mode)
     if owner is not None and os.geteuid() == 0:
-        os.chown(path, *owner)
+        unixsocket.give(path, owner)
 
 
 def _is_stale(path: str) -> bool:

@@ -252,8 +252,7 @@ def _find_elder(plan: Plan) -> socket.socket | None:
 def _listen(plan: Plan) -> socket.socket:
     from graced.jobs import wire
 
-    listener = wire.listen(plan.socket)
-    if plan.user is not None or plan.group is not None:
-        uid, gid, *_ = process.account(plan.user, plan.group)
-        os.chown(plan.socket, uid, gid)
-    return listener
+    if plan.user is None and plan.group is None:
+        return wire.listen(plan.socket)
+    uid, gid, *_ = process.account(plan.user, plan.group)
+    return wire.listen(plan.socket, (uid, gid))

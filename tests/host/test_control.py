@@ -124,15 +124,15 @@ def test_a_request_and_its_reply(loop: Loop) -> None:
     assert replies(other) == [{"ok": True}]
 
 
-def test_the_socket_is_for_us_and_the_group(tmp_path: Path) -> None:
+def test_the_socket_is_for_its_user_and_group(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     old = os.umask(0)
-    server = ControlServer(path, 4242 if os.geteuid() == 0 else None)
+    server = ControlServer(path, (4343, 4242) if os.geteuid() == 0 else None)
     os.umask(old)
     status = os.stat(path)
     assert stat.S_IMODE(status.st_mode) == 0o660
     if os.geteuid() == 0:
-        assert status.st_gid == 4242
+        assert (status.st_uid, status.st_gid) == (4343, 4242)
     assert not os.get_inheritable(server.fileno())
     server.close()
     assert os.listdir(tmp_path) == []
