@@ -6,6 +6,7 @@ as the user that the workers will be.
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ from graced.core.units import show_duration
 from graced.family import LoadError
 from graced.host import configfile, process
 from graced.host.log import say
-from graced.loader import load_class
+from graced.loader import load_class, refuse_threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +129,10 @@ def _loaded(pool: Pool, settings: Settings) -> str:
     try:
         process.change_user(settings.user, settings.group)
         os.environ.update(pool.env)
+        threads = _thread._count()
         load_class(pool)
+        if pool.preload:
+            refuse_threads(threads)
     except LoadError as error:
         return f"-{error.reason}"
     except process.ProcessError as error:

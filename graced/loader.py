@@ -9,6 +9,7 @@ written would go unnoticed, and a reload would run old code. What lies in a
 from __future__ import annotations
 
 import _frozen_importlib_external as machinery  # importlib.machinery, without importlib
+import _thread
 import os
 import sys
 from _imp import extension_suffixes
@@ -19,6 +20,7 @@ from graced.family import LoadError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Thread
     from types import TracebackType
     from typing import Any, Final
 
@@ -101,6 +103,26 @@ def _missing(cls: type[Worker]) -> str | None:
     home = next(base for base in cls.__mro__ if "_asks_for" in vars(base))
     name = cls._asks_for.partition("(")[0]
     return cls._asks_for if getattr(cls, name) is getattr(home, name) else None
+
+
+def refuse_threads(before: int) -> None:
+    """Refuse to fork where Python threads run: a child has their locks, but not them.
+
+    There were so many before the import. LoadError names those that there are.
+    """
+    if _thread._count() > before:
+        named = [thread.name for thread in _threads()] or ["(without a name)"]
+        raise LoadError(
+            f"the import started threads ({', '.join(named)}), and a fork would copy the locks"
+            " they hold; start them in setup(), or set preload: false"
+        )
+
+
+def _threads() -> list[Thread]:
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return []
+    return [t for t in threading.enumerate() if t is not threading.main_thread()]
 
 
 # Why not

@@ -23,7 +23,7 @@ from graced.host.log import Log, open_log
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
 from graced.host.title import title_setter
-from graced.loader import load_class
+from graced.loader import load_class, refuse_threads
 from graced.orphans import Orphan, lead_down
 from graced.spares import SpareBirth
 from graced.worker import rehearse
@@ -32,7 +32,6 @@ from graced.workerlife import PARENT_DIED, Life
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from threading import Thread
     from typing import Any, Final
 
     from graced.host.scoreboard import WorkerRecord
@@ -167,7 +166,8 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
         if not plan.pool.preload:
             return lambda call: load_class(plan.pool, call)
         found = load_class(plan.pool)
-        _refuse_threads(voice, threads)
+        refuse_threads(threads)
+        _warn_of_threads(voice)
     except LoadError as error:
         if error.__cause__ is not None:  # else the reason says it all
             voice.exception("the code cannot be imported", error.__cause__)
@@ -181,27 +181,13 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
     return lambda call: found
 
 
-def _refuse_threads(voice: Voice, before: int) -> None:
-    """Refuse to fork where Python threads run: a child has their locks, but not them."""
-    if _thread._count() > before:
-        named = [thread.name for thread in _threads()] or ["(without a name)"]
-        raise LoadError(
-            f"the import started threads ({', '.join(named)}), and a fork would copy the locks"
-            " they hold; start them in setup(), or set preload: false"
-        )
+def _warn_of_threads(voice: Voice) -> None:
     native = process.native_threads() - 1
     if native:
         voice.warning(
             f"the import started {native} native threads, which no worker will have;"
             " if workers hang, set preload: false"
         )
-
-
-def _threads() -> list[Thread]:
-    threading = sys.modules.get("threading")
-    if threading is None:
-        return []
-    return [t for t in threading.enumerate() if t is not threading.main_thread()]
 
 
 def _uses_log(cls: type) -> bool:

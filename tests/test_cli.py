@@ -525,6 +525,23 @@ def test_check_tells_why_a_class_cannot_be_had(daemon: Daemon, code: str, said: 
     daemon.nothing_left()
 
 
+@pytest.mark.parametrize("preload", [True, False])
+def test_check_tells_of_threads_as_a_start_does(daemon: Daemon, *, preload: bool) -> None:
+    daemon.module(
+        "threaded",
+        "import threading\nfrom crew import *\n"
+        "threading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()\n",
+    )
+    daemon.pool("threaded:Idle", path=[".", str(ROOT / "tests")], preload=preload)
+    done = daemon.run("check")
+    assert done.returncode == (78 if preload else 0)
+    if preload:
+        reason = done.stderr.partition("pools.jobs.worker: ")[2].strip()
+        assert reason.startswith("the import started threads (poller), and a fork would copy")
+        daemon.start().ended(1)
+        daemon.log.wait(re.escape(reason))
+
+
 def test_check_tells_of_every_pool(daemon: Daemon) -> None:
     pools = {name: {"worker": f"{name}:No"} for name in ("one", "two")}
     done = daemon.configure({**pools, "good": {"worker": "crew:Idle"}}).run("check", "--show")
