@@ -221,9 +221,12 @@ def _change(args: argparse.Namespace, control: str) -> int:
     ids = [_id(text) for text in args.ids]
     if not ids:
         raise Refusal(f"jobs {args.action}: write the numbers of the jobs", USAGE)
-    end = open_queue(args, control)
-    refused = (end.retry if args.action == "retry" else end.drop)(ids)
-    end.close()
+    end = find_queue(args, control)
+    if end is None:
+        refused = dict.fromkeys(ids, "no such job")
+    else:
+        refused = (end.retry if args.action == "retry" else end.drop)(ids)
+        end.close()
     for id, why in refused.items():
         say(f"graced: job {id}: {why}")
     return FAILED if refused else 0

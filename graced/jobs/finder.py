@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 
+from graced.core.record import Record
 from graced.jobs import wire
 from graced.jobs.queue import QueueError, QueueGone
 from graced.jobs.refusal import FAILED, USAGE, WRONG, Refusal
@@ -16,11 +17,13 @@ from graced.jobs.remote import ClientEnd
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from graced.core.settings import Pool, Settings
     from graced.jobs.fileend import FileEnd
     from graced.jobs.queue import ClientQueue
 
+COMMAND = "graced.workers:Command"
 PATIENCE = 5.0  # seconds for a keeper that is just being started, or started again
 LOOK = 0.05  # seconds between two looks for it
 
@@ -106,20 +109,17 @@ class _Occupied(Exception):
 
 
 def _open_file(args: argparse.Namespace, must_exist: bool) -> FileEnd | None:
-    from graced.host import runtimedir
     from graced.jobs.fileend import FileEnd
     from graced.jobs.lock import Occupied
-    from graced.jobs.queue import locate
 
     settings = _settings(args)
-    pool = _pool(settings, args.pool)
-    try:
-        folder = _state_dir(settings, make=not must_exist)
-    except runtimedir.Unusable as error:
-        raise Refusal(str(error), error.exit_code) from None
-    file = locate(pool.queue, pool.name, folder)
-    if must_exist and not os.path.exists(file):
+    files = _files(settings, _state_dir(settings, make=False))
+    pool = _pool(files, args.pool, must_exist=must_exist)
+    if pool is None:
         return None
+    if not must_exist:
+        _state_dir(settings, make=True)
+    file = files[pool.name].path
     try:
         _drop_root(settings, file)
         return FileEnd(file, pool)
@@ -130,10 +130,50 @@ def _open_file(args: argparse.Namespace, must_exist: bool) -> FileEnd | None:
 def _state_dir(settings: Settings, *, make: bool) -> str:
     from graced.host import runtimedir
 
-    if not make:
-        return runtimedir.find_state(settings.name, settings.state_dir, os.environ)
-    owner = _owner(settings)
-    return runtimedir.state_path(settings.name, settings.state_dir, os.environ, owner)
+    known = (settings.name, settings.state_dir, os.environ)
+    try:
+        if make:
+            return runtimedir.state_path(*known, _owner(settings))
+        return runtimedir.find_state(*known)
+    except runtimedir.Unusable as error:
+        raise Refusal(str(error), error.exit_code) from None
+
+
+class _File(Record):
+    """Where a pool's queue is, or would be if the pool has one."""
+
+    pool: Pool
+    path: str
+    is_there: bool
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the pool's workers take jobs, as far as that can be known.
+
+        Nobody but a daemon runs the user's code. It has made the file of each pool that needs
+        one, so once there is any file, who has none takes no jobs.
+        """
+        return self.is_there or bool(self.pool.queue) or self.pool.worker == COMMAND
+
+
+def _files(settings: Settings, folder: str) -> dict[str, _File]:
+    from graced.jobs.queue import locate
+
+    files = {}
+    for name, pool in settings.pools.items():
+        path = locate(pool.queue, name, folder)
+        files[name] = _File(pool, path, _is_there(path))
+    return files
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # it cannot be seen: whoever opens it tells why
+        return True
+    return True
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -146,18 +186,37 @@ def _settings(args: argparse.Namespace) -> Settings:
     return reading.settings
 
 
-def _pool(settings: Settings, wanted: str | None) -> Pool:
-    pools = settings.pools
-    if wanted is not None:
-        if wanted not in pools:
-            raise Refusal(f"there is no pool {wanted!r}; there are {', '.join(pools)}", USAGE)
-        return pools[wanted]
-    likely = [p for p in pools.values() if p.queue or p.worker == "graced.workers:Command"]
-    candidates = likely or list(pools.values())
-    if len(candidates) != 1:
-        names = ", ".join(pool.name for pool in candidates)
+def _pool(files: Mapping[str, _File], wanted: str | None, *, must_exist: bool) -> Pool | None:
+    """Return the pool that is meant; None if it has to have a file, and there is none."""
+    if wanted is not None and wanted not in files:
+        raise Refusal(f"there is no pool {wanted!r}; there are {', '.join(files)}", USAGE)
+    meant = _meant(files) if wanted is None else [files[wanted]]
+    if must_exist:
+        meant = [file for file in meant if file.is_there]
+        if not meant:
+            return None
+    if len(meant) > 1:
+        names = ", ".join(file.pool.name for file in meant)
         raise Refusal(f"no daemon runs; say which pool with --pool: {names}", USAGE)
-    return candidates[0]
+    [file] = meant
+    if not file.is_sure:
+        raise Refusal(_unknown(file.pool.name), FAILED)
+    return file.pool
+
+
+def _meant(files: Mapping[str, _File]) -> list[_File]:
+    """Return the files that may be meant where nobody says which."""
+    found = list(files.values())
+    if any(file.is_there for file in found):
+        return [file for file in found if file.is_sure]
+    return found
+
+
+def _unknown(pool: str) -> str:
+    return (
+        f"no daemon runs, and none has run yet with a pool {pool!r} whose workers take jobs;"
+        f" start the daemon first, or write pools.{pool}.queue: sqlite:///{pool}.db"
+    )
 
 
 def _owner(settings: Settings) -> tuple[int, int] | None:

@@ -521,6 +521,41 @@ def test_several_queues_need_a_name(jobs: Daemon) -> None:
     assert jobs.run("submit", "--pool", "two", "--wait", "--", "true").returncode == 0
 
 
+def test_without_a_daemon_several_queues_need_a_name_too(jobs: Daemon) -> None:
+    mine = {"worker": "jobcrew:Various", "path": [HERE, str(TESTS)]}
+    idle = {"worker": "crew:Idle"}
+    jobs.configure({"one": {"worker": "graced.workers:Command"}, "two": mine, "three": idle})
+    done = jobs.run("submit", "--json", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no daemon runs; say which pool with --pool: one, two, three" in done.stderr
+    jobs.start().ready()
+    state = jobs.home / "state"
+    jobs.until(lambda: {file.name for file in state.glob("*.db")} == {"one.db", "two.db"})
+    assert jobs.run("stop").returncode == 0
+    for words in (["submit", "--json", "1"], ["jobs"], ["jobs", "drop", "1"]):
+        done = jobs.run(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no daemon runs; say which pool with --pool: one, two\n" in done.stderr
+    assert jobs.run("submit", "--pool", "two", "--json", "1").returncode == 0
+    (state / "two.db").unlink()
+    assert jobs.run("submit", "--", "true").returncode == 0, "only one has a queue"
+
+
+def test_without_a_daemon_no_job_is_accepted_that_perhaps_nobody_does(jobs: Daemon) -> None:
+    jobs.configure({"i": {"worker": "crew:Idle"}})
+    done = jobs.run("submit", "--json", "1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        "none has run yet with a pool 'i' whose workers take jobs; start the daemon" in done.stderr
+    )
+    assert listed(jobs) == []
+    done = jobs.run("jobs", "drop", "7")
+    assert (done.returncode, done.stderr) == (1, "graced: job 7: no such job\n")
+    assert not list(jobs.home.glob("state/*"))
+    jobs.configure({"i": {"worker": "jobcrew:Various", "queue": "sqlite:///i.db"}})
+    submitted(jobs, "--json", "1")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
