@@ -326,9 +326,10 @@ class Pool:
     def _unplanned(
         self, member: Member, reason: str, rounds: int, good: int, at: str, now: float
     ) -> None:
-        self.deaths += 1
-        self.last_deaths.append((member.slot, member.pid, at, reason, rounds))
-        del self.last_deaths[:-REMEMBERED]
+        if self._is_in_force(member):
+            self.deaths += 1
+            self.last_deaths.append((member.slot, member.pid, at, reason, rounds))
+            del self.last_deaths[:-REMEMBERED]
         evidence = self._slots.current_code(member) and (not member.leaving or member.at_fault)
         if self.mode is Mode.UP and evidence:
             self._mourn(member, reason, good, now)
@@ -336,6 +337,11 @@ class Pool:
             self.backoff.left(member.id, now)
         text = f"worker {member.label} died: {reason}, after {count(rounds, 'round')}"
         self._say("warning", text + self._what_next(member, evidence, now), member)
+
+    def _is_in_force(self, member: Member) -> bool:
+        """Whether it is no canary; what that died of is the reason of a refused reload."""
+        on_trial = self.candidate is not None and member.id == self.candidate.canary
+        return not on_trial and member.birth is not Birth.REFUSED
 
     def _mourn(self, member: Member, reason: str, good: int, now: float) -> None:
         self._bereaved.add(member.slot)
