@@ -9,6 +9,7 @@ import http.server
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -258,13 +259,19 @@ def test_the_readme_s_workers_run(daemon: Daemon, url: str) -> None:
     texts = [text for page, text in blocks("yaml") if page.name == "README.md"]
     pools = {}
     for code, text in zip(codes, texts, strict=True):
-        assert len(code.splitlines()) <= 10
+        assert len([line for line in code.splitlines() if line]) <= 10
         [(name, pool)] = yaml.safe_load(text)["pools"].items()
         daemon.module(pool["worker"].partition(":")[0], code)
         pools[name] = {**pool, "path": [str(daemon.home)]}
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        silent = f"http://127.0.0.1:{gone.getsockname()[1]}/"
+    pools["silent"] = {**pools["watch"], "options": {"url": silent}}
     pools["watch"]["options"]["url"] = url
     daemon.configure(pools).start().ready()
     daemon.log.wait(f"{url} says 204")
+    daemon.log.wait(f"{silent}: .*refused")
+    daemon.until(lambda: daemon.workers("silent")[0]["state"] == "ready")  # in its self.wait(60)
+    assert daemon.workers("silent")[0]["errors"] == 0
     [words] = re.findall(r"`graced (submit --wait .*?)`", README)
     done = daemon.run(*shlex.split(words))
     digest = hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest()
