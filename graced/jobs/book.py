@@ -14,7 +14,7 @@ from graced.jobs.ledger import Ledger
 from graced.jobs.lock import Occupied
 from graced.jobs.sqlite import Store
 from graced.jobs.timing import Patience, wall_ms
-from graced.jobs.trouble import Trouble
+from graced.jobs.trouble import Trouble, disk_is_full
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Book:
     def __init__(self, plan: Plan, tell: Callable[[tuple[Any, ...]], None]) -> None:
         self.ledger: Ledger | None = None  # None: not open
         self.trouble: str | None = None  # why there can be no new jobs
+        self._lacks_room = False  # that is why
         self._plan = plan
         self._policy = plan.policy
         self._tell = tell
@@ -61,7 +62,7 @@ class Book:
             self.ledger = Ledger(self._store, self._policy, _chance)
         except Trouble as trouble:
             self._close_store()
-            self._degrade(str(trouble))
+            self._degrade(str(trouble), lacks_room=trouble.full)
             self._opening.failed()
             return False
         self._opening.over()
@@ -207,19 +208,22 @@ class Book:
 
     def failed(self, trouble: Trouble) -> None:
         """The file could not be used: say so, and let some time pass."""
-        self._degrade(str(trouble))
+        self._degrade(str(trouble), lacks_room=trouble.full)
         self._writing.failed()
 
-    def _degrade(self, why: str) -> None:
+    def _degrade(self, why: str, *, lacks_room: bool) -> None:
+        self._lacks_room = lacks_room
         if why != self.trouble:
             self.trouble = why
             self._tell(("degraded", why))
 
     def _recover(self) -> None:
         self._writing.over()
-        if not self._ballast.keep():
-            file = self._plan.file
-            self._degrade(f"{file}: the disk is nearly full: no new jobs; make some room")
+        file = self._plan.file
+        # Where one job found no room the next would not: else each submit is a trouble that passes.
+        if not self._ballast.keep() or (self._lacks_room and disk_is_full(file)):
+            why = f"{file}: the disk is nearly full: no new jobs; make some room"
+            self._degrade(why, lacks_room=self._lacks_room)
             self._ballasting.failed()
             return
         self._ballasting.over()

@@ -31,12 +31,13 @@ class Trouble(QueueError):
     def of(cls, path: str, error: sqlite3.Error) -> Trouble:
         """Return what an error of SQLite's means for the file."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) and _disk_is_full(path):
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) and disk_is_full(path):
             return cls(f"{path}: no space left on the disk; make some", full=True)
         return cls(f"{path}: {_ADVICE.get(code, str(error))}")
 
 
-def _disk_is_full(path: str) -> bool:
+def disk_is_full(path: str) -> bool:
+    """Whether the disk of a file has no room for what may come next."""
     try:
         room = os.statvfs(os.path.dirname(path) or ".")
     except OSError:

@@ -406,6 +406,29 @@ def test_a_full_disk_refuses_submits_and_settles_all_the_same(small_disk: Path) 
             assert client.wait(job.id)["result"] == '"kept"'
 
 
+def test_a_full_disk_is_told_once(small_disk: Path) -> None:
+    with Kept(small_disk, QUICK) as kept:
+        kept.start()
+        client = kept.client()
+        with open(small_disk / "filler", "wb", buffering=0) as filler:
+            while free(small_disk) > 1 << 20:
+                filler.write(b"x" * 65536)
+        for _ in range(3):
+            with pytest.raises(QueueError, match=FULL):
+                client.submit([f'"{"x" * 1_000_000}"'] * 2)
+            kept.counts()  # all that it has said before has come then
+        assert ("well",) not in kept.said
+        assert len([said for said in kept.said if said[0] == "degraded"]) <= 2
+        os.unlink(small_disk / "filler")
+        kept.until(lambda: kept.keeper.trouble is None)
+        client.submit(["3"])
+
+
+def free(folder: Path) -> int:
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
+
+
 def take_if_any(worker: WorkerEnd) -> Job | None:
     """Take what was handed out before the disk was full."""
     select.select([worker.fileno()], [], [], 0.2)
