@@ -236,12 +236,19 @@ def _argv(payload: Any) -> list[str]:
 
 def _no_start(command: str, cwd: str | None, error: OSError) -> Failed:
     """Say why a command could not be started, as a shell would."""
-    if cwd is not None and error.filename == cwd:
+    if cwd is not None and error.filename == cwd and not _can_be_entered(cwd):
         return Failed(f"options.cwd: {cwd}: {error.strerror}", result={"exit": NOT_EXECUTABLE})
-    missing = isinstance(error, FileNotFoundError)
+    missing = (
+        isinstance(error, FileNotFoundError) or not command
+    )  # else each folder of PATH is tried
     why = "command not found" if missing else error.strerror or str(error)
     status = NOT_FOUND if missing else NOT_EXECUTABLE
-    return Failed(f"{command}: {why}", result={"exit": status})
+    return Failed(f"{command or repr(command)}: {why}", result={"exit": status})
+
+
+def _can_be_entered(folder: str) -> bool:
+    """Whether a command that cannot be started and has the same name is to blame instead."""
+    return os.path.isdir(folder) and os.access(folder, os.X_OK)
 
 
 def _killed_by(number: int) -> str:

@@ -322,6 +322,7 @@ def test_output_goes_to_the_log_line_by_line(jobs: Daemon) -> None:
         (["sh", "-c", "kill -TERM $$"], 143, {"signal": 15}),
         (["no-such-command"], 127, {"exit": 127}),
         (["/"], 126, {"exit": 126}),
+        ([""], 127, {"exit": 127}),
     ],
 )
 def test_wait_has_the_commands_own_status(
@@ -404,6 +405,23 @@ def test_what_a_command_leaves_in_its_group_is_killed(jobs: Daemon, tmp_path: Pa
     script = f"sleep 600 & echo $! > {tmp_path}/pid"
     assert jobs.run("submit", "--wait", "--", "sh", "-c", script).returncode == 0
     wait_gone([int((tmp_path / "pid").read_text())])
+
+
+@pytest.mark.parametrize(
+    ("cwd", "argv", "why"),
+    [
+        ("/tmp", ["/tmp"], "/tmp: Permission denied"),
+        ("/nowhere", ["/nowhere"], "options.cwd: /nowhere: No such file or directory"),
+        ("/tmp", [""], "'': command not found"),
+    ],
+)
+def test_a_command_that_cannot_be_started_says_what_is_wrong(
+    jobs: Daemon, cwd: str, argv: list[str], why: str
+) -> None:
+    command(jobs, options={"cwd": cwd}).start().ready()
+    submitted(jobs, "--max-attempts", "1", "--", *argv)
+    [job] = ended(jobs, "dead")
+    assert job["evidence"]["reason"] == why
 
 
 def test_a_timeout_of_one_command(jobs: Daemon) -> None:
