@@ -120,6 +120,7 @@ class Queues:
             socket=self._ground.queue_socket(pool),
             daemon_id=self._ground.daemon_id,
             policy=Policy.of(pool),
+            name=settings.name,
             user=settings.user,
             group=settings.group,
             log=self._log.bind(pool=pool.name),

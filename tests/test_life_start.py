@@ -182,6 +182,28 @@ def test_code_that_the_user_may_not_read_is_an_import_that_fails(
     assert "cannot import 'graced.workers:Command': " in told[-1]["message"]
 
 
+def test_titles_tell_who_is_who(daemon: Daemon) -> None:
+    pytest.importorskip("setproctitle")
+    command = {"worker": "graced.workers:Command"}
+    daemon.configure({"one": command, "two": {**command, "workers": 2}}, name="shop")
+    daemon.start().ready()
+    names = {
+        *("shop: zygote one gen 1", "shop: spare one", "shop: worker one/0 gen 1"),
+        *("shop: zygote two gen 1", "shop: spare two", "shop: worker two/0 gen 1"),
+        *("shop: worker two/1 gen 1", "shop: keeper one", "shop: keeper two"),
+    }
+    daemon.until(lambda: {title(pid) for pid in children(daemon.pid)} == names)
+    assert title(daemon.pid).endswith(f"run -c {daemon.config}")
+    assert sorted(comm(pid) for pid in children(daemon.pid)).count("graced-keeper") == 2
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode()
+    except OSError:  # it has just ended
+        return ""
+
+
 def test_status_has_the_keys_of_the_contract(daemon: Daemon) -> None:
     daemon.pool("crew:Rounds", workers=2, options={"seconds": 60}).start().ready()
     daemon.events.wait("^begin ", 2)

@@ -14,6 +14,7 @@ from graced.core.record import Record, values
 from graced.host import process, signals
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.log import Log
+from graced.host.title import title_setter
 from graced.jobs.policy import Policy
 
 TYPE_CHECKING = False
@@ -40,6 +41,7 @@ class Plan(Record):
     group: str | None = None
     log: Log = Log()
     window: Window | None = None  # for its stacks
+    name: str = "graced"
 
     def owner(self, worker: int) -> str:
         """Return a worker's name in the queue."""
@@ -198,7 +200,7 @@ def _serve(plan: Plan, channel: Channel) -> int:
 
     gc.freeze()  # what belongs to the main process is not ours to collect
     os.setpgid(0, 0)  # Ctrl-C in a terminal is not for us
-    process.set_name("graced-keeper")
+    _be_known(plan)
     windows = [] if plan.window is None else [plan.window.fd]
     process.close_all_but({channel.fileno(), *plan.log.keep(), *windows})
     process.redirect_stdin()
@@ -213,6 +215,14 @@ def _serve(plan: Plan, channel: Channel) -> int:
     from graced.jobs.service import Service
 
     return Service(plan, channel, listener, elder).run()
+
+
+def _be_known(plan: Plan) -> None:
+    """Show in ps(1) who this is, and of which pool."""
+    title = title_setter()
+    if title is not None:
+        title(f"{plan.name}: keeper {plan.pool}")
+    process.set_name("graced-keeper")
 
 
 def _guard_signals(window: Window | None) -> None:
