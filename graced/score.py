@@ -282,4 +282,7 @@ def sane(seconds: float) -> float:
     """Return a length of time that can be reckoned with: from 0 to a century."""
     if seconds != seconds:
         raise ValueError("seconds must be a number, not NaN")
-    return min(max(seconds + 0.0, 0.0), CENTURY)  # what is no number raises TypeError
+    try:
+        return min(max(seconds + 0.0, 0.0), CENTURY)
+    except TypeError:
+        raise TypeError(f"seconds must be a number, not {type(seconds).__name__}") from None

@@ -8,7 +8,7 @@ from graced.core.daemon import Daemon
 from graced.ground import Ground, fork_ahead
 from graced.host import clock, process
 from graced.host.log import open_log, say
-from graced.host.notify import Notifier, farewell
+from graced.host.notify import READY_FD, Notifier, farewell
 from graced.host.runtimedir import AlreadyRunning, RuntimeDir, Unusable, runtime_path, state_path
 
 TYPE_CHECKING = False
@@ -32,6 +32,8 @@ def start(
 ) -> int:
     """Run a daemon in this process until it is stopped; return the exit status."""
     os.umask(os.umask(0o022) | 0o022)
+    terminal = environ.get(READY_FD)  # of --daemonize, which has the log on standard error
+    log = None
     try:
         owner = owner_of(settings)
         log = _log(settings, environ, owner)
@@ -41,9 +43,9 @@ def start(
         notifier = Notifier(environ, log.warning)
         sockets = _sockets(settings, environ, owner, notifier, log)
     except (AlreadyRunning, _NoSockets) as error:
-        return _refuse(error, error.exit_code, environ)
+        return _refuse(error, error.exit_code, environ, terminal, log)
     except (Unusable, process.ProcessError) as error:
-        return _refuse(error, CONFIG, environ)
+        return _refuse(error, CONFIG, environ, terminal, log)
     try:
         ground = Ground(settings, log, runtime.path, state)
         now = clock.monotonic()
@@ -66,9 +68,22 @@ def jitter() -> float:
     return int.from_bytes(os.urandom(4), "little") / 0xFFFFFFFF
 
 
-def _refuse(error: Exception, status: int, environ: MutableMapping[str, str]) -> int:
+def _refuse(
+    error: Exception,
+    status: int,
+    environ: MutableMapping[str, str],
+    terminal: str | None,
+    log: Log | None,
+) -> int:
     """Say why there will be no daemon, to people and to systemd."""
-    say(f"graced: {error}")
+    if terminal is None or log is None:
+        say(f"graced: {error}")
+    elif isinstance(error, AlreadyRunning):  # the log is that one's
+        from graced.host import daemonize
+
+        daemonize.tell(terminal, f"graced: {error}")
+    else:
+        log.error(str(error))
     farewell(environ, status, str(error))
     return status
 

@@ -91,8 +91,8 @@ class Leases(Rounds):
                     if call == self.critical:
                         with done:
                             pass
-                except (TypeError, ValueError):
-                    say("refused", call.__name__)
+                except (TypeError, ValueError) as error:
+                    say("refused", call.__name__, error)
         with self.critical(3600):
             pass
         super().step()
@@ -103,7 +103,8 @@ def test_what_is_no_number_of_seconds_begins_no_lease(daemon: Daemon) -> None:
     """It had left the count of sections wrong: later leases lasted to their nominal end."""
     daemon.module("leases", LEASES)
     ours(daemon, "leases:Leases", seconds=3600)
-    daemon.events.wait("^refused ", 8)
+    told = {line.text.partition(" seconds ")[2] for line in daemon.events.wait("^refused ", 8)}
+    assert told == {f"must be a number, not {odd}" for odd in ("NoneType", "str", "NaN")}
     daemon.events.wait("^begin")
     asked = daemon.send(signal.SIGINT)
     assert daemon.ended(0) - asked < SOON

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pwd
 import re
@@ -129,12 +130,23 @@ def test_a_start_that_fails_has_the_code_of_run(daemon: Daemon, name: str) -> No
     daemon.nothing_left()
 
 
+def test_why_it_is_refused_is_a_record_of_its_log(daemon: Daemon) -> None:
+    log = {"file": str(daemon.home / "graced.log"), "format": "json"}
+    (daemon.home / "no-folder").touch()
+    prepared(daemon, log=log, state_dir=str(daemon.home / "no-folder"))
+    result = run(daemon)
+    assert (result.returncode, result.stderr) == (78, log_of(daemon))
+    assert "set state_dir to a folder" in json.loads(result.stderr)["message"]
+
+
 def test_a_second_one_is_refused(daemon: Daemon) -> None:
     pid = started(prepared(daemon))
+    log = log_of(daemon)
     for more in ([], ["--pidfile", str(daemon.home / "other.pid")]):
         result = run(daemon, *more)
         assert result.returncode == 75, result
-        assert str(pid) in result.stderr
+        assert re.fullmatch(rf"graced: .*: already running \(pid {pid}\); .*\n", result.stderr)
+    assert log_of(daemon) == log  # it is the first one's
     assert int((daemon.home / "graced.pid").read_text()) == pid
     assert not (daemon.home / "other.pid").exists()
     assert daemon.status()["pid"] == pid

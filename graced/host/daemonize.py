@@ -74,8 +74,10 @@ def run(
     if held is not None:
         os.close(held.fd)  # the daemon has it too, and the lock with it
     os.waitpid(child, 0)
-    status = _wait(read)
-    if status != 0:
+    status, told = _wait(read)
+    if told:
+        say(told)
+    elif status != 0:
         _show(log_file, shown_from)
     return status
 
@@ -162,8 +164,13 @@ def _say(report: int, text: str) -> None:
         pass
 
 
-def _wait(read: int) -> int:
-    """Return 0 when the daemon says that it is ready, else its exit status."""
+def tell(report: str, text: str) -> None:
+    """Say something on the terminal, where the log is not ours to write to."""
+    _say(int(report), f"SAY {' '.join(text.split())}\n")
+
+
+def _wait(read: int) -> tuple[int, str]:
+    """Return 0 when the daemon says that it is ready, else its exit status; and what it said."""
     said = b""
     while True:
         try:
@@ -172,18 +179,24 @@ def _wait(read: int) -> int:
             _interrupt(said)
             continue
         said += data
-        if b"READY" in said:
-            return 0
+        lines = said.split(b"\n")
+        if b"READY" in lines:
+            return 0, ""
         if not data:
-            return _status(said)
+            return _status(lines), _told(lines)
 
 
-def _status(said: bytes) -> int:
-    words = said.split()
-    if b"EXIT" in words:
-        return int(words[words.index(b"EXIT") + 1])
+def _status(lines: list[bytes]) -> int:
+    for line in lines:
+        if line.startswith(b"EXIT "):
+            return int(line[5:])
     say("graced: the daemon died while it was starting")
     return FAILED
+
+
+def _told(lines: list[bytes]) -> str:
+    told = [line[4:] for line in lines if line.startswith(b"SAY ")]
+    return b"\n".join(told).decode("utf-8", "replace")
 
 
 def _interrupt(said: bytes) -> None:
