@@ -11,6 +11,7 @@ from functools import partial
 from graced.core import events as ev
 from graced.host import clock
 from graced.host.control import ControlServer, Request
+from graced.host.runtimedir import Unusable
 from graced.stackroom import own_stack
 
 TYPE_CHECKING = False
@@ -32,7 +33,11 @@ class Desk:
 
     def __init__(self, supervisor: Supervisor, path: str, owner: tuple[int, int] | None) -> None:
         self._supervisor = supervisor
-        self._server = ControlServer(path, owner)
+        try:
+            self._server = ControlServer(path, owner)
+        except OSError as error:
+            what = f"{path}: cannot listen there: {error.strerror}"
+            raise Unusable(f"{what}; remove what is there, or set another runtime_dir") from error
         self._stops: list[Client] = []
         self._next_reload: list[Client] = []  # answered by the reload that is still to begin
         self._this_reload: list[Client] = []

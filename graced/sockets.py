@@ -97,7 +97,7 @@ class Sockets:
             try:
                 fd = open_address(address, self._owner) if fd is None else fd
             except CannotListen as error:
-                raise CannotListen(f"pools.{pool.name}.listen: {error}") from None
+                raise CannotListen(f"pools.{pool.name}.listen: {error}") from error.__cause__
             self._open[address.place] = fd, address
 
     def _have_given(self, pool: Pool, address: Address) -> None:

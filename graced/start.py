@@ -58,6 +58,9 @@ def start(
             daemon, ground, ahead, read_again, notifier, runtime, owner, sockets
         )
         return supervisor.run(first)
+    except Unusable as error:
+        notifier.farewell(CONFIG, str(error), _errno(error))
+        return _refuse(error, CONFIG, environ, terminal, log)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: the workers go down by themselves
         log.failure("a bug in graced; please report it", error, {})
         return BUG
@@ -84,8 +87,14 @@ def _refuse(
         daemonize.tell(terminal, f"graced: {error}")
     else:
         log.error(str(error))
-    farewell(environ, status, str(error))
+    farewell(environ, status, str(error), _errno(error))
     return status
+
+
+def _errno(error: Exception) -> int | None:
+    """Return the number of the system's own reason, if it is one."""
+    cause = error.__cause__
+    return cause.errno if isinstance(cause, OSError) else None
 
 
 class _NoSockets(Exception):
@@ -111,7 +120,7 @@ def _sockets(
     try:
         sockets.open(settings)
     except CannotListen as error:
-        notifier.farewell(error.exit_code, str(error))
+        notifier.farewell(error.exit_code, str(error), _errno(error))
         refusal = _NoSockets(str(error))
         refusal.exit_code = error.exit_code
         raise refusal from None

@@ -234,6 +234,46 @@ def test_a_second_daemon_tells_systemd_why(daemon: Daemon) -> None:
     daemon.notices.wait("^EXIT_STATUS=75$")
 
 
+def in_the_way(daemon: Daemon, what: str) -> int:
+    """Have something that can't be had; return the number of the system's reason."""
+    socket_path = daemon.short / "other.sock"
+    places = {
+        "runtime_dir": {"runtime_dir": str(daemon.config / "run")},
+        "state_dir": {"state_dir": str(daemon.config / "state")},
+        "log": {"log": {"file": str(daemon.config / "log")}},
+    }
+    pool: dict[str, Any] = {"worker": "crew:Idle"}
+    if what == "listen":
+        socket_path.mkdir()
+        pool["listen"] = f"unix://{socket_path}"
+    daemon.configure({"jobs": pool}, **places.get(what, {}))
+    if what == "lock":
+        (daemon.short / "run" / "lock").mkdir(parents=True)
+    if what == "control.sock":
+        (daemon.short / "run" / "control.sock").mkdir(parents=True)
+    return NUMBERS[what]
+
+
+NUMBERS = {
+    "runtime_dir": errno.EEXIST,
+    "state_dir": errno.EEXIST,
+    "log": errno.ENOTDIR,
+    "listen": errno.EADDRINUSE,
+    "lock": errno.EISDIR,
+    "control.sock": errno.EISDIR,
+}
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+def test_systemd_is_told_the_number_of_the_system_s_reason(daemon: Daemon, what: str) -> None:
+    number = in_the_way(daemon, what)
+    daemon.start().ended(1 if what == "listen" else 78)
+    daemon.notices.wait(f"^ERRNO={number}$")
+    daemon.notices.wait(f"^STATUS=failed: .*{re.escape(os.strerror(number))}")
+    assert not daemon.log.matching("Traceback")
+    daemon.nothing_left()
+
+
 def stack_told(daemon: Daemon, whose: str) -> str:
     """Return the one record that begins so; all lines of the log have to be records."""
     daemon.log.wait(whose)

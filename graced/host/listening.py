@@ -89,7 +89,7 @@ def open_address(address: Address, owner: Owner | None) -> int:
             raise
     except OSError as error:
         what = f"cannot listen on {address.place}: {error.strerror}"
-        raise CannotListen(f"{what}; {_advice(address, error)}") from None
+        raise CannotListen(f"{what}; {_advice(address, error)}") from error
     return take_over(sock.detach())
 
 

@@ -144,9 +144,9 @@ class Notifier:
             poll.poll(left * 1000)
             self.flush()
 
-    def farewell(self, exit_status: int, why: str) -> None:
+    def farewell(self, exit_status: int, why: str, errno: int | None = None) -> None:
         """Say why there will be no daemon: our last words."""
-        self.failed(exit_status, status=f"failed: {why}")
+        self.failed(exit_status, errno, f"failed: {why}")
         self.final(FAREWELL)
 
     def close(self) -> None:
@@ -275,7 +275,9 @@ def _value(text: str) -> bytes:
     return data if len(data) <= LONGEST else data[:LONGEST].decode("utf-8", "ignore").encode()
 
 
-def farewell(environ: MutableMapping[str, str], exit_status: int, why: str) -> None:
+def farewell(
+    environ: MutableMapping[str, str], exit_status: int, why: str, errno: int | None = None
+) -> None:
     """Say why there is no daemon, from a process that never became one."""
     if "NOTIFY_SOCKET" in environ:
-        Notifier(environ).farewell(exit_status, why)
+        Notifier(environ).farewell(exit_status, why, errno)
