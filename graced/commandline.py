@@ -7,20 +7,28 @@ of a plain `graced run`, so here argparse may be imported.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from graced import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Final
+    from typing import IO, Final
 
-Parser = argparse.ArgumentParser
+class Parser(argparse.ArgumentParser):
+    """argparse's, which takes no notice of what it can't print where Python buffers nothing."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        if file is not None and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
 
 
 def parser(work: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     """Return what reads a command line; its `do` is the command's entry in `work`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="graced",
         description="Runs pools of worker processes, reloads them safely, and loses no work.",
         epilog="'graced COMMAND --help' explains a command.",

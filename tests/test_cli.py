@@ -367,14 +367,18 @@ def test_a_reader_that_left(paper: Paper) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.mark.parametrize("words", ["reload", "status --json", "--help", "check --show"])
-def test_a_full_disk(paper: Paper, words: str) -> None:
+PRINTS = ["reload", "status --json", "--help", "--version", "run --help", "check --show"]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", PRINTS)
+def test_a_full_disk(paper: Paper, words: str, unbuffered: str) -> None:
     paper.answers["reload"] = {"ok": True}
     paper.answers["status"] = {"ok": True, "status": {"pools": {}}}
     socket = ["--socket", paper.path] if words in ("reload", "status --json") else []
     with open("/dev/full", "wb") as full:
         done = graced(*words.split(), *socket, capture_output=False, stdout=full,
-                      stderr=subprocess.PIPE)  # fmt: skip
+                      stderr=subprocess.PIPE, env={"PYTHONUNBUFFERED": unbuffered})  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "graced: No space left on device\n")
 
 
