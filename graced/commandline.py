@@ -14,12 +14,12 @@ from graced import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import IO, Final
+    from typing import Any, Final
 
 class Parser(argparse.ArgumentParser):
     """argparse's, which takes no notice of what it can't print where Python buffers nothing."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         if file is not None and file is sys.stdout:
             file.write(message)
         else:

@@ -8,7 +8,7 @@ from graced.core.daemon import Daemon
 from graced.ground import Ground, fork_ahead
 from graced.host import clock, process
 from graced.host.log import open_log, say
-from graced.host.notify import READY_FD, Notifier, farewell
+from graced.host.notify import READY_FD, Notifier, farewell, tell_who_waits
 from graced.host.runtimedir import AlreadyRunning, RuntimeDir, Unusable, runtime_path, state_path
 
 TYPE_CHECKING = False
@@ -82,9 +82,7 @@ def _refuse(
     if terminal is None or log is None:
         say(f"graced: {error}")
     elif isinstance(error, AlreadyRunning):  # the log is that one's
-        from graced.host import daemonize
-
-        daemonize.tell(terminal, f"graced: {error}")
+        tell_who_waits(terminal, f"graced: {error}")
     else:
         log.error(str(error))
     farewell(environ, status, str(error), _errno(error))

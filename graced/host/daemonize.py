@@ -164,11 +164,6 @@ def _say(report: int, text: str) -> None:
         pass
 
 
-def tell(report: str, text: str) -> None:
-    """Say something on the terminal, where the log is not ours to write to."""
-    _say(int(report), f"SAY {' '.join(text.split())}\n")
-
-
 def _wait(read: int) -> tuple[int, str]:
     """Return 0 when the daemon says that it is ready, else its exit status; and what it said."""
     said = b""

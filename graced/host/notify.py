@@ -275,6 +275,14 @@ def _value(text: str) -> bytes:
     return data if len(data) <= LONGEST else data[:LONGEST].decode("utf-8", "ignore").encode()
 
 
+def tell_who_waits(fd: str, text: str) -> None:
+    """Have whoever waits for a daemon that left the terminal say something there."""
+    try:
+        os.write(int(fd), f"SAY {' '.join(text.split())}\n".encode())
+    except (OSError, ValueError):  # nobody waits any more
+        pass
+
+
 def farewell(
     environ: MutableMapping[str, str], exit_status: int, why: str, errno: int | None = None
 ) -> None:
