@@ -148,10 +148,9 @@ class Service:
     # -- the file
 
     def _try_open(self) -> None:
-        if not self._book.open():
-            return
-        self._departed.find(self._ledger())
-        self._to_main.append(("ready",))
+        if self._book.open():
+            self._departed.find(self._ledger())
+            self._to_main.append(("ready",))
         for visitor in self._visitors.all():
             parked, visitor.parked = visitor.parked, []
             self._visitors.serve(visitor, parked)
@@ -204,10 +203,16 @@ class Service:
             raise Protocol(f"a frame of unknown kind {kind}; another version of graced?")
         elif ledger is not None:
             handler(ledger, visitor, body)
-        elif kind <= Kind.LEAVE and len(visitor.parked) < MOST_PARKED:
+        elif len(visitor.parked) < self._most_parked(kind):
             visitor.parked.append((kind, body))
         else:
             self._send(visitor, Kind.REFUSED, (self._book.trouble or "not open yet").encode())
+
+    def _most_parked(self, kind: int) -> int:
+        """Return how many frames may wait for the file: a client's one only until it is tried."""
+        if kind <= Kind.LEAVE:
+            return MOST_PARKED
+        return int(self._book.trouble is None)
 
     def _left(self, visitor: Visitor) -> None:
         """Forget a connection that is gone."""

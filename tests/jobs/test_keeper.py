@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import select
@@ -10,6 +11,7 @@ import socket
 import sqlite3
 import struct
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,6 +25,7 @@ from graced.core.settings import Retry
 from graced.jobs import service, wire
 from graced.jobs.job import MAX_PAYLOAD, Done, Job
 from graced.jobs.keeper import Keeper
+from graced.jobs.lock import Lock
 from graced.jobs.policy import Policy
 from graced.jobs.queue import QueueError, QueueGone
 from graced.jobs.remote import ClientEnd, WorkerEnd
@@ -174,6 +177,43 @@ def test_the_next_daemon_gets_the_file_and_the_workers_of_the_dead_one(
         assert kept.keeper.pid is not None
         os.waitpid(kept.keeper.pid, 0)
         kept.keeper.pid = None
+
+
+def test_a_client_that_comes_before_the_file_is_open_is_answered_once_it_is(
+    kept: Kept, tmp_path: Path
+) -> None:
+    """Or is told who has the file, where that takes long: a look at it is 50 ms off."""
+    lock = Lock(kept.file)
+    elder = wire.listen(f"{tmp_path}/elder.sock")
+    lock.take(f"{tmp_path}/elder.sock")
+    kept.begin()
+    stranger = connected(kept.socket)
+    stranger.sendall(wire.frame(Kind.COUNTS, b"{}"))
+    end = time.monotonic() + DEADLINE
+    while unread(stranger):
+        assert time.monotonic() < end, "the keeper does not read"
+        os.sched_yield()
+    lock.release()
+    elder.close()  # which the keeper hears
+    answer = stranger.recv(1000)
+    stranger.close()
+    assert b"not open yet" not in answer
+    assert answer[4] in (Kind.ANSWER, Kind.REFUSED)
+
+
+def unread(sock: socket.socket) -> int:
+    """Return how much of what was sent the other side has not read; see unix(7), SIOCOUTQ."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def connected(path: str) -> socket.socket:
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        try:
+            return wire.connect(path, blocking=True)
+        except OSError:
+            os.sched_yield()
+    raise AssertionError(f"{path}: nobody listens")
 
 
 def test_two_daemons_with_one_file_are_told(kept: Kept, tmp_path: Path) -> None:
