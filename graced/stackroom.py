@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from graced.processes import Processes
     from graced.watch import Watch
 
-PATIENCE = 0.5  # seconds that a worker gets to print its stack
-LOOKS = 10  # times PATIENCE, for a zygote or a keeper that has not written anything yet
+PATIENCE = 0.5  # seconds until somebody who has not rung is looked at
+LOOKS = 4  # how often, at somebody who has not written anything yet
 NO_ANSWER = "no answer: its signals are blocked, or it is stopped"
 ENDED = "it ended before it could answer"
 
@@ -31,10 +31,11 @@ ENDED = "it ended before it could answer"
 class _Asked:
     """One worker that was asked for its stack."""
 
-    __slots__ = ("done", "index", "stuck", "until")
+    __slots__ = ("done", "index", "looks", "stuck", "until")
 
     def __init__(self, index: int, until: float) -> None:
         self.index = index
+        self.looks = LOOKS
         self.until = until
         self.stuck = False  # its stack is evidence, should it be killed
         self.done: list[Callable[[str], None]] = []
@@ -101,6 +102,11 @@ class Stackroom:
     def tick(self, now: float) -> None:
         """Take what is there from those that did not answer in time."""
         for worker in [w for w, asked in self._asked.items() if now >= asked.until]:
+            asked = self._asked[worker]
+            asked.looks -= 1
+            if asked.looks and not self._stacks.read(asked.index):
+                asked.until = now + PATIENCE
+                continue
             self._finish(worker)
             self._late.add(worker)
         for pid in [pid for pid, asked in self._helpers.items() if now >= asked.until]:
