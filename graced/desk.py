@@ -33,8 +33,10 @@ class Desk:
 
     def __init__(self, supervisor: Supervisor, path: str, owner: tuple[int, int] | None) -> None:
         self._supervisor = supervisor
+        # Root stays its owner: under systemd it may lack the right to pass over modes.
+        ours = None if owner is None else (os.geteuid(), owner[1])
         try:
-            self._server = ControlServer(path, owner)
+            self._server = ControlServer(path, ours)
         except OSError as error:
             what = f"{path}: cannot listen there: {error.strerror}"
             raise Unusable(f"{what}; remove what is there, or set another runtime_dir") from error
