@@ -38,9 +38,10 @@ def call():
             print("trouble", flush=True)
 over = threading.Event()
 threads = [threading.Thread(target=call) for _ in range(4)]
-for thread in threads:
-    thread.start()
-print("begun", flush=True)
+with one_by_one:  # nobody says who answered before all have begun
+    for thread in threads:
+        thread.start()
+    print("begun", flush=True)
 sys.stdin.read()
 over.set()
 for thread in threads:
