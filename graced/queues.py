@@ -5,6 +5,7 @@ A worker that takes jobs says so in its record; its pool's keeper is started the
 
 from __future__ import annotations
 
+import os
 import selectors
 import signal
 
@@ -69,6 +70,7 @@ class Queues:
         self._ground = ground
         self._log = ground.log
         self._kept: dict[str, _Kept] = {}
+        self._looked_at: set[str] = set()  # pools that take no jobs
         self._counting: list[_Counting] = []
 
     # -- what there is ----------------------------------------------------------
@@ -109,6 +111,15 @@ class Queues:
         if kept is None:
             kept = self._kept[pool.name] = _Kept(self._keeper(pool, settings))
             self._start(kept)
+
+    def not_needed(self, pool: Pool) -> None:
+        """A worker of the pool takes no jobs: tell, once, if some may wait for it."""
+        if pool.name in self._looked_at or pool.name in self._kept:
+            return
+        self._looked_at.add(pool.name)
+        file = self._ground.queue_file(pool)
+        if os.path.exists(file):
+            self._log.warning(f"pool {pool.name} takes no jobs: those in {file} are left there")
 
     def _keeper(self, pool: Pool, settings: Settings) -> Keeper:
         from graced.jobs.keeper import Keeper, Plan  # for those who have jobs

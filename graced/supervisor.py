@@ -224,14 +224,20 @@ class Supervisor:
             self.processes.met(worker)
             for event in self.watch.rang(worker, now):
                 self.emit(event)
+                if isinstance(event, ev.BecameReady):
+                    self._see_queue(worker)
             self.stackroom.rang(worker)
             if self.watch.takes_jobs(worker):
-                self._need_queue(worker)
+                self._see_queue(worker)
 
-    def _need_queue(self, worker: int) -> None:
+    def _see_queue(self, worker: int) -> None:
         found = self.daemon.find(worker)
-        if found is not None:
+        if found is None:
+            return
+        if self.watch.takes_jobs(worker):
             self.queues.need(found[1].settings, self.settings)
+        else:
+            self.queues.not_needed(found[1].settings)
 
     def _signalled(self, _events: int) -> None:
         numbers = self._signals.take()

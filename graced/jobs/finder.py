@@ -9,6 +9,7 @@ import os
 import time
 
 from graced.core.record import Record
+from graced.host.log import say
 from graced.jobs import wire
 from graced.jobs.queue import QueueError, QueueGone
 from graced.jobs.refusal import FAILED, USAGE, WRONG, Refusal
@@ -200,23 +201,14 @@ def _pool(files: Mapping[str, _File], wanted: str | None, *, must_exist: bool) -
         raise Refusal(f"no daemon runs; say which pool with --pool: {names}", USAGE)
     [file] = meant
     if not file.is_sure:
-        raise Refusal(_unknown(file.pool.name), FAILED)
+        name = file.pool.name
+        say(f"graced: no daemon has taken jobs for pool {name!r} yet; this waits for one that does")
     return file.pool
 
 
 def _meant(files: Mapping[str, _File]) -> list[_File]:
     """Return the files that may be meant where nobody says which."""
-    found = list(files.values())
-    if any(file.is_there for file in found):
-        return [file for file in found if file.is_sure]
-    return found
-
-
-def _unknown(pool: str) -> str:
-    return (
-        f"no daemon runs, and none has run yet with a pool {pool!r} whose workers take jobs;"
-        f" start the daemon first, or write pools.{pool}.queue: sqlite:///{pool}.db"
-    )
+    return [file for file in files.values() if file.is_sure] or list(files.values())
 
 
 def _owner(settings: Settings) -> tuple[int, int] | None:

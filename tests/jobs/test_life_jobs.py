@@ -542,10 +542,11 @@ def test_several_queues_need_a_name(jobs: Daemon) -> None:
 def test_without_a_daemon_several_queues_need_a_name_too(jobs: Daemon) -> None:
     mine = {"worker": "jobcrew:Various", "path": [HERE, str(TESTS)]}
     idle = {"worker": "crew:Idle"}
-    jobs.configure({"one": {"worker": "graced.workers:Command"}, "two": mine, "three": idle})
+    jobs.configure({"two": mine, "three": idle})
     done = jobs.run("submit", "--json", "1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "no daemon runs; say which pool with --pool: one, two, three" in done.stderr
+    assert "no daemon runs; say which pool with --pool: two, three\n" in done.stderr
+    jobs.configure({"one": {"worker": "graced.workers:Command"}, "two": mine, "three": idle})
     jobs.start().ready()
     state = jobs.home / "state"
     jobs.until(lambda: {file.name for file in state.glob("*.db")} == {"one.db", "two.db"})
@@ -559,19 +560,21 @@ def test_without_a_daemon_several_queues_need_a_name_too(jobs: Daemon) -> None:
     assert jobs.run("submit", "--", "true").returncode == 0, "only one has a queue"
 
 
-def test_without_a_daemon_no_job_is_accepted_that_perhaps_nobody_does(jobs: Daemon) -> None:
+def test_before_the_first_start_a_job_waits_for_a_pool_that_takes_it(jobs: Daemon) -> None:
     jobs.configure({"i": {"worker": "crew:Idle"}})
-    done = jobs.run("submit", "--json", "1")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        "none has run yet with a pool 'i' whose workers take jobs; start the daemon" in done.stderr
-    )
-    assert listed(jobs) == []
     done = jobs.run("jobs", "drop", "7")
     assert (done.returncode, done.stderr) == (1, "graced: job 7: no such job\n")
-    assert not list(jobs.home.glob("state/*"))
-    jobs.configure({"i": {"worker": "jobcrew:Various", "queue": "sqlite:///i.db"}})
-    submitted(jobs, "--json", "1")
+    assert not list(jobs.home.glob("state/*")), "to look makes no file"
+    done = jobs.run("submit", "--json", '{"do": "value", "value": 5}')
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    told = "graced: no daemon has taken jobs for pool 'i' yet; this waits for one that does\n"
+    assert done.stderr == told
+    jobs.start().ready()
+    jobs.log.wait(r"warning .*pool i takes no jobs: those in .*/i\.db are left there")
+    assert jobs.run("stop").returncode == 0
+    jobs.configure({"i": {"worker": "jobcrew:Various", "path": [HERE, str(TESTS)]}})
+    jobs.start().ready()
+    jobs.until(lambda: [job["state"] for job in listed(jobs)] == ["done"])
 
 
 @pytest.mark.parametrize(
