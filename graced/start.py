@@ -51,6 +51,7 @@ def start(
         now = clock.monotonic()
         daemon = Daemon(settings, jitter, now)
         first = daemon.start(now)
+        process.become_subreaper()  # whom user code forks in an import is an orphan of ours
         ahead = fork_ahead(first, ground, sockets)
         from graced.supervisor import Supervisor  # the zygotes are at their imports, too
 

@@ -107,7 +107,6 @@ class Supervisor:
 
         Return the exit status.
         """
-        process.become_subreaper()
         process.set_name("graced")
         self._listen()
         self._perform(first)
