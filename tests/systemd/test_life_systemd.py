@@ -50,6 +50,7 @@ def test_start_returns_when_all_workers_are_ready(machine: Machine) -> None:
     assert machine.pids()[machine.main_pid()] == "graced"
 
 
+@pytest.mark.waits
 def test_a_start_that_takes_longer_than_the_unit_allows(machine: Machine) -> None:
     machine.dropin("TimeoutStartSec=3")
     start(machine, "crew:SlowSetup", options={"seconds": 4})
@@ -102,6 +103,7 @@ def test_a_refused_reload_fails_and_the_old_workers_go_on(machine: Machine, how:
     machine.journal.wait("reload refused")
 
 
+@pytest.mark.waits
 def test_a_reload_that_takes_longer_than_the_unit_allows(machine: Machine) -> None:
     machine.dropin("TimeoutStartSec=3")
     machine.write(f"{APP}/app.py", CODE.format("one"))
@@ -186,6 +188,7 @@ def test_a_stop_past_the_deadline_kills_and_says_so(machine: Machine) -> None:
     assert machine.show("NRestarts") == "0"
 
 
+@pytest.mark.waits
 def test_a_drain_within_its_own_limits_outlives_the_unit_s(machine: Machine) -> None:
     machine.dropin("TimeoutStopSec=3")
     start(machine, "crew:Rounds", options={"seconds": 6}, drain_timeout="60s")
@@ -239,6 +242,7 @@ def ping_after(machine: Machine, last: int) -> None:
     machine.until(lambda: pings(machine) > last)
 
 
+@pytest.mark.waits
 def test_a_frozen_main_process_is_started_again(machine: Machine) -> None:
     watched(machine, workers=2)
     main = machine.main_pid()
@@ -250,6 +254,7 @@ def test_a_frozen_main_process_is_started_again(machine: Machine) -> None:
     assert len(machine.worker_pids()) == 2
 
 
+@pytest.mark.waits
 def test_frozen_workers_stop_the_pings(machine: Machine) -> None:
     watched(machine, workers=2)
     machine.run("kill", "-STOP", *map(str, machine.worker_pids()))
@@ -260,6 +265,7 @@ def test_frozen_workers_stop_the_pings(machine: Machine) -> None:
     assert len(machine.worker_pids()) == 2
 
 
+@pytest.mark.waits
 def test_one_frozen_worker_of_four_does_not(machine: Machine) -> None:
     watched(machine, workers=4)
     main, [victim, *_] = machine.main_pid(), machine.worker_pids()
