@@ -57,6 +57,8 @@ class Backoff:
         elif self.active:
             return
         elif birth is Birth.REPLACEMENT and not good:
+            if self.since is None:  # the trouble before was over
+                self.since = now
             self._wait(now)
         else:
             self.since = now

@@ -10,8 +10,9 @@ import pytest
 from world import Code, Process, Work, World, pool, started, world
 
 from graced.core import actions as ac
+from graced.core import backoff as core
 from graced.core import events as ev
-from graced.core.backoff import wait
+from graced.core.backoff import Birth, wait
 from graced.core.settings import Backoff
 
 
@@ -448,3 +449,15 @@ def test_worker_that_becomes_ready_in_time_saves_the_start() -> None:
     assert made.exit is None
     assert made.daemon.ready
     assert not made.pool().backoff.active
+
+
+def test_a_trouble_that_follows_another_ends_with_a_round_too() -> None:
+    backoff = core.Backoff(Backoff(), lambda: 0.0)
+    backoff.died(1, Birth.FIRST, good=False, now=1.0)
+    backoff.died(2, Birth.REPLACEMENT, good=False, now=2.0)
+    backoff.end()  # a round was completed
+    backoff.died(3, Birth.REPLACEMENT, good=False, now=3.0)
+    assert backoff.active
+    backoff.probing(4)
+    assert backoff.proves(4.0)
+    assert not backoff.proves(2.5)
