@@ -151,8 +151,8 @@ class _File(Record):
     def is_sure(self) -> bool:
         """Whether the pool's workers take jobs, as far as that can be known.
 
-        Nobody but a daemon runs the user's code. It has made the file of each pool that needs
-        one, so once there is any file, who has none takes no jobs.
+        Nobody but a daemon runs the user's code. It makes the file of each pool that needs one,
+        so before the first start it is known of some pools alone.
         """
         return self.is_there or bool(self.pool.queue) or self.pool.worker == COMMAND
 
