@@ -77,14 +77,15 @@ class Other(Record):
 class _Worker:
     """A worker's process, from its birth order to its reaping."""
 
-    __slots__ = ("index", "killed", "looks", "pid", "zygote")
+    __slots__ = ("index", "killed", "looks", "pid", "timed_out", "zygote")
 
     def __init__(self, index: int, zygote: int) -> None:
         self.index = index
         self.zygote = zygote
         self.pid: int | None = None
         self.looks = 0
-        self.killed = False  # by us
+        self.killed = False  # by us,
+        self.timed_out = False  #   since its round took longer than it may
 
 
 class Processes:
@@ -302,6 +303,7 @@ class Processes:
         now = clock.monotonic()
         leased, held_until = read_lease(self._watch.record(worker), now)
         if held_until is None and (not stuck or self._watch.overdue(worker, now)):
+            found.timed_out = stuck
             self._kill(worker, found, pid)
             return
         if not was_stopped:
@@ -413,10 +415,12 @@ class Processes:
             record.good,
             clock.iso(),
         )
+        timed_out = {"timed_out": True} if self._workers[worker].timed_out else {}
         self._last_words[worker] = {
             "signal": None if exit.code == os.CLD_EXITED else process.signal_name(exit.status),
             "exit": exit.status if exit.code == os.CLD_EXITED else None,
             "stack": self._stacks.read(self._workers[worker].index),
+            **timed_out,
         }
         self._forget(worker)
         self._emit(event)

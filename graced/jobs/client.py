@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from graced.jobs.queue import ClientQueue
 
 PAGE = 500  # jobs asked for at once
+TIMED_OUT = 124  # exit status, as timeout(1) has it
 
 
 def submit(args: argparse.Namespace, control: str) -> int:
@@ -174,13 +175,19 @@ def _result(ended: dict[str, Any]) -> Any:
 
 
 def _status(ended: dict[str, Any], result: Any, *, command: bool) -> int:
-    """Return a command's own exit status, 128 + N for a signal; else 0 or 1."""
-    if command and isinstance(result, dict):
-        if isinstance(result.get("exit"), int):
-            return int(result["exit"])
-        if isinstance(result.get("signal"), int):
-            return 128 + int(result["signal"])
-    return 0 if ended["state"] == "done" else FAILED
+    """Return 0 for what is done. Else a command's status, as a shell has it; 1 for all others."""
+    if ended["state"] == "done":
+        return 0
+    if not command:
+        return FAILED
+    if evidence(ended).get("timed_out"):
+        return TIMED_OUT
+    status = result.get("exit") if isinstance(result, dict) else None
+    number = result.get("signal") if isinstance(result, dict) else None
+    if isinstance(number, int):
+        status = 128 + number
+    # A command may have left with 0 and have failed all the same; 256 would come out as 0, too.
+    return status if isinstance(status, int) and 0 < status < 256 else FAILED
 
 
 def _fate(job: dict[str, Any]) -> str:

@@ -163,11 +163,12 @@ class _Run:
         code = self._popen.returncode
         if code == 0 and not self._timed_out:
             return {"exit": 0}
-        result = {"exit": code} if code >= 0 else {"signal": -code}
+        facts: dict[str, Any] = {"result": {"exit": code} if code >= 0 else {"signal": -code}}
         how = f"exited with status {code}" if code >= 0 else _killed_by(-code)
         if self._timed_out:
             how = f"took too long and was ended: {how}"
-        raise Failed(how, result=result, output=self._tail.decode(errors="backslashreplace"))
+            facts["timed_out"] = True
+        raise Failed(how, **facts, output=self._tail.decode(errors="backslashreplace"))
 
     def _has_ended(self) -> bool:
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT

@@ -428,14 +428,18 @@ def test_a_timeout_of_one_command(jobs: Daemon) -> None:
     options = {"timeout": "300ms"}
     command(jobs, options=options, max_attempts=1, stop_timeout="60s").start().ready()
     done = jobs.run("submit", "--wait", "--", "sleep", "600")
-    assert done.returncode == 143
+    assert done.returncode == 124
     assert "took too long" in done.stderr
+    heeds = 'trap "exit 0" TERM; while :; do sleep 0.05; done'  # as many a service does
+    done = jobs.run("submit", "--wait", "--", "sh", "-c", heeds)
+    assert (done.returncode, done.stdout) == (124, '{"exit": 0}\n')
+    assert "is dead after 1 attempt: took too long" in done.stderr
 
 
 def test_round_timeout_counts_while_a_command_runs(jobs: Daemon) -> None:
     command(jobs, round_timeout="300ms", max_attempts=1).start().ready()
     done = jobs.run("submit", "--wait", "--", "sleep", "600")
-    assert done.returncode == 1
+    assert done.returncode == 124
     assert "a round took longer than 300 ms" in done.stderr
 
 
