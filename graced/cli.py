@@ -256,14 +256,24 @@ def _ask(
 
 
 def _socket(args: Arguments) -> str:
-    """Return where the daemon listens, whether it does or not."""
-    named = args.socket or os.environ.get("GRACED_SOCKET")
-    if named:
-        return str(named)
+    """Return where the daemon listens, whether it does or not. Raises WhichDaemon."""
+    named = _named_socket(args)
+    if named is not None:
+        return named
     from graced.host import configfile, runtimedir
+    from graced.host.configidentity import Unknown
+    from graced.host.controlclient import WhichDaemon
 
-    name, folder = configfile.read_identity(args.config, os.environ, args.set)
+    try:
+        name, folder = configfile.read_identity(args.config, os.environ, args.set)
+    except Unknown as error:
+        raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None
     return os.path.join(runtimedir.find(name, folder, os.environ), runtimedir.SOCKET)
+
+
+def _named_socket(args: Arguments) -> str | None:
+    """Return the control socket that the user has named: then no other daemon will do."""
+    return args.socket or os.environ.get("GRACED_SOCKET") or None
 
 
 # Other commands
@@ -281,11 +291,14 @@ def _doctor(args: Arguments) -> int:
     from graced.host.controlclient import ControlError, NoDaemon
 
     pid = None
+    if args.unit is None or args.config is not None:
+        _socket(args)  # which daemon is meant is known, or said not to be
     if args.unit is None:
         try:
             pid = _ask(args, "status")["status"]["pid"]
         except (ControlError, NoDaemon, OSError):  # then it looks at what would be started
-            pass
+            if _named_socket(args) is not None:
+                raise
     return doctor(args.unit, args.config, args.set, pid, args.ignore)
 
 
@@ -353,8 +366,10 @@ def _parser() -> Parser:
 
 
 def _parsed(words: list[str]) -> Arguments:
+    from graced.commandline import parse
+
     words, tail = _split(words)
-    args = _parser().parse_args(words)
+    args = parse(WORK, words)
     if tail is not None:
         if args.do is not _submit:
             _parser().error("only 'graced submit' takes a command line after --")

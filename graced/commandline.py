@@ -13,11 +13,14 @@ from graced import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Final
+
 
 class Parser(argparse.ArgumentParser):
     """argparse's, which takes no notice of what it can't print where Python buffers nothing."""
+
+    commands: Mapping[str, Parser] = {}
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if file is not None and file is sys.stdout:
@@ -42,7 +45,22 @@ def parser(work: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
         )
         command.set_defaults(do=work[name])
         options(command)
+    parser.commands = commands.choices
     return parser
+
+
+def parse(
+    work: Mapping[str, Callable[[argparse.Namespace], int]], words: Sequence[str]
+) -> argparse.Namespace:
+    """Read a command line: a command's options may stand anywhere among its other words.
+
+    argparse can't do that for commands within commands, so the command's own parser is asked.
+    """
+    whole = parser(work)
+    command = whole.commands.get(words[0]) if words else None
+    if command is None:
+        return whole.parse_args(words)
+    return command.parse_intermixed_args(words[1:])
 
 
 def _config_options(parser: Parser, assignment: Callable[[str], str]) -> None:
@@ -67,8 +85,15 @@ def _client_options(parser: Parser) -> None:
     parser.add_argument(
         "--socket",
         metavar="PATH",
+        type=_not_empty,
         help="the daemon's control socket (else $GRACED_SOCKET, or found by the configuration)",
     )
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: write a path")
+    return text
 
 
 def _assignment(text: str) -> str:

@@ -163,6 +163,48 @@ def test_nobody_there(tmp_path: Path, words: list[str]) -> None:
     assert done.stderr == f"graced: no daemon answers at {tmp_path}/none; is it started?\n"
 
 
+EVERY = [
+    *[["status"], ["health"], ["reload"], ["stop"], ["stop", "--now"], ["stacks"]],
+    *[["scale", "jobs", "1"], ["jobs"], ["jobs", "drop", "1"], ["submit", "--json", "1"]],
+    *[["submit", "--wait", "--", "true"], ["doctor"]],
+]
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_a_configuration_that_is_not_there_is_no_other(
+    paper: Paper, tmp_path: Path, words: list[str]
+) -> None:
+    """Another daemon is at the place that one would have that is named nowhere."""
+    head, tail = (words[:-2], words[-2:]) if "--" in words else (words, [])
+    typo = str(tmp_path / "confg.yaml")
+    default = {"RUNTIME_DIRECTORY": str(tmp_path)}
+    (tmp_path / "config.yaml").write_text(f"runtime_dir: {tmp_path}\n")
+    named = graced(*head, "-c", typo, *tail, env=default, cwd=tmp_path)
+    by_variable = graced(*words, env={**default, "GRACED_CONFIG": typo}, cwd=tmp_path)
+    remedy = "check the path; or say with --socket where the daemon is"
+    for done in (named, by_variable):
+        assert done.returncode == 78, done
+        assert done.stderr == f"graced: {typo}: no such file; {remedy}\n"
+    assert paper.asked == []
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_a_socket_that_is_named_is_no_other(
+    daemon: Daemon, tmp_path: Path, words: list[str]
+) -> None:
+    daemon.pool("graced.workers:Command")
+    head, tail = (words[:-2], words[-2:]) if "--" in words else (words, [])
+    nowhere = str(tmp_path / "none")
+    config = {"GRACED_CONFIG": str(daemon.config)}
+    named = graced(*head, "--socket", nowhere, *tail, env=config)
+    by_variable = graced(*words, env={**config, "GRACED_SOCKET": nowhere})
+    for done in (named, by_variable):
+        assert (done.returncode, done.stdout) == (3, ""), done
+        assert done.stderr == f"graced: no daemon answers at {nowhere}; is it started?\n"
+    assert not (tmp_path / "state").exists()
+    assert graced(*head, "--socket", "", *tail, env=config).returncode == 2
+
+
 # A working directory that is gone
 
 GONE = ("sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh")
@@ -332,6 +374,25 @@ def test_the_short_way_understands_what_argparse_does(
         args = cli._parsed(words)
         assert (args.config, args.set) == plain
         assert not args.daemonize
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("jobs retry --pool P 7 8", {"action": "retry", "ids": ["7", "8"], "pool": "P"}),
+        ("jobs --pool P retry 7 --json 8", {"action": "retry", "ids": ["7", "8"], "pool": "P"}),
+        ("jobs drop 7 --set name=x", {"action": "drop", "ids": ["7"], "set": ["name=x"]}),
+        ("jobs", {"action": None, "ids": []}),
+        ("scale jobs -c f 3", {"pool": "jobs", "workers": 3, "config": "f"}),
+        ("scale -c f jobs 3", {"pool": "jobs", "workers": 3, "config": "f"}),
+        ("submit --pool P -- a --wait", {"words": ["a", "--wait"], "pool": "P", "wait": False}),
+        ("submit a --delay 1s b", {"words": ["a", "b"], "delay": 1.0}),
+        ("doctor --ignore X unit --ignore Y", {"unit": "unit", "ignore": ["X", "Y"]}),
+        ("stop --socket s --now", {"socket": "s", "now": True}),
+    ],
+)
+def test_options_stand_anywhere(line: str, expected: dict[str, Any]) -> None:
+    assert vars(cli._parsed(line.split())).items() >= expected.items()
 
 
 def test_a_command_line_for_a_job_is_left_as_it_is() -> None:

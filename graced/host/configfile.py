@@ -82,10 +82,14 @@ def read(
 def read_identity(
     path: str | None, environ: Mapping[str, str], sets: Sequence[str]
 ) -> tuple[str, str | None]:
-    """Return ``name`` and ``runtime_dir``, even if all else is broken or missing."""
+    """Return ``name`` and ``runtime_dir``, even if all else is broken.
+
+    A file that somebody has named has to be there. Raises configidentity.Unknown.
+    """
     from graced.host.configidentity import identity
 
-    return identity(find(path, environ), environ, sets)
+    named = path is not None or bool(environ.get("GRACED_CONFIG"))
+    return identity(find(path, environ), environ, sets, named=named)
 
 
 def show(reading: Reading) -> str:

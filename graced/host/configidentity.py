@@ -1,8 +1,9 @@
 """The daemon's name and runtime directory, from a configuration that may be broken.
 
 `graced status` has to find the socket of a running daemon also while somebody is
-halfway through editing the file. What can't be read is passed over in silence:
-`graced check` is there to complain.
+halfway through editing the file. What is wrong in the rest of it is passed over in silence:
+`graced check` is there to complain. But where it can't be known which daemon is meant, none
+is asked: `graced stop` would stop another one.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from graced.host.configlayers import (
     read_bytes,
     variables,
 )
-from graced.host.configtexts import Wrong, folder, is_name
-from graced.host.configtree import Map, Mark, Scalar, Source, compose
+from graced.host.configtexts import Wrong, check_name, folder
+from graced.host.configtree import Map, Mark, Scalar, Source, compose, printable
 from graced.host.configvalues import read_scalar
 
 TYPE_CHECKING = False
@@ -33,22 +34,39 @@ if TYPE_CHECKING:
 KEYS = ("name", "runtime_dir")
 
 
-def identity(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> tuple[str, str | None]:
-    """Return what the last layer says that says something."""
-    name, runtime_dir = Settings().name, Settings().runtime_dir
-    for key, value in _said(path, environ, sets):
-        if not isinstance(value, Scalar):
-            continue
-        if key == "name":
-            name = value.text if is_name(value.text) else name
-        elif value.is_null:
-            runtime_dir = None
-        else:
-            try:
-                runtime_dir = folder(value.text, value.mark)
-            except Wrong:
-                continue
-    return name, runtime_dir
+class Unknown(Exception):
+    """It can't be known which daemon is meant; says why, with place and remedy."""
+
+
+def identity(
+    path: str, environ: Mapping[str, str], sets: Sequence[str], *, named: bool
+) -> tuple[str, str | None]:
+    """Return what the last layer says that says something.
+
+    `named`: somebody has named the file, so it has to be there. Raises Unknown.
+    """
+    default = Settings()
+    values: dict[str, str | None] = {"name": default.name, "runtime_dir": default.runtime_dir}
+    wrong: dict[str, str] = {}  # why a key has no value, where the last layer's can't be read
+    for key, value, source in _said(path, environ, sets, named=named):
+        wrong.pop(key, None)
+        try:
+            values[key] = _read(key, value)
+        except Wrong as error:
+            mark = Mark(source) if value is None else value.mark
+            wrong[key] = str(mark.problem(key, error.what, error.remedy))
+    if "runtime_dir" in wrong or (values["runtime_dir"] is None and "name" in wrong):
+        raise Unknown(wrong.get("runtime_dir") or wrong["name"])
+    return values["name"] or default.name, values["runtime_dir"]
+
+
+def _read(key: str, value: Node | None) -> str | None:
+    """Return a value of one of the two keys, None for null; Wrong if it is none."""
+    if not isinstance(value, Scalar):
+        raise Wrong("cannot be read" if value is None else "is a list or a mapping", "write a text")
+    if key == "name":
+        return check_name(value.text, value.mark)
+    return None if value.is_null else folder(value.text, value.mark)
 
 
 def flag_problem(flag: str) -> str | None:
@@ -82,46 +100,56 @@ def _check(key: str, value: str, source: Source) -> None:
 
 
 def _said(
-    path: str, environ: Mapping[str, str], sets: Sequence[str]
-) -> Iterator[tuple[str, Node | None]]:
+    path: str, environ: Mapping[str, str], sets: Sequence[str], *, named: bool
+) -> Iterator[tuple[str, Node | None, Source]]:
     base = base_of(path)
     beside = os.path.join(os.path.dirname(path), "config.d")
-    yield from _in_file(path, base)
+    if named or os.path.lexists(path):
+        yield from _in_file(path, base)
     for overlay in _overlays(beside):
         yield from _in_file(os.path.join(beside, overlay), os.path.join(base, "config.d"))
-    pairs = [(name[len(PREFIX) :].lower(), environ[name]) for name in variables(environ)]
-    pairs += [(key, value) for key, _, value in (flag.partition("=") for flag in sets)]
-    for key, value in pairs:
+    names = variables(environ)
+    pairs = [(name[len(PREFIX) :].lower(), f"${name}", environ[name]) for name in names]
+    pairs += [(key, "--set", value) for key, _, value in (flag.partition("=") for flag in sets)]
+    for key, where, value in pairs:
         if key in KEYS:
-            yield key, compose(value, Source("", base)).tree or compose("~", Source("", base)).tree
+            source = Source(printable(where), base)
+            composed = compose(value, source)
+            null = Scalar("", True, Mark(source))
+            yield key, (composed.tree or null) if composed.complete else None, source
 
 
 def _overlays(beside: str) -> list[str]:
     try:
         return overlays(beside)
-    except Wrong:
-        return []
+    except Wrong as wrong:
+        raise _unknown(beside, wrong) from None
 
 
-def _in_file(path: str, base: str) -> Iterator[tuple[str, Node | None]]:
+def _in_file(path: str, base: str) -> Iterator[tuple[str, Node | None, Source]]:
     try:
-        text = read_bytes(path, "").decode("utf-8", "replace").removeprefix("\ufeff")
-    except Wrong:
-        return
-    source = Source(path, base)
+        text = read_bytes(path, "check the path").decode("utf-8", "replace").removeprefix("\ufeff")
+    except Wrong as wrong:
+        raise _unknown(path, wrong) from None
+    source = Source(printable(path), base, is_file=True)
     composed = compose(text, source)
     entries = composed.tree.entries if isinstance(composed.tree, Map) else {}
     for key in KEYS:
         if key in entries:
-            yield key, entries[key].value
+            yield key, entries[key].value, source
         elif not composed.complete:
-            yield key, _in_line(key, text, source)
+            yield from _in_line(key, text, source)
 
 
-def _in_line(key: str, text: str, source: Source) -> Node | None:
-    """Return the value in the line that looks like *key*, past what is broken."""
+def _unknown(path: str, wrong: Wrong) -> Unknown:
+    """Return the refusal for a file that can't be read."""
+    return Unknown(str(Mark(Source(printable(path), "/")).problem("", wrong.what, wrong.remedy)))
+
+
+def _in_line(key: str, text: str, source: Source) -> Iterator[tuple[str, Node | None, Source]]:
+    """Yield the value in the line that looks like *key*, past what is broken."""
     for line in text.splitlines():
         name, colon, value = line.partition(":")
         if name.rstrip() == key and colon and value[:1] in (" ", "\t"):
-            return compose(value.strip(), source).tree
-    return None
+            yield key, compose(value.strip(), source).tree, source
+            return

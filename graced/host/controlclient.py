@@ -35,6 +35,12 @@ class ControlError(Exception):
     exit_code = 1
 
 
+class WhichDaemon(ControlError):
+    """The configuration does not say which daemon is meant."""
+
+    exit_code = 78
+
+
 class HungUp(ControlError):
     """The daemon went away before it answered."""
 

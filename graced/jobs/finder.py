@@ -9,10 +9,11 @@ import os
 import time
 
 from graced.core.record import Record
+from graced.host.controlclient import NoDaemon
 from graced.host.log import say
 from graced.jobs import wire
 from graced.jobs.queue import QueueError, QueueGone
-from graced.jobs.refusal import FAILED, USAGE, WRONG, Refusal
+from graced.jobs.refusal import FAILED, NO_DAEMON, USAGE, WRONG, Refusal
 from graced.jobs.remote import ClientEnd
 
 TYPE_CHECKING = False
@@ -46,7 +47,10 @@ def find_queue(args: argparse.Namespace, control: str) -> ClientQueue | None:
 
 def _found(args: argparse.Namespace, control: str, *, must_exist: bool) -> ClientQueue | None:
     end = time.monotonic() + PATIENCE
+    named = bool(args.socket or os.environ.get("GRACED_SOCKET"))
     while True:
+        if named and not _is_running(control):  # no other daemon's queue will do
+            raise Refusal(str(NoDaemon(control)), NO_DAEMON)
         found = _answering(os.path.dirname(control), args.pool)
         if found is not None:
             return found

@@ -16,6 +16,8 @@ from graced.core.settings import Backoff, Log, Pool, Settings
 from graced.host import configfile
 from graced.host.address import parse
 from graced.host.configfile import Problem, Reading
+from graced.host.configidentity import Unknown
+from graced.host.configtree import printable
 
 POOL = "pools: {jobs: {}}\n"
 
@@ -808,11 +810,11 @@ def test_a_file_that_may_not_be_read() -> None:
         os.seteuid(65534 if user == 0 else user)  # to root all is readable
         try:
             found = unreadable(path)
-            name = configfile.read_identity(path, {}, ("name=x",))
+            unknown = no_identity(path)
         finally:
             os.seteuid(user)
     assert found == f"{path}: may not be read by this user; give this user the right to read it"
-    assert name == ("x", None)
+    assert unknown == found
 
 
 def test_finding_the_file(here: Path) -> None:
@@ -1136,7 +1138,7 @@ def test_name_and_runtime_dir_in_a_file_that_is_not_utf8(here: Path) -> None:
 def test_name_and_runtime_dir_come_from_all_layers(here: Path) -> None:
     write(IDENTITY)
     write("name: two\nruntime_dir: two\n", "config.d/1.yaml")
-    write("name: [\n", "config.d/2.yaml")
+    write("pools: [\n", "config.d/2.yaml")
 
     def found(*sets: str, **environ: str) -> tuple[str, str | None]:
         return configfile.read_identity(None, environ, sets)
@@ -1147,18 +1149,65 @@ def test_name_and_runtime_dir_come_from_all_layers(here: Path) -> None:
         "four",
         "/run/x",
     )
-    assert found("runtime_dir=", "name=four", "name=4", "pools.x=[") == ("four", None)
+    assert found("runtime_dir=", "name=4", "name=four", "pools.x=[") == ("four", None)
 
 
-@pytest.mark.parametrize("path", ["nothing", "/dev/zero", "", "a\0b", "."])
-def test_name_and_runtime_dir_without_a_file(here: Path, path: str) -> None:
-    assert configfile.read_identity(path, {}, ()) == ("graced", None)
-    assert configfile.read_identity(path, {"GRACED__NAME": "x"}, ())[0] == "x"
+def no_identity(path: str | None, *sets: str, **environ: str) -> str:
+    with pytest.raises(Unknown) as caught:
+        configfile.read_identity(path, environ, sets)
+    return str(caught.value)
 
 
-def test_a_name_that_cannot_be_is_passed_over() -> None:
-    write("name: [x]\nruntime_dir: {}\n")
-    assert configfile.read_identity("config.yaml", {}, ("name=a/b",)) == ("graced", None)
+@pytest.mark.parametrize("path", ["nothing", "/dev/zero", "", "a\0b", ".", "nothing/here"])
+def test_a_file_that_somebody_has_named_has_to_be_there(here: Path, path: str) -> None:
+    assert no_identity(path).startswith(f"{printable(path)}: ")
+    assert no_identity(path, "name=x")
+    if path and "\0" not in path:
+        assert no_identity(None, GRACED_CONFIG=path).startswith(f"{path}: ")
+
+
+def test_name_and_runtime_dir_without_any_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configfile, "PLACES", ("config.yaml", "etc/config.yaml"))
+    assert configfile.read_identity(None, {}, ()) == ("graced", None)
+    assert configfile.read_identity(None, {"GRACED__NAME": "x"}, ())[0] == "x"
+    (here / "etc").mkdir()
+    (here / "etc" / "config.yaml").symlink_to("nowhere")
+    assert no_identity(None) == "etc/config.yaml: no such file; check the path"
+    (here / "config.yaml").mkdir()
+    assert no_identity(None) == "config.yaml: is a folder; name the file in it"
+
+
+def test_what_is_put_over_the_file_has_to_be_readable_too(here: Path) -> None:
+    write(IDENTITY)
+    (here / "config.d").mkdir()
+    (here / "config.d" / "1.yaml").mkdir()
+    assert no_identity(None) == "config.d/1.yaml: is a folder; name the file in it"
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "environ", "said"),
+    [
+        ("name: [x]\n", [], {}, "config.yaml:1:7: name: is a list or a mapping; write a text"),
+        ("name: a/b\n", [], {}, "config.yaml:1:7: name: 'a/b' cannot be a name; write up to "),
+        ("name: [\n", [], {}, "config.yaml: name: cannot be read; write a text"),
+        ("name: shop\n", ["name=4"], {}, "--set: name: '4' cannot be a name; write up to "),
+        ("name: shop\n", [], {"GRACED__NAME": "["}, "$GRACED__NAME: name: cannot be read; "),
+        ("runtime_dir: {}\n", [], {}, "config.yaml:1:14: runtime_dir: is a list or a mapping; "),
+        ("runtime_dir: x\n", [], {"GRACED__RUNTIME_DIR": "[a]"}, "$GRACED__RUNTIME_DIR: runtime_d"),
+    ],
+)
+def test_a_name_that_cannot_be_is_no_other(
+    text: str, sets: list[str], environ: dict[str, str], said: str
+) -> None:
+    write(text)
+    assert no_identity("config.yaml", *sets, **environ).startswith(said)
+
+
+def test_where_the_folder_is_known_the_name_does_not_matter(here: Path) -> None:
+    write("name: [x]\nruntime_dir: run\n")
+    assert configfile.read_identity("config.yaml", {}, ())[1] == f"{here}/run"
 
 
 # Units

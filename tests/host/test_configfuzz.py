@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from graced.core.settings import Backoff, Log, Pool, Retry, Settings
 from graced.host import configfile
 from graced.host.configfile import Reading
+from graced.host.configidentity import Unknown
 from graced.host.configkinds import fields
 from graced.host.configplain import compose_plain
 from graced.host.configtree import Composed, Source
@@ -44,9 +45,13 @@ def read(folder: Path, content: bytes, *sets: str, **environ: str) -> Reading:
         assert problem.place
         assert problem.what
         assert problem.remedy
-    name, runtime_dir = configfile.read_identity(str(path), environ, sets)
+    try:
+        identity = configfile.read_identity(str(path), environ, sets)
+    except Unknown as unknown:
+        identity = str(unknown), None
+        assert identity[0].isprintable()
     if reading.settings:
-        assert (name, runtime_dir) == (reading.settings.name, reading.settings.runtime_dir)
+        assert identity == (reading.settings.name, reading.settings.runtime_dir)
         check_shown(folder, reading)
     return reading
 
