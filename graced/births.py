@@ -115,6 +115,7 @@ class Birth:
     def _middle(
         self, zygote: socket.socket, not_ours: list[int], fd_limit: tuple[int, int] | None
     ) -> None:
+        process.block(*ANSWERED)  # whatever a fork handler of user code has made of the mask
         for fd in not_ours:
             os.close(fd)
         if fd_limit is not None:
@@ -137,6 +138,7 @@ class Birth:
         be_born = self._be_born
         for order, record in self.children:
             try:
+                process.block(*ANSWERED)
                 self._life.own()
                 self._life.become(order, record)
                 pid = os.fork()
@@ -182,14 +184,16 @@ class Birth:
 
     def _arrive(self, record: WorkerRecord) -> None:
         """Be the main process's child, or leave."""
+        process.block(*ANSWERED)
         words = record.words
         pid = words[PID] = os.getpid()
         words[PHASE] = Phase.BORN
         self._settle_down(pid)
         os.close(self._zygote)
-        # End-of-file from the middle process would come before the adoption.
+        # End-of-file from the middle process would come before the adoption. So may a signal:
+        # it comes as each of its threads ends, which fork handlers of user code may start there.
         process.set_parent_death_signal(PARENT_DIED)
-        if os.getppid() == self._pid:
+        while os.getppid() == self._pid:
             process.wait_for_signal(PARENT_DIED)
         if os.getppid() != self._family.main_pid or not words[BORN_WHOLE]:
             os._exit(signal.SIGTERM)

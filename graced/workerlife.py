@@ -107,6 +107,7 @@ class Life:
             fd = self._stacks_fd = windows.reserve()
             faulthandler.register(signal.SIGQUIT, file=fd, all_threads=True, chain=True)
             faulthandler.enable(file=fd, all_threads=True)
+        process.enlarge_signal_stack()
 
     def _install_handlers(self) -> None:
         ours = {

@@ -151,6 +151,7 @@ def _guard_signals(window: Window | None) -> None:
     signals.pass_by(signals.nothing, PARENT_DIED, signal.SIGQUIT)
     if window is not None:
         window.print_here()
+    process.enlarge_signal_stack()  # PYTHONFAULTHANDLER has a small one, too
     process.restore(())
 
 

@@ -148,6 +148,7 @@ class Nursery:
             self.write(code)
         env = {"SAY": str(self.feed.fd), **pool.pop("env", {})}
         spare = pool.pop("spare", False)
+        window = self.stacks.lend() if pool.pop("window", False) else None
         keys = {"worker": "users:W", "path": (str(self.home),), **pool}
         log = Log(fd=os.open(self.home / "log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
         plan = zygote.Plan(
@@ -159,6 +160,7 @@ class Nursery:
             main_pid=os.getpid(),
             log=log,
             keep=(self.feed.fd,),
+            window=window,
             spare=spare,
         )
         ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's

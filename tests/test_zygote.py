@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from graced.host import process
 from graced.host.process import in_child
 from graced.host.scoreboard import Left, Phase
 from graced.loader import load_class
+from graced.workerlife import PARENT_DIED
 
 IDLE = """
 class W(Worker):
@@ -81,6 +83,9 @@ def test_an_import_that_fails_says_where_and_why(nursery: Nursery, code: str, re
     assert text.startswith(reason)
     assert "\n" not in text
     assert process.describe_exit(nursery.zygote_ended()) == "exited with status 0"
+    assert nursery.channel is not None
+    with pytest.raises(ChannelClosed):  # it was its last word
+        nursery.told()
     if "Error" in reason:
         assert "Traceback" in nursery.log()
         assert "users.py" in nursery.log()
@@ -473,6 +478,68 @@ def test_a_zygote_lives_through_a_signal_to_everybody(nursery: Nursery) -> None:
     ):
         os.kill(nursery.zygote, number)
     nursery.spawn()[0].ready()
+
+
+EVERYBODY = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGQUIT,
+    PARENT_DIED,
+)
+
+
+def all_at_once(pid: int) -> None:
+    """Send all signals so that they are delivered one in another: to a process that is stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: process.is_stopped(pid), "stopped")
+    for number in EVERYBODY * 2:
+        os.kill(pid, number)
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_lives_through_all_signals_at_once(nursery: Nursery) -> None:
+    child = nursery.worker(IDLE).ready()
+    all_at_once(child.pid)
+    assert child.ended().status == 0
+    assert child.record.left == Left.INTERRUPTED
+
+
+def test_a_zygote_lives_through_all_signals_at_once(nursery: Nursery) -> None:
+    nursery.fork(IDLE, window=True)
+    all_at_once(nursery.zygote)
+    nursery.spawn()[0].ready()
+
+
+def test_threads_that_a_fork_starts_in_the_child_disturb_no_birth(nursery: Nursery) -> None:
+    code = """
+    import threading
+
+    def start_threads():
+        for _ in range(3):
+            threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+    os.register_at_fork(after_in_child=start_threads)
+    """
+    nursery.fork(code + textwrap.indent(IDLE, "    "), spare=True)
+    for _ in range(10):
+        for child in nursery.spawn(3):
+            child.ready().send(signal.SIGTERM)
+            assert child.ended().status == 0
+
+
+def test_a_fork_handler_that_unblocks_signals_disturbs_no_birth(nursery: Nursery) -> None:
+    code = """
+    def unblock():
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    os.register_at_fork(after_in_child=unblock, after_in_parent=unblock)
+    """
+    nursery.fork(code + textwrap.indent(IDLE, "    "), spare=True)
+    for child in nursery.spawn(20):
+        child.ready()
 
 
 def test_a_middle_process_killed_before_it_tells_leaves_nobody(nursery: Nursery) -> None:

@@ -34,6 +34,7 @@ _SET_PDEATHSIG: Final = 1
 _SET_NAME: Final = 15
 _SET_CHILD_SUBREAPER: Final = 36
 _ALL_SIGNALS: Final = frozenset(valid_signals())
+_SIGNAL_STACK: Final = 1 << 20  # bytes; 64 signals, each with the registers of a large processor
 
 
 class _Function(_ctypes.CFuncPtr):
@@ -42,8 +43,14 @@ class _Function(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
 
 
+class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]  # not subscriptable at run time
+    _type_ = "c"
+
+
 _this_program = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # typeshed knows names only
 _c_prctl = _Function(_ctypes.dlsym(_this_program, "prctl"))
+_c_sigaltstack = _Function(_ctypes.dlsym(_this_program, "sigaltstack"))
+_signal_stack: list[_Byte] = []  # what is in use is not to be freed
 
 
 class ProcessError(Exception):
@@ -109,6 +116,24 @@ def forget_pending(numbers: Iterable[int]) -> None:
     """Take no notice of what has come so far; the signals must be blocked."""
     while pending := _sigpending().intersection(numbers):
         _sigwait(pending)
+
+
+def enlarge_signal_stack() -> None:
+    """Let many signals come at once: their handlers pile up on faulthandler's small stack.
+
+    To be called after faulthandler was asked for anything: the first time it sets its own.
+    Inherited by fork. Takes memory only when it is used.
+    """
+    import mmap
+    from struct import pack
+
+    if not _signal_stack:
+        area = mmap.mmap(-1, _SIGNAL_STACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        _signal_stack.append(_Byte.from_buffer(area))
+    wanted = pack("PiN", _ctypes.addressof(_signal_stack[0]), 0, _SIGNAL_STACK)  # stack_t
+    if _c_sigaltstack(wanted, None) != 0:
+        number = _ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "sigaltstack")
 
 
 def open_fds() -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 
+from graced.host import process
 from graced.host.scoreboard import RECORDS
 
 TYPE_CHECKING = False
@@ -143,6 +144,7 @@ class Window:
 
         faulthandler.enable(file=self.fd)
         faulthandler.register(signal.SIGQUIT, file=self.fd)
+        process.enlarge_signal_stack()
 
 
 def rewind(fd: int, record: int) -> None:
