@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from graced.jobs import wire
 from graced.jobs.ballast import Ballast
 from graced.jobs.ledger import Ledger
 from graced.jobs.lock import Occupied
+from graced.jobs.place import Sight
 from graced.jobs.sqlite import Store
 from graced.jobs.timing import Patience, wall_ms
 from graced.jobs.trouble import Trouble, disk_is_full
@@ -41,6 +43,8 @@ class Book:
         self._policy = plan.policy
         self._tell = tell
         self._store: Store | None = None
+        self._is_away = False  # its file is, from where it was
+        self._has_copy = False  # of a file that was replaced
         self._ballast = Ballast(plan.file)
         self._opening = Patience(0.05, 10.0)
         self._writing = Patience(0.05, 5.0)
@@ -91,6 +95,7 @@ class Book:
         if self.ledger is None or self._store is None:
             return 0
         left = int(self.ledger.pending)
+        self._gone_where(copy=True)
         self._ballast.drop()
         self._store.close()
         return left
@@ -136,12 +141,16 @@ class Book:
         New jobs that can't be are taken out, and ``refuse`` is told why.
         """
         try:
-            return ledger.commit(wall_ms(), listen)
+            self._tend(ledger, refuse)
+            handouts = ledger.commit(wall_ms(), listen)
         except Trouble as trouble:
             ledger.refuse_submits()
             refuse(str(trouble))
             self.failed(trouble)
             return ledger.handouts() if self._written_without_ballast(ledger, trouble) else None
+        if self._is_away and self._store is not None:
+            self._leave_log(self._store)
+        return handouts
 
     def _written_without_ballast(self, ledger: Ledger, trouble: Trouble) -> bool:
         if not (trouble.full and self._ballast.drop()):
@@ -151,6 +160,71 @@ class Book:
         except Trouble:  # the same once more
             return False
         return True
+
+    def _tend(self, ledger: Ledger, refuse: Callable[[str], None]) -> None:
+        """See that all that is written will be found; Trouble if nothing may be.
+
+        What was removed is made anew. What was moved, or replaced by another file, gets no
+        new jobs, since those would be found by nobody; what was accepted is worked off.
+        """
+        store, file = self._store, self._plan.file
+        assert store is not None
+        sight = store.look()
+        if sight is not Sight.AWAY:
+            store.keep_lock()
+        match sight:
+            case Sight.LOST_LOG:
+                store.renew_log()
+                self._plan.log.error(f"{file}-wal: it was removed; made anew, no job is lost")
+            case Sight.REMOVED:
+                store.make_anew()
+                self._ballast.drop()
+                self._recover()
+                self._plan.log.error(f"{file}: it was removed; made anew, with all its jobs")
+            case Sight.EMPTIED:
+                raise Trouble(f"{file}: it was emptied; restore it, and restart the daemon")
+            case Sight.AWAY:
+                self._recover()
+                ledger.refuse_submits()
+                refuse(str(self.trouble))
+
+    def _gone_where(self, *, copy: bool = False) -> str | None:
+        """Say why the open file is not the one that the next keeper will open; None if it is.
+
+        Of one without a name there is a copy, of how it was at first and in the end (`copy`).
+        """
+        store, file = self._store, self._plan.file
+        self._is_away = store is not None and store.place.look() is Sight.AWAY
+        if store is None or not self._is_away:
+            return None
+        self._leave_log(store)
+        where = store.place.now()
+        if where is None:
+            where = f"{file}-replaced"
+            if copy or not self._has_copy:
+                self._has_copy = True
+                self._keep_copy(store, where)
+        if store.place.is_taken:
+            return (
+                f"{file}: another file is in its place: no new jobs; those there are, are in"
+                f" {where}; put it back, or restart the daemon to take up the other one"
+            )
+        return (
+            f"{file}: it was moved to {where}: no new jobs;"
+            " move it back, or restart the daemon to begin another one"
+        )
+
+    def _leave_log(self, store: Store) -> None:
+        """Have nothing in the log of a file that is away: it would be taken for another file's."""
+        with suppress(Trouble):  # as far as its readers let us
+            store.fold()
+            store.place.unlink_logs()
+
+    def _keep_copy(self, store: Store, path: str) -> None:
+        try:
+            store.copy_to(path)
+        except Trouble as trouble:
+            self._plan.log.error(str(trouble))
 
     def written(self) -> None:
         """It could be written: see whether all is well again."""
@@ -219,10 +293,8 @@ class Book:
 
     def _recover(self) -> None:
         self._writing.over()
-        file = self._plan.file
-        # Where one job found no room the next would not: else each submit is a trouble that passes.
-        if not self._ballast.keep() or (self._lacks_room and disk_is_full(file)):
-            why = f"{file}: the disk is nearly full: no new jobs; make some room"
+        why = self._gone_where() or self._no_room()
+        if why is not None:
             self._degrade(why, lacks_room=self._lacks_room)
             self._ballasting.failed()
             return
@@ -230,6 +302,13 @@ class Book:
         if self.trouble is not None:
             self.trouble = None
             self._tell(("well",))
+
+    def _no_room(self) -> str | None:
+        # Where one job found no room the next would not: else each submit is a trouble that passes.
+        file = self._plan.file
+        if self._ballast.keep() and not (self._lacks_room and disk_is_full(file)):
+            return None
+        return f"{file}: the disk is nearly full: no new jobs; make some room"
 
 
 def _later(began: float) -> float:

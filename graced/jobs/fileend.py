@@ -6,12 +6,14 @@ While it is open no keeper gets it. The same rules hold, those of :mod:`graced.j
 from __future__ import annotations
 
 from graced.jobs.ledger import Ledger
+from graced.jobs.place import Sight
 from graced.jobs.policy import Policy
 from graced.jobs.refusal import NO_DAEMON, Refusal
 from graced.jobs.remote import chunks
 from graced.jobs.row import SHOWN
 from graced.jobs.sqlite import Store
 from graced.jobs.timing import wall_ms
+from graced.jobs.trouble import Trouble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class FileEnd:
     ) -> Sequence[int]:
         """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
         first, count = self._ledger.submit(payloads, delay, max_attempts, wall_ms())
-        self._ledger.commit(wall_ms())
+        self._commit()
         return range(first, first + count)
 
     def stream(self, payloads: Iterable[str], delay: float = 0.0, max_attempts: int = 0) -> int:
@@ -44,9 +46,9 @@ class FileEnd:
         try:
             for chunk in chunks(payloads):
                 ledger.stage(stream, chunk, max_attempts, wall_ms())
-                ledger.commit(wall_ms())
+                self._commit()
             count = ledger.seal(stream, delay, wall_ms())
-            ledger.commit(wall_ms())
+            self._commit()
         except BaseException:
             ledger.refuse_submits()
             ledger.scrap(stream)
@@ -68,13 +70,13 @@ class FileEnd:
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
         refused = self._ledger.retry(ids, wall_ms())
-        self._ledger.commit(wall_ms())
+        self._commit()
         return refused
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
         """Forget jobs that nobody works on; return the refusals by id."""
         refused = self._ledger.drop(ids)
-        self._ledger.commit(wall_ms())
+        self._commit()
         return refused
 
     def counts(self) -> dict[str, Any]:
@@ -84,6 +86,11 @@ class FileEnd:
     def close(self) -> None:
         """Let a keeper have the file."""
         self._store.close()
+
+    def _commit(self) -> None:
+        if self._store.look() is not Sight.FINE:
+            raise Trouble(f"{self._store.path}: it was removed or moved meanwhile")
+        self._ledger.commit(wall_ms())
 
     def _tidy(self) -> None:
         while self._ledger.untidy:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import suppress
 
+from graced.jobs.place import identity_of
 from graced.jobs.trouble import Trouble
 
 
@@ -23,6 +25,7 @@ class Lock:
     def __init__(self, path: str) -> None:
         self.path = f"{path}-keeper"
         self._fd = -1
+        self._about = ""
 
     def take(self, about: str) -> None:
         """Take the lock and write down who has it: the path of its socket, or nothing."""
@@ -38,12 +41,22 @@ class Lock:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise Trouble(f"{self.path}: {error.strerror or error}") from None
             raise Occupied(f"{self.path}: another process keeps this queue", holder) from None
-        self._fd = fd
+        self._fd, self._about = fd, about
         try:
             os.ftruncate(fd, 0)
             os.pwrite(fd, about.encode(), 0)
         except OSError:  # on a full disk: it only makes the hand-over to another keeper slower
             os.ftruncate(fd, 0)
+
+    def keep(self) -> None:
+        """Take it once more if its file was removed. Occupied if another process was quicker."""
+        mine, fd = os.fstat(self._fd), self._fd
+        if identity_of(self.path) == (mine.st_dev, mine.st_ino):
+            return
+        with suppress(OSError):  # then it can't be taken either, for the same reason
+            os.makedirs(os.path.dirname(self.path) or ".", 0o750, exist_ok=True)
+        self.take(self._about)
+        os.close(fd)
 
     def release(self) -> None:
         """Let others have it."""

@@ -7,11 +7,14 @@ What it looks like inside is in :mod:`graced.jobs.schema`, what its failures mea
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import closing, suppress
 from json.encoder import encode_basestring_ascii as escaped
 
 from graced.jobs import schema
 from graced.jobs.lock import Lock
+from graced.jobs.place import Place, Sight
 from graced.jobs.row import DEAD, DONE, NAMES, STAGED, TAKEN, WAITING, Batch, Row
 from graced.jobs.trouble import Trouble
 
@@ -39,11 +42,20 @@ class Store:
         self.path = path
         self._lock = Lock(path)
         self._lock.take(about)
+        self._is_closed = False  # it could not be opened again
         try:
             self._db = self._open()
+            self.place = self._placed()
         except BaseException:
             self._lock.release()
             raise
+
+    def _placed(self) -> Place:
+        try:
+            return Place(self.path)
+        except OSError as error:
+            self._db.close()
+            raise Trouble(f"{self.path}: {error.strerror or error}") from None
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -62,12 +74,68 @@ class Store:
 
     def close(self) -> None:
         """Close the file; the WAL is folded into it if that can be done."""
+        self.place.close()
         try:
             self._db.close()
         except sqlite3.Error:  # what was committed is in the WAL, whatever became of the rest
             pass
         finally:
             self._lock.release()
+
+    # -- where it is
+
+    def keep_lock(self) -> None:
+        """Have the lock, whatever became of its file. Occupied if another process has it now."""
+        self._lock.keep()
+
+    def look(self) -> Sight:
+        """See whether the file is where it was opened. It is opened again if that had failed."""
+        if self._is_closed:
+            self._reopen()
+        return self.place.look()
+
+    def fold(self) -> None:
+        """Write all that is in the log into the file, and empty the log."""
+        busy = self._read("PRAGMA wal_checkpoint(TRUNCATE)", ())[0][0]
+        if busy:
+            raise Trouble(f"{self.path}: another program reads it; close that one")
+
+    def renew_log(self) -> None:
+        """Begin another log in the place of one that is gone: what it had is in the file then."""
+        self.fold()
+        self._reopen()
+
+    def copy_to(self, path: str) -> None:
+        """Write all that is open to another file, durably."""
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # one that was broken off
+            with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                self._db.backup(copy)
+        except (OSError, sqlite3.Error) as error:
+            raise Trouble(f"{path}: cannot write a copy of the queue: {error}") from None
+
+    def make_anew(self) -> None:
+        """Write all that is open to a new file with the name of the one that was removed."""
+        copy = f"{self.path}-anew"
+        try:
+            self.copy_to(copy)
+            self.fold()  # a log that stays behind has to be empty: it is no log of the new file
+            os.link(copy, self.path)
+            os.unlink(copy)
+            _sync(os.path.dirname(self.path) or ".")
+        except OSError as error:
+            raise Trouble(f"{self.path}: it was removed: {error.strerror or error}") from None
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """Close the file and open the one of its name. Nothing must be unwritten."""
+        self._db.close()
+        self._is_closed = True
+        self._db = self._open()
+        found = self._placed()
+        self.place.close()
+        self.place, self._is_closed = found, False
 
     # -- reading
 
@@ -272,6 +340,14 @@ class Store:
 
     def _rows(self, where: str, arguments: tuple[Any, ...]) -> list[Row]:
         return [Row(*c) for c in self._read(f"SELECT {_COLUMNS} FROM jobs {where}", arguments)]
+
+
+def _sync(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def stream_owner(stream: int) -> str:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import sqlite3
@@ -25,10 +26,11 @@ from graced.core.settings import Retry
 from graced.jobs import service, wire
 from graced.jobs.job import MAX_PAYLOAD, Done, Job
 from graced.jobs.keeper import Keeper
-from graced.jobs.lock import Lock
+from graced.jobs.lock import Lock, Occupied
 from graced.jobs.policy import Policy
 from graced.jobs.queue import QueueError, QueueGone
 from graced.jobs.remote import ClientEnd, WorkerEnd
+from graced.jobs.sqlite import Store
 from graced.jobs.wire import Kind
 
 FULL = r"no space left|nearly full|disk is full"
@@ -335,6 +337,106 @@ def test_a_missing_folder(kept: Kept, tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     kept.keeper.plan = kept.keeper.plan.replace(file=f"{folder}/jobs.db")
     repaired(kept, "No such file or directory", folder.mkdir)
+
+
+# A file that is not where it was
+
+
+def waiting(kept: Kept) -> list[int]:
+    """Return the jobs that wait in the file that has the queue's name, as the next keeper has."""
+    kept.stop()
+    kept.start()
+    return [job["id"] for job in kept.client().jobs("waiting", 0, 100)]
+
+
+@pytest.mark.parametrize(
+    "names", ["jobs.db", "jobs.db-wal", "jobs.db-shm", "jobs.db*", "the folder"]
+)
+def test_what_is_removed_is_made_anew(kept: Kept, tmp_path: Path, names: str) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    kept.file = f"{folder}/jobs.db"
+    kept.keeper.plan = kept.keeper.plan.replace(file=kept.file)
+    kept.start()
+    worker, client = kept.worker(1), kept.client()
+    client.submit(["1", "2"])
+    job = take(worker)
+    if names == "the folder":
+        shutil.rmtree(folder)
+    else:
+        for file in folder.glob(names):
+            if file.is_file():
+                file.unlink()
+    client.submit(["3"])
+    settle(worker, job)
+    assert kept.keeper.trouble is None
+    worker.leave()
+    assert waiting(kept) == [2, 3]
+    assert [job["id"] for job in kept.client().jobs("done", 0, 9)] == [1]
+
+
+def test_a_file_that_was_moved_gets_no_new_jobs_until_it_is_back(
+    kept: Kept, tmp_path: Path
+) -> None:
+    kept.start()
+    worker, client = kept.worker(1), kept.client()
+    client.submit(["1", "2"])
+    job = take(worker)
+    os.rename(kept.file, tmp_path / "elsewhere")
+    with pytest.raises(
+        QueueError, match=r"it was moved to .*/elsewhere: no new jobs; move it back"
+    ):
+        client.submit(["3"])
+    settle(worker, job)  # what was accepted is worked off, and is in the file wherever that is
+    with closing(sqlite3.connect(f"file:{tmp_path}/elsewhere?mode=ro&immutable=1", uri=True)) as db:
+        assert db.execute("SELECT id, state FROM jobs ORDER BY id").fetchall() == [(1, 3), (2, 0)]
+    kept.until(lambda: kept.keeper.trouble)
+    os.rename(tmp_path / "elsewhere", kept.file)
+    kept.until(lambda: kept.keeper.trouble is None)
+    client.submit(["3"])
+    worker.leave()
+    assert waiting(kept)[0] == 2
+
+
+def test_a_file_that_was_replaced_keeps_its_jobs_and_gets_no_new_ones(
+    kept: Kept, tmp_path: Path
+) -> None:
+    with Kept(tmp_path, daemon_id="d2") as other:
+        other.file = f"{tmp_path}/backup.db"
+        other.keeper.plan = other.keeper.plan.replace(file=other.file)
+        other.start()
+        other.client().submit(["7", "8", "9"])
+        other.stop()
+    kept.start()
+    worker, client = kept.worker(1), kept.client()
+    client.submit(["1", "2"])
+    job = take(worker)
+    os.rename(other.file, kept.file)
+    why = r"another file is in its place: no new jobs; those there are, are in .*jobs.db-replaced"
+    with pytest.raises(QueueError, match=why):
+        client.submit(["3"])
+    settle(worker, job)
+    worker.leave()
+    assert waiting(kept) == [1, 2, 3]  # of the file that has the name
+    with closing(sqlite3.connect(f"{kept.file}-replaced")) as db:
+        assert db.execute("SELECT id, state FROM jobs ORDER BY id").fetchall() == [(1, 3), (2, 0)]
+
+
+def test_a_file_that_was_emptied_takes_nothing(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    client.submit(["1"])
+    os.truncate(kept.file, 0)
+    with pytest.raises(QueueError, match="it was emptied; restore it"):
+        client.submit(["2"])
+
+
+def test_a_lock_that_was_removed_is_taken_again(kept: Kept) -> None:
+    kept.start()
+    os.unlink(f"{kept.file}-keeper")
+    kept.client().submit(["1"])
+    with pytest.raises(Occupied):
+        Store(kept.file)
 
 
 def test_a_page_that_went_bad_is_said_and_nothing_is_forgotten(kept: Kept) -> None:
