@@ -1,11 +1,14 @@
 """Who asks over the control socket, and who waits for an answer.
 
-Most questions are answered at once; ``stop`` and ``reload`` when it is over.
+Most questions are answered at once; ``stop`` and ``reload`` when it is over. The supervisor
+has one answered at a time, each only when the core has dealt with all that is known: in
+between, a worker may be gone that the core still counts. Nothing that is asked ends the daemon.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from functools import partial
 
 from graced.core import events as ev
@@ -17,6 +20,7 @@ from graced.stackroom import own_stack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import selectors
+    from collections.abc import Callable
     from typing import Any
 
     from graced.core.actions import EndReload, Exit
@@ -40,6 +44,8 @@ class Desk:
         except OSError as error:
             what = f"{path}: cannot listen there: {error.strerror}"
             raise Unusable(f"{what}; remove what is there, or set another runtime_dir") from error
+        self._log = supervisor.log
+        self._answers: deque[tuple[Client, Callable[[], Answer]]] = deque()  # that can be given
         self._stops: list[Client] = []
         self._next_reload: list[Client] = []  # answered by the reload that is still to begin
         self._this_reload: list[Client] = []
@@ -47,6 +53,11 @@ class Desk:
     def open(self, selector: selectors.BaseSelector) -> None:
         """Listen."""
         self._server.register(selector)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether :meth:`serve` has something to do."""
+        return bool(self._server.requests or self._answers)
 
     def next_deadline(self) -> float | None:
         """When a silent client is dropped, or None."""
@@ -57,9 +68,23 @@ class Desk:
         self._server.expire(now)
 
     def serve(self) -> None:
-        """Answer what can be answered of what was asked."""
-        for request in self._server.take():
-            self._asked(request)
+        """Answer one question, or give one answer that had to wait: call it after a digest."""
+        if self._answers:
+            client, compose = self._answers.popleft()
+            self._guarded(client, "an answer", lambda: self._server.reply(client, compose()))
+        elif (request := self._server.take()) is not None:
+            self._guarded(request.client, repr(request.command), lambda: self._asked(request))
+
+    def _guarded(self, client: Client, what: str, answer: Callable[[], None]) -> None:
+        """Whatever goes wrong is an error for the client and a traceback in the log, no more."""
+        try:
+            answer()
+        except Exception as error:  # noqa: BLE001  # nothing that a client asks may end the daemon
+            said = f"{type(error).__name__}: {error}"
+            self._log.exception(f"{what} from pid {client.pid} could not be answered")
+            problem = f"a bug in graced: {said}; the daemon goes on, its log has the traceback"
+            if client.request is not None:
+                self._server.reply(client, {"ok": False, "error": problem})
 
     def close(self, end: Exit) -> None:
         """Answer those who waited for the end, and stop listening."""
@@ -95,7 +120,8 @@ class Desk:
     def _asked(self, request: Request) -> None:
         match request.command:
             case "status":
-                self._supervisor.queues.count(partial(self._status, request.client))
+                answer = (request.client, self._status)
+                self._supervisor.queues.count(partial(self._answers.append, answer))
             case "health":
                 self._server.reply(request.client, self._health())
             case "stop":
@@ -110,7 +136,7 @@ class Desk:
                 problem = f"no command {request.command!r}; is this graced of another version?"
                 self._server.reply(request.client, {"ok": False, "error": problem})
 
-    def _status(self, client: Client) -> None:
+    def _status(self) -> Answer:
         from graced import __version__
 
         supervisor = self._supervisor
@@ -118,7 +144,7 @@ class Desk:
         status = {**who, **supervisor.report.picture(clock.monotonic())}
         for name, pool in status["pools"].items():
             pool["queue"] = supervisor.queues.counts(name)
-        self._server.reply(client, {"ok": True, "status": status})
+        return {"ok": True, "status": status}
 
     def _health(self) -> Answer:
         report = self._supervisor.report
@@ -146,7 +172,7 @@ class Desk:
         if pool is None or pool.going:
             known = ", ".join(sorted(name for name, p in daemon.pools.items() if not p.going))
             return {"ok": False, "error": f"no pool {name!r}; there are: {known}"}
-        if not isinstance(workers, int) or workers < 0:
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
             return {"ok": False, "error": "workers must be a whole number"}
         before = pool.target
         trouble = self._supervisor.scale(pool, workers)
@@ -156,21 +182,21 @@ class Desk:
 
     def _stacks(self, client: Client) -> None:
         supervisor = self._supervisor
-        stacks: list[Answer] = []
-        waiting = dict(supervisor.processes.living())
-
-        def answer() -> None:
-            self._server.reply(client, {"ok": True, "stacks": stacks})
+        stacks: list[Answer] = [{"process": "main", "pid": os.getpid(), "stack": own_stack()}]
+        living = supervisor.processes.living()
+        missing = set(living)
 
         def take(worker: int, entry: Answer, text: str) -> None:
             stacks.append({**entry, "stack": text})
-            del waiting[worker]
-            if not waiting:
+            missing.discard(worker)
+            if not missing:
                 answer()
 
-        stacks.append({"process": "main", "pid": os.getpid(), "stack": own_stack()})
-        for worker, pid in list(waiting.items()):
+        def answer() -> None:
+            self._answers.append((client, lambda: {"ok": True, "stacks": stacks}))
+
+        for worker, pid in living.items():
             entry = {"process": "worker", "pid": pid, **supervisor.whereabouts(worker)}
             supervisor.stackroom.ask(worker, partial(take, worker, entry))
-        if not waiting:
+        if not living:
             answer()

@@ -26,7 +26,7 @@ from graced.core.record import Record
 from graced.host import clock, process
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.oom import OomKills
-from graced.host.scoreboard import Left, Phase
+from graced.host.scoreboard import Left, Phase, ScoreboardFull
 from graced.watch import Watch, read_lease
 from graced.zygote import fork_with
 
@@ -224,7 +224,11 @@ class Processes:
         """Order a zygote to fork workers."""
         orders = []
         for birth in action.births:
-            index = self._scoreboard.claim()
+            try:
+                index = self._scoreboard.claim()
+            except ScoreboardFull as error:  # as after many scalings whose old workers still drain
+                self._emit(SpawnFailed(birth.worker, str(error), clock.iso()))
+                continue
             self._stacks.clear(index)
             self._workers[birth.worker] = _Worker(index, action.zygote)
             record = self._scoreboard.record(index)

@@ -83,6 +83,9 @@ class Stackroom:
 
     def ask(self, worker: int, done: Callable[[str], None]) -> None:
         """Ask a worker for its stack; ``done`` gets the text, in bounded time."""
+        if self._processes.pid(worker) is None:
+            done(ENDED)
+            return
         asked = self._asked.get(worker)
         if asked is None:
             asked = self._send(worker)
@@ -128,7 +131,8 @@ class Stackroom:
             self._emit(StackPrinted(worker))
 
         self.ask(worker, done)
-        self._asked[worker].stuck = True
+        if worker in self._asked:
+            self._asked[worker].stuck = True
 
     def log_all(self) -> None:
         """Write the stack of every process to the log."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from graced.zygote import Plan
 
 MOST = 1000  # workers of all pools together, as in the configuration
+ANSWERS_A_TURN = 32
 LONGEST_SLEEP = 20 * 86400.0  # epoll counts milliseconds in 32 bits
 COUNTED = (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU)  # each is a wish of its own
 CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
@@ -118,13 +119,21 @@ class Supervisor:
             ready = self.selector.select(self._timeout())
             for key, events in ready:
                 key.data(events)
-            self.desk.serve()
             self._look_at_clock()
             self._digest()
+            self._serve()
             if not ready and self._may_keep():
                 self._keep()
         assert self._exit is not None
         return self._leave(self._exit)
+
+    def _serve(self) -> None:
+        """Answer those who ask, but let signals and workers have their turn in between."""
+        for _ in range(ANSWERS_A_TURN):
+            if not self.desk.has_work:
+                return
+            self.desk.serve()
+            self._digest()
 
     def _over(self) -> bool:
         """Whether nothing is left: the keepers leave after the last worker."""
@@ -172,7 +181,7 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         """Return how long nothing is due; for ever, if nothing is."""
-        if self._may_keep():
+        if self._may_keep() or self.desk.has_work:
             return 0.0
         deadlines = (
             self.daemon.next_deadline(),
@@ -365,7 +374,14 @@ class Supervisor:
         self.log.write(level, text, {k: v for k, v in fields.items() if v is not None})
 
     def _read_config(self) -> None:
-        reading = self._read_again()
+        """Read it again; what goes wrong is the reload's end and not the daemon's."""
+        try:
+            self._take_config(self._read_again())
+        except Exception as error:  # whatever a file may bring about in there
+            self.log.exception("the configuration could not be read")
+            self.emit(ev.ConfigRefused(f"a bug in graced: {type(error).__name__}: {error}"))
+
+    def _take_config(self, reading: Reading) -> None:
         if reading.settings is None:
             for problem in reading.problems:
                 self.log.error(str(problem))

@@ -149,7 +149,9 @@ class Watch:
 
     def overdue(self, worker: int, now: float) -> bool:
         """Whether the round in hand is past its deadline at this moment."""
-        watched = self._watched[worker]
+        watched = self._watched.get(worker)
+        if watched is None:
+            return False
         record = watched.record
         # PHASE first: the deadline of the round before, read with the next one's BUSY, would lie.
         if watched.round_timeout is None or record.phase != Phase.BUSY:

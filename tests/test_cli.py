@@ -47,7 +47,7 @@ class Paper:
                         self.server.close()
                         return
                     key.data(events)
-                for request in self.server.take():
+                while request := self.server.take():
                     self.asked.append((request.command, request.arguments))
                     self.came.set()
                     if request.command in self.answers:
@@ -492,10 +492,10 @@ server = ControlServer(sys.argv[1])
 selector = selectors.DefaultSelector()
 server.register(selector)
 print(flush=True)
-while not (requests := server.take()):
+while not (request := server.take()):
     for key, events in selector.select():
         key.data(events)
-server.reply(requests[0], eval(sys.argv[2]))
+server.reply(request, eval(sys.argv[2]))
 server.close(1)
 os.write(1, b"closed\\n")
 sys.stdin.read()

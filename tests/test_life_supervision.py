@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import SOON, Daemon, stat, wait_gone
+from harness import DEADLINE, ROOT, SOON, Daemon, stat, wait_gone
 
 TESTS = str(Path(__file__).parent)
 IDLE = {"worker": "crew:Idle"}
@@ -568,6 +570,53 @@ def test_not_ready_is_no_illness(daemon: Daemon) -> None:
     assert health(daemon, "--ready") == (0, "healthy: 1/1 workers ready")
     stop(daemon)
     assert daemon.run("health").returncode == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_answered_from_a_half_digested_turn(daemon: Daemon, number: int) -> None:
+    """The daemon finds a worker's death and every kind of question in one turn of its loop."""
+    daemon.pool(workers=2).start().ready()
+    commands = ["health", "status", "stacks", "scale", "health"]
+    clients = [socket.socket(socket.AF_UNIX) for _ in commands]
+    for client in clients:
+        client.settimeout(DEADLINE)
+        client.connect(str(daemon.short / "run" / "control.sock"))
+    gone = pids(daemon)[0]
+    freeze(daemon, [daemon.pid])
+    for client, command in zip(clients, commands, strict=True):
+        asked = {"command": command, "pool": "jobs", "workers": 3}
+        client.sendall(json.dumps(asked).encode() + b"\n")
+    os.kill(gone, number)
+    daemon.until(lambda: stat(gone)[0] == "Z")
+    daemon.send(signal.SIGCONT)
+    for client in clients:
+        with client, client.makefile() as replies:
+            assert json.loads(replies.readline())["ok"]
+    daemon.until(lambda: daemon.status()["pools"]["jobs"]["ready"] == 3)
+    stop(daemon)
+
+
+BROKEN = """
+from graced import queues, report, supervisor
+def broken(*arguments):
+    raise KeyError("half")
+report.Report.health = queues.Queues.counts = supervisor.Supervisor._trouble = broken
+"""
+
+
+def test_nothing_that_is_asked_ends_the_daemon(daemon: Daemon) -> None:
+    """What fails while it is answered is an error for the client, and a traceback in the log."""
+    (daemon.home / "sitecustomize.py").write_text(BROKEN)
+    daemon.environ["PYTHONPATH"] = f"{daemon.home}:{ROOT}"
+    daemon.pool(workers=1).start().ready()
+    for command in ("health", "status", "reload"):
+        asked = daemon.run(command)
+        assert asked.returncode == 1
+        assert "a bug in graced: KeyError: 'half'" in asked.stderr
+    assert len(daemon.log.wait("KeyError: 'half'", 3)) >= 3
+    daemon.run("scale", "jobs", "2")
+    daemon.events.wait("^setup ", 2)
+    stop(daemon)
 
 
 # Out of memory

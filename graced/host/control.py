@@ -6,8 +6,8 @@ come much later. Nothing here blocks, decides, or knows a command. Who asks is i
 :mod:`graced.host.controlclient`.
 
 The server is driven by the supervisor's selector: every key's `data` is
-called with the events, :meth:`ControlServer.take` returns the requests that came of
-it, :meth:`ControlServer.next_deadline` says when to call :meth:`ControlServer.expire`.
+called with the events, :meth:`ControlServer.take` returns one request after the other that
+came of it, :meth:`ControlServer.next_deadline` says when to call :meth:`ControlServer.expire`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import select
 import selectors
 import time
+from collections import deque
 
 from graced.host import unixsocket
 
@@ -216,7 +217,7 @@ class ControlServer:
     def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
         """Listen at `path`, mode 0660, for us, or for this user and group. Raises OSError."""
         self.path = path
-        self.requests: list[Request] = []
+        self.requests: deque[Request] = deque()
         self.clients: set[Client] = set()
         self._selector: selectors.BaseSelector | None = None
         self._paused_until: float | None = None
@@ -238,10 +239,9 @@ class ControlServer:
         self._selector = selector
         selector.register(self._listener, READ, self.accept)
 
-    def take(self) -> list[Request]:
-        """Return the requests that have come since the last call."""
-        requests, self.requests = self.requests, []
-        return requests
+    def take(self) -> Request | None:
+        """Return the request that has come first, or None."""
+        return self.requests.popleft() if self.requests else None
 
     def reply(self, client: Client | Request, reply: Mapping[str, Any]) -> None:
         """Answer the request in hand; a client that hung up meanwhile is no error."""
@@ -258,7 +258,11 @@ class ControlServer:
             except OSError:  # no descriptors or memory left: whoever knocks has to wait
                 self._pause()
                 return
-            self._admit(socket.socket(fileno=fd))
+            connection = socket.socket(fileno=fd)
+            try:
+                self._admit(connection)
+            except OSError:  # no room to watch it: this one is hung up on, the daemon goes on
+                connection.close()
 
     def _admit(self, connection: socket.socket) -> None:
         connection.setblocking(False)
