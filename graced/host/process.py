@@ -38,7 +38,7 @@ _SIGNAL_STACK: Final = 1 << 20  # bytes; 64 signals, each with the registers of 
 
 
 class _Function(_ctypes.CFuncPtr):
-    """A function of C: takes int and bytes, returns int, and keeps errno."""
+    """A function of C: takes int, bytes and None, returns int, and keeps errno."""
 
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
 
@@ -48,9 +48,22 @@ class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]  # not subscriptabl
 
 
 _this_program = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # typeshed knows names only
-_c_prctl = _Function(_ctypes.dlsym(_this_program, "prctl"))
-_c_sigaltstack = _Function(_ctypes.dlsym(_this_program, "sigaltstack"))
+
+
+def c_function(name: str) -> Callable[..., int]:
+    """Return a function of C that takes int, bytes and None, and returns int."""
+    return _Function(_ctypes.dlsym(_this_program, name))
+
+
+_c_prctl = c_function("prctl")
+_c_sigaltstack = c_function("sigaltstack")
 _signal_stack: list[_Byte] = []  # what is in use is not to be freed
+
+
+def c_error(what: str) -> OSError:
+    """Return the error of a function of C that has just returned -1."""
+    number = _ctypes.get_errno()
+    return OSError(number, os.strerror(number), what)
 
 
 class ProcessError(Exception):
@@ -70,8 +83,7 @@ class Exit(Record):
 
 def _prctl(option: int, value: int | bytes) -> None:
     if _c_prctl(option, value, 0, 0, 0) != 0:
-        number = _ctypes.get_errno()
-        raise OSError(number, os.strerror(number), f"prctl({option})")
+        raise c_error(f"prctl({option})")
 
 
 def become_subreaper() -> None:
@@ -132,8 +144,7 @@ def enlarge_signal_stack() -> None:
         _signal_stack.append(_Byte.from_buffer(area))
     wanted = pack("PiN", _ctypes.addressof(_signal_stack[0]), 0, _SIGNAL_STACK)  # stack_t
     if _c_sigaltstack(wanted, None) != 0:
-        number = _ctypes.get_errno()
-        raise OSError(number, os.strerror(number), "sigaltstack")
+        raise c_error("sigaltstack")
 
 
 def open_fds() -> list[int]:

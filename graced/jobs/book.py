@@ -15,7 +15,7 @@ from graced.jobs.ledger import Ledger
 from graced.jobs.lock import Occupied
 from graced.jobs.place import Sight
 from graced.jobs.sqlite import Store
-from graced.jobs.timing import Patience, wall_ms
+from graced.jobs.timing import Clock, Patience
 from graced.jobs.trouble import Trouble, disk_is_full
 
 TYPE_CHECKING = False
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 PAGE_BYTES = 4 << 20
 BREATH = 0.001  # seconds without a word after which the keeper has time for itself
-LONGEST_SLEEP = 600.0  # while something is deferred: the wall clock may be set meanwhile
 
 
 class Book:
     """The file of one keeper. ``tell`` hears ("degraded", why) and ("well",)."""
 
     def __init__(self, plan: Plan, tell: Callable[[tuple[Any, ...]], None]) -> None:
+        self.clock = Clock()
         self.ledger: Ledger | None = None  # None: not open
         self.trouble: str | None = None  # why there can be no new jobs
         self._lacks_room = False  # that is why
@@ -63,6 +63,7 @@ class Book:
         """Try to open the file; False if it is not to be had now."""
         try:
             self._store = self._opened()
+            self.clock.at_least(self._store.clock())
             self.ledger = Ledger(self._store, self._policy, _chance)
         except Trouble as trouble:
             self._close_store()
@@ -122,11 +123,17 @@ class Book:
         ledger = self.ledger
         if ledger is None or self._writing.due is not None:
             return wait
-        now = wall_ms()
-        if ledger.has_chores(now):
+        if ledger.has_chores(self.clock.now()):
             return min(wait, 0 if idle else BREATH)
-        walls = [due for due in (ledger.next_due(), ledger.next_prune) if due is not None]
-        return min(wait, LONGEST_SLEEP, (min(walls) - now) / 1000) if walls else wait
+        return wait
+
+    def next_due(self) -> int | None:
+        """Return the moment of the queue's clock at which something has to be done."""
+        ledger = self.ledger
+        if ledger is None or self._writing.due is not None:
+            return None
+        moments = [due for due in (ledger.next_due(), ledger.next_prune) if due is not None]
+        return min(moments, default=None)
 
     # -- writing
 
@@ -142,7 +149,7 @@ class Book:
         """
         try:
             self._tend(ledger, refuse)
-            handouts = ledger.commit(wall_ms(), listen)
+            handouts = ledger.commit(self.clock.now(), listen)
         except Trouble as trouble:
             ledger.refuse_submits()
             refuse(str(trouble))
@@ -250,7 +257,7 @@ class Book:
         if began < self._tidied_until and not idle:
             return
         try:
-            ledger.tidy(wall_ms())
+            ledger.tidy(self.clock.now())
             self._tidied_until = _later(began)
         except Trouble as trouble:
             self.failed(trouble)
@@ -265,18 +272,20 @@ class Book:
     def listing(self, id: int) -> dict[str, Any] | None:
         """Return all that is known of a job, None if there is no such job."""
         try:
-            return None if self._store is None else self._store.listing(id)
+            found = None if self._store is None else self._store.listing(id)
         except Trouble as trouble:
             return {"id": id, "state": "unknown", "evidence": wire.encode(str(trouble)).decode()}
+        return None if found is None else self.clock.shown(found)
 
     def page(self, states: tuple[int, ...], after: int, limit: int) -> list[dict[str, Any]]:
         """Return jobs in the order of their ids. Trouble if the file can't be read."""
         store = self._store
-        return [] if store is None else store.page(states, after, limit, PAGE_BYTES)
+        page = [] if store is None else store.page(states, after, limit, PAGE_BYTES)
+        return [self.clock.shown(job) for job in page]
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs are in each state; nothing while the file is not open."""
-        return {} if self.ledger is None else self.ledger.counts(wall_ms())
+        return {} if self.ledger is None else self.ledger.counts(self.clock.now())
 
     # -- how it is
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from graced.jobs import requests, wire
 from graced.jobs.queue import QueueError
 from graced.jobs.row import DEAD, DONE, NAMES
-from graced.jobs.timing import wall_ms
 from graced.jobs.trouble import Trouble
 from graced.jobs.wire import Kind
 
@@ -92,7 +91,7 @@ class Counter:
         payloads, delay, max_attempts = requests.parcel(body)
 
         def accept() -> tuple[int, bytes]:
-            first, count = ledger.submit(payloads, delay, max_attempts, wall_ms())
+            first, count = ledger.submit(payloads, delay, max_attempts, self._book.clock.now())
             return Kind.SUBMITTED, wire.encode({"first": first, "count": count})
 
         self._new_jobs(visitor, accept)
@@ -114,7 +113,7 @@ class Counter:
             return
 
         def accept() -> tuple[int, bytes]:
-            ledger.stage(stream, payloads, max_attempts, wall_ms())
+            ledger.stage(stream, payloads, max_attempts, self._book.clock.now())
             return Kind.TAKEN_IN, b""
 
         self._new_jobs(visitor, accept)
@@ -127,7 +126,7 @@ class Counter:
             return
 
         def accept() -> tuple[int, bytes]:
-            count = ledger.seal(stream, delay, wall_ms())
+            count = ledger.seal(stream, delay, self._book.clock.now())
             return Kind.SUBMITTED, wire.encode({"first": None, "count": count})
 
         self._new_jobs(visitor, accept)
@@ -183,7 +182,7 @@ class Counter:
         self._visitors.send(visitor, Kind.ANSWER, wire.encode(page))
 
     def _retry(self, ledger: Ledger, visitor: Visitor, body: bytes) -> None:
-        self._change(visitor, body, lambda ids: ledger.retry(ids, wall_ms()))
+        self._change(visitor, body, lambda ids: ledger.retry(ids, self._book.clock.now()))
 
     def _drop(self, ledger: Ledger, visitor: Visitor, body: bytes) -> None:
         self._change(visitor, body, ledger.drop)

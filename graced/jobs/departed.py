@@ -7,7 +7,7 @@ the lock that each of them holds says whether it lives, see :mod:`graced.jobs.ow
 from __future__ import annotations
 
 from graced.jobs import owners
-from graced.jobs.timing import Patience, wall_ms
+from graced.jobs.timing import Clock, Patience
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ FOUND = '{"reason":"found taken when the daemon came back after a crash"}'
 class Departed:
     """All owners whose end is not yet in the file. Evidence: what makes the attempt count."""
 
-    def __init__(self, plan: Plan, visitors: Visitors, workers: Mapping[str, Visitor]) -> None:
+    def __init__(
+        self, plan: Plan, visitors: Visitors, workers: Mapping[str, Visitor], clock: Clock
+    ) -> None:
         self._plan = plan
+        self._clock = clock
         self._visitors = visitors
         self._workers = workers  # who is connected
         self._dead: dict[str, str | None] = {}  # evidence of those who surely are,
@@ -104,7 +107,7 @@ class Departed:
             return
         evidence = self._lingering.pop(owner)
         if owner in ledger.owners:
-            ledger.bury(owner, evidence, wall_ms())
+            ledger.bury(owner, evidence, self._clock.now())
         visitor = self._workers.get(owner)
         if visitor is not None:
             self._visitors.close(visitor)

@@ -12,7 +12,7 @@ from graced.jobs.refusal import NO_DAEMON, Refusal
 from graced.jobs.remote import chunks
 from graced.jobs.row import SHOWN
 from graced.jobs.sqlite import Store
-from graced.jobs.timing import wall_ms
+from graced.jobs.timing import Clock
 from graced.jobs.trouble import Trouble
 
 TYPE_CHECKING = False
@@ -28,6 +28,8 @@ class FileEnd:
 
     def __init__(self, file: str, pool: Pool) -> None:
         self._store = Store(file)
+        self._clock = Clock()
+        self._clock.at_least(self._store.clock())
         self._ledger = Ledger(self._store, Policy.of(pool), lambda: 0.5)
         self._tidy()
 
@@ -35,7 +37,7 @@ class FileEnd:
         self, payloads: Sequence[str], delay: float = 0.0, max_attempts: int = 0
     ) -> Sequence[int]:
         """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
-        first, count = self._ledger.submit(payloads, delay, max_attempts, wall_ms())
+        first, count = self._ledger.submit(payloads, delay, max_attempts, self._clock.now())
         self._commit()
         return range(first, first + count)
 
@@ -45,9 +47,9 @@ class FileEnd:
         stream = ledger.open_stream()
         try:
             for chunk in chunks(payloads):
-                ledger.stage(stream, chunk, max_attempts, wall_ms())
+                ledger.stage(stream, chunk, max_attempts, self._clock.now())
                 self._commit()
-            count = ledger.seal(stream, delay, wall_ms())
+            count = ledger.seal(stream, delay, self._clock.now())
             self._commit()
         except BaseException:
             ledger.refuse_submits()
@@ -65,11 +67,12 @@ class FileEnd:
 
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return a page of jobs in the order of their ids, beginning after one."""
-        return self._store.page(SHOWN[state], after, limit, 1 << 30)
+        page = self._store.page(SHOWN[state], after, limit, 1 << 30)
+        return [self._clock.shown(job) for job in page]
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
-        refused = self._ledger.retry(ids, wall_ms())
+        refused = self._ledger.retry(ids, self._clock.now())
         self._commit()
         return refused
 
@@ -81,7 +84,7 @@ class FileEnd:
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs there are in each state."""
-        return self._ledger.counts(wall_ms())
+        return self._ledger.counts(self._clock.now())
 
     def close(self) -> None:
         """Let a keeper have the file."""
@@ -90,8 +93,8 @@ class FileEnd:
     def _commit(self) -> None:
         if self._store.look() is not Sight.FINE:
             raise Trouble(f"{self._store.path}: it was removed or moved meanwhile")
-        self._ledger.commit(wall_ms())
+        self._ledger.commit(self._clock.now())
 
     def _tidy(self) -> None:
         while self._ledger.untidy:
-            self._ledger.tidy(wall_ms())
+            self._ledger.tidy(self._clock.now())

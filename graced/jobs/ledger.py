@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from graced.jobs.policy import Policy
     from graced.jobs.sqlite import Store
 
+CLOCK_STEP = 1000  # ms of the queue's time that may be lost with its keeper
 GONE = -1  # the state of a job that was dropped
 
 
 class Ledger:
-    """The jobs of one queue. Times are milliseconds since the epoch."""
+    """The jobs of one queue. Times are those of its own clock: milliseconds since the epoch."""
 
     def __init__(self, store: Store, policy: Policy, chance: Callable[[], float]) -> None:
         self.policy = policy
@@ -46,6 +47,7 @@ class Ledger:
         self._reserves = Reserves()
         self._handouts: dict[int, Row] = {}  # to be handed out after the commit
         self._ended: list[tuple[int, int]] = []  # with the next commit
+        self._clock = store.clock()  # the time that is in the file
         self._load(store)
 
     def _load(self, store: Store) -> None:
@@ -274,6 +276,8 @@ class Ledger:
         nothing is lost, and nothing is handed out.
         """
         self._assign(now)
+        if self._changes.batch and not self._clock <= now < self._clock + CLOCK_STEP:
+            self._clock = self._changes.batch.clock = now
         for _ in range(DEPTH if listen is not None and self._changes.batch else 0):
             self._changes.put()
             if listen is None or not listen():

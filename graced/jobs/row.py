@@ -69,7 +69,7 @@ class Row:
 class Batch:
     """All that has to be written before anybody is answered."""
 
-    __slots__ = ("deleted", "dirty", "endings", "fresh", "sealed", "staged", "streams")
+    __slots__ = ("clock", "deleted", "dirty", "endings", "fresh", "sealed", "staged", "streams")
 
     def __init__(self) -> None:
         self.fresh: dict[int, Row] = {}  # not in the file yet, with payloads
@@ -79,6 +79,7 @@ class Batch:
         self.streams: list[int] = []  # streams that began
         self.staged: list[tuple[int, list[Row]]] = []  # stream, its rows
         self.sealed: list[tuple[int, int]] = []  # stream that ended, due
+        self.clock: int | None = None  # the queue's time, to be written with the rest
 
     def absorb(self, later: Batch) -> None:
         """Take over what changed later: of a row, the last change is the row itself."""
@@ -89,6 +90,7 @@ class Batch:
         self.streams += later.streams
         self.staged += later.staged
         self.sealed += later.sealed
+        self.clock = later.clock or self.clock
 
     def __bool__(self) -> bool:
         return bool(

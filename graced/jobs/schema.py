@@ -34,6 +34,10 @@ CREATE INDEX dead ON jobs (id) WHERE state = 4;
 CREATE INDEX staged ON jobs (owner, id) WHERE state = 5;
 """
 
+# The queue's own time, as the last keeper has written it down. An older graced, which goes
+# by the wall clock alone, leaves it as it is: no new version.
+CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, ms INTEGER NOT NULL)"
+
 # What leads from a version to the next one; the last is always VERSION - 1.
 MIGRATIONS: dict[int, str] = {}
 
@@ -69,6 +73,7 @@ def _migrate(db: sqlite3.Connection, version: int, *, fresh: bool) -> None:
         else:
             for step in range(version, VERSION):
                 _script(db, MIGRATIONS[step])
+        db.execute(CLOCK)
         db.execute(f"PRAGMA user_version={VERSION}")
         db.execute("COMMIT")
     except BaseException:

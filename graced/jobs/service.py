@@ -18,12 +18,13 @@ from collections import deque
 from graced.core import settings
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.log import open_log
+from graced.host.walltimer import WallTimer
 from graced.jobs import requests, wire
 from graced.jobs.book import Book
 from graced.jobs.counter import Counter
 from graced.jobs.departed import Departed
 from graced.jobs.policy import Policy
-from graced.jobs.timing import NEVER, wall_ms
+from graced.jobs.timing import NEVER
 from graced.jobs.trouble import Trouble
 from graced.jobs.visitors import Visitor, Visitors
 from graced.jobs.wire import Kind, Protocol
@@ -56,11 +57,13 @@ class Service:
         self._stop_by: float | None = None  # asked to stop: as soon as nobody is awaited, or then
         self._to_main: deque[tuple[Any, ...]] = deque()
         self._epoll = select.epoll()
+        self._timer = WallTimer()
+        self._timer_is_for: int | None = None  # moment of the queue's clock
         self._workers: dict[str, Visitor] = {}
         self._visitors = Visitors(listener, self._epoll, plan.log, self._handle, self._left)
         self._send = self._visitors.send
         self._book = Book(plan, self._to_main.append)
-        self._departed = Departed(plan, self._visitors, self._workers)
+        self._departed = Departed(plan, self._visitors, self._workers, self._book.clock)
         self._counter = Counter(self._book, self._visitors, plan.log)
         self._settled: set[Visitor] = set()  # settles read since the last commit
         self._quiet: set[Visitor] = set()  # those that were not answered by a job
@@ -80,6 +83,7 @@ class Service:
         """Serve until the main process says stop, or it and all its workers are gone."""
         assert self._channel is not None
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
+        self._epoll.register(self._timer.fileno(), select.EPOLLIN)
         if self._elder is not None:
             self._epoll.register(self._elder.fileno(), select.EPOLLIN)
         else:
@@ -104,6 +108,9 @@ class Service:
             self._hear_main(self._channel)
         elif self._elder is not None and fd == self._elder.fileno():
             self._hear_elder(self._elder)
+        elif fd == self._timer.fileno():
+            self._timer.clear()
+            self._timer_is_for = None
 
     def _is_over(self) -> bool:
         if self._stop_by is not None:
@@ -130,6 +137,13 @@ class Service:
         wait = min(self._book.sleep(idle=self._idle), self._departed.looking.left())
         if self._stop_by is not None:
             wait = min(wait, self._stop_by - time.monotonic())
+        due = self._book.next_due()
+        if due is not None and due != self._timer_is_for:
+            clock = self._book.clock
+            if due <= clock.now():
+                return 0
+            self._timer.set(clock.wall(due))
+            self._timer_is_for = due
         return -1 if wait == NEVER else max(wait, 0)
 
     def _close(self) -> int:
@@ -238,17 +252,17 @@ class Service:
             self._visitors.close(former)
         visitor.owner = name
         self._workers[name] = visitor
-        ledger.join(name, holds, wall_ms())
+        ledger.join(name, holds, self._book.clock.now())
         self._departed.introduced(name)
 
     def _ask(self, ledger: Ledger, visitor: Visitor, _body: bytes) -> None:
-        row = ledger.ask(_owner(visitor), wall_ms())
+        row = ledger.ask(_owner(visitor), self._book.clock.now())
         if row is not None:
             self._hand_out(ledger, visitor, row)
 
     def _settle(self, ledger: Ledger, visitor: Visitor, body: bytes) -> None:
         id, attempt, outcome, more = requests.settlement(body)
-        row = ledger.settle(_owner(visitor), id, attempt, outcome, more, wall_ms())
+        row = ledger.settle(_owner(visitor), id, attempt, outcome, more, self._book.clock.now())
         visitor.settles += 1
         self._settled.add(visitor)
         if row is not None:
@@ -270,7 +284,8 @@ class Service:
             ledger.undelivered(row)
             self._visitors.close(visitor)  # it comes again, and asks again
             return
-        head = wire.HANDOUT.pack(row.id, row.attempt, row.submitted, visitor.confirmed)
+        submitted = max(self._book.clock.wall(row.submitted), 0)
+        head = wire.HANDOUT.pack(row.id, row.attempt, submitted, visitor.confirmed)
         self._send(visitor, Kind.JOB, head + payload)
 
     # -- the main process

@@ -150,6 +150,11 @@ class Store:
             raise Trouble.of(self.path, error) from None
         return counts, owned, streams, int(last[0]) if last else 0
 
+    def clock(self) -> int:
+        """Return the queue's time as it was last written down, in ms since the epoch."""
+        found = self._read("SELECT ms FROM clock", ())
+        return int(found[0][0]) if found else 0
+
     def last_stream(self) -> int:
         """Return the highest number that a stream ever had."""
         found = self._read("SELECT seq FROM sqlite_sequence WHERE name='streams'", ())
@@ -232,13 +237,8 @@ class Store:
 
     def _write(self, batch: Batch) -> None:
         many = self._db.executemany
-        if batch.streams:
-            many("INSERT OR IGNORE INTO streams (id) VALUES (?)", [(s,) for s in batch.streams])
-        if batch.staged:
-            for _stream, rows in batch.staged:
-                self._insert(rows)
-        if batch.sealed:
-            many("UPDATE streams SET due=? WHERE id=?", [(due, s) for s, due in batch.sealed])
+        if batch.streams or batch.staged or batch.sealed:
+            self._write_streams(batch)
         if batch.fresh:
             self._insert(batch.fresh.values())
         if batch.dirty:
@@ -254,9 +254,18 @@ class Store:
                 "INSERT OR REPLACE INTO endings VALUES (?, ?, ?)",
                 [(id, *texts) for id, texts in batch.endings.items()],
             )
+        if batch.clock is not None:
+            self._db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (batch.clock,))
         if batch.deleted:
             for statement in _FORGET:
                 many(f"{statement} WHERE id=?", [(id,) for id in batch.deleted])
+
+    def _write_streams(self, batch: Batch) -> None:
+        many = self._db.executemany
+        many("INSERT OR IGNORE INTO streams (id) VALUES (?)", [(s,) for s in batch.streams])
+        for _stream, rows in batch.staged:
+            self._insert(rows)
+        many("UPDATE streams SET due=? WHERE id=?", [(due, s) for s, due in batch.sealed])
 
     def _insert(self, rows: Iterable[Row]) -> None:
         kept = list(rows)

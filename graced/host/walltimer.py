@@ -1,0 +1,56 @@
+"""A timer for a moment of the wall clock that is told when that clock is set.
+
+A time-out of a selector counts neither what the clock was set by nor a suspend. Python has
+timerfd_create(2) from 3.13 on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+
+from graced.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_ABSOLUTE: Final = 1
+_CANCEL_ON_SET: Final = 2
+_ITIMERSPEC: Final = struct.Struct("@4l")  # interval, then when: seconds and nanoseconds each
+_LATEST: Final = 2 ** (2 * _ITIMERSPEC.size - 1) - 1  # seconds that a long holds
+
+_create = process.c_function("timerfd_create")
+_settime = process.c_function("timerfd_settime")
+
+
+class WallTimer:
+    """Readable once the wall clock has come to a moment, and whenever it was set before that."""
+
+    def __init__(self) -> None:
+        """OSError if there can be none."""
+        self._fd = _create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd == -1:
+            raise process.c_error("timerfd_create")
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._fd
+
+    def set(self, at_ms: int) -> None:
+        """Wait for a moment, in milliseconds since the epoch; what was set before is forgotten."""
+        seconds, ms = divmod(max(at_ms, 1), 1000)
+        when = _ITIMERSPEC.pack(0, 0, min(seconds, _LATEST), ms * 1_000_000)
+        while _settime(self._fd, _ABSOLUTE | _CANCEL_ON_SET, when, None) == -1:
+            error = process.c_error("timerfd_settime")
+            if error.errno != errno.ECANCELED:  # that is: the clock was set just now
+                raise error
+
+    def clear(self) -> None:
+        """Be readable no longer, until it is set again."""
+        try:
+            os.read(self._fd, 8)
+        except OSError:  # ECANCELED: the clock was set; EAGAIN: nothing has happened
+            pass
