@@ -50,6 +50,7 @@ PIPE = 65536  # bytes that a pipe holds, see pipe(7)
 AT_ONCE = 200  # workers named in one message to a zygote
 LOOK = 0.002  # seconds that a worker gets to stop for a look at its lease
 TRIES = 20  # looks that fail before the kill comes all the same
+TELLS: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}  # what is also told by the scoreboard
 PLANNED = (Left.DRAINED, Left.INTERRUPTED, Left.TEARDOWN_RAISED)
 
 
@@ -283,6 +284,9 @@ class Processes:
         """Send a worker a signal."""
         pid = self.pid(worker)
         if pid is not None:
+            if number in TELLS:
+                record = self._watch.record(worker)
+                record.told = max(record.told, TELLS[number])
             process.signal_process(pid, number)
 
     def kill(self, worker: int, *, force: bool, stuck: bool) -> None:

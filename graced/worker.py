@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from graced.family import LoadError, Verdict, exit_status, in_one_line
 from graced.host.scoreboard import Left, Phase, Wants
-from graced.workerlife import INTERRUPT, NOTHING, Life, WorkerInterrupt
+from graced.workerlife import INTERRUPT, Life, WorkerInterrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Worker:
     @property
     def draining(self) -> bool:
         """Whether the worker has been asked to finish."""
-        return self._life.asked != NOTHING
+        return self._life.leaving
 
     @property
     def sockets(self) -> Sequence[socket]:
@@ -231,6 +231,7 @@ def _set_up(
 
 def _setup_failed(life: Life, error: BaseException) -> Verdict:
     if life.is_interrupt(error):
+        life.tell_besides("setup()", error)
         return _INTERRUPTED
     if isinstance(error, SystemExit):
         text = f"setup() called sys.exit({error.code!r})"
@@ -251,22 +252,28 @@ def _work(life: Life, worker: Worker) -> Verdict:
             worker.run()
         elif not life.over:
             life.run_free(worker.run)
-    except SystemExit as error:
+    except BaseException as error:  # noqa: BLE001  # user code may raise anything
+        return _run_failed(life, error, own=type(worker).run is not Worker.run)
+    return _asked_for(life)
+
+
+def _run_failed(life: Life, error: BaseException, *, own: bool) -> Verdict:
+    if life.is_interrupt(error):
+        if own:  # else the round has told it
+            life.tell_besides("run()", error)
+        return _INTERRUPTED
+    if isinstance(error, SystemExit):
         text = life.last_words or f"run() called sys.exit({error.code!r})"
         return Verdict(Left.DIED, exit_status(error), text)
-    except BaseException as error:  # noqa: BLE001  # user code may raise anything
-        if life.is_interrupt(error):
-            return _INTERRUPTED
-        life.diary.exception("run() raised", error)
-        return Verdict(Left.DIED, 1, f"run() raised {in_one_line(error)}")
-    return _asked_for(life)
+    life.diary.exception("run() raised", error)
+    return Verdict(Left.DIED, 1, f"run() raised {in_one_line(error)}")
 
 
 def _asked_for(life: Life) -> Verdict:
     """Return the verdict on a run() that returned."""
     if life.asked == INTERRUPT or life.raised is not None:
         return _INTERRUPTED
-    if life.asked != NOTHING:
+    if life.leaving:
         return _DRAINED
     if life.over:
         text = f"{life.score.errors_in_row} rounds in a row raised, the last: {life.last_words}"

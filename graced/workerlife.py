@@ -20,19 +20,20 @@ import select
 import signal
 import sys
 import time
+from _signal import getsignal  # type: ignore[import-not-found]  # without enums, once a round
 from _thread import get_ident
 
 from graced.core import settings
 from graced.family import Family, Order, Verdict, Voice, exit_status, in_one_line
 from graced.host import process, stacks
 from graced.host.log import Log
-from graced.host.scoreboard import Ack, Phase
+from graced.host.scoreboard import TOLD, Ack, Phase
 from graced.host.wakeup import Wakeup, rest, sleep_on
 from graced.score import Score, sane
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from socket import socket
     from types import FrameType
     from typing import Any, Final, Literal, NoReturn, Protocol
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from graced.host.scoreboard import WorkerRecord
 
     Woken = Literal["readable", "draining", "timeout"]
+    Handler = Callable[[int, FrameType | None], None]
 
     class Poll(Protocol):
         """What a wait sleeps on."""
@@ -54,12 +56,13 @@ PARENT_DIED: Final = signal.SIGRTMIN  # first the middle process: the adoption; 
 ANSWERED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, PARENT_DIED)
 
 
-class WorkerInterrupt(BaseException):
+class WorkerInterrupt(KeyboardInterrupt):
     """Raised in a worker's main thread when it is to leave at once.
 
     At most once, only in ``setup``, ``step``, ``handle`` and ``wait``. Clean up and let
     it pass; ``teardown()`` runs afterwards. Not an :class:`Exception`, so that
-    ``except Exception`` lets it through.
+    ``except Exception`` lets it through; a :class:`KeyboardInterrupt`, since event loops
+    let that out of their tasks and callbacks, and libraries clean up for it.
     """
 
 
@@ -83,6 +86,7 @@ class Life:
         self._windows: stacks.Stacks | None = None
         self._sockets: list[socket] | None = None
         self._thread = get_ident()
+        self._asked_by: dict[int, Handler] = {}  # our handlers of what asks us to leave
 
     @classmethod
     def detached(cls) -> Life:
@@ -123,8 +127,15 @@ class Life:
         faulthandler.unregister(signal.SIGQUIT)  # the zygote's: else ours is never installed
         for number, handler in ours.items():
             signal.signal(number, handler)
+        self._asked_by = {number: ours[number] for number in (signal.SIGTERM, signal.SIGINT)}
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def _take_back(self) -> None:
+        """Hear again what an event loop has heard; as it closes it leaves nobody to hear."""
+        for number, ours in self._asked_by.items():
+            if getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, ours)
 
     def own(self) -> None:
         """Open what the worker that is forked next shares with nobody."""
@@ -166,6 +177,7 @@ class Life:
     def _forget(self) -> None:
         """In a process forked by user code: it is no worker, its signals are its own."""
         self.astray = True
+        self._asked_by = {}
         self.wakeup.forget()
         faulthandler.unregister(signal.SIGQUIT)
         faulthandler.disable()
@@ -215,7 +227,7 @@ class Life:
         """Raise where the signal hit, if that is allowed; else leave it for later."""
         if self.raised is not None or self.score.phase > Phase.BUSY:
             self._acknowledge_interrupt()
-        elif self.due() and _is_user_code(frame):
+        elif self.due() and _is_user_code(frame) and not _leave_it_to_trio(self._interrupt_if_due):
             self.interrupt()
 
     def due(self) -> bool:
@@ -224,6 +236,10 @@ class Life:
             return False
         score = self.score
         return (self.asked == INTERRUPT or score.phase == Phase.SETUP) and not score.is_leased
+
+    def _interrupt_if_due(self) -> None:
+        if self.due():
+            self.interrupt()
 
     def interrupt(self) -> NoReturn:
         """Raise WorkerInterrupt, once."""
@@ -246,7 +262,12 @@ class Life:
     @property
     def over(self) -> bool:
         """Whether there are to be no more rounds."""
-        return self.asked != NOTHING or self.score.errors_in_row >= self._max_errors
+        return self.leaving or self.score.errors_in_row >= self._max_errors
+
+    @property
+    def leaving(self) -> bool:
+        """Whether we have been asked to leave, be it by a signal that user code has caught."""
+        return self.asked != NOTHING or self.score.words[TOLD] != NOTHING
 
     def guarded(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call user code, which may be interrupted meanwhile. The one place that does."""
@@ -259,6 +280,7 @@ class Life:
             raise
         finally:
             self.armed = armed
+            self._take_back()
         if self.astray:
             self._end_astray(call, None)
         return result
@@ -297,16 +319,30 @@ class Life:
         if isinstance(error, calm):
             self.score.end_good_round()
             return
-        if isinstance(error, SystemExit):
+        if self.is_interrupt(error):
+            self.tell_besides(f"{_name(call)}()", error)
+        elif isinstance(error, SystemExit):
             self.last_words = f"{_name(call)}() called sys.exit({error.code!r})"
-        elif not self.is_interrupt(error):
+        else:
             self.score.count_error()
             self.last_words = f"{_name(call)}() raised {in_one_line(error)}"
         self.score.end_round()
 
     def is_interrupt(self, error: BaseException) -> bool:
-        """Return whether it is the interrupt we were asked for; users may raise their own."""
-        return isinstance(error, WorkerInterrupt) and self.raised is not None
+        """Return whether it is, or comes of, the interrupt we were asked for.
+
+        Users may raise their own: those are errors like any other.
+        """
+        return self.raised is not None and any(
+            isinstance(each, WorkerInterrupt) for each in _all_in(error)
+        )
+
+    def tell_besides(self, who: str, error: BaseException) -> None:
+        """Tell what came of an interrupt besides itself."""
+        if isinstance(error, SystemExit):
+            self.diary.info(f"{who} called sys.exit({error.code!r}) when it was interrupted")
+        elif not _is_mere_interrupt(error):
+            self.diary.exception(f"{who} raised when it was interrupted", error)
 
     # -- waiting -----------------------------------------------------------------
 
@@ -322,9 +358,9 @@ class Life:
     def _wait_elsewhere(self, seconds: float | None) -> bool:
         """Sleep in another thread: they share an eventfd that stays readable once we drain."""
         level = self.wakeup.level()
-        if self.asked == NOTHING:
+        if not self.leaving:
             sleep_on(level, seconds)
-        return self.asked != NOTHING
+        return self.leaving
 
     def wait_for(self, fd: int | None, seconds: float | None, *, heed_drain: bool = True) -> Woken:
         """Sleep until `fd` is readable, we are asked to drain, or the time is over.
@@ -375,7 +411,7 @@ class Life:
         while True:
             if self.due():
                 self.interrupt()
-            if heed_drain and self.asked != NOTHING:
+            if heed_drain and self.leaving:
                 return "draining"
             woken = [fd for fd, _ in poll.poll(rest(end))]
             if any(fd != pipe for fd in woken):
@@ -407,6 +443,7 @@ class Life:
     def turn_to_leave(self) -> None:
         """From here on no interrupt is raised, so the sender may stop."""
         self.score.enter(Phase.TEARDOWN)
+        self.asked = max(self.asked, self.score.words[TOLD])
         if self.asked == INTERRUPT or self.raised is not None:
             self._acknowledge_interrupt()
         elif self.asked == DRAIN:
@@ -445,7 +482,8 @@ _HERE: Final = os.path.dirname(_GUARDED.co_filename) + os.sep
 def _is_user_code(frame: FrameType | None) -> bool:
     """Return whether the nearest frame of ours, going up, is the one that calls user code.
 
-    A `__del__` on the way would swallow the exception: better the next signal.
+    A `__del__` on the way would swallow the exception: better the next signal. Where no
+    frame is ours, user code has switched to another stack, a greenlet's say.
     """
     if frame is None or frame.f_code.co_filename.startswith(_HERE):
         return False
@@ -453,7 +491,50 @@ def _is_user_code(frame: FrameType | None) -> bool:
         if frame.f_code.co_filename.startswith(_HERE):
             return frame.f_code is _GUARDED
         frame = frame.f_back
-    return False
+    return frame is None
+
+
+def _all_in(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, what a group of them holds, and what led to each.
+
+    Task groups bring an interrupt as a group, a `finally` that raises instead of it as its
+    context, an event loop that it hit in its own works as its cause.
+    """
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        waiting += [led for led in (each.__cause__, each.__context__) if led is not None]
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
+
+
+def _is_mere_interrupt(error: BaseException) -> bool:
+    """Return whether what an interrupt has become, a group say, tells of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_mere_interrupt, error.exceptions))
+    cause = error.__cause__
+    return isinstance(error, KeyboardInterrupt) or (cause is not None and _is_mere_interrupt(cause))
+
+
+def _leave_it_to_trio(raising: Callable[[], None]) -> bool:
+    """Return whether a signal has hit trio's own works; they will call `raising` in a moment.
+
+    Raised there an interrupt would end the loop at once, its tasks halfway; raised from a
+    callback it has trio cancel them all.
+    """
+    trio = sys.modules.get("trio")
+    try:
+        token = trio.lowlevel.current_trio_token()  # type: ignore[union-attr]
+        protected = trio.lowlevel.currently_ki_protected()  # type: ignore[union-attr]
+    except (AttributeError, RuntimeError):  # not imported as yet, or it does not run
+        return False
+    if protected:
+        token.run_sync_soon(raising, idempotent=True)
+    return bool(protected)
 
 
 def _name(call: Callable[..., Any]) -> str:

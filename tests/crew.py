@@ -230,6 +230,22 @@ class Looper(Idle):
         say("loop over")
 
 
+class AsyncioLooper(Idle):
+    """Has an event loop of its own, which takes the signal that asks it to leave."""
+
+    def run(self) -> None:
+        import asyncio
+
+        async def main() -> None:
+            over = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+            say("loop begins")
+            await over.wait()
+
+        asyncio.run(main())
+        say("loop over", self.draining)
+
+
 class Environment(Idle):
     """Tells what it has got: variables, identity, descriptors."""
 

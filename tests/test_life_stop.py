@@ -67,6 +67,16 @@ def test_an_idle_worker_is_woken_by_a_drain(daemon: Daemon) -> None:
     assert [line.words for line in daemon.events.matching("^woken")] == [["woken", "True"]] * 4
 
 
+def test_a_loop_that_takes_the_signal_itself_has_been_drained(daemon: Daemon) -> None:
+    daemon.pool("crew:AsyncioLooper").start().ready()
+    daemon.events.wait("^loop begins")
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    assert daemon.events.matching("^loop over True")
+    assert daemon.events.matching("^teardown")
+    assert not daemon.log.matching("died")
+
+
 def test_a_loop_of_one_s_own_sees_the_drain(daemon: Daemon) -> None:
     daemon.pool("crew:Looper").start().ready()
     daemon.events.wait("^loop begins")  # who is told to drain before it does has no loop

@@ -969,6 +969,167 @@ def test_asyncio_in_a_loop_of_ones_own(nursery: Nursery) -> None:
     nursery.feed.wait("over")
 
 
+# Event loops
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        "say('running'); await asyncio.sleep(60)",
+        "await self.spin()",
+        "await asyncio.gather(self.spin(), asyncio.sleep(60))",
+        """async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self.spin()); tasks.create_task(asyncio.sleep(60))""",
+        "asyncio.get_running_loop().call_soon(self.block); await asyncio.sleep(60)",
+    ],
+)
+@pytest.mark.parametrize("where", ["setup", "step", "run"])
+def test_an_interrupt_gets_out_of_an_event_loop(nursery: Nursery, main: str, where: str) -> None:
+    code = f"""
+    import asyncio
+    class W(Worker):
+        def step(self): self.wait(None)
+        def {where}(self): asyncio.run(self.main())
+        async def main(self):
+            try:
+                {main}
+            finally: say("cleaned")
+        async def spin(self):
+            say("running")
+            while True: time.sleep(0.001); await asyncio.sleep(0)
+        def block(self):
+            say("running")
+            while True: time.sleep(0.001)
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code)
+    nursery.feed.wait("running")
+    interrupt(child)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["running", "cleaned", "teardown"][: 2 if where == "setup" else 3]
+    assert child.record.errors == 0
+    assert child.record.text == ""
+
+
+GROUPS = """
+class W(Worker):
+    def step(self):
+        try: say("begin"); self.wait(None)
+        except WorkerInterrupt as error:
+            {0}
+    def teardown(self): say("teardown")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("raise BaseExceptionGroup('g', [error]) from None", ""),
+        ("raise BaseExceptionGroup('g', [BaseExceptionGroup('h', [error])]) from None", ""),
+        ("raise KeyboardInterrupt", ""),
+        ("raise RuntimeError('a loop of its own') from error", ""),
+        ("raise BaseExceptionGroup('g', [OSError('lost too'), error])", "lost too"),
+        ("raise OSError('lost too')", "lost too"),
+        ("sys.exit(130)", "step() called sys.exit(130) when it was interrupted"),
+    ],
+)
+def test_what_an_interrupt_has_become_is_one(nursery: Nursery, how: str, told: str) -> None:
+    child = nursery.worker(GROUPS.format(how)).ready()
+    nursery.feed.wait("begin")
+    child.send(signal.SIGINT)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.wait("teardown")
+    assert child.record.errors == 0
+    assert told in nursery.log()
+    assert bool(told) == bool(nursery.log())
+
+
+def test_an_interrupt_reaches_the_code_of_another_stack() -> None:
+    """As a greenlet's: no frame of ours is above it."""
+    import sys
+
+    from graced.workerlife import _is_user_code
+
+    frame = sys._getframe()
+    assert _is_user_code(frame)
+    assert not _is_user_code(None)
+
+
+def test_trio_cancels_its_tasks_when_interrupted(nursery: Nursery) -> None:
+    pytest.importorskip("trio")
+    code = """
+    import trio
+    class W(Worker):
+        def step(self): trio.run(self.main)
+        async def main(self):
+            try:
+                async with trio.open_nursery() as tasks:
+                    tasks.start_soon(trio.sleep, 60)
+                    say("running")
+            finally: say("cleaned")
+        def teardown(self): say("teardown")
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("running")
+    interrupt(child)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["running", "cleaned", "teardown"]
+    assert child.record.errors == 0
+
+
+ASYNCIO_TERM = """
+import asyncio
+class W(Worker):
+    def {0}(self):
+        asyncio.run(self.main())
+        say("draining", self.draining, self.wait(0))
+    async def main(self):
+        over = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+        say("running")
+        await over.wait()
+    def teardown(self):
+        os.kill(os.getpid(), signal.SIGTERM)  # asyncio has left it to the default: the end
+        say("teardown")
+"""
+
+
+@pytest.mark.parametrize("where", ["step", "run"])
+def test_a_loop_that_took_the_signal_has_drained(nursery: Nursery, where: str) -> None:
+    child = nursery.worker(ASYNCIO_TERM.format(where)).ready()
+    nursery.feed.wait("running")
+    child.record.told = 1  # as the main process does before it sends the signal
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.take()
+    assert nursery.feed.lines == ["running", "draining True True", "teardown"]
+    assert child.record.ack == Ack.DRAIN
+
+
+def test_a_worker_hears_again_what_a_loop_of_a_round_has_heard(nursery: Nursery) -> None:
+    code = """
+    import asyncio
+    class W(Worker):
+        def step(self):
+            asyncio.run(self.main())
+            say("waits")
+        async def main(self):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, print)
+        def teardown(self): say("teardown")
+    """
+    code = code.replace('say("waits")', "self.step = self.rest").replace(
+        "def teardown", "def rest(self): say('waits'); self.wait(None)\n        def teardown"
+    )
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("waits")
+    child.send(signal.SIGINT)
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.wait("teardown")
+
+
 # The log
 
 

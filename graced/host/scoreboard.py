@@ -24,7 +24,7 @@ _WORDS: Final = 32
 _TEXT_AT: Final = 256
 TEXT_SIZE: Final = RECORD_SIZE - _TEXT_AT
 
-# The words of a record. The worker writes all but RING_BUSY and RING_GOOD.
+# The words of a record. The worker writes all but RING_BUSY, RING_GOOD and TOLD.
 PHASE: Final = 0
 ROUNDS: Final = 1  # rounds ended
 ERRORS: Final = 2  # rounds that raised
@@ -46,6 +46,7 @@ RING_GOOD: Final = 17
 TEXT_LENGTH: Final = 18
 BORN_WHOLE: Final = 19  # 1: its zygote knows it and guards it
 QUEUE: Final = 20  # 1: it takes jobs, so its pool needs a queue keeper
+TOLD: Final = 21  # 1: it is sent SIGTERM, 2: SIGINT; should handlers of its own catch them
 
 
 class Phase:
@@ -134,6 +135,7 @@ class WorkerRecord:
     ring_good = _Word(RING_GOOD)
     born_whole = _Word(BORN_WHOLE)
     queue = _Word(QUEUE)
+    told = _Word(TOLD)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
         self.words = words

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from graced.jobs.job import Job, Outcome
     from graced.workerlife import Life
 
+_CALM = (Retry, Discard, Failed)  # what ends a job without being an error
 LOOK = 1.0  # seconds between looks whether an interrupt came, while a settle is not confirmed
 
 
@@ -114,9 +115,9 @@ class JobWorker(Worker):
         """Handle a job in a round; return what has become of it."""
         outcome: Outcome
         try:
-            result = self._round(self.handle, job, calm=(Retry, Discard, Failed))
+            result = self._round(self.handle, job, calm=_CALM)
         except BaseException as error:
-            if isinstance(error, SystemExit) or self._life.is_interrupt(error):
+            if isinstance(error, SystemExit) or self._is_interrupt(error):
                 raise
             outcome = self._failure(job, error)
         else:
@@ -124,6 +125,10 @@ class JobWorker(Worker):
             if isinstance(outcome, Raised):
                 self._life.diary.error(f"job {job.id}: {_unusable(result)}", job=job.id)
         return outcome
+
+    def _is_interrupt(self, error: BaseException) -> bool:
+        """Return whether an interrupt ended the job; what it says of itself goes before that."""
+        return self._life.is_interrupt(error) and not isinstance(error, _CALM)
 
     def _failure(self, job: Job, error: BaseException) -> Outcome:
         """Return what an exception makes of a job, and log what is worth it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from graced.jobs.job import Job, Outcome
+from graced.jobs.job import Job, Outcome, Postponed, Retry
 from graced.jobs.worker import JobWorker
-from graced.workerlife import DRAIN, Life
+from graced.workerlife import DRAIN, Life, WorkerInterrupt
 
 
 class Drained(Life):
@@ -71,3 +71,34 @@ def test_whenever_a_drain_comes_the_last_settle_is_seen_confirmed(looks: int) ->
     assert end.told[-1] == "leave"
     assert end.told.count("leave") == 1
     assert end.unsettled == 0
+
+
+@pytest.fixture
+def interrupted() -> JobWorker:
+    worker = Works()
+    worker._life.raised = WorkerInterrupt()
+    return worker
+
+
+def outcome_of(worker: JobWorker, error: BaseException) -> Outcome:
+    def handle(_: Job) -> None:
+        raise error
+
+    worker.handle = handle  # type: ignore[method-assign]
+    return worker._outcome(Job(1, None, 1, 0.0))
+
+
+def test_whatever_an_interrupt_has_become_settles_no_job(interrupted: JobWorker) -> None:
+    raised = interrupted._life.raised
+    assert raised is not None
+    cleaning = OSError("cannot clean up")
+    cleaning.__context__ = raised
+    for error in (raised, BaseExceptionGroup("of a task", [raised]), cleaning):
+        with pytest.raises(type(error)):
+            outcome_of(interrupted, error)
+
+
+def test_what_a_job_says_of_itself_when_interrupted_holds(interrupted: JobWorker) -> None:
+    retry = Retry(after=5)
+    retry.__context__ = interrupted._life.raised
+    assert isinstance(outcome_of(interrupted, retry), Postponed)
