@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, NoReturn
 
-    from graced.workerlife import Woken
+    from graced.workerlife import HasFileno
 
 __all__ = ["Worker", "WorkerInterrupt"]
 
@@ -108,6 +108,15 @@ class Worker:
         """
         return self._life.wait(seconds)
 
+    def wait_for(self, fd: int | HasFileno, seconds: float | None = None) -> bool:
+        """Sleep until `fd` is readable: True; False when the time is over or a drain asked for.
+
+        `fd` is a descriptor, or what has a ``fileno()``: a socket, say. End-of-file and
+        errors are readable, too. The rules are those of :meth:`wait`; in ``teardown()`` it
+        returns False at once. OSError if the descriptor is closed.
+        """
+        return self._life.is_readable(fd, seconds)
+
     def critical(self, seconds: float) -> Critical:
         """Return a context in which this process is neither interrupted nor killed.
 
@@ -138,10 +147,6 @@ class Worker:
     def _round(self, call: Callable[..., Any], *args: Any, calm: tuple[type, ...] = ()) -> Any:
         """Run user code as one round, see :meth:`Life.round`."""
         return self._life.round(call, *args, calm=calm)
-
-    def _wait_readable(self, fd: int, seconds: float | None, *, heed_drain: bool = True) -> Woken:
-        """Wait for a descriptor with the guarantees of :meth:`wait`, see :meth:`Life.wait_for`."""
-        return self._life.wait_for(fd, seconds, heed_drain=heed_drain)
 
     def _tell(self, what: str, error: BaseException) -> None:
         """Write a traceback to the log as one record."""

@@ -28,7 +28,7 @@ from graced.family import Family, Order, Verdict, Voice, exit_status, in_one_lin
 from graced.host import process, stacks
 from graced.host.log import Log
 from graced.host.scoreboard import TOLD, Ack, Phase
-from graced.host.wakeup import Wakeup, rest, sleep_on
+from graced.host.wakeup import Wakeup, check_open, rest, sleep_on
 from graced.score import Score, sane
 
 TYPE_CHECKING = False
@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 
     Woken = Literal["readable", "draining", "timeout"]
     Handler = Callable[[int, FrameType | None], None]
+
+    class HasFileno(Protocol):
+        """A file, a socket."""
+
+        def fileno(self) -> int: ...
 
     class Poll(Protocol):
         """What a wait sleeps on."""
@@ -352,15 +357,24 @@ class Life:
         if self.score.phase > Phase.BUSY:
             return True
         if get_ident() != self._thread:
-            return self._wait_elsewhere(seconds)
+            self._sleep_elsewhere(seconds)
+            return self.leaving
         return self.wait_for(None, seconds) == "draining"
 
-    def _wait_elsewhere(self, seconds: float | None) -> bool:
+    def is_readable(self, what: int | HasFileno, seconds: float | None) -> bool:
+        """Sleep until `what` is readable; False if the time is over or a drain is asked for."""
+        fd = _descriptor(what)
+        seconds = None if seconds is None else sane(seconds)
+        if self.score.phase > Phase.BUSY:
+            return False
+        if get_ident() == self._thread:
+            return self.wait_for(fd, seconds) == "readable"
+        return fd in self._sleep_elsewhere(seconds, fd) and not self.leaving
+
+    def _sleep_elsewhere(self, seconds: float | None, *fds: int) -> list[int]:
         """Sleep in another thread: they share an eventfd that stays readable once we drain."""
         level = self.wakeup.level()
-        if not self.leaving:
-            sleep_on(level, seconds)
-        return self.leaving
+        return [] if self.leaving else sleep_on((level, *fds), seconds)
 
     def wait_for(self, fd: int | None, seconds: float | None, *, heed_drain: bool = True) -> Woken:
         """Sleep until `fd` is readable, we are asked to drain, or the time is over.
@@ -371,9 +385,9 @@ class Life:
         Without `heed_drain` a drain does not end the wait.
         """
         wakeup = self.wakeup
+        foreign = wakeup.borrow()
         if fd is not None:
             wakeup.poll.register(fd, select.POLLIN)
-        foreign = wakeup.borrow()
         pause = self.score.pause()
         try:
             return self._sleep(wakeup.poll, seconds, heed_drain)
@@ -413,7 +427,9 @@ class Life:
                 self.interrupt()
             if heed_drain and self.leaving:
                 return "draining"
-            woken = [fd for fd, _ in poll.poll(rest(end))]
+            events = poll.poll(rest(end))
+            check_open(events)
+            woken = [fd for fd, _ in events]
             if any(fd != pipe for fd in woken):
                 return "readable"
             if woken:
@@ -535,6 +551,17 @@ def _leave_it_to_trio(raising: Callable[[], None]) -> bool:
     if protected:
         token.run_sync_soon(raising, idempotent=True)
     return bool(protected)
+
+
+def _descriptor(what: int | HasFileno) -> int:
+    fileno = getattr(what, "fileno", None)
+    fd = what if fileno is None else fileno()
+    if not isinstance(fd, int) or isinstance(fd, bool):
+        name = type(what).__name__
+        raise TypeError(f"a descriptor, or what has a fileno(), can be waited for; not {name}")
+    if not 0 <= fd < 1 << 31:
+        raise ValueError(f"a descriptor that can be waited for is open; not {fd}")
+    return fd
 
 
 def _name(call: Callable[..., Any]) -> str:

@@ -242,7 +242,7 @@ def test_it_rings_when_it_turns_busy_if_it_was_asked_to(nursery: Nursery) -> Non
     class W(Worker):
         def step(self):
             say("round")
-            self._wait_readable(self.options["fd"], None)
+            self.wait_for(self.options["fd"], None)
             os.read(self.options["fd"], 1)
     """
     nursery.write(code)
@@ -600,6 +600,141 @@ def test_no_drain_is_lost_between_look_and_sleep(nursery: Nursery) -> None:
         child.send(signal.SIGTERM)
         assert left(child) == Left.DRAINED
         nursery.scoreboard.release(child.index)
+
+
+# wait_for()
+
+
+WAITS_FOR = """
+import socket
+class W(Worker):
+    def setup(self): self.ours, self.theirs = socket.socketpair()
+    def step(self):
+        PLACE
+    def teardown(self): say("teardown", self.wait_for(self.ours), self.wait_for(self.ours, 3600))
+"""
+
+
+def test_wait_for_says_whether_a_descriptor_is_readable(nursery: Nursery) -> None:
+    code = WAITS_FOR.replace(
+        "PLACE",
+        """
+        say("nothing", self.wait_for(self.ours, 0.01), self.wait_for(self.ours.fileno(), -1))
+        self.theirs.send(b"x")
+        say("something", self.wait_for(self.ours), self.wait_for(self.ours, 0), self.ours.recv(9))
+        self.theirs.close()
+        say("end", self.wait_for(self.ours), self.ours.recv(9))
+        say("waits", self.wait_for(os.pipe()[0]))
+    """,
+    )
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("end True b''")
+    until(lambda: child.record.phase == Phase.READY and process.state(child.pid) == "S", "asleep")
+    assert child.record.round_started == 0  # the round's clock stands still
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.take()
+    assert nursery.feed.lines == [
+        "nothing False False",
+        "something True True b'x'",
+        "end True b''",
+        "waits False",
+        "teardown False False",
+    ]
+
+
+def test_an_interrupt_in_wait_for(nursery: Nursery) -> None:
+    child = nursery.worker(WAITS_FOR.replace("PLACE", 'say("waits"); self.wait_for(self.ours)'))
+    nursery.feed.wait("waits")
+    until(lambda: child.record.phase == Phase.READY and process.state(child.pid) == "S", "asleep")
+    child.send(signal.SIGINT)  # once is enough, as in wait()
+    assert left(child) == Left.INTERRUPTED
+    nursery.feed.wait("teardown False False")
+
+
+def test_wait_for_in_another_thread(nursery: Nursery) -> None:
+    code = WAITS_FOR.replace(
+        "PLACE",
+        """
+        import threading
+        thread = threading.Thread(target=self.other)
+        thread.start()
+        self.wait()
+        thread.join()
+    def other(self):
+        say("nothing", self.wait_for(self.ours, 0.01))
+        self.theirs.send(b"x")
+        say("something", self.wait_for(self.ours), self.ours.recv(9))
+        say("waits", self.wait_for(self.ours))
+    """,
+    )
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("something True b'x'")
+    child.send(signal.SIGTERM)
+    assert left(child) == Left.DRAINED
+    nursery.feed.wait("nothing False")
+    nursery.feed.wait("waits False")
+
+
+@pytest.mark.parametrize("fd", ["theirs", "other thread"])
+def test_a_descriptor_that_was_waited_for_ends_no_other_wait(fd: str) -> None:
+    """Nor does it make one spin, or one of the same number that was opened since."""
+    import threading
+
+    worker = Worker()
+    worker._life.wakeup.open()
+    reader, writer = os.pipe()
+    os.write(writer, b"x")
+    before = time.thread_time()
+    if fd == "theirs":
+        assert worker.wait_for(reader)
+    else:
+        thread = threading.Thread(target=worker.wait_for, args=[reader])
+        thread.start()
+        thread.join()
+    assert not worker.wait(0.3)
+    assert time.thread_time() - before < 0.15  # it slept
+    assert not worker.wait_for(os.dup(writer), 0.01)
+    worker._life.wakeup.close()
+
+
+@pytest.mark.parametrize(
+    ("fd", "seconds", "error", "said"),
+    [
+        (None, None, TypeError, "a descriptor, or what has a fileno.., .*; not NoneType"),
+        ("3", None, TypeError, "not str"),
+        (True, None, TypeError, "not bool"),
+        (1.0, None, TypeError, "not float"),
+        (-1, None, ValueError, "not -1"),
+        (1 << 40, None, ValueError, "not 1099511627776"),
+        (900, None, OSError, "descriptor 900: it is closed"),
+        (0, "1", TypeError, "seconds must be a number, not str"),
+        (0, float("nan"), ValueError, "NaN"),
+    ],
+)
+def test_what_cannot_be_waited_for(
+    fd: object, seconds: object, error: type[Exception], said: str
+) -> None:
+    import threading
+
+    worker = Worker()
+    worker._life.wakeup.open()
+    with pytest.raises(error, match=said):
+        worker.wait_for(fd, seconds)  # type: ignore[arg-type]
+    told: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            worker.wait_for(fd, seconds)  # type: ignore[arg-type]
+        except BaseException as wrong:  # noqa: BLE001
+            told.append(wrong)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert [type(each) for each in told] == [error]
+    assert not worker.wait(0)
+    worker._life.wakeup.close()
 
 
 # Interrupts

@@ -6,6 +6,7 @@ business: whoever sleeps looks for himself, before and after.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final
 
 LONGEST_POLL: Final = 20 * 86400.0  # seconds: poll() counts milliseconds in 32 bits
@@ -116,13 +118,26 @@ class Wakeup:
             os.eventfd_write(self._level, 1)
 
 
-def sleep_on(fd: int, seconds: float | None) -> None:
-    """Sleep until a descriptor is readable, or the time is over; in any thread."""
+def sleep_on(fds: Iterable[int], seconds: float | None) -> list[int]:
+    """Sleep until a descriptor is readable, or the time is over; in any thread.
+
+    Returns those that are readable. OSError if one is closed.
+    """
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
     end = None if seconds is None else time.monotonic() + seconds
-    while not poll.poll(rest(end)) and (end is None or time.monotonic() < end):
+    while not (found := poll.poll(rest(end))) and (end is None or time.monotonic() < end):
         pass  # longer than one poll() can take
+    check_open(found)
+    return [fd for fd, _ in found]
+
+
+def check_open(found: list[tuple[int, int]]) -> None:
+    """OSError if a poll has found that a descriptor is closed: it would find that for ever."""
+    for fd, event in found:
+        if event & select.POLLNVAL:
+            raise OSError(errno.EBADF, f"cannot wait for descriptor {fd}: it is closed")
 
 
 def rest(end: float | None) -> float | None:
