@@ -64,6 +64,7 @@ class Family(Record):
     queue: str | None = None
     title: Callable[[str], None] | None = None
     listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
+    max_lease: float = settings.MAX_LEASE
 
 
 class Verdict(Record):

@@ -44,7 +44,12 @@ class Ground:
         self.daemon_id = os.urandom(8).hex()
 
     def plan(
-        self, pool: Pool, generation: int, log: Log | settings.Log, listen: tuple[int, ...]
+        self,
+        pool: Pool,
+        generation: int,
+        log: Log | settings.Log,
+        listen: tuple[int, ...],
+        max_lease: float,
     ) -> Plan:
         """Return what a zygote has to know."""
         return Plan(
@@ -63,6 +68,7 @@ class Ground:
             keep=(*self.log.keep(), *listen),
             listen=listen,
             queue=self.queue_address(pool),
+            max_lease=max_lease,
         )
 
     def queue_address(self, pool: Pool) -> str:
@@ -79,7 +85,9 @@ class Ground:
         return os.path.join(self.state_dir, url.removeprefix(SCHEME))
 
 
-def fork_ahead(actions: Sequence[Action], ground: Ground, sockets: Sockets | None) -> Ahead:
+def fork_ahead(
+    actions: Sequence[Action], ground: Ground, sockets: Sockets | None, max_lease: float
+) -> Ahead:
     """Fork the zygotes that are among these actions, before those are performed.
 
     One that can't be forked is left for then, when there is somebody to tell.
@@ -88,7 +96,7 @@ def fork_ahead(actions: Sequence[Action], ground: Ground, sockets: Sockets | Non
     for action in actions:
         if isinstance(action, StartZygote):
             listen = () if sockets is None else sockets.of(action.pool)
-            plan = ground.plan(action.pool, action.generation, ground.log, listen)
+            plan = ground.plan(action.pool, action.generation, ground.log, listen, max_lease)
             try:
                 ahead[action.zygote] = fork_with(ground.stacks, plan)
             except OSError:

@@ -26,7 +26,7 @@ BEAT: Final = 0.1  # seconds between two looks
 class Orphan:
     """A worker, and where it is on the ladder."""
 
-    __slots__ = ("interrupted", "pid", "record", "seen", "spent")
+    __slots__ = ("_told", "group", "interrupted", "pid", "record", "seen", "spent")
 
     def __init__(self, pid: int, record: WorkerRecord) -> None:
         self.pid = pid
@@ -34,15 +34,25 @@ class Orphan:
         self.interrupted = False  # else it is draining
         self.spent = 0  # ns on this rung, leases not counted
         self.seen = 0
+        self.group = 0  # of its subprocess
+        self._told = 0
 
-    def leased(self, now: int) -> bool:
+    def see_group(self) -> None:
+        """Know the group of its subprocess while it lives: it may have written anything."""
+        told = self.record.child_group
+        if told != self._told:
+            self._told = told
+            self.group = told if process.is_group_below(told, self.pid) else 0
+
+    def leased(self, now: int, longest: int) -> bool:
         """Return whether it must be left alone."""
-        return now < self.record.lease_until
+        return now < self.record.lease(longest, now)[1]
 
 
-def lead_down(wards: list[tuple[int, Orphan]], pool: settings.Pool) -> None:
+def lead_down(wards: list[tuple[int, Orphan]], pool: settings.Pool, max_lease: float) -> None:
     """Drain, interrupt, kill; return when all are gone."""
     left = dict(wards)
+    longest = int(max_lease * SECOND)
     poll = select.poll()
     now = time.monotonic_ns()
     for pidfd, orphan in wards:
@@ -55,7 +65,7 @@ def lead_down(wards: list[tuple[int, Orphan]], pool: settings.Pool) -> None:
             os.close(pidfd)
         now = time.monotonic_ns()
         for pidfd, orphan in left.items():
-            _look(pidfd, orphan, pool, now)
+            _look(pidfd, orphan, pool, now, longest)
 
 
 def _jitter() -> float:
@@ -66,18 +76,19 @@ def _jitter() -> float:
 def _end_what_is_left(orphan: Orphan) -> None:
     """Its number is not used again while its group has members; if it has none, hardly so soon."""
     process.end_group(orphan.pid)
-    if orphan.record.child_group:
-        process.end_group(orphan.record.child_group)
+    if orphan.group:
+        process.end_group(orphan.group)
 
 
-def _look(pidfd: int, orphan: Orphan, pool: settings.Pool, now: int) -> None:
+def _look(pidfd: int, orphan: Orphan, pool: settings.Pool, now: int, longest: int) -> None:
     passed, orphan.seen = now - orphan.seen, now
-    if orphan.leased(now):
+    orphan.see_group()
+    if orphan.leased(now, longest):
         return
     orphan.spent += passed
     limit = pool.stop_timeout if orphan.interrupted else pool.drain_timeout
     if orphan.spent >= limit * SECOND:
-        _next_rung(pidfd, orphan)
+        _next_rung(pidfd, orphan, longest)
     elif orphan.interrupted:
         _interrupt(pidfd, orphan)
     elif orphan.record.ack == Ack.NONE:
@@ -89,20 +100,21 @@ def _interrupt(pidfd: int, orphan: Orphan) -> None:
         process.signal_pidfd(pidfd, signal.SIGINT)
 
 
-def _next_rung(pidfd: int, orphan: Orphan) -> None:
+def _next_rung(pidfd: int, orphan: Orphan, longest: int) -> None:
     if orphan.interrupted:
-        _kill(pidfd, orphan)
+        _kill(pidfd, orphan, longest)
         return
     orphan.interrupted = True
     orphan.spent = 0
     _interrupt(pidfd, orphan)
 
 
-def _kill(pidfd: int, orphan: Orphan) -> None:
+def _kill(pidfd: int, orphan: Orphan, longest: int) -> None:
     """Kill it, unless it has just taken a lease: stopped, it can take none while we look."""
     process.stop_for_a_look(orphan.pid)
-    if orphan.leased(time.monotonic_ns()):
+    if orphan.leased(time.monotonic_ns(), longest):
         process.signal_pidfd(pidfd, signal.SIGCONT)
         return
+    orphan.see_group()
     process.signal_pidfd(pidfd, signal.SIGKILL)
     _end_what_is_left(orphan)

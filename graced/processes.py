@@ -27,7 +27,7 @@ from graced.host import clock, process
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.oom import OomKills
 from graced.host.scoreboard import Left, Phase, ScoreboardFull
-from graced.watch import Watch, read_lease
+from graced.watch import Watch
 from graced.zygote import fork_with
 
 TYPE_CHECKING = False
@@ -163,6 +163,7 @@ class Processes:
         if found is not None:
             found.killed = True
             process.end_group(found.pid)
+            process.signal_process(found.pid, signal.SIGKILL)  # it may have left its group
 
     def helpers(self) -> dict[int, tuple[str, Window]]:
         """Return zygotes and keepers: what they are, and the windows for their stacks."""
@@ -233,7 +234,7 @@ class Processes:
             self._stacks.clear(index)
             self._workers[birth.worker] = _Worker(index, action.zygote)
             record = self._scoreboard.record(index)
-            self._watch.add(birth.worker, record, pool.round_timeout)
+            self._watch.add(birth.worker, record, pool.round_timeout, clock.monotonic())
             orders.append((birth.worker, index, birth.slot, birth.max_rounds, birth.max_rss))
         zygote = self._zygotes.get(action.zygote)
         for start in range(0, len(orders), AT_ONCE):
@@ -262,7 +263,16 @@ class Processes:
         """Take a worker for born that speaks before its zygote has reported it."""
         found = self._workers.get(worker)
         if found is not None and found.pid is None:
-            self._spawned(worker, self._watch.record(worker).pid)
+            pid = self._watch.record(worker).pid
+            if self._may_be(pid):
+                self._spawned(worker, pid)
+
+    def _may_be(self, pid: int) -> bool:
+        """Whether a number that stands in a record can be a worker's: a child of ours, soon."""
+        others = {*self._by_pid, *self.helpers()}
+        if pid == 0 or pid in others:
+            return False
+        return process.is_child(pid) or process.is_below(pid, os.getpid(), others)
 
     def _unspawned(self, worker: int, reason: str) -> None:
         if worker in self._workers and self._workers[worker].pid is None:
@@ -309,7 +319,7 @@ class Processes:
                 return
         found.looks = 0
         now = clock.monotonic()
-        leased, held_until = read_lease(self._watch.record(worker), now)
+        leased, held_until = self._watch.lease(worker, now)
         if held_until is None and (not stuck or self._watch.overdue(worker, now)):
             found.timed_out = stuck
             self._kill(worker, found, pid)
@@ -325,6 +335,7 @@ class Processes:
     def _kill(self, worker: int, found: _Worker, pid: int) -> None:
         found.killed = True
         process.end_group(pid)
+        process.signal_process(pid, signal.SIGKILL)  # it may have left its group
         self._emit(Killed(worker))
 
     # -- deaths -----------------------------------------------------------------
@@ -348,11 +359,18 @@ class Processes:
                 self._gone(worker, exit)
 
     def _end_groups(self, worker: int, pid: int) -> None:
-        """Kill what a dead worker leaves: its own group, and that of its subprocess."""
-        child_group = self._watch.record(worker).child_group
-        self._groups[worker] = [pid, child_group] if child_group > 1 else [pid]
-        for group in self._groups[worker]:
-            process.end_group(group)
+        """Kill what a dead worker leaves: its own group, that of its subprocess, that it was in.
+
+        Only the first is certain to be its own.
+        """
+        process.end_group(pid)
+        groups = self._groups[worker] = [pid]
+        told = {self._watch.record(worker).child_group, process.group_of(pid) or 0} - {0, pid}
+        apart = {*self.helpers(), *self._by_pid} - {pid}
+        for group in told:
+            if process.is_group_below(group, os.getpid(), apart):
+                process.end_group(group)
+                groups.append(group)
 
     def groups_of(self, worker: int) -> list[int]:
         """Return the process groups that a dead worker had, once."""
@@ -398,7 +416,7 @@ class Processes:
         for worker in self._awaited():
             if self._workers[worker].zygote == number:
                 pid = self._watch.record(worker).pid
-                if pid:
+                if self._may_be(pid):
                     self._spawned(worker, pid)  # its birth could not be reported any more
                 else:
                     self._forget(worker)

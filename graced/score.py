@@ -54,6 +54,7 @@ class Score:
         "_answered_good",
         "_bell",
         "_leases",
+        "_longest_lease",
         "_order",
         "_ring_message",
         "_round_limit",
@@ -77,6 +78,7 @@ class Score:
         self._answered_busy = 0
         self._answered_good = 0
         self._leases = 0
+        self._longest_lease = int(family.max_lease * SECOND)
         self._rss_checked = 0
         self._statm = -1
 
@@ -257,13 +259,23 @@ class Score:
         return until != 0 and _now() < until
 
     def lease(self, seconds: float) -> None:
-        """Begin a section that is neither interrupted nor killed; an inner one may prolong it."""
+        """Begin a section that is neither interrupted nor killed; an inner one may prolong it.
+
+        ValueError if it may be longer than max_lease. All sections within one are no longer.
+        """
         length = int(sane(seconds) * SECOND)  # what is no number has begun nothing
+        longest = self._longest_lease
+        if length > longest:
+            raise ValueError(
+                f"critical({seconds}): the longest critical section is {longest / SECOND:g}"
+                " seconds; set max_lease in the configuration to have longer ones"
+            )
         words, now = self.words, _now()
         self._leases += 1
         if self._leases == 1:
             words[LEASE_SINCE] = now
-        words[LEASE_UNTIL] = max(words[LEASE_UNTIL], now + length)
+        until = max(words[LEASE_UNTIL], now + length)
+        words[LEASE_UNTIL] = min(until, words[LEASE_SINCE] + longest)
 
     def end_lease(self) -> bool:
         """End a section; return whether it was the outermost."""

@@ -99,8 +99,8 @@ class Stackroom:
             self._finish(worker)
         elif worker in self._late:
             self._late.discard(worker)
-        else:
-            self._logger(self._label(worker))(self._take(self._processes.index(worker)))
+        elif text := self._take(self._processes.index(worker)):
+            self._logger(self._label(worker))(text)
 
     def tick(self, now: float) -> None:
         """Take what is there from those that did not answer in time."""

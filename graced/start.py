@@ -52,7 +52,7 @@ def start(
         daemon = Daemon(settings, jitter, now)
         first = daemon.start(now)
         process.become_subreaper()  # whom user code forks in an import is an orphan of ours
-        ahead = fork_ahead(first, ground, sockets)
+        ahead = fork_ahead(first, ground, sockets, settings.max_lease)
         from graced.supervisor import Supervisor  # the zygotes are at their imports, too
 
         supervisor = Supervisor(

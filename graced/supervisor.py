@@ -82,6 +82,7 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self._signals = signals.install()
         self.watch = Watch()
+        self.watch.allow_leases(self.settings.max_lease)
         self.processes = Processes(
             ground.scoreboard,
             ground.stacks,
@@ -441,7 +442,8 @@ class Supervisor:
         listen = () if self._sockets is None else self._sockets.of(action.pool)
         new = self._proposed if action.generation > self.daemon.generation else self.settings
         log = self.log if new.log == self.settings.log else new.log
-        return self._ground.plan(action.pool, action.generation, log, listen)
+        self.watch.allow_leases(new.max_lease)
+        return self._ground.plan(action.pool, action.generation, log, listen, new.max_lease)
 
     # -- the end ------------------------------------------------------------------
 

@@ -36,19 +36,24 @@ class _Watched:
 
     __slots__ = (
         "ack",
+        "added",
         "due",
         "good",
         "lease",
+        "leased",
         "ready",
         "record",
+        "rings",
         "round_timeout",
         "stacks",
         "stuck",
         "wants",
     )
 
-    def __init__(self, record: WorkerRecord, round_timeout: float | None) -> None:
+    def __init__(self, record: WorkerRecord, round_timeout: float | None, now: float) -> None:
         self.record = record
+        self.added = now
+        self.rings = 0  # how often it was asked to ring; what stands there it may have changed
         self.round_timeout = round_timeout
         self.ready = False
         self.ack = 0
@@ -56,6 +61,7 @@ class _Watched:
         self.stacks = 0
         self.good: int | None = None  # rounds that had ended well when it was first watched
         self.lease: tuple[float, float | None] = (0.0, None)
+        self.leased = 0.0  # seconds of all leases that ended
         self.due: float | None = None  # when its round is to be looked at
         self.stuck = False  # the round in hand has been reported
 
@@ -65,10 +71,17 @@ class Watch:
 
     def __init__(self) -> None:
         self._watched: dict[int, _Watched] = {}
+        self._max_lease = 0.0
 
-    def add(self, worker: int, record: WorkerRecord, round_timeout: float | None) -> None:
+    def allow_leases(self, seconds: float) -> None:
+        """Believe leases of this length; those who were born with a longer one may keep it."""
+        self._max_lease = max(self._max_lease, seconds)
+
+    def add(
+        self, worker: int, record: WorkerRecord, round_timeout: float | None, now: float
+    ) -> None:
         """Watch a worker from its birth order on."""
-        self._watched[worker] = _Watched(record, round_timeout)
+        self._watched[worker] = _Watched(record, round_timeout, now)
 
     def drop(self, worker: int) -> None:
         """Forget a worker that is gone."""
@@ -136,7 +149,8 @@ class Watch:
         if watched is None:
             return []
         watched.good = 0
-        watched.record.ring_good += 1
+        watched.rings += 1
+        watched.record.ring_good = watched.rings
         fence()
         return self._news(worker, watched)
 
@@ -170,19 +184,36 @@ class Watch:
         if not watched.ready and record.ready_at:
             watched.ready = True
             events.append(BecameReady(worker))
-        if record.ack != watched.ack:
-            watched.ack = record.ack
+        if (ack := record.ack) and ack != watched.ack:
+            watched.ack = ack
             events.append(Acknowledged(worker, watched.ack))
-        if record.wants != watched.wants:
-            watched.wants = record.wants
-            events.append(ReplacementWanted(worker, WHY.get(watched.wants, "asked")))
+        if (wants := record.wants) and wants != watched.wants:
+            watched.wants = wants
+            events.append(ReplacementWanted(worker, WHY[wants]))
         if watched.good is not None and record.good > watched.good:
             watched.good = None
             events.append(RoundDone(worker))
         return events
 
+    def lease(self, worker: int, now: float) -> tuple[float, float | None]:
+        """Return the seconds that a worker's leases took so far, and until when one holds."""
+        return self._read_lease(self._watched[worker], now)
+
+    def _read_lease(self, watched: _Watched, now: float) -> tuple[float, float | None]:
+        """The sum is read last: a lease that ends in between is counted twice for a
+        moment, never lost, so the ladder waits rather than cuts. A sum that is longer than
+        the worker's life is none, or a stop would never end.
+        """
+        since, until = watched.record.lease(int(self._max_lease * NANO), int(now * NANO))
+        held = until / NANO if until > now * NANO else None
+        current = max((min(int(now * NANO), until) - since) / NANO, 0.0) if until else 0.0
+        leased = watched.record.leased / NANO
+        if leased <= now - watched.added + 1.0:  # it may be later by now
+            watched.leased = leased
+        return watched.leased + current, held
+
     def _lease(self, worker: int, watched: _Watched, now: float) -> list[Event]:
-        lease = read_lease(watched.record, now)
+        lease = self._read_lease(watched, now)
         if lease == watched.lease:
             return []
         watched.lease = lease
@@ -199,7 +230,8 @@ class Watch:
             return
         record = watched.record
         if record.phase != Phase.BUSY or record.deadline > (now + limit) * NANO:
-            record.ring_busy += 1
+            watched.rings += 1
+            record.ring_busy = watched.rings
             fence()
         busy = record.phase == Phase.BUSY
         watched.due = (record.deadline / NANO or now + limit) if busy else None
@@ -211,18 +243,6 @@ class Watch:
             return []
         watched.stuck = True
         return [RoundOverdue(worker, watched.round_timeout or 0.0)]
-
-
-def read_lease(record: WorkerRecord, now: float) -> tuple[float, float | None]:
-    """Return the seconds that leases took so far, and until when one holds.
-
-    The sum is read last: a lease that ends in between is counted twice for a
-    moment, never lost, so the ladder waits rather than cuts.
-    """
-    until, since = record.lease_until / NANO, record.lease_since / NANO
-    held = until if until > now else None
-    current = max(min(now, until) - since, 0.0) if until else 0.0
-    return record.leased / NANO + current, held
 
 
 def _reading(record: WorkerRecord, now: float) -> Reading:

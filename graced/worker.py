@@ -121,7 +121,8 @@ class Worker:
         """Return a context in which this process is neither interrupted nor killed.
 
         That holds for `seconds` at most; an interrupt that came meanwhile is raised
-        at the end. May be nested.
+        at the end. May be nested. ValueError where `seconds` are more than the
+        configuration's ``max_lease``, 1 h unless set.
         """
         return Critical(self._life, seconds)
 
@@ -216,7 +217,7 @@ def rehearse(life: Life) -> None:
 
 class _Extra(Worker):
     def step(self) -> None:
-        with self.critical(1):
+        with self.critical(0):
             self.wait(0)
 
 

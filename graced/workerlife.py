@@ -478,7 +478,7 @@ class Life:
     def _end_own_group(self) -> None:
         """Nobody else will: the main process is gone."""
         group = self.score.record.child_group
-        if group:
+        if process.is_group_below(group, os.getpid()):
             process.end_group(group)
         process.end_group(os.getpid())
 

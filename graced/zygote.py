@@ -65,6 +65,7 @@ class Plan(Record):
     listen: tuple[int, ...] = ()  # descriptors, which are kept too
     window: Window | None = None  # for its stacks
     spare: bool = True  # whether there shall be one
+    max_lease: float = settings.MAX_LEASE
 
 
 def fork(plan: Plan) -> tuple[int, Channel]:
@@ -240,6 +241,7 @@ class Zygote:
             queue=plan.queue,
             listen=plan.listen,
             title=title,
+            max_lease=plan.max_lease,
         )
         rehearse(Life(self._family))
         self._wards: dict[int, Orphan] = {}  # by pidfd
@@ -258,7 +260,7 @@ class Zygote:
         except ChannelClosed:
             pass
         self._drop_spare()
-        lead_down(list(self._wards.items()), self._plan.pool)
+        lead_down(list(self._wards.items()), self._plan.pool, self._plan.max_lease)
 
     def _epoll_once(self) -> None:
         # One at a time: what comes of one may give the number of the next to another.

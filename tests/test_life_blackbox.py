@@ -117,8 +117,6 @@ from crew import Idle, say
 class Long(Idle):
     def step(self):
         self.extend(1e300)
-        with self.critical(float("inf")):
-            say("leased")
         say("waits")
         say("woken", self.wait(self.options["seconds"]))
 """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
-from harness import SOON, Daemon, children, comm, wait_gone
+from harness import SOON, TESTS, Daemon, children, comm, wait_gone
 
 
 def test_a_killed_worker_is_back(daemon: Daemon) -> None:
@@ -180,3 +181,79 @@ def test_sigquit_writes_every_stack_and_goes_on(daemon: Daemon) -> None:
     assert sorted(daemon.worker_pids()) == pids
     daemon.send(signal.SIGINT)
     daemon.ended(0)
+
+
+STRAY = """
+import os, subprocess, sys
+from crew import Idle, say
+
+class Stray(Idle):
+    def step(self):
+        self.extend(3600)
+        child = subprocess.Popen(["sleep", "3600"], process_group=0)
+        os.setpgid(0, {group})
+        say("strayed", child.pid)
+        while True:
+            try:
+                self.wait(3600)
+                os.pause() if hasattr(os, "pause") else __import__("signal").pause()
+            except BaseException as error:
+                say("went on")
+"""
+
+
+@pytest.mark.parametrize("group", ["child.pid", "os.getpgid(os.getppid())"])
+def test_a_worker_that_leaves_its_group_is_killed_all_the_same(daemon: Daemon, group: str) -> None:
+    """Into its child's, or that of the main process: the kill goes to it, and to no other's."""
+    daemon.module("stray", STRAY.format(group=group))
+    limits = {"path": [".", str(TESTS)], "drain_timeout": 0.1, "stop_timeout": 0.1}
+    daemon.configure({"jobs": {"worker": "stray:Stray", **limits}, "idle": {"worker": "crew:Idle"}})
+    daemon.start().ready()
+    strayed = daemon.events.wait("^strayed ")[0]
+    daemon.send(signal.SIGTERM)
+    daemon.ended(1)
+    assert daemon.events.matching("^teardown"), "the others left in order"
+    wait_gone([strayed.pid])
+    if group == "child.pid":
+        daemon.nothing_left()
+    else:
+        os.kill(int(strayed.words[1]), signal.SIGKILL)
+
+
+CLAIMS = """
+import os
+from crew import Idle, say
+from graced.host.scoreboard import CHILD_GROUP, PID
+
+class Claims(Idle):
+    def step(self):
+        with open(os.environ["CLAIMED"]) as claimed:
+            for number in claimed.read().split():
+                self._life.score.words[CHILD_GROUP] = int(number)
+        say("claimed")
+        os._exit(3)
+"""
+
+
+def test_a_group_that_is_not_the_worker_s_is_not_believed(daemon: Daemon) -> None:
+    """Nor is a number that is none: 2**40 had ended the main process."""
+    daemon.module("claims", CLAIMS)
+    claimed = daemon.home / "claimed"
+    pool = {"worker": "claims:Claims", "path": [".", str(TESTS)], "env": {"CLAIMED": str(claimed)}}
+    other = subprocess.Popen(["sleep", "3600"], process_group=0)
+    try:
+        daemon.configure({"jobs": {"worker": "crew:Idle"}}).start().ready()
+        idle = daemon.worker_pids()[0]
+        for number in (2**40, -1, 1, daemon.pid, os.getpgid(daemon.pid), idle, other.pid):
+            claimed.write_text(str(number))
+            daemon.configure({"jobs": {"worker": "crew:Idle"}, "claims": pool})
+            daemon.send(signal.SIGHUP)
+            daemon.events.wait("^claimed")
+            daemon.events.forget()
+            daemon.configure({"jobs": {"worker": "crew:Idle"}})
+            daemon.run("reload")
+        assert other.poll() is None
+        assert daemon.status()["pools"]["jobs"]["deaths"] == 0
+    finally:
+        other.kill()
+        other.wait()

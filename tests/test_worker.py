@@ -955,6 +955,28 @@ def test_a_lease_is_seen_and_its_end_is_told(nursery: Nursery) -> None:
     child.until(lambda record: record.lease_until == 0, "the lease's end")  # by a ring
 
 
+def test_a_lease_beyond_the_longest_is_refused_and_holds_nothing(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            for seconds in (3600.001, 1e300, float("inf")):
+                try:
+                    with self.critical(seconds): say("leased")
+                except ValueError as error: say("refused", error)
+            with self.critical(3600):
+                with self.critical(3600): say("longest")
+            say("left", self._life.score.record.lease_until)
+            self.wait()
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait("left 0")
+    first, *_ = told = nursery.feed.lines
+    assert "max_lease" in first
+    assert "3600 seconds" in first
+    assert [line.split()[0] for line in told] == ["refused"] * 3 + ["longest", "left"]
+    drain(child)
+
+
 def test_an_overlong_lease_holds_no_longer_than_it_said(nursery: Nursery) -> None:
     code = """
     class W(Worker):

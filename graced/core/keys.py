@@ -51,6 +51,11 @@ DOCS: dict[str, Doc] = {
         "www-data",
     ),
     "group": Doc("As `user`: become this group; null: the user's own.", "www-data"),
+    "max_lease": Doc(
+        "The longest critical section: `self.critical(seconds)` with more raises ValueError. No "
+        "stop, and no end of a round that takes too long, is held up for longer by one.",
+        "10m",
+    ),
     "log": Doc("See below."),
     "watchdog_quorum": Doc(
         "How many healthy workers are needed to tell systemd's watchdog that all is well; "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "text", "json", "journal")
+MAX_LEASE = 3600.0  # seconds
 MOST_ATTEMPTS = 1_000_000_000  # of a job: for ever, and still a number that fits everywhere
 
 Duration = float  # seconds; in a file also 500ms, 30s, 2m, 1h, 1d
@@ -87,6 +88,7 @@ class Settings(Record):
     state_dir: str | None = None
     user: str | None = None
     group: str | None = None
+    max_lease: Duration = MAX_LEASE
     log: Log = Log()
     watchdog_quorum: int = 1
     pools: Mapping[str, Pool] = {}

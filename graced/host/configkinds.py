@@ -132,6 +132,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "state_dir": Text(texts.folder, "path"),
         "user": Text(texts.user, "user"),
         "group": Text(texts.group, "group"),
+        "max_lease": Seconds(zero=False),
         "watchdog_quorum": Whole(0, MOST_WORKERS),
     },
     settings.Log: {"file": Text(texts.file, "path")},

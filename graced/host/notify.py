@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
     from typing import Final
 
+LONGEST_TIME: Final = 36525 * 86400.0  # seconds: a century in µs fits what systemd counts in
 LONGEST: Final = 2000  # bytes of a value; systemd ignores a message of more than 4096
 READY_FD: Final = "GRACED_READY_FD"  # who waits for a daemon that left the terminal
 
@@ -68,7 +69,8 @@ class Notifier:
 
     def extend(self, seconds: float) -> None:
         """EXTEND_TIMEOUT_USEC: what is under way may take this much longer from now."""
-        message = {"EXTEND_TIMEOUT_USEC": str(max(0, round(seconds * 1_000_000)))}
+        usec = round(min(max(0.0, seconds), LONGEST_TIME) * 1_000_000)
+        message = {"EXTEND_TIMEOUT_USEC": str(usec)}
         if self._waiting and self._waiting[-1].startswith(b"EXTEND_TIMEOUT_USEC="):
             self._waiting.pop()  # the newer one says it all
         self.send(message)

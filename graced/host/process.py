@@ -15,7 +15,7 @@ from graced.core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Final, NoReturn
 
     def _sigmask(how: int, mask: Iterable[int], /) -> set[int]: ...
@@ -30,6 +30,7 @@ else:
     from _signal import valid_signals
 
 BUG: Final = 70  # exit status: a bug in graced
+LONGEST_LINE: Final = 1000  # of parents; they may change while we look, and lead in a circle
 _SET_PDEATHSIG: Final = 1
 _SET_NAME: Final = 15
 _SET_CHILD_SUBREAPER: Final = 36
@@ -353,6 +354,15 @@ def peek_exit() -> Exit | None:
     return None if found is None else Exit(found.si_pid, found.si_code, found.si_status)
 
 
+def is_child(pid: int) -> bool:
+    """Return whether a process is a child of ours, be it one that has ended."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def reap(pid: int) -> None:
     """Let go of a child that has ended: its number is free from here on."""
     try:
@@ -392,6 +402,46 @@ def group_of(pid: int) -> int | None:
         return os.getpgid(pid)
     except OSError:
         return None
+
+
+def is_group_below(group: int, ancestor: int, apart: Collection[int] = ()) -> bool:
+    """Return whether a group is one of a process's descendants, none by way of those `apart`.
+
+    A worker can write any number: its leader tells, or if that is gone all that is left of it.
+    """
+    if group <= 1 or group == os.getpgrp() or group in apart:
+        return False
+    if _parent(group) is not None:
+        return group_of(group) == group and is_below(group, ancestor, apart)
+    members = [pid for pid in _all_pids() if group_of(pid) == group]
+    return bool(members) and all(is_below(pid, ancestor, apart) for pid in members)
+
+
+def is_below(pid: int, ancestor: int, apart: Collection[int] = ()) -> bool:
+    """Return whether a process descends from another, and not by way of those `apart`."""
+    for _ in range(LONGEST_LINE):
+        parent = _parent(pid)
+        if parent is None or pid in apart:
+            return False
+        if parent == ancestor:
+            return True
+        pid = parent
+    return False
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b") ")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _all_pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return []
 
 
 def state(pid: int) -> str | None:

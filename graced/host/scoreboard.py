@@ -6,6 +6,9 @@ each written by one side only, and an area for its last words. Two words read on
 after the other are two moments: conclude nothing from the pair, but note the order
 in which a worker writes them. DEADLINE and ROUND_STARTED are stored before PHASE
 turns BUSY and mean something only while it is; read PHASE first.
+
+A worker may write anything there, by mistake. So each word is read within its bounds: what
+can't be is 0, as if nothing had been written.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ RECORD_SIZE: Final = 1024
 _WORDS: Final = 32
 _TEXT_AT: Final = 256
 TEXT_SIZE: Final = RECORD_SIZE - _TEXT_AT
+_LARGEST: Final = 2**63 - 1
+_MOMENT: Final = 1_000_000_000  # ns
+MOST_PID: Final = 2**22  # see proc(5), pid_max
 
 # The words of a record. The worker writes all but RING_BUSY, RING_GOOD and TOLD.
 PHASE: Final = 0
@@ -96,15 +102,17 @@ class ScoreboardFull(Exception):
 
 
 class _Word:
-    """A word of a record as an attribute."""
+    """A word of a record as an attribute; read as 0 where it is not from 0 to `most`."""
 
-    __slots__ = ("_index",)
+    __slots__ = ("_index", "_most")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, most: int = _LARGEST) -> None:
         self._index = index
+        self._most = most
 
     def __get__(self, record: WorkerRecord, owner: type | None = None) -> int:
-        return record.words[self._index]
+        value = record.words[self._index]
+        return value if 0 <= value <= self._most else 0
 
     def __set__(self, record: WorkerRecord, value: int) -> None:
         record.words[self._index] = value
@@ -115,7 +123,7 @@ class WorkerRecord:
 
     __slots__ = ("_text", "words")
 
-    phase = _Word(PHASE)
+    phase = _Word(PHASE, Phase.LEFT)
     rounds = _Word(ROUNDS)
     errors = _Word(ERRORS)
     good = _Word(GOOD)
@@ -124,17 +132,17 @@ class WorkerRecord:
     lease_since = _Word(LEASE_SINCE)
     lease_until = _Word(LEASE_UNTIL)
     leased = _Word(LEASED)
-    ack = _Word(ACK)
-    wants = _Word(WANTS)
-    left = _Word(LEFT)
-    pid = _Word(PID)
+    ack = _Word(ACK, Ack.INTERRUPT)
+    wants = _Word(WANTS, Wants.RECYCLE)
+    left = _Word(LEFT, Left.TEARDOWN_RAISED)
+    pid = _Word(PID, MOST_PID)
     ready_at = _Word(READY_AT)
-    child_group = _Word(CHILD_GROUP)
+    child_group = _Word(CHILD_GROUP, MOST_PID)
     stacks = _Word(STACKS)
     ring_busy = _Word(RING_BUSY)
     ring_good = _Word(RING_GOOD)
-    born_whole = _Word(BORN_WHOLE)
-    queue = _Word(QUEUE)
+    born_whole = _Word(BORN_WHOLE, 1)
+    queue = _Word(QUEUE, 1)
     told = _Word(TOLD)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
@@ -146,6 +154,16 @@ class WorkerRecord:
         """Return a record that nobody else sees."""
         memory = memoryview(bytearray(RECORD_SIZE))
         return cls(memory[:_TEXT_AT].cast("q"), memory[_TEXT_AT:])
+
+    def lease(self, longest: int, now: int) -> tuple[int, int]:
+        """Return since and until when a lease is held, monotonic ns; 0 and 0 if none is.
+
+        One that is longer than `longest` ns or has yet to begin is none: no worker can take
+        it. It may have begun since somebody looked at the clock, for `now`.
+        """
+        until, since = self.lease_until, self.lease_since
+        sane = 0 < since <= until <= since + longest and since <= now + _MOMENT
+        return (since, until) if sane else (0, 0)
 
     @property
     def text(self) -> str:

@@ -75,7 +75,7 @@ def test_a_child_writes_and_its_parent_reads() -> None:
 @pytest.mark.parametrize("name", WORDS)
 def test_every_word_has_a_place_of_its_own(name: str) -> None:
     record = WorkerRecord.detached()
-    setattr(record, name, 5)
+    setattr(record, name, 1)
     assert [word for word in WORDS if getattr(record, word)] == [name]
     assert record.text == ""
 
@@ -136,7 +136,7 @@ def test_a_ring_that_is_asked_for_before_a_sleep_is_never_lost() -> None:
             for n in range(1, rounds + 1):
                 while mine.stacks < n:  # the starting shot
                     pass
-                mine.phase = n
+                mine.deadline = n
                 fence()
                 mine.errors = mine.ring_busy
                 mine.rounds = n
@@ -148,7 +148,7 @@ def test_a_ring_that_is_asked_for_before_a_sleep_is_never_lost() -> None:
         record.stacks = n
         record.ring_busy = n
         fence()
-        seen = record.phase
+        seen = record.deadline
         while record.rounds < n:
             pass
         missed += seen != n and record.errors != n
