@@ -143,7 +143,7 @@ class WorkerRecord:
     ring_good = _Word(RING_GOOD)
     born_whole = _Word(BORN_WHOLE, 1)
     queue = _Word(QUEUE, 1)
-    told = _Word(TOLD)
+    told = _Word(TOLD, 2)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
         self.words = words
