@@ -150,8 +150,8 @@ class Worker:
         return self._life.round(call, *args, calm=calm)
 
     def _tell(self, what: str, error: BaseException) -> None:
-        """Write a traceback to the log as one record."""
-        self._life.diary.exception(what, error)
+        """Write a traceback to the log as one record, see :meth:`Life.tell`."""
+        self._life.tell(what, error)
 
     @classmethod
     def _born(cls, life: Life) -> Worker:
@@ -244,9 +244,9 @@ def _setup_failed(life: Life, error: BaseException) -> Verdict:
         return Verdict(Left.DIED, exit_status(error), text)
     if isinstance(error, LoadError):
         if error.__cause__ is not None:  # else the reason says it all
-            life.diary.exception("the code cannot be imported", error.__cause__)
+            life.tell("the code cannot be imported", error.__cause__)
         return Verdict(Left.SETUP_FAILED, 1, error.reason)
-    life.diary.exception("setup() raised", error)
+    life.tell("setup() raised", error)
     return Verdict(Left.SETUP_FAILED, 1, f"setup() raised {in_one_line(error)}")
 
 
@@ -271,7 +271,7 @@ def _run_failed(life: Life, error: BaseException, *, own: bool) -> Verdict:
     if isinstance(error, SystemExit):
         text = life.last_words or f"run() called sys.exit({error.code!r})"
         return Verdict(Left.DIED, exit_status(error), text)
-    life.diary.exception("run() raised", error)
+    life.tell("run() raised", error)
     return Verdict(Left.DIED, 1, f"run() raised {in_one_line(error)}")
 
 
@@ -291,9 +291,11 @@ def _tear_down(life: Life, worker: Worker, verdict: Verdict) -> Verdict:
     try:
         worker.teardown()
     except SystemExit as error:
-        return _after_teardown(verdict, f"teardown() called sys.exit({error.code!r})")
+        text = f"teardown() called sys.exit({error.code!r})"
+        life.diary.warning(text)
+        return _after_teardown(verdict, text)
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
-        life.diary.exception("teardown() raised", error)
+        life.tell("teardown() raised", error)
         return _after_teardown(verdict, f"teardown() raised {in_one_line(error)}")
     return verdict
 

@@ -25,7 +25,7 @@ from _thread import get_ident
 
 from graced.core import settings
 from graced.family import Family, Order, Verdict, Voice, exit_status, in_one_line
-from graced.host import process, stacks
+from graced.host import process, stacks, stdlog
 from graced.host.log import Log
 from graced.host.scoreboard import TOLD, Ack, Phase
 from graced.host.wakeup import Wakeup, check_open, rest, sleep_on
@@ -296,7 +296,7 @@ class Life:
         if isinstance(error, SystemExit):
             status = exit_status(error)
         elif error is not None:
-            self.diary.exception(f"a process that {_name(call)}() forked raised", error)
+            self.tell(f"a process that {_name(call)}() forked raised", error)
         else:
             self.diary.warning(f"a process that {_name(call)}() forked came back; it is ended")
         process.flush()
@@ -347,7 +347,11 @@ class Life:
         if isinstance(error, SystemExit):
             self.diary.info(f"{who} called sys.exit({error.code!r}) when it was interrupted")
         elif not _is_mere_interrupt(error):
-            self.diary.exception(f"{who} raised when it was interrupted", error)
+            self.tell(f"{who} raised when it was interrupted", error)
+
+    def tell(self, what: str, error: BaseException) -> None:
+        """Tell of an exception in the log, and in what user code has hung into logging."""
+        stdlog.report(self.diary, self.family.pool.name, what, error)
 
     # -- waiting -----------------------------------------------------------------
 

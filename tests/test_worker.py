@@ -399,6 +399,7 @@ def test_a_teardown_that_raises_is_still_planned(nursery: Nursery, how: str) -> 
     child.send(signal.SIGTERM)
     assert left(child) == Left.TEARDOWN_RAISED
     assert child.record.text.startswith("teardown() ")
+    assert "OSError: gone" in nursery.log() or "teardown() called sys.exit(5)" in nursery.log()
 
 
 def test_a_drain_in_setup_is_an_interrupt(nursery: Nursery) -> None:
@@ -1328,6 +1329,83 @@ def test_logging_imported_in_the_zygote_knows_the_slot(nursery: Nursery) -> None
     assert "jobs/0" in next(line for line in text.splitlines() if "jobs/0" in line)
     hello = sorted(line.split("[")[0].split()[-1] for line in text.splitlines() if "hello" in line)
     assert hello == ["jobs/0", "jobs/1"]
+
+
+HANDLERS = """
+import logging, logging.config
+class Sees(logging.Handler):
+    def emit(self, record):
+        place = (record.pool, record.slot, record.generation)
+        say("saw", record.levelname, record.getMessage(), repr(record.exc_info[1]), *place)
+class Breaks(logging.Handler):
+    def emit(self, record): raise RuntimeError("no network")
+CONFIGURED
+class W(Worker):
+    def step(self): self.wait(None)
+    def WHERE(self, *_):
+        try:
+            self.recycle()
+            raise ValueError("as asked")
+        finally:
+            say("raised")
+"""
+CONFIGS = {
+    "none": "",
+    "added": "logging.root.addHandler(Sees())",
+    "its own": "logging.basicConfig(handlers=[Sees()], force=True)",
+    "dictConfig": """
+logging.getLogger("jobs").info("known")
+logging.config.dictConfig({"version": 1, "handlers": {"h": {"()": Sees}},
+    "root": {"handlers": ["h"], "level": "INFO"}})
+""",
+    "to the log": "logging.basicConfig(force=True, stream=open(LOG, 'a'), format='%(message)s')",
+    "none left": "logging.root.handlers.clear()",
+    "broken": "logging.basicConfig(handlers=[Sees(), Breaks()], force=True)",
+    "off": "logging.basicConfig(handlers=[Sees()], force=True); logging.disable(logging.CRITICAL)",
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_a_round_raises_is_seen_by_handlers_and_is_once_in_the_log(
+    nursery: Nursery, config: str
+) -> None:
+    code = HANDLERS.replace("CONFIGURED", CONFIGS[config]).replace("WHERE", "step")
+    code = code.replace("LOG", repr(str(nursery.home / "log")))
+    child = nursery.worker(code, max_errors=1)
+    assert left(child, 1) == Left.MAX_ERRORS
+    nursery.feed.take()
+    sees = "Sees" in CONFIGS[config] and config != "off"
+    seen = ["saw ERROR step() raised ValueError('as asked') jobs 0 1"]
+    assert nursery.feed.lines == ["raised", *(seen if sees else [])]
+    log = nursery.log()
+    assert log.count("step() raised") == 1, log
+    assert log.count("\nValueError: as asked" if config == "to the log" else "ValueError: ") == 1
+    assert ("RuntimeError: no network" in log) == (config == "broken")
+
+
+@pytest.mark.parametrize("where", ["setup", "run", "teardown"])
+def test_what_else_is_raised_is_seen_by_handlers(nursery: Nursery, where: str) -> None:
+    code = HANDLERS.replace("CONFIGURED", CONFIGS["its own"]).replace("WHERE", where)
+    child = nursery.worker(code)
+    if where == "teardown":
+        child.ready().send(signal.SIGTERM)
+    child.ended()
+    nursery.feed.take()
+    seen = f"saw ERROR {where}() raised ValueError('as asked') jobs 0 1"
+    assert nursery.feed.lines == ["raised", seen]
+    assert nursery.log().count("ValueError: as asked") == 1
+
+
+def test_a_traceback_that_is_too_long_keeps_its_end(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self): raise ValueError("x" * 100_000 + "the end")
+    """
+    nursery.worker(code, max_errors=1).ended()
+    log = nursery.log()
+    assert "step() raised" in log
+    assert "characters cut) … xxx" in log
+    assert log.endswith("xthe end\n")
 
 
 # Handlers and exit functions of the user's own

@@ -107,6 +107,10 @@ class JournalSink(Sink):
         self._spoke = 0  # which process did, last
         super().__init__(self._socket.fileno())
 
+    def is_behind(self, fd: int) -> bool:
+        """Return whether `fd` is a stream to the journal."""
+        return _neighbour(fd) is not None
+
     def _put(self, fd: int, data: bytes) -> int:
         try:
             self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

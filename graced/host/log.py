@@ -100,6 +100,15 @@ class Log:
         told = "" if error is None else "\n" + traceback(error)
         self.write("error", message + told, fields)
 
+    @property
+    def fields(self) -> Fields:
+        """What is added to every record."""
+        return self._fields
+
+    def ends_in(self, fd: int) -> bool:
+        """Return whether what is written to `fd` arrives where this log does."""
+        return self._output.sink.is_behind(fd)
+
     def enabled(self, level: str) -> bool:
         """Return whether records of `level` are written."""
         return LEVELS[level] >= self._output.level

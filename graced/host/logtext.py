@@ -40,9 +40,11 @@ def one_line(text: str) -> str:
 
 
 def shorten(text: str) -> str:
+    """Return beginning and end of what is too long: the error ends a traceback."""
     if len(text) <= LONGEST:
         return text
-    return f"{text[:LONGEST]} … ({len(text) - LONGEST} characters cut)"
+    cut = len(text) - LONGEST
+    return f"{text[: LONGEST // 4]} … ({cut} characters cut) … {text[LONGEST // 4 + cut :]}"
 
 
 def printed(value: object) -> str:

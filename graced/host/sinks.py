@@ -36,6 +36,10 @@ class Sink:
         """Return the descriptors that a forked child needs to go on writing."""
         return frozenset() if self.fd is None else frozenset({self.fd})
 
+    def is_behind(self, fd: int) -> bool:
+        """Return whether what is written to `fd` arrives here."""
+        return self.fd is not None and _same_file(fd, self.fd)
+
     def write(self, record: bytes, report: Callable[[int], bytes]) -> None:
         """Write a whole record or count it as lost; `report` words the count."""
         self._forget_the_parents()

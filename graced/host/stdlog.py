@@ -1,6 +1,7 @@
 """What user code says through :mod:`logging` and :mod:`warnings`, brought into our log.
 
-Nothing here imports logging: the price is paid by those who use it.
+And what user code raises, brought to the handlers that it has hung into logging: the other way
+round. Nothing here imports logging: the price is paid by those who use it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
@@ -25,6 +26,58 @@ def attach(log: Log) -> None:
         return
     sys.meta_path.insert(0, _AwaitsLogging(lambda: _install(log)))
     _show_warnings_in(log)
+
+
+def report(log: Log, name: str, message: str, error: BaseException) -> None:
+    """Tell what user code has raised: once in our log, and to its own handlers of logging.
+
+    `name` is that of the logger. What a handler raises is told in our log.
+    """
+    logging = sys.modules.get("logging")
+    if logging is None or not hasattr(logging, "getLogger"):
+        log.failure(message, error, {})
+        return
+    logger = logging.getLogger(name)
+    if logger.disabled:  # by a dictConfig() that does not know it
+        logger = logging.root
+    if not _ends_in(log, logger):
+        log.failure(message, error, {})
+    try:
+        logger.error(_Told(message), exc_info=error, extra=log.fields)
+    except Exception as wrong:  # noqa: BLE001 - handlers and filters are user code
+        wrong.__suppress_context__ = True  # what it was to tell of is told
+        log.failure("a handler of logging raised", wrong, {})
+
+
+class _Told(str):
+    """A message that is told in our log, so that our handler has nothing to do with it."""
+
+    __slots__ = ()
+
+
+def _ends_in(log: Log, logger: logging.Logger) -> bool:
+    """Return whether a handler of the user's own writes errors of `logger` to where we do."""
+    import logging
+
+    if not logger.isEnabledFor(logging.ERROR):
+        return False
+    found = list(_handlers(logger))
+    if not found and logging.lastResort is not None:
+        found.append(logging.lastResort)
+    return any(each.level <= logging.ERROR and _writes_to(log, each) for each in found)
+
+
+def _handlers(logger: logging.Logger | None) -> Iterator[logging.Handler]:
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None
+
+
+def _writes_to(log: Log, handler: logging.Handler) -> bool:
+    try:
+        return log.ends_in(handler.stream.fileno())  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):  # no stream, or one without a descriptor
+        return False
 
 
 def _install(log: Log) -> None:
@@ -57,7 +110,9 @@ def _handler(log: Log) -> logging.Handler:
             return passed
 
         def emit(self, record: logging.LogRecord) -> None:
-            log.write(_level(record.levelno), _message(words, record), {"logger": record.name})
+            if not isinstance(record.msg, _Told):
+                told = _message(words, record)
+                log.write(_level(record.levelno), told, {"logger": record.name})
 
     return Handler()
 
