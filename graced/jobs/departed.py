@@ -6,8 +6,10 @@ the lock that each of them holds says whether it lives, see :mod:`graced.jobs.ow
 
 from __future__ import annotations
 
+import time
+
 from graced.jobs import owners
-from graced.jobs.timing import Clock, Patience
+from graced.jobs.timing import NEVER, Clock, Patience
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from graced.jobs.ledger import Ledger
     from graced.jobs.visitors import Visitor, Visitors
 
+SAY_AFTER = 3.0  # seconds that a process may take to die before it is said who does not
 FOUND = '{"reason":"found taken when the daemon came back after a crash"}'
 
 
@@ -33,6 +36,7 @@ class Departed:
         self._dead: dict[str, str | None] = {}  # evidence of those who surely are,
         self._lingering: dict[str, str | None] = {}  #   and of those who may live
         self._buried: list[str] = []  # with the next commit
+        self._say_at: dict[str, float] = {}  # when it is to be said who holds an owner's lock
         self.looking = Patience(0.01, 2.0)  # for the end of those who linger
 
     @property
@@ -44,7 +48,7 @@ class Departed:
         """The file has just been opened: who of those in it is none of ours?"""
         for name in [*ledger.owners, *owners.listed(self._plan.file)]:
             if not self._plan.is_ours(name):
-                self._lingering[name] = FOUND
+                self._lingering[name] = owners.word_left(self._plan.file, name, FOUND)
         if self._lingering:
             self.looking.soon()
 
@@ -101,17 +105,39 @@ class Departed:
     def _look_for(self, ledger: Ledger, owner: str) -> None:
         if owner in self._workers and not self._plan.is_ours(owner):
             return  # it talks to us, so it lives; the end of its connection is the next hint
-        if owners.lives(self._plan.file, owner):
+        if owners.lives(self._plan.file, owner, command=not self._plan.is_ours(owner)):
+            self._say_who(ledger, owner)
             if self.looking.due is None:
                 self.looking.soon()
             return
         evidence = self._lingering.pop(owner)
+        self._say_at.pop(owner, None)
         if owner in ledger.owners:
             ledger.bury(owner, evidence, self._clock.now())
         visitor = self._workers.get(owner)
         if visitor is not None:
             self._visitors.close(visitor)
         self._buried.append(owner)
+
+    def _say_who(self, ledger: Ledger, owner: str) -> None:
+        """Say, once, why the jobs of a dead worker do not come back."""
+        known = ledger.owners.get(owner)
+        taken = [] if known is None else list(known.rows)
+        now = time.monotonic()
+        if not taken or now < self._say_at.setdefault(owner, now + SAY_AFTER):
+            return
+        self._say_at[owner] = NEVER
+        jobs = "job" if len(taken) == 1 else "jobs"
+        self._plan.log.warning(
+            f"queue: {jobs} {', '.join(map(str, taken))} can't be given back yet:"
+            f" {owners.who_holds(self._plan.file, owner)}; waiting for the end of that"
+        )
+
+    def leave_word(self) -> None:
+        """Leave to the next keeper what the main process has said of those who linger."""
+        for owner, evidence in self._lingering.items():
+            if self._plan.is_ours(owner) and owner not in self._workers:
+                owners.leave_word(self._plan.file, owner, evidence)
 
     def _look_again(self) -> None:
         if any(owner not in self._workers for owner in self._lingering):

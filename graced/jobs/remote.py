@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from contextlib import suppress
 
 from graced.core.record import Record
 from graced.jobs import owners, wire
@@ -49,7 +50,7 @@ class WorkerEnd:
     def __init__(self, address: Address, worker: int) -> None:
         self._address = address
         self._owner = f"{address.daemon_id}:{worker}"
-        self.lock = owners.hold(address.file, self._owner)  # a subprocess may inherit it
+        self.lock = owners.hold(address.file, self._owner)  # a forked process may inherit it
         self._sock: socket.socket | None = None
         self._frames = wire.Frames()
         self._out = bytearray()
@@ -117,6 +118,14 @@ class WorkerEnd:
             self._sock.close()
             self._sock = None
 
+    def hold_command(self) -> int:
+        """Return the descriptor of a lock for the command that is started next. OSError."""
+        return owners.hold_command(self._address.file, self._owner)
+
+    def release_command(self, lock: int) -> None:
+        """That command has ended, and its group with it."""
+        owners.release_command(self._address.file, self._owner, lock)
+
     # -- the connection
 
     def _connect(self) -> None:
@@ -135,6 +144,8 @@ class WorkerEnd:
 
     def _introduction(self) -> bytes:
         """Say all that a keeper has to know of us, and what it may not have heard."""
+        with suppress(OSError):  # then it takes us for dead once we do not talk to it
+            self.lock = owners.keep(self._address.file, self._owner, self.lock)
         held = [job for job, _ in self._settles] + ([self._hand] if self._hand else [])
         said = {"owner": self._owner, "holds": [[job.id, job.attempt] for job in held]}
         parts = [wire.frame(Kind.HELLO, wire.encode(said))]

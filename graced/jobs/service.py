@@ -153,6 +153,7 @@ class Service:
             self._book.rest_no_longer()
             self._departed.bury(ledger)
             self._commit(ledger)
+            self._departed.leave_word()
         left = self._book.close()
         self._tell_main()
         if self._heir is None:

@@ -10,16 +10,18 @@ import os
 import select
 import signal
 import time
+from contextlib import contextmanager
 
 from graced.core import units
 from graced.host import process
 from graced.host.scoreboard import CHILD_GROUP
+from graced.jobs import owners
 from graced.jobs.job import Discard, Failed
 from graced.jobs.worker import JobWorker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from subprocess import Popen
     from typing import Any
 
@@ -62,17 +64,19 @@ class Command(JobWorker):
     def handle(self, job: Job) -> dict[str, int]:
         """Run the command to its end; return how it ended, or raise Failed with the same."""
         argv = _argv(job.payload)
-        run = _Run(self, job, self._start(argv, job))
-        try:
-            run.watch(self._timeout)
-        finally:
-            run.end(self._life.family.pool.stop_timeout / 2)
+        with self._locked() as lock:
+            run = _Run(self, job, self._start(argv, job, lock))
+            try:
+                run.watch(self._timeout)
+            finally:
+                run.end(self._life.family.pool.stop_timeout / 2)
         return run.result()
 
-    def _start(self, argv: list[str], job: Job) -> Popen[bytes]:
+    def _start(self, argv: list[str], job: Job, lock: int | None) -> Popen[bytes]:
         import subprocess
 
         words = self._life.score.words  # of the memory that the main process sees
+        locks = () if lock is None else (lock,)
 
         def lead_a_group() -> None:
             """In the child: be found, whenever the worker is killed. The order matters.
@@ -81,6 +85,8 @@ class Command(JobWorker):
             """
             words[CHILD_GROUP] = os.getpid()
             os.setpgid(0, 0)
+            for fd in locks:
+                owners.name_group(fd, os.getpid())
             process.set_parent_death_signal(signal.SIGKILL)
 
         about = {"GRACED_JOB_ID": str(job.id), "GRACED_JOB_ATTEMPT": str(job.attempt)}
@@ -92,7 +98,7 @@ class Command(JobWorker):
                 stderr=subprocess.STDOUT,
                 cwd=self._cwd,
                 env={**os.environ, **self._env, **about},
-                pass_fds=self._locks(),
+                pass_fds=locks,
                 preexec_fn=lead_a_group,  # noqa: PLW1509  # workers of this class have no threads
             )
         except OSError as error:
@@ -102,9 +108,21 @@ class Command(JobWorker):
             words[CHILD_GROUP] = 0
             raise Discard(f"a command line that cannot be run: {error}") from None
 
-    def _locks(self) -> tuple[int, ...]:
-        """Return the lock that says that we live: with it the command lives too."""
-        return () if self._life.family.queue is None else (self._end.lock,)
+    @contextmanager
+    def _locked(self) -> Iterator[int | None]:
+        """Hold the lock that says that the command of this job is at work, whoever has died."""
+        if self._life.family.queue is None:
+            yield None
+            return
+        try:
+            lock = self._end.hold_command()
+        except OSError:  # on a full disk
+            yield self._end.lock
+            return
+        try:
+            yield lock
+        finally:
+            self._end.release_command(lock)
 
 
 class _Run:

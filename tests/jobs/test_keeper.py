@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept import DEADLINE, Kept, confirm, settle, take, work_off
+from kept import DEADLINE, Kept, confirm, reconnect, settle, take, work_off
 
 from graced.core.settings import Retry
-from graced.jobs import service, wire
+from graced.host.log import Log
+from graced.jobs import departed, service, wire
 from graced.jobs.job import MAX_PAYLOAD, Done, Job
 from graced.jobs.keeper import Keeper
 from graced.jobs.lock import Lock, Occupied
@@ -282,7 +283,50 @@ def test_a_stop_does_not_wait_for_what_lives_on(kept: Kept) -> None:
     with subprocess.Popen(["sleep", "100"], pass_fds=[worker.lock], start_new_session=True) as left:
         kept.died(worker, 1, False)
         assert kept.stop() == 0
+        kept.keeper = Keeper(kept.keeper.plan.replace(daemon_id="d2"))  # the next daemon's
+        kept.start()
+        assert kept.counts()["taken"] == 1
         left.kill()
+    kept.until(lambda: kept.counts()["waiting"])
+    [job] = kept.client().jobs("waiting", 0, 9)
+    assert job["attempts"] == 0, "a stop does not count, whoever writes that down"
+
+
+def test_it_says_who_holds_the_lock_of_a_dead_worker(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departed, "SAY_AFTER", 0.0)
+    read, write = os.pipe()
+    kept.keeper.plan = kept.keeper.plan.replace(log=Log(fd=write))
+    kept.start()
+    kept.client().submit(["1"])
+    worker = kept.worker(1)
+    take(worker)
+    with subprocess.Popen(["sleep", "100"], pass_fds=[worker.lock], start_new_session=True) as left:
+        kept.died(worker, 1, False)
+        assert select.select([read], [], [], DEADLINE)[0]
+        said = os.read(read, 4096).decode()
+        assert f"job 1 can't be given back yet: process {left.pid} (sleep) holds " in said
+        assert "d1:1.lock; waiting for the end of that" in said
+        left.kill()
+    os.close(read)
+    os.close(write)
+
+
+def test_a_lock_file_that_was_removed_is_made_again(kept: Kept) -> None:
+    kept.start()
+    worker = kept.worker(1)
+    kept.client().submit(["1"])
+    job = take(worker)
+    shutil.rmtree(f"{kept.file}-owners")
+    kept.restart()
+    other = kept.worker(2)
+    other.ask()
+    reconnect(worker)
+    other.receive()
+    assert kept.counts()["taken"] == 1, "it lives, though its lock had no name any more"
+    settle(worker, job)
+    assert kept.client().jobs("done", 0, 9)[0]["attempts"] == 1
 
 
 def test_lock_files_do_not_pile_up(kept: Kept) -> None:

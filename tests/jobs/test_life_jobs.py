@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -398,6 +398,27 @@ def test_a_killed_workers_command_is_gone_before_it_runs_again(
     child, shell, *_ = file.read_text().split()
     assert is_dead(int(child))
     assert is_dead(int(shell))
+
+
+def test_what_a_command_has_daemonized_holds_up_no_later_job(jobs: Daemon, tmp_path: Path) -> None:
+    command(jobs, workers=1).start().ready()
+    demon = f"setsid sleep 600 & echo $! > {tmp_path}/demon"
+    assert jobs.run("submit", "--wait", "--", "sh", "-c", demon).returncode == 0
+    file = tmp_path / "pids"
+    submitted(jobs, "--", "sh", "-c", f"echo $$ >> {file}; setsid sleep 600 & exec sleep 600")
+    jobs.until(lambda: file.exists() and file.read_text().count("\n") == 1)
+    os.kill(jobs.workers()[0]["pid"], signal.SIGKILL)
+    jobs.until(lambda: file.read_text().count("\n") == 2)
+    assert not is_dead(int((tmp_path / "demon").read_text()))
+    while left := [pid for pid in jobs.left() if pid != int((tmp_path / "demon").read_text())]:
+        for pid in left:  # of everybody at once, but for the two that are nobody's any more
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_gone(left)
+    if jobs.process is not None:
+        jobs.process.wait(DEADLINE)
+    jobs.start().ready(2)
+    jobs.until(lambda: file.read_text().count("\n") == 3)
 
 
 def test_what_a_command_leaves_in_its_group_is_killed(jobs: Daemon, tmp_path: Path) -> None:

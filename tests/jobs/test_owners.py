@@ -36,6 +36,26 @@ def test_a_subprocess_that_inherits_the_lock_keeps_it(tmp_path: Path) -> None:
     other.wait()
 
 
+def test_a_commands_lock_is_its_groups(tmp_path: Path) -> None:
+    queue = f"{tmp_path}/q.db"
+    owners.hold_command(queue, "d:1")
+    worker, lock = owners.hold(queue, "d:1"), owners.hold_command(queue, "d:1")
+    child = subprocess.Popen(["sleep", "100"], pass_fds=[lock], process_group=0)
+    demon = subprocess.Popen(["sleep", "100"], pass_fds=[lock], start_new_session=True)
+    owners.name_group(lock, child.pid)
+    os.close(lock)
+    os.close(worker)
+    assert not owners.lives(queue, "d:1", tidy=False)
+    assert owners.lives(queue, "d:1", command=True)
+    assert f"process {child.pid} (sleep)" in owners.who_holds(queue, "d:1")
+    child.kill()
+    child.wait()
+    assert not owners.lives(queue, "d:1", command=True), "a daemon is not waited for"
+    assert list(owners.listed(queue)) == []
+    demon.kill()
+    demon.wait()
+
+
 def test_a_lock_taken_while_its_file_is_tidied_up_is_a_lock(tmp_path: Path) -> None:
     queue = f"{tmp_path}/q.db"
     os.makedirs(owners.folder(queue))
