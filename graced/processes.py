@@ -24,7 +24,7 @@ from graced.core.events import (
 )
 from graced.core.record import Record
 from graced.host import clock, process
-from graced.host.channel import Channel, ChannelClosed, ChannelFull
+from graced.host.channel import Channel, ChannelClosed, ChannelFull, ChannelSpoilt
 from graced.host.oom import OomKills
 from graced.host.scoreboard import Left, Phase, ScoreboardFull
 from graced.watch import Watch
@@ -46,7 +46,11 @@ if TYPE_CHECKING:
     Ahead = dict[int, tuple[int, Channel, Window]]  # zygotes by their ids
     Emit = Callable[[Event], None]
 
+WORD = 8  # bytes of a ring: who it is
 PIPE = 65536  # bytes that a pipe holds, see pipe(7)
+HEARD_AT_ONCE = 64  # messages of a zygote before others have their turn,
+LAST_WORDS = 4096  #   and of a dead one; somebody else may go on to write there
+REAPED_AT_ONCE = 100  # children that are gone
 AT_ONCE = 200  # workers named in one message to a zygote
 LOOK = 0.002  # seconds that a worker gets to stop for a look at its lease
 TRIES = 20  # looks that fail before the kill comes all the same
@@ -119,6 +123,7 @@ class Processes:
         self._groups: dict[int, list[int]] = {}  # of dead workers, until they are asked for
         self._early: dict[int, Exit] = {}  # reaped before their zygote reported them
         self.others: dict[int, Other] = {}  # children of other parts
+        self.more_to_reap = False
 
     # -- what there is ----------------------------------------------------------
 
@@ -179,12 +184,19 @@ class Processes:
         """Return the zygotes' process ids and the pools they are for."""
         return {z.pid: z.pool for z in self._zygotes.values()}
 
-    def _heard(self, number: int, zygote: _Zygote) -> None:
+    def _heard(self, number: int, zygote: _Zygote, most: int = HEARD_AT_ONCE) -> None:
         if zygote.channel.fileno() < 0:
             return  # it hung up earlier in the same turn of the loop
         try:
-            while (message := zygote.channel.receive()) is not None:
+            for _ in range(most):
+                message = zygote.channel.receive()
+                if message is None:
+                    return
                 self._message(number, message)
+        except ChannelSpoilt as error:
+            self._log.error(f"pool {zygote.pool}: its zygote's channel: {error}; it is killed")
+            self._hang_up(zygote)
+            self.kill_zygote(number)
         except ChannelClosed:
             self._hang_up(zygote)  # its death follows by SIGCHLD
 
@@ -215,8 +227,15 @@ class Processes:
             if found.pid is not None and found.zygote not in self._zygotes
         ]
         if orphans:
-            for start in range(0, len(orphans), AT_ONCE):
-                self._zygotes[number].channel.send(("adopt", orphans[start : start + AT_ONCE]))
+            zygote = self._zygotes[number]
+            try:
+                for start in range(0, len(orphans), AT_ONCE):
+                    zygote.channel.send(("adopt", orphans[start : start + AT_ONCE]))
+            except (ChannelClosed, ChannelFull, OSError) as error:
+                self._log.warning(
+                    f"pool {zygote.pool}: its zygote can't be told of the workers of another:"
+                    f" {error}; if the main process is killed, they may be left behind"
+                )
             for worker, _, _ in orphans:
                 self._workers[worker].zygote = number
 
@@ -341,8 +360,12 @@ class Processes:
     # -- deaths -----------------------------------------------------------------
 
     def reap(self) -> None:
-        """Take leave of all children that are gone."""
-        while (exit := process.peek_exit()) is not None:
+        """Take leave of children that are gone: some now, the others in the loop's next turn."""
+        for _ in range(REAPED_AT_ONCE):
+            exit = process.peek_exit()
+            if exit is None:
+                self.more_to_reap = False
+                return
             worker = self._by_pid.get(exit.pid)
             if worker is None:
                 worker = self._unreported(exit.pid)
@@ -357,6 +380,7 @@ class Processes:
                 self._end_groups(worker, exit.pid)  # before their numbers are free for others
                 process.reap(exit.pid)
                 self._gone(worker, exit)
+        self.more_to_reap = True
 
     def _end_groups(self, worker: int, pid: int) -> None:
         """Kill what a dead worker leaves: its own group, that of its subprocess, that it was in.
@@ -410,7 +434,7 @@ class Processes:
         # else a stranger's orphan, which came to us as it would have come to init
 
     def _zygote_gone(self, number: int, zygote: _Zygote, exit: Exit) -> None:
-        self._heard(number, zygote)  # its last words first
+        self._heard(number, zygote, LAST_WORDS)
         self._hang_up(zygote)
         del self._zygotes[number]
         for worker in self._awaited():
@@ -479,14 +503,14 @@ def _how(exit: Exit, where: str = "", *, hungry: bool) -> str:
 
 
 def bell_rang(bell: int) -> list[int] | None:
-    """Return the ids of the workers that rang, each once; None if some may not have got through."""
-    rang: dict[int, None] = {}
-    full = False
-    while True:
-        try:
-            data = os.read(bell, PIPE)
-        except BlockingIOError:
-            return None if full else list(rang)
-        full = full or len(data) == PIPE
-        for at in range(0, len(data) - 7, 8):
-            rang[int.from_bytes(data[at : at + 8], "little")] = None
+    """Return the ids of the workers that rang, each once; None if some may not have got through.
+
+    Reads once: whoever rings without end is not all there is to be heard.
+    """
+    try:
+        data = os.read(bell, PIPE)
+    except BlockingIOError:
+        return []
+    if len(data) == PIPE or len(data) % WORD:
+        return None
+    return list(dict.fromkeys(memoryview(data).cast("q")))

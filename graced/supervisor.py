@@ -182,7 +182,7 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         """Return how long nothing is due; for ever, if nothing is."""
-        if self._may_keep() or self.desk.has_work:
+        if self._may_keep() or self.desk.has_work or self.processes.more_to_reap:
             return 0.0
         deadlines = (
             self.daemon.next_deadline(),
@@ -199,6 +199,8 @@ class Supervisor:
         return min(max(first - clock.monotonic(), 0.0), LONGEST_SLEEP)
 
     def _look_at_clock(self) -> None:
+        if self.processes.more_to_reap:
+            self.processes.reap()
         now = clock.monotonic()
         due = self.daemon.next_deadline()
         if due is not None and now >= due:
@@ -228,8 +230,7 @@ class Supervisor:
         # A signal to everybody came to us as well: what it says goes before what workers make of it
         self._signalled(events)
         now = clock.monotonic()
-        rang = bell_rang(self._ground.bell)
-        for worker in self.watch.all() if rang is None else rang:
+        for worker in self.watch.who(bell_rang(self._ground.bell)):
             self.processes.met(worker)
             for event in self.watch.rang(worker, now):
                 self.emit(event)

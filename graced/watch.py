@@ -72,6 +72,7 @@ class Watch:
     def __init__(self) -> None:
         self._watched: dict[int, _Watched] = {}
         self._max_lease = 0.0
+        self._newest = 0  # workers' ids only grow
 
     def allow_leases(self, seconds: float) -> None:
         """Believe leases of this length; those who were born with a longer one may keep it."""
@@ -82,14 +83,21 @@ class Watch:
     ) -> None:
         """Watch a worker from its birth order on."""
         self._watched[worker] = _Watched(record, round_timeout, now)
+        self._newest = max(self._newest, worker)
 
     def drop(self, worker: int) -> None:
         """Forget a worker that is gone."""
         self._watched.pop(worker, None)
 
-    def all(self) -> list[int]:
-        """Return the ids of all workers that are watched."""
-        return list(self._watched)
+    def who(self, rang: list[int] | None) -> list[int]:
+        """Return whom to look at, where these workers rang; None: perhaps others as well.
+
+        That is so, too, where one rang who never was: somebody has written to the bell, and
+        the ring of another may be half of what came then.
+        """
+        if rang is None or not all(0 < worker <= self._newest for worker in rang):
+            return list(self._watched)
+        return rang
 
     def record(self, worker: int) -> WorkerRecord:
         """Return a worker's record."""

@@ -83,6 +83,19 @@ def test_what_names_no_process_names_none(word: int) -> None:
     assert (record.child_group, record.pid, record.queue) == (0, 0, 0)
 
 
+def test_a_ring_of_nobody_has_all_looked_at() -> None:
+    """Half a ring may be another's: what was written there by mistake has put all out of step."""
+    watch, record = watched()
+    watch.add(7, record, None, NOW)
+    assert watch.who([]) == []
+    assert watch.who([7]) == [7]
+    watch.drop(7)
+    assert watch.who([7, 1]) == [7, 1], "it has just gone"
+    for nobody in (-1, 0, 8, 2**40):
+        assert watch.who([nobody]) == [1]
+    assert watch.who(None) == [1]
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_random_words_are_read_without_harm(seed: int) -> None:
     chance = random.Random(seed)

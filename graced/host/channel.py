@@ -1,12 +1,15 @@
 """The channel between the main process and a zygote: whole messages, in order.
 
-A message is a tuple of what marshal knows; both ends are the same program, forked.
+A message is a tuple of what marshal knows; both ends are the same program, forked. User code
+in a zygote could write here, too, and marshal must not read what is none of ours: so each
+message begins with a number that only the two ends know.
 """
 
 from __future__ import annotations
 
 import _socket as socket  # the public module adds enums, which take long to import
 import marshal
+import os
 import select
 import sys
 
@@ -16,11 +19,16 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE: Final = 128 * 1024  # bytes; unix(7) allows what fits the send buffer
 MAX_FDS: Final = 16
+_MARK: Final = 8  # bytes that all messages of a channel begin with
 _INT: Final = 4  # bytes of a descriptor's number
 
 
 class ChannelClosed(Exception):
     """The other side is gone."""
+
+
+class ChannelSpoilt(ChannelClosed):
+    """Somebody has written there what is no message."""
 
 
 class ChannelFull(Exception):
@@ -30,17 +38,19 @@ class ChannelFull(Exception):
 class Channel:
     """One end. Closed on exec, inherited by fork."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_mark", "_socket")
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, mark: bytes) -> None:
         end.setblocking(False)
         self._socket = end
+        self._mark = mark
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
         """Return two connected ends."""
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return cls(one), cls(other)
+        mark = os.urandom(_MARK)
+        return cls(one, mark), cls(other, mark)
 
     def fileno(self) -> int:
         """Return the descriptor, for a selector; -1 once closed."""
@@ -56,7 +66,7 @@ class Channel:
         ValueError if longer than MAX_MESSAGE, ChannelFull if the other side
         has not read for long, ChannelClosed if it is gone.
         """
-        data = marshal.dumps(message)
+        data = self._mark + marshal.dumps(message)
         if len(data) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(data)} bytes; at most {MAX_MESSAGE} go at once")
         try:
@@ -75,14 +85,17 @@ class Channel:
             self._socket.send(data, socket.MSG_NOSIGNAL)
 
     def receive(self) -> tuple[Any, ...] | None:
-        """Return the next message, None if there is none yet; ChannelClosed at the end."""
+        """Return the next message, None if there is none yet.
+
+        ChannelClosed at the end, ChannelSpoilt if it is none.
+        """
         try:
             data = self._socket.recv(MAX_MESSAGE)
         except BlockingIOError:
             return None
         except ConnectionResetError:
             data = b""
-        return _message(data)
+        return self._message(data)
 
     def receive_with_fds(self) -> tuple[tuple[Any, ...], list[int]] | None:
         """Return the next message and the descriptors that came with it, closed on exec."""
@@ -93,7 +106,15 @@ class Channel:
             return None
         except ConnectionResetError:
             data, extra = b"", []
-        return _message(data), _rights(extra)
+        return self._message(data), _rights(extra)
+
+    def _message(self, data: bytes) -> tuple[Any, ...]:
+        if not data:
+            raise ChannelClosed("the other side is gone")
+        if not data.startswith(self._mark):
+            raise ChannelSpoilt("somebody has written to it what is no message")
+        message: tuple[Any, ...] = marshal.loads(memoryview(data)[_MARK:])
+        return message
 
     def wait(self, *, to_send: bool = False, timeout: float | None = None) -> bool:
         """Block until there is something to receive, or room to send; False on timeout."""
@@ -109,12 +130,6 @@ class Channel:
             except ChannelFull:
                 self.wait(to_send=True)
 
-
-def _message(data: bytes) -> tuple[Any, ...]:
-    if not data:
-        raise ChannelClosed("the other side is gone")
-    message: tuple[Any, ...] = marshal.loads(data)
-    return message
 
 
 def _rights(extra: list[tuple[int, int, bytes]]) -> list[int]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BUG = 70  # exit status: a bug in graced
 FAILED = 1
+AT_ONCE = 256  # messages heard before others have their turn
 
 
 class Plan(Record):
@@ -115,7 +116,10 @@ class Keeper:
         said = []
         channel = self._channel
         try:
-            while channel is not None and (message := channel.receive()) is not None:
+            for _ in range(AT_ONCE):
+                message = None if channel is None else channel.receive()
+                if message is None:
+                    break
                 self._hear(message)
                 if message[0] != "buried":
                     said.append(message)

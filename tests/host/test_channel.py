@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 from collections.abc import Iterator
 
 import pytest
 
-from graced.host.channel import MAX_FDS, MAX_MESSAGE, Channel, ChannelClosed, ChannelFull
+from graced.host.channel import (
+    MAX_FDS,
+    MAX_MESSAGE,
+    Channel,
+    ChannelClosed,
+    ChannelFull,
+    ChannelSpoilt,
+)
 
 
 @pytest.fixture
@@ -126,3 +135,17 @@ def test_wait_is_bounded(pair: tuple[Channel, Channel]) -> None:
     assert not pair[0].wait(timeout=0.01)
     pair[1].send((1,))
     assert pair[0].wait(timeout=10)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_no_message_is_not_read_as_one(pair: tuple[Channel, Channel], seed: int) -> None:
+    """User code may write to any descriptor: marshal would take memory by the gigabyte for it."""
+    ours, theirs = pair
+    chance = random.Random(seed)
+    theirs.send(("spawned", [(1, 2)]))
+    stray = socket.socket(fileno=os.dup(theirs.fileno()))
+    stray.send(b"[\xff\xff\xff\x7f" if seed == 0 else chance.randbytes(chance.randrange(1, 4096)))
+    stray.close()
+    assert ours.receive() == ("spawned", [(1, 2)])
+    with pytest.raises(ChannelSpoilt):
+        ours.receive()
