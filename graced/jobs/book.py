@@ -14,7 +14,7 @@ from graced.jobs.ballast import Ballast
 from graced.jobs.ledger import Ledger
 from graced.jobs.lock import Occupied
 from graced.jobs.place import Sight
-from graced.jobs.sqlite import Store
+from graced.jobs.sqlite import PAGE_BYTES, Store
 from graced.jobs.timing import Clock, Patience
 from graced.jobs.trouble import Trouble, disk_is_full
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from graced.jobs.policy import Policy
     from graced.jobs.row import Row
 
-PAGE_BYTES = 4 << 20
 BREATH = 0.001  # seconds without a word after which the keeper has time for itself
 
 

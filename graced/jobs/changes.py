@@ -49,7 +49,7 @@ class Changes:
         for pending in (batch.dirty, batch.fresh, batch.endings):
             pending.pop(row.id, None)
         self.counts[row.state] -= 1
-        batch.deleted.append(row.id)
+        batch.deleted.add(row.id)
 
     def withdraw(self) -> list[Row]:
         """Take all new jobs out of the batch that cannot be written, and return them."""
@@ -102,6 +102,8 @@ class Changes:
             row.durable = row.state == RESERVED
         self._reserving.clear()
         written, self._unsure = self._unsure, Batch()
+        for row in written.fresh.values():
+            row.is_written()
         return written
 
     def _recall(self) -> None:

@@ -6,11 +6,15 @@ What is asked is answered after the commit that makes it true. Workers are serve
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from itertools import islice
+
 from graced.jobs import requests, wire
 from graced.jobs.queue import QueueError
 from graced.jobs.row import DEAD, DONE, NAMES
 from graced.jobs.trouble import Trouble
-from graced.jobs.wire import Kind
+from graced.jobs.wire import Kind, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +27,11 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Ledger, Visitor, bytes], None]
 
+MOMENT = 0.05  # seconds of answers before the others get their turn
+STEP = 200  # jobs retried or dropped before they get it
+MOST_QUESTIONS = 64  # of one client, before it has got an answer
+MOST_WAITS = 1000  # jobs that one client waits for
+
 
 class Counter:
     """What clients have asked for and have not been told yet."""
@@ -32,8 +41,10 @@ class Counter:
         self._visitors = visitors
         self._log = log
         self._replies: list[tuple[Visitor, int, bytes, bool]] = []  # after the commit; for new jobs
-        self._questions: list[Callable[[], None]] = []  # answered from the file, after the commit
-        self._waiters: dict[int, list[Visitor]] = {}
+        # Answered from the file, after the commit: who asks, and what is done for it.
+        self._questions: deque[tuple[Visitor | None, Callable[[], None]]] = deque()
+        self._changes: deque[_Change] = deque()
+        self._waiters: dict[int, set[Visitor]] = {}
         self.handlers: dict[int, Handler] = {
             Kind.SUBMIT: self._submit,
             Kind.STREAM: self._open_stream,
@@ -48,15 +59,56 @@ class Counter:
 
     # -- what has become of it
 
-    def ask(self, question: Callable[[], None]) -> None:
+    def ask(self, question: Callable[[], None], visitor: Visitor | None = None) -> None:
         """Have something answered after the next commit."""
-        self._questions.append(question)
+        if visitor is not None:
+            visitor.questions += 1
+        self._questions.append((visitor, question))
+
+    def _be_asked(self, visitor: Visitor, question: Callable[[], None]) -> None:
+        """Have something answered to a client that leaves some time to the others."""
+        if visitor.questions >= MOST_QUESTIONS:
+            raise Protocol(f"{MOST_QUESTIONS} questions at once; wait for an answer")
+        self.ask(question, visitor)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something has been asked for that only takes time."""
+        return bool(self._questions) or (bool(self._changes) and not self._book.rests)
 
     def answer(self) -> None:
-        """Answer what has been asked about what is in the file now."""
-        questions, self._questions = self._questions, []
-        for question in questions:
-            question()
+        """Answer what has been asked about what is in the file now, for a moment."""
+        end = time.monotonic() + MOMENT
+        while self._questions and time.monotonic() < end:
+            visitor, question = self._questions.popleft()
+            if visitor is not None:
+                visitor.questions -= 1
+            if visitor is None or self._visitors.is_here(visitor):
+                question()
+
+    def change(self, ledger: Ledger) -> None:
+        """Retry or drop some of the jobs that this was asked for."""
+        if not self._changes or self._book.rests:
+            return
+        change = self._changes.popleft()
+        visitor = change.visitor
+        if not self._visitors.is_here(visitor):
+            return
+        ids = list(islice(change.ids, STEP))
+        act = ledger.drop if change.drop else self._retry_in(ledger)
+        try:
+            change.refused |= act(ids)
+        except Trouble as trouble:
+            self._visitors.send(visitor, Kind.REFUSED, str(trouble).encode())
+            return
+        if len(ids) == STEP:
+            self._changes.append(change)
+            return
+        answer = wire.encode({str(id): why for id, why in change.refused.items()})
+        self._replies.append((visitor, Kind.ANSWER, answer, False))
+
+    def _retry_in(self, ledger: Ledger) -> Callable[[list[int]], dict[int, str]]:
+        return lambda ids: ledger.retry(ids, self._book.clock.now())
 
     def committed(self, ledger: Ledger) -> None:
         """It is written: say so, and tell those who wait for the jobs that have ended."""
@@ -67,7 +119,8 @@ class Counter:
             if state == DEAD:
                 self._log.warning("job %s is dead; `graced jobs --state dead` tells why", id)
             for visitor in self._waiters.pop(id, ()):
-                self.ask(lambda v=visitor, i=id: self._tell_end(v, i))  # type: ignore[misc]
+                visitor.waits.discard(id)
+                self.ask(lambda v=visitor, i=id: self._tell_end(v, i), visitor)  # type: ignore[misc]
 
     def refuse_new(self, why: str) -> None:
         """New jobs could not be written."""
@@ -81,9 +134,11 @@ class Counter:
     def left(self, visitor: Visitor) -> None:
         """Somebody's connection is gone."""
         self._end_stream(visitor)
-        for waiting in self._waiters.values():
-            if visitor in waiting:
-                waiting.remove(visitor)
+        for id in visitor.waits:
+            waiting = self._waiters.get(id, set())
+            waiting.discard(visitor)
+            if not waiting:
+                self._waiters.pop(id, None)
 
     # -- new jobs
 
@@ -156,14 +211,17 @@ class Counter:
 
     def _wait(self, _ledger: Ledger, visitor: Visitor, body: bytes) -> None:
         id = requests.job_id(body)
-        self.ask(lambda: self._wait_for(visitor, id))
+        if len(visitor.waits) >= MOST_WAITS:
+            raise Protocol(f"who waits for {MOST_WAITS} jobs waits for no other")
+        self._be_asked(visitor, lambda: self._wait_for(visitor, id))
 
     def _wait_for(self, visitor: Visitor, id: int) -> None:
         found = self._book.listing(id)
         if found is None or found["state"] in (NAMES[DONE], NAMES[DEAD]):
             self._tell_end(visitor, id)
         else:
-            self._waiters.setdefault(id, []).append(visitor)
+            visitor.waits.add(id)
+            self._waiters.setdefault(id, set()).add(visitor)
 
     def _tell_end(self, visitor: Visitor, id: int) -> None:
         found = self._book.listing(id) or {"id": id, "state": "gone"}
@@ -171,7 +229,7 @@ class Counter:
 
     def _list(self, _ledger: Ledger, visitor: Visitor, body: bytes) -> None:
         states, after, limit = requests.page(body)
-        self.ask(lambda: self._tell_page(visitor, states, after, limit))
+        self._be_asked(visitor, lambda: self._tell_page(visitor, states, after, limit))
 
     def _tell_page(self, visitor: Visitor, states: tuple[int, ...], after: int, limit: int) -> None:
         try:
@@ -181,25 +239,29 @@ class Counter:
             return
         self._visitors.send(visitor, Kind.ANSWER, wire.encode(page))
 
-    def _retry(self, ledger: Ledger, visitor: Visitor, body: bytes) -> None:
-        self._change(visitor, body, lambda ids: ledger.retry(ids, self._book.clock.now()))
+    def _retry(self, _ledger: Ledger, visitor: Visitor, body: bytes) -> None:
+        self._change(visitor, requests.job_ids(body), drop=False)
 
-    def _drop(self, ledger: Ledger, visitor: Visitor, body: bytes) -> None:
-        self._change(visitor, body, ledger.drop)
+    def _drop(self, _ledger: Ledger, visitor: Visitor, body: bytes) -> None:
+        self._change(visitor, requests.job_ids(body), drop=True)
 
-    def _change(
-        self, visitor: Visitor, body: bytes, act: Callable[[list[int]], dict[int, str]]
-    ) -> None:
-        ids = requests.job_ids(body)
-        try:
-            refused = act(ids)
-        except Trouble as trouble:
-            self._visitors.send(visitor, Kind.REFUSED, str(trouble).encode())
-            return
-        answer = wire.encode({str(id): why for id, why in refused.items()})
-        self._replies.append((visitor, Kind.ANSWER, answer, False))
+    def _change(self, visitor: Visitor, ids: list[int], *, drop: bool) -> None:
+        if any(change.visitor is visitor for change in self._changes):
+            raise Protocol("one list of jobs to retry or to drop at a time; wait for an answer")
+        self._changes.append(_Change(visitor, ids, drop=drop))
 
     def _counts(self, _ledger: Ledger, visitor: Visitor, _body: bytes) -> None:
-        self.ask(
-            lambda: self._visitors.send(visitor, Kind.ANSWER, wire.encode(self._book.counts()))
+        self._be_asked(
+            visitor,
+            lambda: self._visitors.send(visitor, Kind.ANSWER, wire.encode(self._book.counts())),
         )
+
+
+class _Change:
+    """Jobs that a client wants retried or dropped, those that are left of them."""
+
+    def __init__(self, visitor: Visitor, ids: list[int], *, drop: bool) -> None:
+        self.visitor = visitor
+        self.ids = iter(ids)
+        self.drop = drop
+        self.refused: dict[int, str] = {}

@@ -11,7 +11,7 @@ from graced.jobs.policy import Policy
 from graced.jobs.refusal import NO_DAEMON, Refusal
 from graced.jobs.remote import chunks
 from graced.jobs.row import SHOWN
-from graced.jobs.sqlite import Store
+from graced.jobs.sqlite import PAGE_BYTES, Store
 from graced.jobs.timing import Clock
 from graced.jobs.trouble import Trouble
 
@@ -67,7 +67,7 @@ class FileEnd:
 
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return a page of jobs in the order of their ids, beginning after one."""
-        page = self._store.page(SHOWN[state], after, limit, 1 << 30)
+        page = self._store.page(SHOWN[state], after, limit, PAGE_BYTES)
         return [self._clock.shown(job) for job in page]
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:

@@ -246,7 +246,8 @@ class Ledger:
     def _each(self, ids: Iterable[int], act: Callable[[Row], str | None]) -> dict[int, str]:
         refused = {}
         for id in ids:
-            row = self._rows.get(id) or self._changes.find(id)
+            known = 0 < id <= self._last  # beyond 64 bits SQLite is not to be asked
+            row = self._rows.get(id) or self._changes.find(id) if known else None
             why = "no such job" if row is None or row.state == STAGED else act(row)
             if why is not None:
                 refused[id] = why

@@ -30,7 +30,7 @@ def _parsed(text: str | None) -> Any:
         return None
     try:
         return value.read(text)
-    except (ValueError, RecursionError):  # what a stranger has put into the queue
+    except ValueError:  # what a stranger has put into the queue
         return text
 
 

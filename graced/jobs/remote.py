@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from graced.core.record import Record
-from graced.jobs import owners, wire
+from graced.jobs import owners, value, wire
 from graced.jobs.job import MAX_EVIDENCE, Discarded, Done, Job, Postponed, Raised
 from graced.jobs.queue import QueueError, QueueGone
 from graced.jobs.wire import Kind, Protocol
@@ -28,6 +28,7 @@ FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is g
 LAST_RETRY = 1.0
 MOST_REFUSALS = 3  # in a row, before a worker takes them for an answer
 FIRST_PUSH = 0.001  # seconds before more of a long result is sent
+IDS_AT_ONCE = 10_000  # numbers in one request to retry or to drop
 NUMBERS = {Done: 0, Raised: 1, Postponed: 2, Discarded: 3}
 
 
@@ -236,10 +237,11 @@ class WorkerEnd:
         if self._left:
             return
         try:
-            payload = wire.decode(body[wire.HANDOUT.size :])
-        except Protocol as error:  # what has no payload cannot be worked on
+            payload = value.read(body[wire.HANDOUT.size :].decode())
+        except ValueError as error:  # what has no payload cannot be worked on
             job = Job(id, None, attempt, submitted / 1000)
-            self.settle(job, Discarded(evidence(f"the payload is {error}")), more=True)
+            why = f"the payload is not a JSON value: {error}"
+            self.settle(job, Discarded(evidence(why)), more=True)
         else:
             self._hand = self._arrived = Job(id, payload, attempt, submitted / 1000)
 
@@ -314,13 +316,11 @@ class ClientEnd:
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
-        refused = self._question(Kind.RETRY, {"ids": list(ids)})
-        return {int(id): why for id, why in refused.items()}
+        return self._change(Kind.RETRY, ids)
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
         """Forget jobs that nobody works on; return the refusals by id."""
-        refused = self._question(Kind.DROP, {"ids": list(ids)})
-        return {int(id): why for id, why in refused.items()}
+        return self._change(Kind.DROP, ids)
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs there are in each state, and the age of the oldest due one."""
@@ -329,6 +329,13 @@ class ClientEnd:
     def close(self) -> None:
         """Close the connection."""
         self._sock.close()
+
+    def _change(self, kind: Kind, ids: Sequence[int]) -> dict[int, str]:
+        refused: dict[int, str] = {}
+        for at in range(0, len(ids), IDS_AT_ONCE):
+            answer = self._question(kind, {"ids": list(ids[at : at + IDS_AT_ONCE])})
+            refused |= {int(id): why for id, why in answer.items()}
+        return refused
 
     def _question(self, kind: Kind, value: object) -> Any:
         return wire.decode(self._ask(kind, wire.encode(value), Kind.ANSWER))

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 PAGE = 500  # jobs in one listing
+MOST_IDS = 100_000  # jobs in one request to retry or to drop
+MOST_JSON = 4 << 20  # bytes of a request in JSON, which takes many times that once it is read
+LONGEST_NAME = 100  # characters of an owner's name
+BIGGEST = (1 << 63) - 1  # what SQLite takes for a number
 OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
     lambda text, _after: Done(text or None),
     lambda text, _after: Raised(text),
@@ -32,14 +36,16 @@ OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
 def introduction(body: bytes) -> tuple[str, list[tuple[int, int]]]:
     """Return who says HELLO, and what it has in hand."""
     said = _fields(body)
-    try:
-        name = str(said["owner"])
-        holds = [(int(id), int(attempt)) for id, attempt in said["holds"]]
-    except (KeyError, TypeError, ValueError):
-        raise Protocol("a HELLO that says no owner or no jobs") from None
-    if not name.replace(":", "").isalnum():
+    name, holds = said.get("owner"), said.get("holds")
+    if not isinstance(name, str) or not isinstance(holds, list) or not all(map(_is_held, holds)):
+        raise Protocol("a HELLO that says no owner or no jobs")
+    if not name.replace(":", "").isalnum() or not name.isascii() or len(name) > LONGEST_NAME:
         raise Protocol("an owner of a strange name")
-    return name, holds
+    return name, [(id, attempt) for id, attempt in holds]
+
+
+def _is_held(job: Any) -> bool:
+    return isinstance(job, list) and len(job) == 2 and all(map(_is_number, job))
 
 
 def settlement(body: bytes) -> tuple[int, int, Outcome, bool]:
@@ -74,6 +80,8 @@ def job_ids(body: bytes) -> list[int]:
     ids = _fields(body).get("ids")
     if not isinstance(ids, list) or not all(type(id) is int for id in ids):
         raise Protocol("ids is not a list of numbers")
+    if len(ids) > MOST_IDS:
+        raise Protocol(f"{len(ids)} jobs at once; at most {MOST_IDS}")
     return ids
 
 
@@ -81,7 +89,8 @@ def page(body: bytes) -> tuple[tuple[int, ...], int, int]:
     """Return the states that are to be listed, after which id, and how many jobs."""
     wanted = _fields(body)
     after, limit = _number(wanted, "after"), _number(wanted, "limit")
-    states = SHOWN.get(wanted.get("state"))
+    state = wanted.get("state")
+    states = SHOWN.get(state) if state is None or isinstance(state, str) else None
     if states is None:
         raise Protocol(f"no such state; there are {', '.join(STATES)}")
     return states, after, max(1, min(limit, PAGE))
@@ -93,6 +102,8 @@ def _check_delay(seconds: float) -> None:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
+    if len(body) > MOST_JSON:
+        raise Protocol(f"a request of {len(body)} bytes; at most {MOST_JSON}")
     fields = wire.decode(body)
     if not isinstance(fields, dict):
         raise Protocol("a request is a JSON object")
@@ -100,7 +111,11 @@ def _fields(body: bytes) -> dict[str, Any]:
 
 
 def _number(fields: dict[str, Any], name: str) -> int:
-    value = fields.get(name)
-    if type(value) is not int or not -(1 << 62) < value < 1 << 62:
-        raise Protocol(f"{name} is not a number")
-    return value
+    number: Any = fields.get(name)
+    if not _is_number(number):
+        raise Protocol(f"{name} is no number from 0 to {BIGGEST}")
+    return number  # type: ignore[no-any-return]
+
+
+def _is_number(found: Any) -> bool:
+    return type(found) is int and 0 <= found <= BIGGEST

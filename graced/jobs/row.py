@@ -11,6 +11,8 @@ WAITING, RESERVED, TAKEN, DONE, DEAD, STAGED = range(6)
 # What the world sees: a reserved job still waits.
 NAMES = ("waiting", "waiting", "taken", "done", "dead", "staged")
 
+SMALL = 512  # characters: a longer payload is read from the file when its job is handed out
+
 
 # What is listed of each; None: of all. What is staged is nobody's business yet.
 SHOWN: dict[str | None, tuple[int, ...]] = {
@@ -60,6 +62,11 @@ class Row:
         self.payload = payload  # None: not read from the file
         self.durable = False  # the file says that it is reserved for its owner
 
+    def is_written(self) -> None:
+        """It is in the file: a long payload need not be in memory."""
+        if self.payload is not None and len(self.payload) > SMALL:
+            self.payload = None
+
     @property
     def attempt(self) -> int:
         """The number of the attempt that is under way, or comes next."""
@@ -75,7 +82,7 @@ class Batch:
         self.fresh: dict[int, Row] = {}  # not in the file yet, with payloads
         self.dirty: dict[int, Row] = {}  # in the file, changed
         self.endings: dict[int, tuple[str | None, str | None]] = {}  # id: result, evidence
-        self.deleted: list[int] = []
+        self.deleted: set[int] = set()
         self.streams: list[int] = []  # streams that began
         self.staged: list[tuple[int, list[Row]]] = []  # stream, its rows
         self.sealed: list[tuple[int, int]] = []  # stream that ended, due
@@ -86,7 +93,7 @@ class Batch:
         self.fresh.update(later.fresh)
         self.dirty.update(later.dirty)
         self.endings.update(later.endings)
-        self.deleted += later.deleted
+        self.deleted |= later.deleted
         self.streams += later.streams
         self.staged += later.staged
         self.sealed += later.sealed

@@ -126,6 +126,7 @@ class Service:
         ledger = self._book.ledger
         if ledger is not None:
             self._departed.bury(ledger)
+            self._counter.change(ledger)
             self._commit(ledger)
             self._book.tidy(ledger, idle=self._idle)
             self._book.keep_ballast()
@@ -134,6 +135,8 @@ class Service:
 
     def _timeout(self) -> float:
         """Return how long nothing has to be done, in seconds; -1: for ever."""
+        if self._counter.is_busy:
+            return 0
         wait = min(self._book.sleep(idle=self._idle), self._departed.looking.left())
         if self._stop_by is not None:
             wait = min(wait, self._stop_by - time.monotonic())
@@ -248,6 +251,8 @@ class Service:
         name, holds = requests.introduction(body)
         if not visitor.trusted:
             raise Protocol("a worker of another user")
+        if visitor.owner not in (None, name):
+            raise Protocol("a worker has one name")
         former = self._workers.get(name)
         if former is not None and former is not visitor:
             self._visitors.close(former)

@@ -15,7 +15,7 @@ from json.encoder import encode_basestring_ascii as escaped
 from graced.jobs import schema
 from graced.jobs.lock import Lock
 from graced.jobs.place import Place, Sight
-from graced.jobs.row import DEAD, DONE, NAMES, STAGED, TAKEN, WAITING, Batch, Row
+from graced.jobs.row import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
 from graced.jobs.trouble import Trouble
 
 TYPE_CHECKING = False
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-SMALL = 4096  # payloads up to here are read ahead with their rows
+AHEAD_CHARACTERS = 1 << 20  # of payloads that are read ahead with their rows
+PAGE_BYTES = 1 << 20  # of the texts in one listing
 BUSY_WAIT = 0.2  # seconds for whoever looks into the file with other tools
 
 _COLUMNS = "id, state, due, failures, max_attempts, submitted, owner"
@@ -166,14 +167,25 @@ class Store:
         return int(self._read(query, (stream_owner(stream),))[0][0])
 
     def ahead(self, after: tuple[int, int], limit: int) -> list[Row]:
-        """Return the waiting rows after a (due, id), in order, with their small payloads."""
-        found = self._read(
-            f"SELECT {_COLUMNS}, CASE WHEN length(payload) <= {SMALL} THEN payload END"
-            " FROM jobs JOIN payloads USING (id)"
-            " WHERE state = 0 AND (due, id) > (?, ?) ORDER BY due, id LIMIT ?",
-            (*after, limit),
-        )
-        return [Row(*columns) for columns in found]
+        """Return the waiting rows after a (due, id), in order, with their small payloads.
+
+        SQLite reads all of a text to tell its length: where there are long ones, few are read.
+        """
+        which = "WHERE state = 0 AND (due, id) > (?, ?) ORDER BY due, id LIMIT ?"
+        rows = self._rows(which, (*after, limit))
+        try:
+            found = self._db.execute(
+                f"SELECT payload FROM jobs JOIN payloads USING (id) {which}", (*after, limit)
+            )
+            room = AHEAD_CHARACTERS
+            for row, (text,) in zip(rows, found, strict=False):
+                room -= len(text)
+                row.payload = text if len(text) <= SMALL else None
+                if room < 0:
+                    break
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+        return rows
 
     def payload(self, id: int) -> str:
         """Return one payload."""

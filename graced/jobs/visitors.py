@@ -35,10 +35,12 @@ class Visitor:
         "out",
         "owner",
         "parked",
+        "questions",
         "settles",
         "sock",
         "stream",
         "trusted",
+        "waits",
     )
 
     def __init__(self, sock: socket.socket, *, trusted: bool) -> None:
@@ -52,6 +54,8 @@ class Visitor:
         self.settles = 0  # read on this connection,
         self.confirmed = 0  #   and durable
         self.stream: int | None = None
+        self.questions = 0  # not answered
+        self.waits: set[int] = set()  # for the ends of these jobs
 
 
 class Visitors:

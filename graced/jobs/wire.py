@@ -23,6 +23,7 @@ MAX_BODY = 8 << 20
 READ = 1 << 16  # bytes read from one connection before the others get their turn
 CHUNK_BYTES = 2 << 20  # a client closes a batch of payloads at this size,
 CHUNK_JOBS = 1000  # or at this number: about 5 ms of the keeper's time
+MOST_JOBS = 10_000  # payloads in one frame, however short: each takes its own memory
 
 
 class Kind(IntEnum):
@@ -131,6 +132,8 @@ def unpack_payloads(body: bytes) -> tuple[list[str], float, int]:
     """Return the payloads, the delay and max_attempts of a SUBMIT or a CHUNK."""
     try:
         delay, max_attempts, count = PARCEL.unpack_from(body)
+        if count > MOST_JOBS:
+            raise Protocol(f"{count} jobs at once; at most {MOST_JOBS}, or any number as a stream")
         at = PARCEL.size + 4 * count
         lengths = struct.unpack_from(f"<{count}I", body, PARCEL.size)
         payloads = []

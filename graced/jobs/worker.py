@@ -179,7 +179,7 @@ def _done(result: Any) -> Done | Raised:
         return Done()
     try:
         text = value.written(result)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         return Raised(evidence(_unusable(result), error=in_one_line(error)))
     size = value.size(text)
     if size > MAX_PAYLOAD:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from graced import Retry
+from graced.jobs import value
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,24 @@ def test_a_delay_that_no_job_can_have_is_told_at_once(after: float) -> None:
 def test_a_delay_may_be_ten_years(after: float) -> None:
     assert Retry(after).after == after
     assert Retry(after, "later").reason == "later"
+
+
+def nested(levels: int, inner: str = "") -> str:
+    return "[" * levels + inner + "]" * levels
+
+
+@pytest.mark.parametrize("inner", ["", "1", '"[[["'])
+def test_one_depth_is_the_limit_of_what_is_read_and_written(inner: str) -> None:
+    most = nested(value.MAX_DEPTH, inner)
+    assert value.written(value.read(most)) == most
+    wide = json.dumps([[{"a": []}]] * value.MAX_DEPTH)
+    assert value.written(value.read(wide)) == wide.replace(" ", "")
+    for levels in (value.MAX_DEPTH + 1, 950, 100_000):
+        with pytest.raises(ValueError, match="nested more than 500 levels deep"):
+            value.read(nested(levels, inner))
+    deep: object = 1
+    for levels in range(1, 2001):
+        deep = {"a": deep} if levels % 2 else (deep,)
+        if levels in (value.MAX_DEPTH + 1, 900, 2000):
+            with pytest.raises(ValueError, match="nested more than 500 levels deep"):
+                value.written(deep)

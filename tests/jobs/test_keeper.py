@@ -678,6 +678,123 @@ def test_what_no_command_line_says_is_refused(
         kept.client().submit(["1"], delay, attempts)
 
 
+HUGE = 10**30
+STRANGE_NUMBERS = [HUGE, -HUGE, 1 << 63, -1, 0, 1.5, True, None, "1", [1], {}, float("nan")]
+STRANGE = [
+    *((kind, {"ids": [number]}) for kind in (Kind.RETRY, Kind.DROP) for number in STRANGE_NUMBERS),
+    *((Kind.WAIT, {"id": number}) for number in STRANGE_NUMBERS),
+    *((Kind.LIST, {"state": None, "after": n, "limit": 1}) for n in STRANGE_NUMBERS),
+    *((Kind.LIST, {"state": None, "after": 0, "limit": n}) for n in STRANGE_NUMBERS),
+    *((Kind.LIST, {"state": s, "after": 0, "limit": 1}) for s in ([], {}, 1, "\ud800", True)),
+    *((Kind.HELLO, {"owner": "d1:7", "holds": [[n, 1]]}) for n in STRANGE_NUMBERS),
+    *((Kind.HELLO, {"owner": o, "holds": []}) for o in (1, [], "x" * 5000, "a/b", "\udc80", "²")),
+    *((kind, body) for kind in Kind for body in ([], "x", 1, {})),
+]
+RAW = [
+    *(wire.frame(kind, b"[" * 100_000) for kind in (Kind.RETRY, Kind.DROP, Kind.HELLO)),
+    wire.frame(Kind.DROP, b'{"ids":[' + b"1," * 3_000_000 + b"1]}"),
+    wire.frame(Kind.DROP, b'{"ids":[' + b"9" * 5000 + b"]}"),
+    wire.frame(Kind.HELLO, b'{"owner":"d1:7","holds":[[1e999,1]]}'),
+    *(
+        wire.frame(kind, wire.PARCEL.pack(delay, attempts, count))
+        for kind in (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END)
+        for delay in (float("nan"), float("inf"), -1.0, -0.0, 1e308)
+        for attempts in (0, (1 << 32) - 1)
+        for count in (0, 1, (1 << 32) - 1)
+    ),
+    *(
+        wire.frame(Kind.HELLO, b'{"owner":"d1:7","holds":[]}')
+        + wire.frame(Kind.SETTLE, wire.SETTLEMENT.pack((1 << 64) - 1, 1, outcome, 255, after))
+        for outcome in (0, 2, 3, 9)
+        for after in (float("nan"), float("inf"), -1.0)
+    ),
+    wire.frame(Kind.HELLO, b'{"owner":"d1:7","holds":[]}')
+    + wire.frame(Kind.HELLO, b'{"owner":"d1:8","holds":[]}'),
+]
+
+
+def test_no_number_that_a_client_can_send_ends_it(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    [id] = client.submit(["1"], 3600)
+    frames = [wire.frame(kind, wire.encode(body)) for kind, body in STRANGE] + RAW
+    for frame in frames:
+        with wire.connect(kept.socket, blocking=True) as stranger:
+            try:
+                stranger.sendall(frame)
+            except (BrokenPipeError, ConnectionResetError):  # it has read enough
+                pass
+            assert client.counts()["waiting"] == 1, frame[:100]
+    assert client.retry([0, -1, HUGE, -HUGE, 1 << 63]) == dict.fromkeys(
+        [0, -1, HUGE, -HUGE, 1 << 63], "no such job"
+    )
+    assert client.drop([HUGE, id]) == {HUGE: "no such job"}
+
+
+def peak(kept: Kept) -> int:
+    """Return the most memory that the keeper ever had, in MB."""
+    for line in Path(f"/proc/{kept.keeper.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) // 1024
+    raise AssertionError
+
+
+def test_its_memory_does_not_grow_with_what_waits(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    before = peak(kept)
+    long = f'"{"x" * 1_000_000}"'
+    ids = [client.submit([long])[0] for _ in range(100)]
+    worker = kept.worker(1)
+    job = take(worker)
+    assert (job.id, len(job.payload)) == (ids[0], 1_000_000)
+    settle(worker, job)
+    assert [j["id"] for j in all_jobs(client)] == ids
+    wide = "\U0001f600" * 500
+    for _ in range(12):
+        client.submit([f'"{wide}"'] * 1000)
+    with pytest.raises(QueueError, match="1900000 jobs at once; at most 10000, or any number as"):
+        client.submit([""] * 1_900_000)
+    assert peak(kept) - before < 70
+    kept.restart()
+    assert take(kept.worker(2)).id == ids[1]
+    assert peak(kept) - before < 70, "nor with what it reads ahead"
+
+
+def test_many_jobs_are_dropped_while_others_are_served(kept: Kept) -> None:
+    kept.start()
+    client, other = kept.client(), kept.client()
+    count = client.stream("1" for _ in range(20_000))
+    with wire.connect(kept.socket, blocking=True) as dropper:
+        ids = list(range(1, count + 1))
+        dropper.sendall(wire.frame(Kind.DROP, wire.encode({"ids": ids})))
+        waiting = [count]
+        while waiting[-1]:
+            waiting.append(other.counts()["waiting"])
+        assert dropper.recv(100) == wire.frame(Kind.ANSWER, b"{}")
+    assert len(set(waiting)) > 3, "others were answered in between"
+    assert client.drop(ids) == dict.fromkeys(ids, "no such job"), "in several requests"
+
+
+def test_a_flood_of_questions_is_for_who_asks_them(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    client.submit([f'"{"x" * 1_000_000}"'] * 5)
+    question = wire.frame(Kind.LIST, wire.encode({"state": None, "after": 0, "limit": 500}))
+    with wire.connect(kept.socket, blocking=True) as stranger:
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+            while True:
+                stranger.sendall(question * 500)
+        assert client.counts()["waiting"] == 5
+    wait = b"".join(wire.frame(Kind.WAIT, wire.encode({"id": 1})) for _ in range(20))
+    with wire.connect(kept.socket, blocking=True) as stranger:
+        for _ in range(3):
+            stranger.sendall(wait)
+            client.counts()
+        client.drop([1])
+        assert stranger.recv(1000)[4] == Kind.ANSWER
+
+
 def test_frames_that_are_too_long_are_refused(kept: Kept) -> None:
     kept.start()
     with wire.connect(kept.socket, blocking=True) as stranger:
