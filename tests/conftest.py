@@ -21,6 +21,18 @@ for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
 os.umask(0o022)  # users that tests become have to reach what the tests' own user has made
 
 
+LAST = ("packaging", "systemd")  # what needs root and a distribution's archive, and takes longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tests last that build packages and boot machines: by then the rest has passed."""
+    items.sort(
+        key=lambda item: (
+            LAST.index(item.path.parent.name) + 1 if item.path.parent.name in LAST else 0
+        )
+    )
+
+
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon to be configured and started; nothing of it is left after the test."""

@@ -121,8 +121,9 @@ def test_what_cannot_be_done_is_set_aside_with_a_reason(folder: Daemon) -> None:
 
 def test_killed_workers_files_are_taken_up_again(folder: Daemon) -> None:
     contents: dict[str, bytes] = {}
-    halved = 0
-    for turn in range(6):
+    halved = turn = 0
+    while turn < 6 or not halved:  # we may be too late, if the machine is busy
+        turn += 1
         more = {f"{turn} {name}": content for name, content in some(5, 2_000_000).items()}
         contents |= more
         victims = folder.worker_pids("folder")
@@ -134,7 +135,6 @@ def test_killed_workers_files_are_taken_up_again(folder: Daemon) -> None:
         wait_gone(victims)
         halved += len(in_work(folder))
         folder.until(lambda: folder.status()["pools"]["folder"]["ready"] == 2)
-    assert halved  # else we were too late each time
     folder.until(lambda: all_done(folder))
     check_done(folder, contents)
 

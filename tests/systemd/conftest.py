@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from machine import SUITES, Machine, build, cleaned, give_up, impossible
 
-HERE = str(Path(__file__).parent)
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have these last: they take longest, and what they use has been tested by then.
-
-    Those that wait until a time limit of systemd's is over are for its oldest and its newest.
-    """
-    items.sort(key=lambda item: str(item.path).startswith(HERE))
+    """Have those that wait until a time limit of systemd's is over for its oldest and newest."""
     left_out = {item for item in items if item.get_closest_marker("waits") and _is_between(item)}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
