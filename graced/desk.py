@@ -54,6 +54,10 @@ class Desk:
         """Listen."""
         self._server.register(selector)
 
+    def listen_again(self) -> bool:
+        """Listen anew if the socket was removed; False if it is there. Raises OSError."""
+        return self._server.listen_again()
+
     @property
     def has_work(self) -> bool:
         """Whether :meth:`serve` has something to do."""

@@ -34,15 +34,24 @@ STATES = ("waiting", "taken", "done", "dead")
 class _Kept:
     """One pool's keeper, over all its processes."""
 
-    __slots__ = ("again_at", "failures", "keeper", "leaving", "watched", "window")
+    __slots__ = ("again_at", "cut_off", "failures", "keeper", "leaving", "watched", "window")
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
         self.again_at: float | None = None
+        self.cut_off: set[int] = set()  # workers that can't reach it
         self.failures = 0
         self.leaving: float | None = None  # until when it may take to leave
         self.watched = -1
         self.window: Window | None = None  # for its stacks
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the queue can't be used now, by some workers at least."""
+        if self.keeper.trouble is not None or not self.cut_off:
+            return self.keeper.trouble
+        who = "1 worker" if len(self.cut_off) == 1 else f"{len(self.cut_off)} workers"
+        return f"{who} cannot reach it at {self.keeper.plan.socket}"
 
 
 class _Counting:
@@ -64,7 +73,9 @@ class Queues:
         selector: selectors.BaseSelector,
         processes: Processes,
         ground: Ground,
+        look: Callable[[], None],
     ) -> None:
+        self._look = look  # whether the folder of the sockets is there
         self._selector = selector
         self._processes = processes
         self._ground = ground
@@ -82,14 +93,14 @@ class Queues:
             return None
         counts = dict(kept.keeper.counts or dict.fromkeys(STATES))
         counts.pop("trouble", None)
-        trouble = kept.keeper.trouble
+        trouble = kept.trouble
         return counts if trouble is None else {**counts, "trouble": trouble}
 
     def trouble(self) -> str | None:
         """Return why a queue can't be used now, if there is a reason."""
         for pool, kept in self._kept.items():
-            if kept.keeper.trouble is not None:
-                return f"queue {pool}: {kept.keeper.trouble}"
+            if kept.trouble is not None:
+                return f"queue {pool}: {kept.trouble}"
         return None
 
     @property
@@ -111,6 +122,22 @@ class Queues:
         if kept is None:
             kept = self._kept[pool.name] = _Kept(self._keeper(pool, settings))
             self._start(kept)
+
+    def reached(self, pool: str, worker: int, *, is_cut_off: bool) -> bool:
+        """A worker says whether it can reach its queue; return whether it could until now."""
+        kept = self._kept[pool]
+        if is_cut_off == (worker in kept.cut_off):
+            return False
+        kept.cut_off ^= {worker}
+        if is_cut_off:
+            self._log.error(f"queue {pool}: {kept.trouble}; they look for it again and again")
+        return is_cut_off
+
+    def listen_again(self) -> None:
+        """Have the keepers whose socket is gone listen anew."""
+        for kept in self._kept.values():
+            if kept.keeper.open and not os.path.lexists(kept.keeper.plan.socket):
+                kept.keeper.listen_again()
 
     def not_needed(self, pool: Pool) -> None:
         """A worker of the pool takes no jobs: tell, once, if some may wait for it."""
@@ -167,6 +194,7 @@ class Queues:
         """A worker and its group are gone: what it had in hand may go to another."""
         kept = self._kept.get(pool)
         if kept is not None:
+            kept.cut_off.discard(worker)
             kept.keeper.died(worker, evidence, counts=counts)
 
     def tick(self, now: float) -> None:
@@ -182,6 +210,7 @@ class Queues:
 
     def _start(self, kept: _Kept) -> None:
         kept.again_at = None
+        self._look()
         keeper = kept.keeper
         try:
             if kept.window is None:

@@ -37,9 +37,13 @@ def start(
     try:
         owner = owner_of(settings)
         log = _log(settings, environ, owner)
-        path = runtime_path(settings.name, settings.runtime_dir, environ)
+        path = runtime_path(
+            settings.name, settings.runtime_dir, environ, outlives_login=terminal is not None
+        )
         runtime = RuntimeDir.take(path, owner)
         state = state_path(settings.name, settings.state_dir, environ, owner)
+        if settings.runtime_dir is None or settings.state_dir is None:
+            log.info(f"control socket {runtime.socket}, state in {state}")
         notifier = Notifier(environ, log.warning)
         sockets = _sockets(settings, environ, owner, notifier, log)
     except (AlreadyRunning, _NoSockets) as error:

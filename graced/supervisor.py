@@ -20,6 +20,7 @@ from graced.graves import Graves
 from graced.host import clock, process, signals
 from graced.host.log import open_log
 from graced.host.sinks import FileSink
+from graced.places import Places
 from graced.processes import Processes, bell_rang
 from graced.queues import Queues
 from graced.report import Report
@@ -94,9 +95,10 @@ class Supervisor:
             self.log,
         )
         self.graves = Graves()
-        self.queues = Queues(self.selector, self.processes, ground)
+        self.queues = Queues(self.selector, self.processes, ground, self._look_at_places)
+        self.places = Places(runtime, self.log)
         self.report = Report(
-            self.daemon, self.watch, self.processes, self.queues.trouble, notifier, self.log
+            self.daemon, self.watch, self.processes, self._place_trouble, notifier, self.log
         )
         self.stackroom = Stackroom(
             ground.stacks, self.watch, self.processes, self.emit, self._label, self.log
@@ -170,6 +172,13 @@ class Supervisor:
         desk = Desk(self, self.runtime.socket, self._owner)
         desk.open(self.selector)
         return desk
+
+    def _look_at_places(self) -> None:
+        """See that others find us, before somebody has to."""
+        self.places.look(self.desk, self.queues)
+
+    def _place_trouble(self) -> str | None:
+        return self.places.trouble or self.queues.trouble()
 
     def _may_keep(self) -> bool:
         """Whether graced's code is to be kept now: the start is over, and all that hurries."""
@@ -246,6 +255,8 @@ class Supervisor:
             return
         if self.watch.takes_jobs(worker):
             self.queues.need(found[1].settings, self.settings)
+            if self.queues.reached(found[0].name, worker, is_cut_off=self.watch.is_cut_off(worker)):
+                self._look_at_places()
         else:
             self.queues.not_needed(found[1].settings)
 
@@ -325,6 +336,7 @@ class Supervisor:
     def _change(self, action: ac.ReadConfig | ac.Commit | ac.EndReload | ac.Exit) -> None:
         match action:
             case ac.ReadConfig():
+                self._look_at_places()
                 self.desk.reload_begins()
                 self._read_config()
             case ac.Commit():
@@ -340,6 +352,7 @@ class Supervisor:
     def _do_to_worker(self, action: ac.WorkerAction) -> None:
         match action:
             case ac.Spawn(zygote, births):
+                self._look_at_places()
                 pool = self.daemon.pools[births[0].pool]
                 settings = pool.zygotes[zygote].settings
                 self.processes.spawn(action, settings)

@@ -16,7 +16,7 @@ from graced.core.events import (
     RoundOverdue,
 )
 from graced.core.status import Reading
-from graced.host.scoreboard import Phase, Wants, fence
+from graced.host.scoreboard import CUT_OFF, Phase, Wants, fence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +107,11 @@ class Watch:
         """Whether a worker has said that it needs a queue."""
         watched = self._watched.get(worker)
         return watched is not None and bool(watched.record.queue)
+
+    def is_cut_off(self, worker: int) -> bool:
+        """Whether a worker has said that it can't reach its queue."""
+        watched = self._watched.get(worker)
+        return watched is not None and watched.record.queue == CUT_OFF
 
     def new_stack(self, worker: int) -> bool:
         """Whether a worker has printed a stack since it was last asked about."""

@@ -40,6 +40,7 @@ FLOORS = {  # each may import from floors that are lower, and from its own
     "sockets": 8,
     "ground": 8,  # what all children are given
     "desk": 9,
+    "places": 9,  # what others find the daemon by
     "supervisor": 9,
     "start": 9,
     "check": 9,

@@ -415,3 +415,11 @@ def test_nothing_heavy_is_loaded_before_ready(daemon: Daemon) -> None:
     assert "graced.supervisor" in loaded
     assert "light" in loaded
     assert loaded & HEAVY == set()
+
+
+def test_folders_that_nobody_has_named_are_told(daemon: Daemon) -> None:
+    run, state = str(daemon.short / "run"), str(daemon.home / "state")
+    daemon.environ |= {"RUNTIME_DIRECTORY": run, "STATE_DIRECTORY": state}
+    idle = {"jobs": {"worker": "crew:Idle"}}
+    daemon.configure(idle, runtime_dir=None, state_dir=None).start().ready()
+    assert daemon.log.matching(f"control socket {run}/control.sock, state in {state}$")

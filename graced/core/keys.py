@@ -36,7 +36,8 @@ DOCS: dict[str, Doc] = {
     ),
     "runtime_dir": Doc(
         "Where the control socket and the lock are. Null: `$RUNTIME_DIRECTORY`, else "
-        "`/run/NAME` if that can be used, else a private folder of the user. Fixed while the "
+        "`/run/NAME` if that can be used, else a private folder of the user, with "
+        "`--daemonize` one that does not end with the login. Fixed while the "
         "daemon runs.",
         "/run/shop",
     ),

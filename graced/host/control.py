@@ -217,18 +217,26 @@ class ControlServer:
     def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
         """Listen at `path`, mode 0660, for us, or for this user and group. Raises OSError."""
         self.path = path
+        self._owner = owner
         self.requests: deque[Request] = deque()
         self.clients: set[Client] = set()
         self._selector: selectors.BaseSelector | None = None
         self._paused_until: float | None = None
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.setblocking(False)
-        try:
-            unixsocket.bind(self._listener, path, 0o660, owner)
-            self._identity = _identity(path)
-        except BaseException:
-            self._listener.close()
-            raise
+        self._listener = _listening(path, owner)
+        self._identity = _identity(path)
+
+    def listen_again(self) -> bool:
+        """Listen anew if the socket is not at its path any more; False if it is. Raises OSError."""
+        if _identity(self.path) == self._identity:
+            return False
+        listener = _listening(self.path, self._owner)
+        self._identity = _identity(self.path)
+        before, self._listener = self._listener, listener
+        if self._selector is not None and self._paused_until is None:
+            self._selector.unregister(before)
+            self._selector.register(listener, READ, self.accept)
+        before.close()
+        return True
 
     def fileno(self) -> int:
         """Return the listening descriptor."""
@@ -357,6 +365,17 @@ class ControlServer:
             poll.poll(left * 1000)
             for client in unsent:
                 client(WRITE)
+
+
+def _listening(path: str, owner: tuple[int, int] | None) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    try:
+        unixsocket.bind(listener, path, 0o660, owner)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _registered(selector: selectors.BaseSelector, thing: Any) -> bool:

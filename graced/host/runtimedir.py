@@ -1,14 +1,21 @@
 """The daemon's folders: which they are, and whose the runtime directory is.
 
 One daemon at a time has a runtime directory: it holds a lock on a file in it, which
-the kernel frees when the process dies. Children must close that descriptor.
+the kernel frees when the process dies. Somebody may sweep the folder away, and the lock with
+it; so the daemon also holds a name that is in no folder (an abstract socket, unix(7)).
+Children must close both descriptors.
 """
 
 from __future__ import annotations
 
+import _socket as socket  # the public module adds enums, which take long to import
 import fcntl
 import os
 import stat
+import time
+from errno import EADDRINUSE
+
+from graced.host import unixsocket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 
 SOCKET: Final = "control.sock"
 LOCK: Final = "lock"
+LETTING_GO: Final = 0.5  # seconds in which a daemon that dies has let go of its name, too
 
 
 class AlreadyRunning(Exception):
@@ -26,12 +34,16 @@ class AlreadyRunning(Exception):
 
     exit_code = 75
 
-    def __init__(self, path: str, pid: int | None) -> None:
+    def __init__(self, path: str, pid: int | None, *, swept: bool = False) -> None:
         self.path = path
         self.pid = pid
         who = "another graced" if pid is None else f"pid {pid}"
+        remedy = "stop that one with 'graced stop'"
+        if swept:
+            who += ", whose files here were removed"
+            remedy = "send that one SIGHUP, and it makes them again"
         super().__init__(
-            f"{path}: already running ({who}); stop that one with 'graced stop',"
+            f"{path}: already running ({who}); {remedy},"
             " or give this one another name or runtime_dir"
         )
 
@@ -45,9 +57,13 @@ class Unusable(Exception):
 class RuntimeDir:
     """A runtime directory that is ours, from :meth:`take` to :meth:`close` or death."""
 
-    def __init__(self, path: str, lock: int) -> None:
+    def __init__(
+        self, path: str, lock: int, name: socket.socket | None, owner: Owner | None
+    ) -> None:
         self.path = path
         self.lock = lock  # close-on-exec; forked children close it
+        self._name = name  # likewise; None: somebody has it who is no daemon of ours
+        self._owner = owner
 
     @classmethod
     def take(cls, path: str, owner: Owner | None = None) -> RuntimeDir:
@@ -55,15 +71,27 @@ class RuntimeDir:
 
         Raises AlreadyRunning or Unusable. `owner` gets the folder if root makes it.
         """
-        _make(path, 0o755, owner, key="runtime_dir")
+        lock = _locked(path, owner)
         try:
-            taken = cls(path, lock_file(os.path.join(path, LOCK)))
-        except Taken as error:
-            raise AlreadyRunning(path, error.pid) from None
-        except OSError as error:
-            raise Unusable(_cannot(path, error, "runtime_dir")) from error
+            taken = cls(path, lock, _named(path, owner), owner)
+        except BaseException:
+            os.close(lock)
+            raise
         taken.sign()
         return taken
+
+    def renew(self) -> bool:
+        """Make and lock the folder again if somebody has swept it away; False if nobody has.
+
+        Raises AlreadyRunning if another daemon has it by now, or Unusable.
+        """
+        if _is_at(self.lock, os.path.join(self.path, LOCK)):
+            return False
+        lock = _locked(self.path, self._owner)
+        os.dup2(lock, self.lock, inheritable=False)
+        os.close(lock)
+        self.sign()
+        return True
 
     @property
     def socket(self) -> str:
@@ -77,6 +105,76 @@ class RuntimeDir:
     def close(self) -> None:
         """Let go of the lock. The file stays: to remove it would be a race with the next one."""
         os.close(self.lock)
+        if self._name is not None:
+            self._name.close()
+
+
+def _locked(path: str, owner: Owner | None) -> int:
+    _make(path, 0o755, owner, key="runtime_dir")
+    try:
+        return lock_file(os.path.join(path, LOCK))
+    except Taken as error:
+        raise AlreadyRunning(path, error.pid) from None
+    except OSError as error:
+        raise Unusable(_cannot(path, error, "runtime_dir")) from error
+
+
+def _named(path: str, owner: Owner | None) -> socket.socket | None:
+    """Return a socket that holds the daemon's name; AlreadyRunning if a daemon of ours has it.
+
+    One of a stranger, who only wants to keep us from it, is passed over.
+    """
+    name = _name(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    end = time.monotonic() + LETTING_GO
+    while True:
+        try:
+            sock.bind(name)
+            sock.listen(unixsocket.BACKLOG)
+            return sock
+        except OSError as error:
+            if error.errno != EADDRINUSE:  # no such sockets here
+                break
+        pid, uid = _holder(name)
+        if uid not in (0, os.geteuid(), *(owner or ())[:1]):
+            break
+        if time.monotonic() > end:
+            sock.close()
+            raise AlreadyRunning(path, pid or None, swept=True)
+        time.sleep(0.01)
+    sock.close()
+    return None
+
+
+def _holder(name: bytes) -> tuple[int, int]:
+    """Return the process and user number of who holds a name."""
+    caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        caller.setblocking(False)
+        caller.connect(name)
+        return unixsocket.peer(caller)[:2]
+    except OSError:  # just gone, or asked so often that it can't be told: taken for ours
+        return 0, os.geteuid()
+    finally:
+        caller.close()
+
+
+def _name(path: str) -> bytes:
+    """Return the name that goes with a folder, in this view of the file system alone."""
+    from zlib import crc32
+
+    try:
+        view = os.readlink("/proc/self/ns/mnt")
+    except OSError:  # no /proc
+        view = ""
+    root = os.stat("/")
+    folder, base = os.path.split(os.path.normpath(path))
+    if folder == os.environ.get("XDG_RUNTIME_DIR"):  # the user's own, see _private_paths()
+        folder, base = "/tmp", f"{base}-{os.geteuid()}"
+    whole = f"{view} {root.st_dev} {root.st_ino} {folder}/{base}"
+    return f"\0graced-{base[:64]}-{crc32(whole.encode('utf-8', 'surrogateescape')):08x}".encode(
+        "utf-8", "surrogateescape"
+    )[:unixsocket.LONGEST]
 
 
 class Taken(Exception):
@@ -131,17 +229,22 @@ def _pid(fd: int) -> int | None:
 # Which folder
 
 
-def runtime_path(name: str, configured: str | None, environ: Mapping[str, str]) -> str:
+def runtime_path(
+    name: str, configured: str | None, environ: Mapping[str, str], *, outlives_login: bool = False
+) -> str:
     """Return the runtime directory of a daemon to be started here, made where that is possible.
 
     `configured`, else the first of $RUNTIME_DIRECTORY, else /run/NAME if it can be made
-    or used, else a private folder of the user. Raises Unusable.
+    or used, else a private folder of the user: for one that `outlives_login`, and its
+    terminal, not in $XDG_RUNTIME_DIR, which ends with it. Raises Unusable.
     """
     told = configured or _first(environ.get("RUNTIME_DIRECTORY", ""))
     if told:
         return told
     common = f"/run/{name}"
-    return common if _can_have(common, 0o755) else _private(name, environ)
+    if _can_have(common, 0o755):
+        return common
+    return _private(_private_paths(name, environ)[-1 if outlives_login else 0])
 
 
 def find(name: str, configured: str | None, environ: Mapping[str, str]) -> str:
@@ -165,7 +268,7 @@ def _candidates(name: str, configured: str | None, environ: Mapping[str, str]) -
     common = f"/run/{name}"
     if _could_have(common):
         yield common
-    yield _private_path(name, environ)
+    yield from _private_paths(name, environ)
     yield common
 
 
@@ -246,9 +349,8 @@ def _remedy(key: str) -> str:
 # The user's own
 
 
-def _private(name: str, environ: Mapping[str, str]) -> str:
+def _private(path: str) -> str:
     """Return a folder that nobody else can have prepared, made if need be."""
-    path = _private_path(name, environ)
     try:
         try:
             os.mkdir(path, 0o700)
@@ -259,11 +361,11 @@ def _private(name: str, environ: Mapping[str, str]) -> str:
     return path
 
 
-def _private_path(name: str, environ: Mapping[str, str]) -> str:
+def _private_paths(name: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the folders that may be the user's own; the last is there without a login."""
     folder = environ.get("XDG_RUNTIME_DIR", "")
-    if folder.startswith("/") and _is_ours(folder):
-        return os.path.join(folder, name)
-    return f"/tmp/{name}-{os.geteuid()}"
+    login = [os.path.join(folder, name)] if folder.startswith("/") and _is_ours(folder) else []
+    return [*login, f"/tmp/{name}-{os.geteuid()}"]
 
 
 def _is_ours(path: str) -> bool:

@@ -51,8 +51,11 @@ RING_BUSY: Final = 16
 RING_GOOD: Final = 17
 TEXT_LENGTH: Final = 18
 BORN_WHOLE: Final = 19  # 1: its zygote knows it and guards it
-QUEUE: Final = 20  # 1: it takes jobs, so its pool needs a queue keeper
+QUEUE: Final = 20  # REACHES or CUT_OFF: it takes jobs, so its pool needs a queue keeper
 TOLD: Final = 21  # 1: it is sent SIGTERM, 2: SIGINT; should handlers of its own catch them
+
+REACHES: Final = 1  # it reaches its queue, as far as it knows
+CUT_OFF: Final = 2  # it does not
 
 
 class Phase:
@@ -142,7 +145,7 @@ class WorkerRecord:
     ring_busy = _Word(RING_BUSY)
     ring_good = _Word(RING_GOOD)
     born_whole = _Word(BORN_WHOLE, 1)
-    queue = _Word(QUEUE, 1)
+    queue = _Word(QUEUE, CUT_OFF)
     told = _Word(TOLD, 2)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:

@@ -107,6 +107,10 @@ class Keeper:
         """Ask how many jobs there are; the answer comes by ``receive``."""
         self._tell(("count",))
 
+    def listen_again(self) -> None:
+        """Tell that its socket was removed."""
+        self._tell(("listen",))
+
     def stop(self) -> None:
         """Have it leave, after it has written all. To be said after the last death."""
         self._tell(("stop",))
@@ -211,7 +215,7 @@ def _serve(plan: Plan, channel: Channel) -> int:
     _guard_signals(plan.window)
     elder = _find_elder(plan)
     try:
-        listener = _listen(plan)
+        listener = listen(plan)
         process.change_user(plan.user, plan.group)
     except (OSError, process.ProcessError) as error:
         channel.send(("failed", f"{plan.socket}: {error}"))
@@ -263,7 +267,8 @@ def _find_elder(plan: Plan) -> socket.socket | None:
     return elder
 
 
-def _listen(plan: Plan) -> socket.socket:
+def listen(plan: Plan) -> socket.socket:
+    """Return a socket that listens at the plan's place. Raises OSError or ProcessError."""
     from graced.jobs import wire
 
     if plan.user is None and plan.group is None:

@@ -100,6 +100,11 @@ class WorkerEnd:
         """How many settles have not been confirmed as durable."""
         return len(self._settles)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether nobody has been found at the queue's socket for longer than a restart takes."""
+        return self._sock is None and self._delay >= LAST_RETRY
+
     def retry_in(self) -> float | None:
         """Return in how many seconds to call ``receive`` even if nothing is readable."""
         if self._sock is not None:

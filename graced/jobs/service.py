@@ -16,6 +16,7 @@ import time
 from collections import deque
 
 from graced.core import settings
+from graced.host import process
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.log import open_log
 from graced.host.walltimer import WallTimer
@@ -23,6 +24,7 @@ from graced.jobs import requests, wire
 from graced.jobs.book import Book
 from graced.jobs.counter import Counter
 from graced.jobs.departed import Departed
+from graced.jobs.keeper import listen
 from graced.jobs.policy import Policy
 from graced.jobs.timing import NEVER
 from graced.jobs.trouble import Trouble
@@ -316,8 +318,22 @@ class Service:
                 self._book.apply(Policy.told(message))
             case ("log", *told):
                 self._log_to(settings.Log(*told))
+            case ("listen",):
+                self._listen_again()
             case ("stop",):
                 self._stop_by = time.monotonic() + LAST_LOOKS
+
+    def _listen_again(self) -> None:
+        """Have a socket at its place once more, if nobody has one there."""
+        place = self._plan.socket
+        if os.path.lexists(place):
+            return
+        try:
+            self._visitors.listen_at(listen(self._plan))
+        except (OSError, process.ProcessError) as error:
+            self._log.error("queue: %s: %s; new workers cannot reach it", place, error)
+        else:
+            self._log.error("queue: %s was removed; listening there again", place)
 
     def _log_to(self, wanted: settings.Log) -> None:
         """Follow the main process to another log, as its user."""

@@ -184,6 +184,14 @@ class Visitors:
             self._deaf = False
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
+    def listen_at(self, listener: socket.socket) -> None:
+        """Let in who knocks at another socket from now on."""
+        before, self._listener = self._listener, listener
+        if not self._deaf:
+            self._epoll.unregister(before.fileno())
+            self._epoll.register(listener.fileno(), select.EPOLLIN)
+        before.close()
+
     def close_listener(self, path: str) -> None:
         """Remove our socket's name, unless another keeper has it by now."""
         try:

@@ -7,7 +7,7 @@ How a worker lives is in :mod:`graced.workerlife`, how it talks to the queue in
 from __future__ import annotations
 
 from graced.family import in_one_line
-from graced.host.scoreboard import QUEUE
+from graced.host.scoreboard import CUT_OFF, QUEUE, REACHES
 from graced.jobs import value
 from graced.jobs.job import (
     MAX_EVIDENCE,
@@ -57,7 +57,7 @@ class JobWorker(Worker):
         worker = super()._born(life)
         assert isinstance(worker, JobWorker)
         if life.family.queue is not None:
-            life.score.words[QUEUE] = 1
+            life.score.words[QUEUE] = REACHES
             life.score.ring()
             worker.__end = _end_of(life.family.queue, life.order.worker)
         return worker
@@ -96,11 +96,17 @@ class JobWorker(Worker):
         What it has in hand is tried again after its death, and counts: nothing is repeated
         for ever, nothing is lost.
         """
+        end, score = self._end, self._life.score
         try:
-            return self._end.receive()
+            job = end.receive()
         except QueueError as error:
             self._life.last_words = str(error)
             raise SystemExit(1) from error
+        reach = CUT_OFF if end.is_cut_off else REACHES
+        if score.words[QUEUE] != reach:
+            score.words[QUEUE] = reach
+            score.ring()
+        return job
 
     def _do(self, job: Job) -> None:
         """Handle a job and settle it. An interrupt passes: it settles nothing."""

@@ -89,7 +89,7 @@ from graced.host.runtimedir import RuntimeDir
 taken = RuntimeDir.take(sys.argv[1])
 child = os.fork()
 if child == 0:
-    os.close(taken.lock)
+    taken.close()
     print(os.getpid(), flush=True)  # only now is the lock the parent's alone
     os.close(1)
     sys.stdin.read()
@@ -116,11 +116,60 @@ def test_a_killed_daemon_leaves_it_free_though_its_children_live(tmp_path: Path)
     os.close(watch)
 
 
-def test_a_removed_lock_file_keeps_nobody_in(tmp_path: Path) -> None:
-    first = RuntimeDir.take(str(tmp_path))
-    (tmp_path / "lock").unlink()
-    RuntimeDir.take(str(tmp_path)).close()
+def test_where_the_folder_was_swept_nobody_starts_beside_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    first = RuntimeDir.take(str(path))
+    assert not first.renew()
+    (path / "lock").unlink()
+    path.rmdir()
+    with pytest.raises(AlreadyRunning, match=r"whose files here were removed\); send that one SIG"):
+        RuntimeDir.take(str(path))
+    assert first.renew()
+    assert not first.renew()
+    assert (path / "lock").read_text() == f"{os.getpid()}\n"
+    with pytest.raises(AlreadyRunning, match="stop that one with 'graced stop'"):
+        RuntimeDir.take(str(path))
     first.close()
+    RuntimeDir.take(str(path)).close()
+
+
+def test_the_users_own_folders_are_one_place(
+    open_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One daemon has left its terminal, the other one has not."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(open_tmp))
+    outside = f"/tmp/{NAME}-{os.geteuid()}"
+    first = RuntimeDir.take(str(open_tmp / NAME))
+    try:
+        with pytest.raises(AlreadyRunning):
+            RuntimeDir.take(outside)
+        RuntimeDir.take(f"{outside}0").close()
+    finally:
+        first.close()
+        for folder in (outside, f"{outside}0"):
+            os.unlink(f"{folder}/lock")
+            os.rmdir(folder)
+
+
+@root_only
+def test_nobody_is_kept_out_by_a_stranger(open_tmp: Path) -> None:
+    path = str(open_tmp / "run")
+
+    def held(by: int) -> str:
+        with socket.socket(socket.AF_UNIX) as squatter:
+            squatter.bind(runtimedir._name(path))
+            os.seteuid(by)
+            squatter.listen()
+            os.seteuid(0)
+            try:
+                RuntimeDir.take(path, (OTHER, OTHER)).close()
+            except AlreadyRunning as error:
+                return str(error)
+            return "taken"
+
+    assert held(OTHER + 1) == "taken"
+    assert f"(pid {os.getpid()}, " in held(OTHER)
+    assert f"(pid {os.getpid()}, " in held(0)
 
 
 def test_a_lock_file_removed_while_we_take_it(
@@ -229,6 +278,13 @@ def test_others_have_a_private_folder(open_tmp: Path) -> None:
         assert (
             as_other(lambda: runtimedir.runtime_path(NAME, None, environ)) == f"{open_tmp}/{NAME}"
         )
+        lasting = as_other(
+            lambda: runtimedir.runtime_path(NAME, None, environ, outlives_login=True)
+        )
+        assert lasting == private
+        Path(private, "control.sock").touch()
+        assert as_other(lambda: runtimedir.find(NAME, None, environ)) == private
+        Path(private, "control.sock").unlink()
     finally:
         os.rmdir(private)
 

@@ -29,6 +29,7 @@ class End:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.unsettled = 0
+        self.is_cut_off = False
 
     def ask(self) -> None:
         self.told.append("ask")
