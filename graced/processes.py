@@ -250,7 +250,7 @@ class Processes:
             except ScoreboardFull as error:  # as after many scalings whose old workers still drain
                 self._emit(SpawnFailed(birth.worker, str(error), clock.iso()))
                 continue
-            self._stacks.clear(index)
+            self._stacks.reuse(index)
             self._workers[birth.worker] = _Worker(index, action.zygote)
             record = self._scoreboard.record(index)
             self._watch.add(birth.worker, record, pool.round_timeout, clock.monotonic())

@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 PATIENCE = 0.5  # seconds until somebody who has not rung is looked at
 LOOKS = 4  # how often, at somebody who has not written anything yet
 NO_ANSWER = "no answer: its signals are blocked, or it is stopped"
+NO_ROOM = "its stack was printed too often while no Python code runs in it; it is still stuck"
 ENDED = "it ended before it could answer"
 
 
 class _Asked:
     """One worker that was asked for its stack."""
 
-    __slots__ = ("done", "index", "looks", "stuck", "until")
+    __slots__ = ("done", "has_room", "index", "looks", "stuck", "until")
 
     def __init__(self, index: int, until: float) -> None:
         self.index = index
         self.looks = LOOKS
         self.until = until
+        self.has_room = True  # for its stack
         self.stuck = False  # its stack is evidence, should it be killed
         self.done: list[Callable[[str], None]] = []
 
@@ -165,14 +167,16 @@ class Stackroom:
         index = self._processes.index(worker)
         self._stacks.clear(index)
         asked = self._asked[worker] = _Asked(index, clock.monotonic() + PATIENCE)
-        self._processes.signal(worker, signal.SIGQUIT)
+        asked.has_room = self._stacks.has_room(index)
+        if asked.has_room:
+            self._processes.signal(worker, signal.SIGQUIT)
         return asked
 
     def _finish(self, worker: int) -> None:
         asked = self._asked.pop(worker)
         text = self._stacks.read(asked.index) if asked.stuck else self._take(asked.index)
         for done in asked.done:
-            done(text or NO_ANSWER)
+            done(text or (NO_ANSWER if asked.has_room else NO_ROOM))
 
     def _take(self, index: int) -> str:
         """Return a stack and leave nothing of it: it would be told as that of a later death."""

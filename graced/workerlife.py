@@ -14,6 +14,7 @@ raised but once that has proved to hold: an exception raised in a ``__del__`` is
 
 from __future__ import annotations
 
+import _thread
 import faulthandler
 import os
 import select
@@ -91,6 +92,7 @@ class Life:
         self._windows: stacks.Stacks | None = None
         self._sockets: list[socket] | None = None
         self._thread = get_ident()
+        self._is_crowded = False  # there are more threads than faulthandler prints
         self._asked_by: dict[int, Handler] = {}  # our handlers of what asks us to leave
 
     @classmethod
@@ -113,9 +115,8 @@ class Life:
         sys.unraisablehook = self._unraisable
         self._windows = windows
         if windows is not None:
-            fd = self._stacks_fd = windows.reserve()
-            faulthandler.register(signal.SIGQUIT, file=fd, all_threads=True, chain=True)
-            faulthandler.enable(file=fd, all_threads=True)
+            self._stacks_fd = windows.reserve()
+            self._print_stacks(all_threads=True)
         process.enlarge_signal_stack()
 
     def _install_handlers(self) -> None:
@@ -135,6 +136,19 @@ class Life:
         self._asked_by = {number: ours[number] for number in (signal.SIGTERM, signal.SIGINT)}
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def _print_stacks(self, *, all_threads: bool) -> None:
+        """Have faulthandler print stacks, of all threads or of the one that hears the signal."""
+        fd = self._stacks_fd
+        faulthandler.register(signal.SIGQUIT, file=fd, all_threads=all_threads, chain=True)
+        faulthandler.enable(file=fd, all_threads=all_threads)
+        self._is_crowded = not all_threads
+
+    def _count_threads(self) -> None:
+        """Have at least the main thread's stack where there are more threads than are printed."""
+        crowded = _thread._count() >= stacks.THREADS  # besides the main one
+        if crowded != self._is_crowded and self._stacks_fd >= 0 and not self.astray:
+            self._print_stacks(all_threads=not crowded)
 
     def _take_back(self) -> None:
         """Hear again what an event loop has heard; as it closes it leaves nobody to hear."""
@@ -224,8 +238,13 @@ class Life:
 
     def _on_stacks(self, number: int, frame: FrameType | None) -> None:
         """Say that faulthandler, which comes before us, has printed."""
-        if self._stacks_fd >= 0:
-            stacks.rewind(self._stacks_fd, self.order.record)
+        fd = self._stacks_fd
+        if fd >= 0:
+            if self._is_crowded:
+                faulthandler.dump_traceback(fd, all_threads=True)
+            elif _thread._count() >= stacks.THREADS:  # since this round began
+                os.write(fd, stacks.written(frame).encode("utf-8", "replace"))
+            stacks.rewind(fd, self.order.record)
         self.score.count_stack()
 
     def _interrupt_at(self, frame: FrameType | None) -> None:
@@ -286,6 +305,7 @@ class Life:
         finally:
             self.armed = armed
             self._take_back()
+            self._count_threads()
         if self.astray:
             self._end_astray(call, None)
         return result

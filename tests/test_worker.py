@@ -1519,7 +1519,78 @@ def test_a_crash_leaves_its_stack(nursery: Nursery) -> None:
     assert "in crash" in nursery.stacks.read(child.index)
 
 
+THREADS = """
+import threading
+{2}
+class W(Worker):
+    def {0}(self):
+        self.over = threading.Event()
+        for n in range({1}):
+            threading.Thread(target=self.deep, args=[60], daemon=True).start()
+        say("set up")
+        {3}
+    def deep(self, n):
+        if n: self.deep(n - 1)
+        self.over.wait()
+    def step(self): self.main_thread()
+    def main_thread(self):
+        say("in")
+        while not os.path.exists(GO): time.sleep(0.01)
+        {4}
+"""
+
+
+@pytest.mark.parametrize("count", [60, 120])
+@pytest.mark.parametrize("how", ["asked", "crash"])
+def test_the_main_threads_stack_is_never_lost(nursery: Nursery, count: int, how: str) -> None:
+    crash = "os.kill(os.getpid(), signal.SIGSEGV); time.sleep(60)"
+    code = THREADS.format("setup", count, "", "", crash)
+    child = nursery.worker(gated(nursery, code)).ready()
+    nursery.feed.wait("in")
+    if how == "crash":
+        go(nursery)
+        assert child.ended().status == signal.SIGSEGV
+    else:
+        child.send(signal.SIGQUIT)
+        child.until(lambda record: record.stacks == 1, "stacks")
+    told = nursery.stacks.read(child.index)
+    first = told.partition("in deep")[0]
+    assert "in main_thread" in first
+    assert ("in deep" in told) == (how == "asked" or count < 100)
+    assert nursery.stacks.read(child.index + 1) == ""
+
+
+def test_the_main_threads_stack_is_there_where_a_round_has_just_begun_many(
+    nursery: Nursery,
+) -> None:
+    code = THREADS.format("begin", 120, "", "self.main_thread()", "").replace(
+        "def step(self): self.main_thread()", "def step(self): self.begin()"
+    )
+    child = nursery.worker(gated(nursery, code)).ready()
+    nursery.feed.wait("in")
+    child.send(signal.SIGQUIT)
+    child.until(lambda record: record.stacks == 1, "stacks")
+    told = nursery.stacks.read(child.index)
+    assert "in main_thread" in told.partition("in deep")[0]
+    assert "in deep" in told
+
+
 # Children of a worker
+
+
+def test_a_crash_of_a_child_is_none_of_the_workers(nursery: Nursery) -> None:
+    """Its stack would be told as that of the worker's own death."""
+    code = """
+    class W(Worker):
+        def step(self):
+            pid = os.fork()
+            if pid == 0: os.kill(os.getpid(), signal.SIGSEGV); time.sleep(60)
+            say("status", os.waitpid(pid, 0)[1] & 0x7F)
+            self.wait(None)
+    """
+    child = nursery.worker(code).ready()
+    nursery.feed.wait(f"status {int(signal.SIGSEGV)}")
+    assert nursery.stacks.read(child.index) == ""
 
 
 def test_a_forked_child_is_no_worker(nursery: Nursery) -> None:

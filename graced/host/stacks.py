@@ -16,9 +16,16 @@ from graced.host.scoreboard import RECORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Final
 
-WINDOW: Final = 256 * 1024
+WINDOW: Final = 32 << 20  # bytes, of which only those take memory that are written
+LARGEST: Final = 12 << 20  # of one dump: 100 threads of 100 frames, names of 500 characters
+THREADS: Final = 100  # that faulthandler prints, the newest first: the main one is the last
+DEPTH: Final = 100  # frames that it prints of each
+LONGEST: Final = 60_000  # characters told of a window, so that a log record and evidence hold them
+CURRENT: Final = "Current thread"
+FIRST: Final = ("Fatal", CURRENT, "Stack")  # how what is told first begins: a crash, and its stack
 FIRST_LENT: Final = RECORDS + 1  # after those of the workers, and of the spares
 OUR_FIRST: Final = (
     ("workerlife.py", " in guarded"),
@@ -31,10 +38,11 @@ OUR_FIRST: Final = (
 class Stacks:
     """The memory file; inherited by every worker."""
 
-    __slots__ = ("_fd", "_lent")
+    __slots__ = ("_ends", "_fd", "_lent")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._ends: dict[int, int] = {}  # of windows: how far the last stack reached
         self._lent: set[int] = set()
 
     @classmethod
@@ -52,19 +60,35 @@ class Stacks:
 
     # -- the main process ------------------------------------------------------
 
+    def reuse(self, record: int) -> None:
+        """Have a window for another worker, which will write from its start."""
+        self.clear(record)
+        self._ends.pop(record, None)
+
+    def has_room(self, record: int) -> bool:
+        """Whether one more stack fits in, should it follow the last.
+
+        So it does where no Python runs that could go back to the start.
+        """
+        return self._ends.get(record, 0) + LARGEST <= WINDOW
+
     def clear(self, record: int) -> None:
-        """Empty a window: before a stack is asked for, and before a record is used again."""
+        """Empty a window: before a stack is asked for, and once it is told."""
         found = self._used(record)
         if found is not None:
             start, data = found
+            self._ends[record] = start + len(data) - record * WINDOW
             os.pwrite(self._fd, bytes(len(data)), start)
 
     def read(self, record: int) -> str:
-        """Return what was written to a window since it was cleared."""
+        """Return what was written to a window since it was cleared: the main thread's stack first.
+
+        Of more than can be told that is left out which comes last, and said.
+        """
         found = self._used(record)
         if found is None:
             return ""
-        return above_our_own(found[1].strip(b"\0").decode("utf-8", "replace"))
+        return arranged(above_our_own(found[1].strip(b"\0").decode("utf-8", "replace")))
 
     def lend(self) -> Window:
         """Return a window for a process that has no record. OSError if no descriptor is left."""
@@ -84,15 +108,19 @@ class Stacks:
 
     def _used(self, record: int) -> tuple[int, bytes] | None:
         """Return where in the file the written part of a window starts, and the part."""
-        start, end = record * WINDOW, (record + 1) * WINDOW
-        try:
-            start = os.lseek(self._fd, start, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing was ever written from here on
-            return None
-        if start >= end:
-            return None
-        data = os.pread(self._fd, end - start, start).rstrip(b"\0")
-        return (start, data) if data else None
+        start, limit = record * WINDOW, (record + 1) * WINDOW
+        found, end = -1, start
+        while end < limit:
+            try:
+                start = os.lseek(self._fd, end, os.SEEK_DATA)
+            except OSError:  # ENXIO: nothing was ever written from here on
+                break
+            if start >= limit:
+                break
+            found = start if found < 0 else found
+            end = min(os.lseek(self._fd, start, os.SEEK_HOLE), limit)
+        data = os.pread(self._fd, end - found, found).rstrip(b"\0") if found >= 0 else b""
+        return (found, data) if data else None
 
     # -- a worker ----------------------------------------------------------------
 
@@ -153,6 +181,42 @@ def rewind(fd: int, record: int) -> None:
         os.lseek(fd, record * WINDOW, os.SEEK_SET)
     except OSError:  # standard error is a pipe or a terminal
         pass
+
+
+def written(frame: FrameType | None) -> str:
+    """Return the stack of the main thread, as faulthandler would write it."""
+    lines = [f"\n{CURRENT} (most recent call first):\n"]
+    while frame is not None and len(lines) < DEPTH:
+        code = frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}\n')
+        frame = frame.f_back
+    return "".join(lines)
+
+
+def arranged(text: str) -> str:
+    """Return a dump of stacks with that of the current thread first, as much as can be told."""
+    blocks = [_block(block) for block in text.strip("\n").split("\n\n")]
+    first = [block for block in blocks if block.startswith(FIRST)]
+    rest = [block for block in blocks if not block.startswith(FIRST)]
+    told = _shortened("\n\n".join(first or rest[:1]))
+    rest = rest if first else rest[1:]
+    while rest and len(told) + len(rest[0]) <= LONGEST:
+        told += "\n\n" + rest.pop(0)
+    if rest:
+        told += f"\n\n… ({len(rest)} more are left out)"
+    return told + "\n" if text.endswith("\n") else told
+
+
+def _block(text: str) -> str:
+    return f"… (no more than {THREADS} threads are printed)" if text == "..." else text
+
+
+def _shortened(text: str) -> str:
+    """Return the most recent calls of a stack."""
+    if len(text) <= LONGEST:
+        return text
+    kept = text[:LONGEST].rpartition("\n")[0] or text[:LONGEST]
+    return f"{kept}\n  … ({len(text) - len(kept)} more characters are left out)"
 
 
 def above_our_own(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from graced.host import stacks as st
 from graced.host.process import in_child
-from graced.host.stacks import WINDOW, Stacks, above_our_own
+from graced.host.stacks import LARGEST, LONGEST, WINDOW, Stacks, above_our_own, arranged
 
 
 @pytest.fixture
@@ -104,7 +104,8 @@ def test_a_crash_leaves_its_stack(windows: Stacks) -> None:
 
 def test_the_last_window_does_not_reach_beyond(windows: Stacks) -> None:
     write(windows, 0, b"y" * (WINDOW + 10))
-    assert len(windows.read(0)) == WINDOW
+    assert windows.read(0).startswith("yyy")
+    assert f"{WINDOW - LONGEST} more characters are left out" in windows.read(0)
 
 
 def test_nothing_is_allocated_before_it_is_written(windows: Stacks) -> None:
@@ -126,3 +127,49 @@ def test_frames_of_our_own_are_left_out() -> None:
     assert above_our_own(text) == text.partition('  File "/usr/lib/graced')[0]
     waiting = '  File "/x/graced/workerlife.py", line 1 in wait_for\n'
     assert above_our_own(waiting + '  File "/x/graced/worker.py", line 2 in live\n') == waiting
+
+
+def dump(*threads: str, frames: int = 3, head: str = "") -> str:
+    blocks = []
+    for name in threads:
+        lines = [
+            f'  File "/srv/{name.split()[0]}{"x" * 50}.py", line {n} in f' for n in range(frames)
+        ]
+        blocks.append("\n".join([f"{name} (most recent call first):", *lines]))
+    return head + "\n\n".join(blocks) + "\n"
+
+
+def test_the_current_thread_is_told_first_and_whole() -> None:
+    names = [f"Thread 0x{n}" for n in range(60)]
+    text = dump(*names, "Current thread 0x99", frames=80)
+    told = arranged(text)
+    assert told.startswith(dump("Current thread 0x99", frames=80))
+    assert "Thread 0x0 (most" in told
+    assert len(told) < LONGEST + 100
+    assert told.endswith(" more are left out)\n")
+    few = dump("Thread 0x1", "Current thread 0x99", "Thread 0x2")
+    assert arranged(few) == dump("Current thread 0x99", "Thread 0x1", "Thread 0x2")
+
+
+def test_a_crash_is_told_before_its_stack_and_that_before_others() -> None:
+    head = "Fatal Python error: Segmentation fault\n\n"
+    told = arranged(
+        dump("Thread 0x1", "Current thread 0x2", head=head) + "\nExtension modules: a\n"
+    )
+    assert told == dump("Current thread 0x2", "Thread 0x1", head=head) + "\nExtension modules: a\n"
+
+
+def test_threads_that_were_not_printed_are_said() -> None:
+    assert "no more than 100 threads" in arranged(dump("Thread 0x1") + "\n...\n")
+
+
+def test_the_largest_dump_stays_in_its_window(windows: Stacks) -> None:
+    write(windows, 1, b"z" * LARGEST)
+    assert windows.read(2) == ""
+    windows.clear(1)
+    assert windows.has_room(1)
+    write(windows, 1, b"z" * (WINDOW - LARGEST + 1))  # as if it had not gone back
+    windows.clear(1)
+    assert not windows.has_room(1)
+    windows.reuse(1)
+    assert windows.has_room(1)
