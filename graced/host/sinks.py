@@ -28,13 +28,20 @@ class Sink:
 
     def __init__(self, fd: int | None) -> None:
         self.fd = fd
+        self._childrens = None if fd is None else _opened_again(fd)
         self.lost = 0
         self._rest: list[bytes] = []  # of a record of which a part was taken; at most one
         self._pid = os.getpid()
 
     def keep(self) -> frozenset[int]:
-        """Return the descriptors that a forked child needs to go on writing."""
-        return frozenset() if self.fd is None else frozenset({self.fd})
+        """Return the descriptors that a forked child needs to go on writing.
+
+        Asked by the child itself, this makes them its own: what user code does to the open
+        file from then on (clear O_NONBLOCK, say) is done to no other process's.
+        """
+        self._forget_the_parents()
+        fd = self.fd if self._childrens is None else self._childrens
+        return frozenset() if fd is None else frozenset({fd})
 
     def is_behind(self, fd: int) -> bool:
         """Return whether what is written to `fd` arrives here."""
@@ -61,9 +68,20 @@ class Sink:
         """Wait, for a moment at most, until what this process wrote last is safe from its end."""
 
     def _forget_the_parents(self) -> None:
-        """After a fork the rest of a half written record is the parent's business."""
-        if self._pid != os.getpid():
-            self._pid, self.lost, self._rest = os.getpid(), 0, []
+        """After a fork the rest of a half written record is the parent's business.
+
+        And so is its open file. Where that can't be opened once more, as another user's can't,
+        all children share one that their parent has opened for them.
+        """
+        if self._pid == os.getpid():
+            return
+        self._pid, self.lost, self._rest = os.getpid(), 0, []
+        if self._childrens is not None:
+            self.fd, self._childrens = self._childrens, None
+        own = None if self.fd is None else _opened_again(self.fd)
+        if own is not None and self.fd is not None:
+            os.dup2(own, self.fd, inheritable=False)
+            os.close(own)
 
     def _finish_the_last(self) -> bool:
         try:
@@ -95,15 +113,24 @@ class Sink:
         return os.write(fd, data)
 
     def close(self) -> None:
-        if self.fd is not None:
-            fd, self.fd = self.fd, None
-            os.close(fd)
+        for fd in (self.fd, self._childrens):
+            if fd is not None:
+                os.close(fd)
+        self.fd = self._childrens = None
 
 
 class BlockingSink(Sink):
     """A pipe or terminal that could not be opened again: it blocks unless asked first."""
 
     def _put(self, fd: int, data: bytes) -> int:
+        try:
+            return os.pwritev(fd, [data], -1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:  # a terminal, or a kernel before 6.5: the room may be gone by then
+            return self._put_what_fits(fd, data)
+
+    def _put_what_fits(self, fd: int, data: bytes) -> int:
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
         taken = 0
@@ -259,11 +286,20 @@ def sink_of(fd: int) -> Sink:
 
 
 def _second(fd: int) -> Sink:
+    own = _opened_again(fd)
+    return BlockingSink(_copy(fd)) if own is None else Sink(own)
+
+
+def _opened_again(fd: int) -> int | None:
+    """Return an open file of our own, where one shares O_NONBLOCK; None if it can't be had."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        return Sink(_high(os.open(f"/proc/self/fd/{fd}", flags)))
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return _high(os.open(f"/proc/self/fd/{fd}", flags))
     except OSError:  # of another user, or no /proc
-        return BlockingSink(_copy(fd))
+        pass
+    return None
 
 
 def _copy(fd: int) -> int:

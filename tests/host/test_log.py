@@ -376,6 +376,67 @@ def test_a_child_does_not_finish_its_parents_record(pipe: Pipe) -> None:
     assert (found + taken(read)).count("long\n") == 13000
 
 
+def let_block(fd: int) -> None:
+    """As user code may do, and any program that it starts and that sets up its standard error."""
+    os.set_blocking(fd, True)
+
+
+@pytest.mark.parametrize("another_users", [False, True])
+def test_a_child_that_lets_its_log_block_blocks_nobody_else(
+    pipe: Pipe, another_users: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open file is shared over a fork, O_NONBLOCK too: the main process had hung for good."""
+    log = Log("info", "text", pipe[1])
+    done, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        if another_users:
+            monkeypatch.setattr(sinks, "_opened_again", lambda _: None)
+        for fd in log.keep():
+            let_block(fd)
+        os.write(told, b".")
+        time.sleep(60)
+        os._exit(0)
+    try:
+        os.read(done, 1)
+        fill(pipe[1])
+        log.info("lost")
+        assert log.lost == 1
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        os.close(done)
+        os.close(told)
+        log._output.sink.close()
+
+
+def test_a_child_that_lets_its_log_block_blocks_no_sister(pipe: Pipe) -> None:
+    log = Log("info", "text", pipe[1])
+    one, other = os.pipe(), os.pipe()
+    sisters = []
+    for number in range(2):
+        pid = os.fork()
+        if pid == 0:
+            (fd,) = log.keep()
+            if number == 0:
+                let_block(fd)
+                os.write(one[1], b".")
+                time.sleep(60)
+            os.read(other[0], 1)
+            log.info("lost")
+            os._exit(log.lost)
+        sisters.append(pid)
+    os.read(one[0], 1)
+    fill(pipe[1])
+    os.write(other[1], b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(sisters[1], 0)[1]) == 1
+    os.kill(sisters[0], 9)
+    os.waitpid(sisters[0], 0)
+    for fd in (*one, *other):
+        os.close(fd)
+    log._output.sink.close()
+
+
 def test_bound_logs_and_their_children_need_the_kept_descriptors(pipe: Pipe) -> None:
     log = Log("info", "text", pipe[1]).bind(pool="a")
     (fd,) = log.keep()
