@@ -26,11 +26,12 @@ BEAT: Final = 0.1  # seconds between two looks
 class Orphan:
     """A worker, and where it is on the ladder."""
 
-    __slots__ = ("_told", "group", "interrupted", "pid", "record", "seen", "spent")
+    __slots__ = ("_told", "asked", "group", "interrupted", "pid", "record", "seen", "spent")
 
     def __init__(self, pid: int, record: WorkerRecord) -> None:
         self.pid = pid
         self.record = record
+        self.asked = False  # to drain: once it is ready, SIGTERM is not repeated
         self.interrupted = False  # else it is draining
         self.spent = 0  # ns on this rung, leases not counted
         self.seen = 0
@@ -64,8 +65,11 @@ def lead_down(wards: list[tuple[int, Orphan]], pool: settings.Pool, max_lease: f
             _end_what_is_left(left.pop(pidfd))
             os.close(pidfd)
         now = time.monotonic_ns()
-        for pidfd, orphan in left.items():
-            _look(pidfd, orphan, pool, now, longest)
+        for pidfd, orphan in list(left.items()):
+            if _look(pidfd, orphan, pool, now, longest):
+                poll.unregister(pidfd)
+                del left[pidfd]
+                os.close(pidfd)
 
 
 def _jitter() -> float:
@@ -80,19 +84,21 @@ def _end_what_is_left(orphan: Orphan) -> None:
         process.end_group(orphan.group)
 
 
-def _look(pidfd: int, orphan: Orphan, pool: settings.Pool, now: int, longest: int) -> None:
+def _look(pidfd: int, orphan: Orphan, pool: settings.Pool, now: int, longest: int) -> bool:
+    """Do what is due; return whether nothing more can be done: it is gone, or another user's."""
     passed, orphan.seen = now - orphan.seen, now
     orphan.see_group()
     if orphan.leased(now, longest):
-        return
+        return False
     orphan.spent += passed
     limit = pool.stop_timeout if orphan.interrupted else pool.drain_timeout
     if orphan.spent >= limit * SECOND:
-        _next_rung(pidfd, orphan, longest)
-    elif orphan.interrupted:
+        return _next_rung(pidfd, orphan, longest)
+    if orphan.interrupted:
         _interrupt(pidfd, orphan)
-    elif orphan.record.ack == Ack.NONE:
-        process.signal_pidfd(pidfd, signal.SIGTERM)
+    elif orphan.record.ack == Ack.NONE and not (orphan.asked and orphan.record.ready_at):
+        orphan.asked = process.signal_pidfd(pidfd, signal.SIGTERM)
+    return False
 
 
 def _interrupt(pidfd: int, orphan: Orphan) -> None:
@@ -100,21 +106,22 @@ def _interrupt(pidfd: int, orphan: Orphan) -> None:
         process.signal_pidfd(pidfd, signal.SIGINT)
 
 
-def _next_rung(pidfd: int, orphan: Orphan, longest: int) -> None:
+def _next_rung(pidfd: int, orphan: Orphan, longest: int) -> bool:
     if orphan.interrupted:
-        _kill(pidfd, orphan, longest)
-        return
+        return _kill(pidfd, orphan, longest)
     orphan.interrupted = True
     orphan.spent = 0
     _interrupt(pidfd, orphan)
+    return False
 
 
-def _kill(pidfd: int, orphan: Orphan, longest: int) -> None:
+def _kill(pidfd: int, orphan: Orphan, longest: int) -> bool:
     """Kill it, unless it has just taken a lease: stopped, it can take none while we look."""
     process.stop_for_a_look(orphan.pid)
     if orphan.leased(time.monotonic_ns(), longest):
         process.signal_pidfd(pidfd, signal.SIGCONT)
-        return
+        return False
     orphan.see_group()
-    process.signal_pidfd(pidfd, signal.SIGKILL)
+    sent = process.signal_pidfd(pidfd, signal.SIGKILL)
     _end_what_is_left(orphan)
+    return not sent

@@ -122,6 +122,7 @@ class Processes:
         self._last_words: dict[int, dict[str, Any]] = {}  # evidence, until it is asked for
         self._groups: dict[int, list[int]] = {}  # of dead workers, until they are asked for
         self._early: dict[int, Exit] = {}  # reaped before their zygote reported them
+        self._lost: dict[int, int] = {}  # workers that can't be killed by pid, and their records
         self.others: dict[int, Other] = {}  # children of other parts
         self.more_to_reap = False
 
@@ -165,10 +166,17 @@ class Processes:
     def kill_zygote(self, zygote: int) -> None:
         """End a zygote; it holds nothing that could be lost."""
         found = self._zygotes.get(zygote)
-        if found is not None:
-            found.killed = True
-            process.end_group(found.pid)
-            process.signal_process(found.pid, signal.SIGKILL)  # it may have left its group
+        if found is None:
+            return
+        found.killed = True
+        process.end_group(found.pid)
+        process.signal_process(found.pid, signal.SIGKILL)  # it may have left its group
+        if process.is_foreign(found.pid):
+            self._log.error(
+                f"zygote of {found.pool} (pid {found.pid}) has become another user's and can't be "
+                "killed; its channel is closed, which ends it unless it is stuck"
+            )
+            self._hang_up(found)
 
     def helpers(self) -> dict[int, tuple[str, Window]]:
         """Return zygotes and keepers: what they are, and the windows for their stacks."""
@@ -356,6 +364,24 @@ class Processes:
         process.end_group(pid)
         process.signal_process(pid, signal.SIGKILL)  # it may have left its group
         self._emit(Killed(worker))
+        if process.is_foreign(pid):
+            self._lose(worker, found, pid)
+
+    def _lose(self, worker: int, found: _Worker, pid: int) -> None:
+        """It can't be ended: supervise it no more, but keep what it may still write to."""
+        self._log.error(
+            f"worker with pid {pid} has become another user's and can't be killed; it is left to "
+            "itself, and what it has in hand waits until it has ended"
+        )
+        self._lost[pid] = found.index
+        self._groups[worker] = [pid]
+        del self._workers[worker], self._by_pid[pid]
+        self._watch.drop(worker)
+        self._emit(Died(worker, "has become another user's and can't be killed", planned=False))
+
+    def lost(self, pid: int | None) -> bool:
+        """Whether a process is a worker that could not be killed, and has not ended."""
+        return pid in self._lost
 
     # -- deaths -----------------------------------------------------------------
 
@@ -372,6 +398,9 @@ class Processes:
             if worker is None:
                 if exit.pid in self.zygote_pids():
                     process.end_group(exit.pid)  # what the code started while it was imported
+                elif exit.pid in self._lost:
+                    process.end_group(exit.pid)
+                    self._scoreboard.release(self._lost.pop(exit.pid))
                 elif exit.pid not in self.others:
                     self._stranger(exit)
                 process.reap(exit.pid)

@@ -34,12 +34,14 @@ class Report:
         daemon: Daemon,
         watch: Watch,
         processes: Processes,
+        waiting: Callable[[], str | None],
         trouble: Callable[[], str | None],
         notifier: Notifier,
         log: Log,
     ) -> None:
         self._daemon = daemon
         self._watch = watch
+        self._waiting = waiting
         self._trouble = trouble
         self._processes = processes
         self._notifier = notifier
@@ -111,7 +113,7 @@ class Report:
     def _compose(self, now: float) -> str:
         readings = self._watch.readings(now) if self._daemon.state is State.DRAINING else {}
         text = line(self._daemon, readings, self.last_reload, now)
-        trouble = None if self._daemon.stopping else self._trouble()
+        trouble = self._waiting() or (None if self._daemon.stopping else self._trouble())
         return text if trouble is None else f"{text}; {trouble}"
 
     def _flush(self, selector: selectors.BaseSelector) -> None:

@@ -15,6 +15,7 @@ from collections import deque
 
 from graced.core import actions as ac
 from graced.core import events as ev
+from graced.core.daemon import MARGIN
 from graced.core.reload import State
 from graced.graves import Graves
 from graced.host import clock, process, signals
@@ -94,11 +95,17 @@ class Supervisor:
             ahead,
             self.log,
         )
-        self.graves = Graves()
+        self.graves = Graves(self.log)
         self.queues = Queues(self.selector, self.processes, ground, self._look_at_places)
         self.places = Places(runtime, self.log)
         self.report = Report(
-            self.daemon, self.watch, self.processes, self._place_trouble, notifier, self.log
+            self.daemon,
+            self.watch,
+            self.processes,
+            self.graves.words,
+            self._place_trouble,
+            notifier,
+            self.log,
         )
         self.stackroom = Stackroom(
             ground.stacks, self.watch, self.processes, self.emit, self._label, self.log
@@ -140,7 +147,11 @@ class Supervisor:
 
     def _over(self) -> bool:
         """Whether nothing is left: the keepers leave after the last worker."""
-        if self._exit is None or not self.graves.closed:
+        if self._exit is None:
+            return False
+        if wait := self.graves.stop_waiting():
+            self.report.tell(ac.Extend(wait + MARGIN))
+        if not self.graves.closed:
             return False
         self.queues.stop()
         return self.queues.gone
@@ -218,7 +229,7 @@ class Supervisor:
             self.emit(event)
         self.stackroom.tick(now)
         self.queues.tick(now)
-        self.graves.look()
+        self.graves.tick(now)
         self.desk.tick(now)
 
     def _digest(self) -> None:
@@ -226,6 +237,8 @@ class Supervisor:
         while self._events:
             event = self._events.popleft()
             now = clock.monotonic()
+            if isinstance(event, ev.InterruptAsked) and self._exit is not None:
+                self.graves.give_up()  # every worker is gone: nothing else is left to be hurried
             if isinstance(event, CORE_EVENTS_LEASED):
                 for lease in self.watch.leases(now):
                     self._perform(self.daemon.handle(lease, now))
@@ -377,8 +390,11 @@ class Supervisor:
         evidence = self.processes.evidence_of(worker, reason)
         if evidence.get("stack") and evidence.get("signal") not in (None, "SIGKILL"):
             self._say("error", f"its stack:\n{evidence['stack']}", pool, slot, None)
+        groups = self.processes.groups_of(worker)
         self.graves.bury(
-            self.processes.groups_of(worker),
+            f"{pool}/{slot}",
+            groups,
+            groups[0] if groups and self.processes.lost(groups[0]) else None,
             lambda: self.queues.buried(pool, worker, evidence, counts=counts),
         )
 

@@ -330,6 +330,38 @@ def test_a_lease_that_is_over_holds_nothing(daemon: Daemon) -> None:
     assert 1.0 < daemon.ended(1) - begun < SOON
 
 
+OTHER = """
+from crew import *
+class Other(Idle):
+  def step(self):
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    say("other", self.slot)
+    while True: time.sleep(1)
+"""
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("how", ["TERM", "INT INT INT"])
+def test_a_worker_that_has_become_another_user_s_holds_no_stop(daemon: Daemon, how: str) -> None:
+    """Without the right to signal others' processes it can't be ended; the daemon goes on."""
+    daemon.module("other", OTHER)
+    quick = {"drain_timeout": "200ms", "stop_timeout": "200ms"}
+    daemon.pool("other:Other", path=[".", str(TESTS)], **quick)
+    daemon.start(wrap=("setpriv", "--bounding-set=-kill", "--inh-caps=-kill")).ready()
+    stray = daemon.events.wait("^other ")[0].pid
+    for name in how.split():
+        daemon.send(signal.Signals[f"SIG{name}"])
+        daemon.until(lambda: daemon.process is not None and daemon.process.poll() is None)
+    if how == "TERM":
+        daemon.log.wait(f"worker with pid {stray} has become another user's")
+        daemon.send(signal.SIGINT)  # or ten seconds later
+    daemon.ended(1, deadline=SOON)
+    assert daemon.log.matching(f"pid {stray}.*can't be killed")
+    os.kill(stray, signal.SIGKILL)
+    daemon.nothing_left()
+
+
 # One worker by hand
 
 

@@ -15,7 +15,7 @@ from graced.core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Container, Iterable
     from typing import Final, NoReturn
 
     def _sigmask(how: int, mask: Iterable[int], /) -> set[int]: ...
@@ -322,14 +322,25 @@ def flush() -> None:
 
 
 def signal_process(pid: int, number: int) -> bool:
-    """Send a signal; False if there is no such process."""
+    """Send a signal; False if there is no such process, or it has become another user's."""
     if pid < 1:
         raise ValueError(f"{pid} names no single process")
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def is_foreign(pid: int) -> bool:
+    """Return whether a process is another user's, so that we may not signal it."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
 
 
 def end_group(pgid: int) -> bool:
@@ -343,6 +354,37 @@ def end_group(pgid: int) -> bool:
     except PermissionError:  # only processes of other users are left in it
         return False
     return True
+
+
+def group_is_empty(pgid: int) -> bool:
+    """Return whether nobody is left in a process group, be it a zombie."""
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def living_in(groups: Container[int]) -> dict[int, int]:
+    """Return the processes of these groups that have not ended, and the group of each.
+
+    A look at all of /proc. Zombies are left out: one that another process has yet to reap
+    keeps its group alive for the kernel, but does nothing any more.
+    """
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as stat:
+                letter, _parent, group = stat.read().rpartition(b") ")[2].split()[:3]
+        except (OSError, ValueError):  # it has just ended
+            continue
+        if letter not in (b"Z", b"X") and int(group) in groups:
+            found[int(name)] = int(group)
+    return found
 
 
 def peek_exit() -> Exit | None:
@@ -504,9 +546,9 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def signal_pidfd(pidfd: int, number: int) -> bool:
-    """Send a signal; False if the process is gone."""
+    """Send a signal; False if the process is gone, or has become another user's."""
     try:
         signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
     return True

@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from graced.core import units
 from graced.host import process
@@ -165,7 +165,8 @@ class _Run:
         popen, group = self._popen, self._popen.pid
         try:
             if not self._has_ended():
-                os.killpg(group, signal.SIGTERM)
+                with suppress(PermissionError):  # it has become another user's: it is awaited
+                    os.killpg(group, signal.SIGTERM)
                 self._await_end(patience)
             process.end_group(group)  # before its number is free for others
             popen.wait()

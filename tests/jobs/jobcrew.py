@@ -87,6 +87,8 @@ class Various(JobWorker):
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "hang":
                 time.sleep(600)
+            case {"sh": str(script)}:
+                subprocess.run(["sh", "-c", script], check=False)
             case "child":
                 child = subprocess.Popen(["sleep", "600"])
                 say("child", child.pid)

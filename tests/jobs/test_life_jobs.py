@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE, TESTS, Daemon, pidfd, stat, wait_gone
+from harness import DEADLINE, SOON, TESTS, Daemon, pidfd, stat, wait_gone
 
 from graced.cli import main
 from graced.jobs.remote import ClientEnd
@@ -148,6 +148,23 @@ def test_a_drain_finishes_the_job_in_hand_and_takes_no_more(jobs: Daemon) -> Non
     assert len(jobs.events.matching("^begin")) == len(jobs.events.matching("^end")) == 1
     states = Counter(job["state"] for job in listed(jobs))
     assert states == {"done": 1, "waiting": 4}
+
+
+def test_a_zombie_of_a_process_that_has_left_holds_no_stop(jobs: Daemon) -> None:
+    """What is left of the worker's group has ended, but its parent, in another session, lives."""
+    pool(jobs, "jobcrew:Various").start().ready()
+    leaves = "(sleep 1800 & exec setsid sleep 3600) & sleep 900"
+    submitted(jobs, "--json", json.dumps({"sh": leaves}))
+
+    def left_its_session() -> list[int]:
+        return [p for p, name in jobs.left().items() if name == "sleep" and stat(p)[3] == str(p)]
+
+    [gone] = jobs.until(left_its_session)
+    jobs.send(signal.SIGINT)
+    jobs.ended(0, deadline=SOON)
+    os.kill(gone, signal.SIGKILL)
+    [job] = listed(jobs)
+    assert (job["state"], job["attempts"]) == ("waiting", 0)
 
 
 def test_an_interrupt_returns_the_job_with_no_attempt_lost(jobs: Daemon) -> None:
