@@ -66,11 +66,11 @@ class Changes:
     def find(self, id: int) -> Row | None:
         """Return a row as it is now, whether or not it has been written."""
         batch, unsure = self.batch, self._unsure
+        if id in batch.deleted or id in unsure.deleted:
+            return None
         found = batch.fresh.get(id) or batch.dirty.get(id)
         found = found or unsure.fresh.get(id) or unsure.dirty.get(id)
-        if found is None and id not in batch.deleted:
-            found = self._store.row(id)
-        return found
+        return found or self._store.row(id)
 
     # -- into the file
 

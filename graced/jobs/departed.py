@@ -113,7 +113,7 @@ class Departed:
         evidence = self._lingering.pop(owner)
         self._say_at.pop(owner, None)
         if owner in ledger.owners:
-            ledger.bury(owner, evidence, self._clock.now())
+            ledger.bury(owner, evidence, self._clock.now(), alone=evidence != FOUND)
         visitor = self._workers.get(owner)
         if visitor is not None:
             self._visitors.close(visitor)

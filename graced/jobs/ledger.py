@@ -150,8 +150,12 @@ class Ledger:
         """A job could not be handed out: its worker has not seen it."""
         self._give_back(row)
 
-    def bury(self, name: str, evidence: str | None, now: int) -> None:
-        """A worker and all of its processes are gone; with evidence the attempt counts."""
+    def bury(self, name: str, evidence: str | None, now: int, *, alone: bool = True) -> None:
+        """A worker and all of its processes are gone; with evidence the attempt counts.
+
+        A worker that died `alone` may have died of its job, which then waits behind all others:
+        else a few of that kind keep the pool busy with dying.
+        """
         owner = self.owner(name)
         for row in list(owner.rows.values()):
             del owner.rows[row.id]
@@ -159,6 +163,8 @@ class Ledger:
             if evidence is None or unseen:
                 self._give_back(row)
             else:
+                if alone:
+                    self._waiting.deadly.add(row.id)
                 self._fail(row, evidence, now, None)
         self._release(owner)
         self._wanting.pop(name, None)
@@ -213,6 +219,7 @@ class Ledger:
         return self._each(ids, lambda row: self._retry(row, now))
 
     def _retry(self, row: Row, now: int) -> str | None:
+        self._waiting.deadly.discard(row.id)
         if row.state == DEAD:
             row.failures = 0
             row.ended = None
@@ -232,6 +239,7 @@ class Ledger:
         if row.state == TAKEN or (row.state == RESERVED and not self._unreserve(row)):
             return "is being worked on"
         self._rows.pop(row.id, None)
+        self._waiting.deadly.discard(row.id)
         self._handouts.pop(row.id, None)
         self._changes.delete(row)
         row.state = DEAD  # for those who still have it in a list
@@ -380,7 +388,12 @@ class Ledger:
             self._release(slow)
         while self._wanting:
             name, owner = next(iter(self._wanting.items()))
-            row = owner.next_reserved() or self._waiting.next(now) or self._reserves.steal()
+            row = (
+                owner.next_reserved()
+                or self._waiting.next(now)
+                or self._reserves.steal()
+                or self._waiting.next_deadly(now)
+            )
             if row is None:
                 break
             del self._wanting[name]
@@ -448,4 +461,5 @@ class Ledger:
         row.ended = now
         self._changes.move(row, state)
         self._rows.pop(row.id, None)
+        self._waiting.deadly.discard(row.id)
         self._ended.append((row.id, state))

@@ -31,12 +31,17 @@ class Waiting:
     def __init__(self, rows: dict[int, Row]) -> None:
         self._rows = rows
         self._heap: list[Entry] = []  # some entries are stale
+        self._behind: list[Entry] = []  # the same, of those under which a worker has died
+        self.deadly: set[int] = set()  # their ids; each has cost a worker, so they are not many
         self._serial = count()
         self._horizon = NEVER  # every waiting row up to here is in memory
 
     def top(self) -> Row | None:
         """Return the row that falls due first."""
-        heap = self._heap
+        tops = [row for row in map(self._top, (self._heap, self._behind)) if row is not None]
+        return min(tops, key=lambda row: (row.due, row.id), default=None)
+
+    def _top(self, heap: list[Entry]) -> Row | None:
         while heap:
             if self._is_live(heap[0]):
                 return heap[0][3]
@@ -45,10 +50,17 @@ class Waiting:
 
     def next(self, now: int) -> Row | None:
         """Take out the first row if it is due."""
-        row = self.top()
+        return self._next(self._heap, now)
+
+    def next_deadly(self, now: int) -> Row | None:
+        """Take out the first due row under which a worker has died, if no other one is due."""
+        return self._next(self._behind, now) if self._horizon[0] > now else None
+
+    def _next(self, heap: list[Entry], now: int) -> Row | None:
+        row = self._top(heap)
         if row is None or row.due > now:
             return None
-        heappop(self._heap)
+        heappop(heap)
         return row
 
     def offer(self, row: Row) -> None:
@@ -85,7 +97,8 @@ class Waiting:
 
     def _remember(self, row: Row) -> None:
         self._rows[row.id] = row
-        heappush(self._heap, (row.due, row.id, next(self._serial), row))
+        heap = self._behind if row.id in self.deadly else self._heap
+        heappush(heap, (row.due, row.id, next(self._serial), row))
 
     def _trim(self) -> None:
         live = sorted(entry for entry in self._heap if self._is_live(entry))

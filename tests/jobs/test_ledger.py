@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from graced.core.settings import Retry
 from graced.jobs import ledger as rules
+from graced.jobs import streams
 from graced.jobs import waiting as window
 from graced.jobs.job import Discarded, Done, Outcome, Postponed, Raised
 from graced.jobs.ledger import Ledger
@@ -671,6 +672,146 @@ def test_a_long_stream_is_promoted_in_steps_and_survives_a_crash(
         ledger.tidy(START)
     assert store.load()[0] == {WAITING: 35}
     store.close()
+
+
+def test_a_stream_that_was_broken_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither rows nor room in the queue, whether it broke off now or with the last keeper."""
+    monkeypatch.setattr(streams, "STEP", 10)
+    path = f"{tmp_path}/q.db"
+    policy = POLICY.replace(max_waiting=25)
+    store = Store(path)
+    ledger = Ledger(store, policy, lambda: 0.5)
+    for _ in range(2):
+        stream = ledger.open_stream()
+        ledger.stage(stream, ["{}"] * 25, 0, START)
+        _commit(ledger, START)
+        with pytest.raises(QueueError, match="the queue is full"):
+            ledger.stage(stream, ["{}"], 0, START)
+        ledger.scrap(stream)
+        while ledger.untidy:
+            ledger.tidy(START)
+        assert store.load()[0] == {}
+    ledger.stage(ledger.open_stream(), ["{}"] * 25, 0, START)
+    _commit(ledger, START)
+    store.close()
+    store = Store(path)
+    ledger = Ledger(store, policy, lambda: 0.5)
+    assert ledger.has_chores(START)
+    while ledger.untidy:
+        ledger.tidy(START)
+    assert store.load()[0] == {}
+    assert store.load()[2] == []
+    assert ledger.submit(["{}"] * 25, 0, 0, START)[1] == 25
+    store.close()
+
+
+def test_what_was_reserved_first_is_given_on_first(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 4, 0, 0, START)
+    quick_worker(ledger, "d:1")
+    assert list(ledger.owners["d:1"].reserve) == [3, 4]
+    handed = []
+    for name in ("d:2", "d:3"):
+        ledger.ask(name, START)
+        handed += [row.id for row in _commit(ledger, START)]
+    assert handed == [3, 4]
+
+
+def test_how_long_the_oldest_waits(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    assert "oldest" not in ledger.counts(START)
+    ledger.submit(["{}"], 10, 0, START)
+    _commit(ledger, START)
+    assert "oldest" not in ledger.counts(START + 9_999), "it does not wait before it is due"
+    ledger.submit(["{}"], 12, 0, START)
+    _commit(ledger, START)
+    assert ledger.counts(START + 10_000)["oldest"] == 0
+    assert ledger.counts(START + 12_500)["oldest"] == 2.5
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_is_asked_of_a_job_that_has_just_ended_is_asked_of_that(
+    store: Store, *, written: bool
+) -> None:
+    """It is in the batch, or in the open transaction; in the file it is in hand still."""
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+    for name in ("d:1", "d:2"):
+        ledger.ask(name, START)
+    first, second = _commit(ledger, START)
+
+    asked = []
+
+    def ask() -> bool:
+        asked.append(1)
+        assert ledger.retry([first.id], START) == {first.id: "is done"}
+        if len(asked) == 1:
+            assert ledger.drop([second.id]) == {}
+        assert ledger.retry([second.id], START) == {second.id: "no such job"}
+        return len(asked) == 1  # once more, when the drop is in the open transaction too
+
+    for name, row in (("d:1", first), ("d:2", second)):
+        ledger.settle(name, row.id, 1, Done(), False, START)
+    if not written:
+        ask()
+    ledger.commit(START, ask if written else None)
+    _commit(ledger, START)
+    assert {id: row and row.state for id in (1, 2) for row in [store.row(id)]} == {1: DONE, 2: None}
+
+
+def test_who_killed_a_worker_waits_behind_those_who_did_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait, and whatever came first; not behind one that is not due."""
+    for name, size in zip(("AHEAD", "LOW", "MOST"), (4, 2, 8), strict=True):
+        monkeypatch.setattr(window, name, size)
+    ledger = Ledger(store, POLICY, lambda: 1.0)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+
+    def next_job(now: int) -> int:
+        ledger.ask("d:1", now)
+        [row] = _commit(ledger, now)
+        return row.id
+
+    for id in (1, 2):
+        assert next_job(START) == id
+        ledger.bury("d:1", '{"signal":11}', START)
+    ledger.submit(["{}"] * 20, 5, 0, START)
+    ledger.submit(["{}"], 600, 0, START)
+    _commit(ledger, START)
+    later = START + 60_000
+    assert ledger.next_due() is None
+    assert ledger.counts(later)["oldest"] == 60
+    workers = [f"d:{n}" for n in range(10)]
+    order = []
+    while len(order) < 23:  # more of them at once than there are jobs in memory
+        for name in workers:
+            ledger.ask(name, later)
+        rows = _commit(ledger, later)
+        order += [row.id for row in rows]
+        for row in rows:
+            ledger.settle(str(row.owner), row.id, row.attempt, Done(), False, later)
+    assert order == [3, *range(4, 24), 1, 2]
+
+
+def test_who_was_found_after_a_crash_or_is_retried_by_hand_waits_behind_nobody(
+    store: Store,
+) -> None:
+    ledger = Ledger(store, POLICY, lambda: 1.0)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+    for name in ("d:1", "d:2"):
+        ledger.ask(name, START)
+    assert len(_commit(ledger, START)) == 2
+    ledger.bury("d:1", "{}", START, alone=False)
+    ledger.bury("d:2", "{}", START)
+    assert ledger.retry([2], START) == {}
+    later = START + 60_000
+    ledger.submit(["{}"], 61, 0, START)
+    for name in ("d:3", "d:4", "d:5"):
+        ledger.ask(name, later)
+    assert [row.id for row in _commit(ledger, later)] == [2, 3, 1]
 
 
 def _commit(ledger: Ledger, now: int) -> list[Row]:
