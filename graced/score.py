@@ -59,6 +59,7 @@ class Score:
         "_ring_message",
         "_round_limit",
         "_rss_checked",
+        "_rss_seen",
         "_statm",
         "errors_in_row",
         "phase",
@@ -80,6 +81,7 @@ class Score:
         self._leases = 0
         self._longest_lease = int(family.max_lease * SECOND)
         self._rss_checked = 0
+        self._rss_seen = False
         self._statm = -1
 
     def become(self, order: Order, record: WorkerRecord) -> None:
@@ -205,7 +207,8 @@ class Score:
         if now - self._rss_checked >= SECOND:
             self._rss_checked = now
             if self._rss() >= limit:
-                self.want(Wants.MAX_RSS)
+                self.want(Wants.MAX_RSS if self._rss_seen else Wants.MAX_RSS_AT_ONCE)
+            self._rss_seen = True
 
     def _rss(self) -> int:
         try:

@@ -28,6 +28,7 @@ WHY = {
     Wants.MAX_ROUNDS: "max_rounds",
     Wants.MAX_RSS: "max_rss",
     Wants.RECYCLE: "recycle()",
+    Wants.MAX_RSS_AT_ONCE: "max_rss",
 }
 
 
@@ -202,7 +203,8 @@ class Watch:
             events.append(Acknowledged(worker, watched.ack))
         if (wants := record.wants) and wants != watched.wants:
             watched.wants = wants
-            events.append(ReplacementWanted(worker, WHY[wants]))
+            at_once = wants == Wants.MAX_RSS_AT_ONCE
+            events.append(ReplacementWanted(worker, WHY[wants], at_once))
         if watched.good is not None and record.good > watched.good:
             watched.good = None
             events.append(RoundDone(worker))

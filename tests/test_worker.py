@@ -306,6 +306,18 @@ def test_max_rss_asks_for_a_replacement(nursery: Nursery) -> None:
             self.wait(0.001)
     """
     child = nursery.worker(code, max_rss=1 << 20).ready()
+    child.until(lambda record: record.wants == Wants.MAX_RSS_AT_ONCE, "wants")
+
+
+def test_max_rss_is_told_apart_from_one_that_nobody_can_keep(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def step(self):
+            self.wait(0.01)
+            score = self._life.score
+            if score._rss_seen: type(score)._rss = lambda _: 1 << 40  # it has grown
+    """
+    child = nursery.worker(code, max_rss=1 << 39).ready()
     child.until(lambda record: record.wants == Wants.MAX_RSS, "wants")
 
 

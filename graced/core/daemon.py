@@ -171,8 +171,8 @@ class Daemon:
                 pool.not_spawned(member, reason, at, now)
             case ev.BecameReady():
                 pool.became_ready(member, now)
-            case ev.ReplacementWanted(_, why):
-                member.wants = member.wants or why
+            case ev.ReplacementWanted(_, why, at_once):
+                pool.replacement_wanted(member, why, at_once=at_once)
             case ev.RoundDone():
                 pool.round_done(member)
             case ev.RoundOverdue(_, limit):

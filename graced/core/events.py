@@ -120,10 +120,14 @@ class LeaseSeen(Record):
 
 
 class ReplacementWanted(Record):
-    """A worker has had its rounds or its memory, or asked to be replaced."""
+    """A worker has had its rounds or its memory, or asked to be replaced.
+
+    `at_once`: as soon as it was looked at, so that its replacement will do the same.
+    """
 
     worker: int
     why: str
+    at_once: bool = False
 
 
 class RoundDone(Record):

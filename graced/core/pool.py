@@ -17,6 +17,7 @@ from graced.core.backoff import Backoff, Birth
 from graced.core.candidate import Candidate, Trial
 from graced.core.member import Member, State, Verdict, count, seconds
 from graced.core.slots import Slots
+from graced.core.units import show_size
 from graced.core.zygotes import Stage, Zygotes
 
 TYPE_CHECKING = False
@@ -56,6 +57,7 @@ class Pool:
         self._zygotes = Zygotes(context)
         self._bereaved: set[int] = set()  # slots whose worker died
         self._proven: set[int] = set()  # slots that had a ready worker, and no death since
+        self._warned_in = 0  # the generation whose max_rss is too small
         self._context = context
         self._orders: dict[int, list[Order]] = {}
 
@@ -274,6 +276,21 @@ class Pool:
             self.candidate.trial = Trial.PROVEN
         if self._proves(member):
             self._do([WatchRounds(member.id)])
+
+    def replacement_wanted(self, member: Member, why: str, *, at_once: bool) -> None:
+        """A worker is to be replaced by a like one; warn once of what would go on for ever."""
+        member.wants = member.wants or why
+        current = self._slots.current_code(member)
+        if at_once and current and self._warned_in != self.generation:
+            self._warned_in = self.generation
+            limit = show_size(self.settings.max_rss or 0)
+            self._say(
+                "warning",
+                f"worker {member.label} has more memory than max_rss ({limit}) already at the first"
+                " look, and so will those that replace it, one after the other for ever;"
+                f" raise pools.{self.name}.max_rss",
+                member,
+            )
 
     def round_done(self, member: Member) -> None:
         """A worker that was watched ended a round well."""

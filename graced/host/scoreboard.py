@@ -86,6 +86,7 @@ class Wants:
     MAX_ROUNDS: Final = 1
     MAX_RSS: Final = 2
     RECYCLE: Final = 3
+    MAX_RSS_AT_ONCE: Final = 4  # at the first look: so will those that come after it
 
 
 class Left:
@@ -136,7 +137,7 @@ class WorkerRecord:
     lease_until = _Word(LEASE_UNTIL)
     leased = _Word(LEASED)
     ack = _Word(ACK, Ack.INTERRUPT)
-    wants = _Word(WANTS, Wants.RECYCLE)
+    wants = _Word(WANTS, Wants.MAX_RSS_AT_ONCE)
     left = _Word(LEFT, Left.TEARDOWN_RAISED)
     pid = _Word(PID, MOST_PID)
     ready_at = _Word(READY_AT)

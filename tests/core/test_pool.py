@@ -914,3 +914,16 @@ def test_worker_states_only_go_forward() -> None:
     made.do(ev.SeenInSetup(process.id))
     made.do(ev.RoundOverdue(process.id, 1.0))
     assert member.state is State.KILLED
+
+
+def test_max_rss_below_what_a_fresh_worker_has_is_told_once() -> None:
+    made = started(pool(workers=2, max_rss=20 << 20))
+    told = "max_rss (20M) already at the first look"
+    made.do(ev.ReplacementWanted(made.alive()[0].id, "max_rss"))
+    assert not made.said(told)
+    for _ in range(3):
+        made.do(ev.ReplacementWanted(made.alive()[1].id, "max_rss", at_once=True))
+        made.run(5)
+    warned = [say for say in made.actions(ac.Say) if told in say.text]
+    assert [say.level for say in warned] == ["warning"]
+    assert "raise pools.jobs.max_rss" in warned[0].text
