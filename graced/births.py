@@ -70,6 +70,8 @@ class Birth:
         """
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.settimeout(None)  # user code may have set another default
+            theirs.settimeout(None)
         except OSError as error:
             return f"cannot fork: {error.strerror}"
         # Those that a worker has to answer; all others do nothing in a zygote.
@@ -91,7 +93,10 @@ class Birth:
             return self._attend(ours, guard)
         finally:
             ours.close()
-            os.waitpid(middle, 0)
+            try:
+                os.waitpid(middle, 0)
+            except ChildProcessError:  # a fork handler of user code lets children be reaped
+                pass
 
     def _attend(self, middle: socket.socket, guard: Guard) -> str | None:
         try:

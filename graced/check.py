@@ -6,19 +6,17 @@ as the user that the workers will be.
 
 from __future__ import annotations
 
-import _thread
 import os
 import select
 import signal
-import sys
 import time
-from contextlib import suppress
 
 from graced.core.units import show_duration
 from graced.family import LoadError
-from graced.host import configfile, process
+from graced.host import configfile, process, signals
+from graced.host.interpreter import Before, set_environment
 from graced.host.log import say
-from graced.loader import load_class, refuse_threads
+from graced.loader import late_variables, load_class, preload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,19 +37,23 @@ def check(reading: configfile.Reading, show: bool) -> int:
     if show:
         print(configfile.show(reading), end="", flush=True)
     pools = reading.settings.pools.values()
-    reasons = [(pool, reason) for pool in pools if (reason := _why_not(pool, reading.settings))]
-    for pool, reason in reasons:
+    wrong = False
+    for pool in pools:
         key = f"pools.{pool.name}.worker"
-        say(f"{reading.sources.get(key, reading.path)}: {key}: {reason}")
-    if reasons:
+        where = f"{reading.sources.get(key, reading.path)}: {key}"
+        reason = _why_not(pool, reading.settings, where)
+        if reason is not None:
+            wrong = True
+            say(f"{where}: {reason}")
+    if wrong:
         return WRONG
     if not show:
         print(f"{reading.path}: ok")
     return 0
 
 
-def _why_not(pool: Pool, settings: Settings) -> str | None:
-    """Return in a line why the pool's class can't be loaded, None if it can."""
+def _why_not(pool: Pool, settings: Settings, where: str) -> str | None:
+    """Return in a line why the pool's class can't be loaded, None if it can; say the warnings."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -62,12 +64,12 @@ def _why_not(pool: Pool, settings: Settings) -> str | None:
     except OSError:
         pass
     try:
-        return _judge(child, read, pool.ready_timeout)
+        return _judge(child, read, pool.ready_timeout, where)
     finally:
         os.close(read)
 
 
-def _judge(child: int, read: int, bound: float) -> str | None:
+def _judge(child: int, read: int, bound: float, where: str) -> str | None:
     deadline = time.monotonic() + bound
     watch = os.pidfd_open(child)
     try:
@@ -78,9 +80,16 @@ def _judge(child: int, read: int, bound: float) -> str | None:
         os.close(watch)
     if said is None:
         return f"its import hangs, or takes longer than ready_timeout ({show_duration(bound)})"
-    if said.startswith(b"-"):
-        return said[1:].decode("utf-8", "replace")
-    return None if said == b"+" else f"its import ended the process: {_ending(status)}"
+    told = said.decode("utf-8", "replace").split("\0")[1:]
+    for line in told:
+        if line.startswith("~"):
+            say(f"{where}: warning: {line[1:]}")
+    for line in told:
+        if line.startswith("-"):
+            return line[1:]
+    if os.waitstatus_to_exitcode(status) == process.CUT_OFF:
+        return "its import has closed descriptors of graced's; let it close only what it has opened"
+    return None if "+" in told else f"its import ended the process: {_ending(status)}"
 
 
 def _told(read: int, watch: int, deadline: float) -> bytes | None:
@@ -93,8 +102,10 @@ def _told(read: int, watch: int, deadline: float) -> bytes | None:
         for fd, _ in poll.poll(left * 1000):
             data = os.read(read, LONGEST_REASON) if fd == read else b""
             said += data
-            if not data:  # the end of the pipe, or of the process while others hold the pipe
+            if fd == watch or (said and not data):  # its end, while others may hold the pipe
                 return said
+            if not data:  # it has closed the pipe, and how it ends is what there is to tell
+                poll.unregister(read)
     return None
 
 
@@ -106,35 +117,47 @@ def _ending(status: int) -> str:
 
 
 def _load(pool: Pool, settings: Settings, write: int) -> NoReturn:
-    said = "-a bug in graced: no answer"
+    status = 0
     try:
-        said = _loaded(pool, settings)
+        said = _loaded(pool, settings, write)
     except BaseException as error:  # noqa: BLE001 - the child must end here, whatever it is
-        said = f"-{type(error).__name__}: {error}"
+        said = f"\0-{type(error).__name__}: {error}"
+    try:
+        process.flush()  # what the code has printed is not what is checked
+        if said is None:
+            status = process.CUT_OFF
+        else:
+            os.write(write, said.encode("utf-8", "backslashreplace")[: select.PIPE_BUF])
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                with suppress(OSError):  # what the code has printed is not what is checked
-                    stream.flush()
-        os.write(write, said.encode("utf-8", "backslashreplace")[: select.PIPE_BUF])
-        os._exit(0)
+        os._exit(status)
 
 
-def _loaded(pool: Pool, settings: Settings) -> str:
+def _loaded(pool: Pool, settings: Settings, write: int) -> str | None:
+    """Return what to tell: an answer after each NUL, + or a -reason, and ~warnings.
+
+    None if the descriptor for it is lost.
+    """
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     process.redirect_stdin()
     os.dup2(2, 1)  # standard output is ours
     __import__("graced.worker")  # as the zygote has it, who may read it or not
+    warnings = []
+    before = Before([write], signals.PASSED_BY)
     try:
         process.change_user(settings.user, settings.group)
-        os.environ.update(pool.env)
-        threads = _thread._count()
-        load_class(pool)
+        set_environment(pool.env)
+        late = late_variables(pool)
+        if late is not None:
+            warnings.append(late)
         if pool.preload:
-            refuse_threads(threads)
+            warnings += preload(pool, before)[1]
+        else:
+            load_class(pool)
     except LoadError as error:
-        return f"-{error.reason}"
+        if before.lost_fds():
+            return None
+        return f"\0-{error.reason}"
     except process.ProcessError as error:
-        return f"-{error}"
-    return "+"
+        return f"\0-{error}"
+    return "".join(f"\0~{each}" for each in warnings) + "\0+"

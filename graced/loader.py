@@ -9,13 +9,13 @@ written would go unnoticed, and a reload would run old code. What lies in a
 from __future__ import annotations
 
 import _frozen_importlib_external as machinery  # importlib.machinery, without importlib
-import _thread
 import os
 import sys
 from _imp import extension_suffixes
 
 from graced.core import settings
 from graced.family import LoadError
+from graced.host.interpreter import without_effect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Final
 
+    from graced.host.interpreter import Before
     from graced.worker import Worker
 
     Call = Callable[..., Any]
@@ -105,17 +106,67 @@ def _missing(cls: type[Worker]) -> str | None:
     return cls._asks_for if getattr(cls, name) is getattr(home, name) else None
 
 
-def refuse_threads(before: int) -> None:
-    """Refuse to fork where Python threads run: a child has their locks, but not them.
+# Where others will be forked
 
-    There were so many before the import. LoadError names those that there are.
+
+class CameBack(LoadError):
+    """The import has forked, and this is the child."""
+
+
+def preload(pool: settings.Pool, before: Before) -> tuple[type[Worker], list[str]]:
+    """Import the pool's class where workers will be forked; return it, and what to warn of.
+
+    What the import has done to the process is put right. LoadError if that can't be, too.
     """
-    if _thread._count() > before:
-        named = [thread.name for thread in _threads()] or ["(without a name)"]
-        raise LoadError(
-            f"the import started threads ({', '.join(named)}), and a fork would copy the locks"
-            " they hold; start them in setup(), or set preload: false"
-        )
+    try:
+        found = load_class(pool)
+    finally:
+        before.pause_tracing()
+        if before.has_forked:
+            raise CameBack(_FORKED) from None
+        if lost := before.lost_fds():
+            raise LoadError(_LOST.format(", ".join(map(str, lost)))) from None
+    warnings = []
+    if changed := before.put_right():
+        warnings.append(_CHANGED.format(", ".join(changed)))
+    if before.is_astray:
+        raise LoadError(_ASTRAY)
+    if before.has_threads:
+        named = ", ".join(map(_described, _threads())) or "(without a name)"
+        raise LoadError(_THREADS.format(named))
+    if native := before.native_threads():
+        warnings.append(_NATIVE.format(len(native), ", ".join(dict.fromkeys(native))))
+    warnings += [_CONNECTION.format(peer) for peer in before.connections()]
+    return found, warnings
+
+
+_FORKED: Final = (
+    "the import has forked, and the child came back from it; it is ended:"
+    " don't make a daemon of what graced starts, and let a child end with os._exit()"
+)
+_LOST: Final = (
+    "the import has closed descriptors of graced's, or put others in their place ({});"
+    " let it close only what it has opened, or set preload: false"
+)
+_CHANGED: Final = (
+    "the import has changed {}: put back, as it has to be where workers are forked;"
+    " what workers need of it belongs in setup()"
+)
+_ASTRAY: Final = (
+    "the import has left the process group that graced gave it;"
+    " start what needs one of its own as a subprocess, or set preload: false"
+)
+_THREADS: Final = (
+    "the import started threads ({}), and a fork would copy the locks"
+    " they hold; start them in setup(), or set preload: false"
+)
+_NATIVE: Final = (
+    "the import started {} native threads ({}), which no worker will have;"
+    " if workers hang, set preload: false"
+)
+_CONNECTION: Final = (
+    "the import left a connection to {} open, which all workers would share; open it in setup()"
+)
 
 
 def _threads() -> list[Thread]:
@@ -123,6 +174,33 @@ def _threads() -> list[Thread]:
     if threading is None:
         return []
     return [t for t in threading.enumerate() if t is not threading.main_thread()]
+
+
+def _described(thread: Thread) -> str:
+    """Return a thread's name, and what tells where it comes from: its class and what it runs."""
+    kind = type(thread)
+    told = [] if kind.__module__ == "threading" else [f"{kind.__module__}.{kind.__qualname__}"]
+    runs = getattr(thread, "_target", None) or getattr(thread, "function", None)
+    if runs is not None:
+        runs = getattr(runs, "func", runs)  # of a functools.partial
+        module = getattr(runs, "__module__", None) or type(runs).__module__
+        told.append(f"runs {module}.{getattr(runs, '__qualname__', type(runs).__qualname__)}")
+    return f"{thread.name}: {', '.join(told)}" if told else thread.name
+
+
+def late_variables(pool: settings.Pool) -> str | None:
+    """Return in a line which variables of `env` come too late for workers; None if none does.
+
+    Those of :mod:`graced.workers` hand them on to what they start, which is what they are for.
+    """
+    late = without_effect(pool.env)
+    if not late or pool.worker.startswith("graced.workers:"):
+        return None
+    return (
+        f"pools.{pool.name}.env: {', '.join(late)}: read when a program starts, and workers are"
+        " forked: no effect on them, only on what they start;"
+        " set it for graced itself (Environment= in its unit)"
+    )
 
 
 # Why not

@@ -6,7 +6,6 @@ process, a child subreaper, adopts them. The order of things at a birth is in :m
 
 from __future__ import annotations
 
-import _thread
 import gc
 import os
 import select
@@ -19,20 +18,21 @@ from graced.core.record import Record
 from graced.family import Family, LoadError, Order, Voice
 from graced.host import process, signals, stdlog
 from graced.host.channel import Channel, ChannelClosed
-from graced.host.log import Log, open_log
+from graced.host.interpreter import Before, set_environment
+from graced.host.log import Log, open_log, say
 from graced.host.scoreboard import Scoreboard
 from graced.host.stacks import Stacks
 from graced.host.title import title_setter
-from graced.loader import load_class, refuse_threads
+from graced.loader import CameBack, late_variables, load_class, preload
 from graced.orphans import Orphan, lead_down
 from graced.spares import SpareBirth
 from graced.worker import rehearse
-from graced.workerlife import PARENT_DIED, Life
+from graced.workerlife import ANSWERED, PARENT_DIED, Life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, Final
+    from typing import Any, Final, NoReturn
 
     from graced.host.scoreboard import WorkerRecord
     from graced.host.stacks import Window
@@ -110,11 +110,12 @@ def _live(plan: Plan, channel: Channel) -> None:
     os.setpgid(0, 0)
     process.set_name("graced-zygote")
     voice = _voice(plan)
-    _keep_only(plan, channel, voice)
+    keep = _keep_only(plan, channel, voice)
     _guard_signals(plan.window)
     stdlog.attach(voice)
+    before = Before(keep, (*signals.PASSED_BY, *ANSWERED))
     try:
-        load = _imported(plan, channel, voice)
+        load = _imported(plan, channel, voice, before)
         process.set_parent_death_signal(0)
         if load is None:
             voice.settle()
@@ -134,7 +135,7 @@ def _voice(plan: Plan) -> Voice:
     return voice
 
 
-def _keep_only(plan: Plan, channel: Channel, voice: Voice) -> None:
+def _keep_only(plan: Plan, channel: Channel, voice: Voice) -> set[int]:
     keep = {channel.fileno(), plan.bell, *plan.keep, *voice.keep()}
     if plan.stacks is not None:
         keep.add(plan.stacks.fileno())
@@ -145,6 +146,7 @@ def _keep_only(plan: Plan, channel: Channel, voice: Voice) -> None:
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(line_buffering=True)
+    return keep
 
 
 def _guard_signals(window: Window | None) -> None:
@@ -156,21 +158,22 @@ def _guard_signals(window: Window | None) -> None:
     process.restore(())
 
 
-def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], type[Worker]] | None:
+def _imported(
+    plan: Plan, channel: Channel, voice: Voice, before: Before
+) -> Callable[[Any], type[Worker]] | None:
     """Return what gives the class; None if it can't be had, which is said."""
-    threads = _thread._count()  # of the process that forked us
     try:
         process.change_user(plan.user, plan.group)
         process.set_parent_death_signal(signal.SIGKILL)  # an import may never look at the channel
         if os.getppid() != plan.main_pid:
             return None
-        _set_environment(plan.pool)
+        _set_environment(plan.pool, voice)
         if not plan.pool.preload:
             return lambda call: load_class(plan.pool, call)
-        found = load_class(plan.pool)
-        refuse_threads(threads)
-        _warn_of_threads(voice)
+        found, warnings = preload(plan.pool, before)
     except LoadError as error:
+        if isinstance(error, CameBack) or channel.fileno() in before.lost_fds():
+            _end_unheard(error, before, voice)
         if error.__cause__ is not None:  # else the reason says it all
             voice.exception("the code cannot be imported", error.__cause__)
         channel.send_all(("failed", error.reason))
@@ -178,18 +181,23 @@ def _imported(plan: Plan, channel: Channel, voice: Voice) -> Callable[[Any], typ
     except process.ProcessError as error:
         channel.send_all(("failed", str(error)))
         return None
+    _guard_signals(plan.window)
+    process.set_name("graced-zygote")
+    for warning in warnings:
+        voice.warning(warning)
     if _uses_log(found):
         import logging  # noqa: F401  # once for all workers
-    return lambda call: found
+    return lambda call: before.resume(call, found)
 
 
-def _warn_of_threads(voice: Voice) -> None:
-    native = process.native_threads() - 1
-    if native:
-        voice.warning(
-            f"the import started {native} native threads, which no worker will have;"
-            " if workers hang, set preload: false"
-        )
+def _end_unheard(error: LoadError, before: Before, voice: Voice) -> NoReturn:
+    """End a process that has no channel, or not its own: only the log can have the reason."""
+    if before.lost_fds():
+        say(f"graced: {error.reason}")
+    else:
+        voice.error(error.reason)
+        voice.settle()
+    os._exit(process.CUT_OFF)
 
 
 def _uses_log(cls: type) -> bool:
@@ -212,10 +220,13 @@ def _keep_code(pool: settings.Pool) -> Iterator[None]:
         yield from keep_all()
 
 
-def _set_environment(pool: settings.Pool) -> None:
+def _set_environment(pool: settings.Pool, voice: Voice) -> None:
     for name in _SYSTEMD + _SYSTEMD_FDS:
         os.environ.pop(name, None)
-    os.environ.update(pool.env)
+    set_environment(pool.env)
+    warning = late_variables(pool)
+    if warning is not None:
+        voice.warning(warning)
 
 
 class Zygote:

@@ -8,6 +8,7 @@ import re
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -602,9 +603,59 @@ def test_check_tells_of_threads_as_a_start_does(daemon: Daemon, *, preload: bool
     assert done.returncode == (78 if preload else 0)
     if preload:
         reason = done.stderr.partition("pools.jobs.worker: ")[2].strip()
-        assert reason.startswith("the import started threads (poller), and a fork would copy")
+        assert reason.startswith(
+            "the import started threads (poller: runs threading.Event.wait), and a fork would copy"
+        )
         daemon.start().ended(1)
         daemon.log.wait(re.escape(reason))
+
+
+EFFECTS = {
+    "cut": ("os.closerange(3, 999)", "its import has closed descriptors of graced's"),
+    "back": ("os.fork() or None", "the import has forked, and the child came back from it"),
+    "daemon": (
+        "if os.fork():\n    os._exit(0)\nos.setsid()",
+        "its import ended the process: exit status 0",
+    ),
+    "reaper": (
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "warning: the import has changed the handling of SIGCHLD: put back",
+    ),
+    "linked": (
+        "import socket\nkept = socket.create_connection(('127.0.0.1', PORT))",
+        "warning: the import left a connection to 127.0.0.1:PORT open, which all workers would",
+    ),
+    "late": (
+        "",
+        "warning: pools.late.env: PYTHONHASHSEED, LD_PRELOAD: read when a program starts",
+    ),
+}
+
+
+def test_check_tells_what_an_import_does_to_its_process(daemon: Daemon) -> None:
+    late = {"PYTHONHASHSEED": "1", "LD_PRELOAD": "", "PYTHONASYNCIODEBUG": "1", "LANG": "C"}
+    pools: dict[str, Any] = {}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        for name, (code, _) in EFFECTS.items():
+            code = "import os, signal\nfrom crew import *\n" + code.replace("PORT", port)
+            daemon.module(f"mine_{name}", code)
+            path = [".", str(ROOT / "tests")]
+            env = late if name == "late" else {}
+            pools[name] = {"worker": f"mine_{name}:Idle", "path": path, "env": env}
+        done = daemon.configure(pools).run("check")
+        assert done.returncode == 78
+        said = done.stderr.splitlines()
+        for name, (_, text) in EFFECTS.items():
+            (line,) = [line for line in said if f"pools.{name}.worker: " in line]
+            assert line.partition(".worker: ")[2].startswith(text.replace("PORT", port))
+        for name in ("cut", "back", "daemon"):
+            del pools[name]
+        done = daemon.configure(pools).run("check")
+        assert (done.returncode, done.stderr.count("warning")) == (0, 3)
+        daemon.start().ready()
+        for line in done.stderr.splitlines():
+            daemon.log.wait(re.escape(line.partition("warning: ")[2]))
 
 
 def test_check_tells_of_every_pool(daemon: Daemon) -> None:

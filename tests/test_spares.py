@@ -317,12 +317,13 @@ def parting(first: str) -> str:
     """Return code that does something first in whoever has his number, but not his group yet."""
     return (
         f"""
-leave_group = os.setpgid
+from graced import spares
+leave_group = spares.os.setpgid
 def setpgid(pid, group):
     if (pid, group) == (0, 0):
         {first}
     leave_group(pid, group)
-os.setpgid = setpgid
+spares.os.setpgid = setpgid
 """
         + IDLE
     )

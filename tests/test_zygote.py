@@ -132,7 +132,7 @@ def test_threads_are_refused_by_name(nursery: Nursery) -> None:
     """
     kind, text = nursery.fork(code)
     assert kind == "failed"
-    assert "started threads (poller)" in text
+    assert "started threads (poller: runs threading.Event.wait)" in text
     assert "preload: false" in text
 
 
@@ -408,11 +408,12 @@ def at_births(first: str) -> str:
     """Return code that does something first where a process leaves the group it was born in."""
     return (
         f"""
-leave_group = os.setpgid
+from graced import births
+leave_group = births.os.setpgid
 def setpgid(pid, group):
     {first}
     leave_group(pid, group)
-os.setpgid = setpgid
+births.os.setpgid = setpgid
 """
         + IDLE
     )

@@ -16,7 +16,7 @@ from graced.core.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container, Iterable
-    from typing import Final, NoReturn
+    from typing import Any, Final, NoReturn
 
     def _sigmask(how: int, mask: Iterable[int], /) -> set[int]: ...
     def _sigpending() -> set[int]: ...
@@ -31,6 +31,7 @@ else:
 
 BUG: Final = 70  # exit status: a bug in graced
 LONGEST_LINE: Final = 1000  # of parents; they may change while we look, and lead in a circle
+CUT_OFF: Final = 71  # of a zygote: its import has closed the way to say why it ends
 _SET_PDEATHSIG: Final = 1
 _SET_NAME: Final = 15
 _SET_CHILD_SUBREAPER: Final = 36
@@ -90,6 +91,11 @@ def _prctl(option: int, value: int | bytes) -> None:
 def become_subreaper() -> None:
     """Become the parent of every descendant whose own parent leaves, see prctl(2)."""
     _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def refuse_orphans() -> None:
+    """Let descendants whose parent leaves go to the next subreaper above, see prctl(2)."""
+    _prctl(_SET_CHILD_SUBREAPER, 0)
 
 
 def set_parent_death_signal(number: int) -> None:
@@ -276,18 +282,6 @@ def account(user: str | None, group: str | None) -> tuple[int, int, str, str | N
     return uid, gid, home, name
 
 
-def native_threads() -> int:
-    """Return the number of this process's threads, as the kernel counts them."""
-    try:
-        with open("/proc/self/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"Threads:"):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 1
-
-
 def in_child(life: Callable[[], object]) -> NoReturn:
     """Run a forked child to its end: whatever happens, it never returns into its parent's code."""
     status = BUG
@@ -295,7 +289,7 @@ def in_child(life: Callable[[], object]) -> NoReturn:
         life()
         status = 0
     except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
+        sys.__excepthook__(type(error), error, error.__traceback__)
         raise
     finally:
         try:
@@ -305,17 +299,20 @@ def in_child(life: Callable[[], object]) -> NoReturn:
 
 
 def flush() -> None:
-    """Write out what is buffered: os._exit doesn't."""
+    """Write out what is buffered, since os._exit doesn't; user code may have put anything there."""
+    streams: list[Any] = [getattr(sys, name, None) for name in ("stdout", "stderr")]
+    flushes: list[Callable[[], object]] = [s.flush for s in streams if hasattr(s, "flush")]
     if "logging" in sys.modules:
         import logging
 
-        logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+        flushes.insert(0, logging.shutdown)
+    for each in flushes:
         try:
-            if stream is not None:
-                stream.flush()
+            each()
         except (OSError, ValueError):  # nobody reads it, or it is closed
             pass
+        except Exception as error:  # noqa: BLE001  # whatever the user's own raises
+            sys.__excepthook__(type(error), error, error.__traceback__)
 
 
 # Other processes

@@ -31,6 +31,7 @@ WATCHED = (
 )
 # Whoever sends these to everybody means the main process, which leads its children.
 NOT_FOR_CHILDREN = tuple(n for n in WATCHED if n not in (signal.SIGQUIT, signal.SIGCHLD))
+PASSED_BY = (*NOT_FOR_CHILDREN, signal.SIGCHLD)  # see pass_by()
 
 
 def nothing(_number: int, _frame: FrameType | None) -> None:

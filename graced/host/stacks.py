@@ -167,9 +167,13 @@ class Window:
         self._stacks.take_back(self)
 
     def print_here(self) -> None:
-        """In the process it is for: have SIGQUIT print the stack here, and crashes theirs."""
+        """In the process it is for: have SIGQUIT print the stack here, and crashes theirs.
+
+        Also once more, after user code may have made something else of it.
+        """
         import faulthandler
 
+        faulthandler.unregister(signal.SIGQUIT)
         faulthandler.enable(file=self.fd)
         faulthandler.register(signal.SIGQUIT, file=self.fd)
         process.enlarge_signal_stack()

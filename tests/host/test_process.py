@@ -449,21 +449,6 @@ def test_memory_is_told_in_bytes(sleeper: int) -> None:
     assert process.state(2**22) is None
 
 
-def test_native_threads_are_counted() -> None:
-    """In a process of one thread: one that has been joined is still counted for a moment."""
-
-    def count() -> None:
-        import threading
-
-        before = process.native_threads()
-        threading.Thread(target=threading.Event().wait, daemon=True).start()
-        os._exit(0 if (before, process.native_threads()) == (1, 2) else 1)
-
-    pid = fork(count)
-    assert exit_of(pid).status == 0
-    process.reap(pid)
-
-
 # pidfds
 
 
