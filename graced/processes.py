@@ -55,6 +55,7 @@ AT_ONCE = 200  # workers named in one message to a zygote
 LOOK = 0.002  # seconds that a worker gets to stop for a look at its lease
 TRIES = 20  # looks that fail before the kill comes all the same
 TELLS: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}  # what is also told by the scoreboard
+WHERE = {Phase.BORN: " in setup()", Phase.SETUP: " in setup()", Phase.TEARDOWN: " in teardown()"}
 PLANNED = (Left.DRAINED, Left.INTERRUPTED, Left.TEARDOWN_RAISED)
 
 
@@ -520,7 +521,9 @@ def _reason(left: int, text: str, phase: int, exit: Exit, *, hungry: bool) -> st
     """Say what a worker died of; `text` is what it has said itself."""
     if left and text:
         return text
-    where = " in setup()" if phase in (Phase.BORN, Phase.SETUP) else ""
+    where = WHERE.get(phase, "")
+    if phase == Phase.BUSY and exit.code == os.CLD_EXITED:  # by os._exit(), or what it executed
+        where = " in a round"
     if text:
         return f"{process.describe_exit(exit)}{where} ({text})"
     return _how(exit, where, hungry=hungry)

@@ -49,8 +49,8 @@ def test_a_worker_that_exits_at_once_is_not_started_in_a_loop(daemon: Daemon) ->
 
 
 DEATHS = {
-    "exit": ({"how": "exit", "code": 3}, r"exit\w* .*\b3\b"),
-    "exit 0": ({"how": "exit", "code": 0}, r"exit\w* .*\b0\b"),
+    "exit": ({"how": "exit", "code": 3}, "exited with status 3 in a round"),
+    "exit 0": ({"how": "exit", "code": 0}, "exited with status 0 in a round"),
     "SIGSEGV": ({"how": "SIGSEGV"}, "SIGSEGV"),
     "SIGKILL": ({"how": "SIGKILL"}, "SIGKILL"),
     "SIGABRT": ({"how": "SIGABRT"}, "SIGABRT"),
@@ -257,3 +257,14 @@ def test_a_group_that_is_not_the_worker_s_is_not_believed(daemon: Daemon) -> Non
     finally:
         other.kill()
         other.wait()
+
+
+def test_an_exit_out_of_a_teardown_is_said(daemon: Daemon) -> None:
+    """It counts as a death: what the teardown was for has not been done."""
+    daemon.module(
+        "leaves", "import crew, os\nclass L(crew.Idle):\n  teardown = lambda _: os._exit(0)\n"
+    )
+    daemon.pool("leaves:L", path=[".", str(TESTS)]).start().ready()
+    os.kill(daemon.events.wait("^setup")[0].pid, signal.SIGTERM)
+    daemon.log.wait(r"died: exited with status 0 in teardown\(\), after")
+    daemon.events.wait("^setup", 2)

@@ -7,6 +7,7 @@ How a worker lives is in :mod:`graced.workerlife`, how it talks to the queue in
 from __future__ import annotations
 
 from graced.family import in_one_line
+from graced.host.logtext import traceback
 from graced.host.scoreboard import CUT_OFF, QUEUE, REACHES
 from graced.jobs import value
 from graced.jobs.job import (
@@ -209,7 +210,5 @@ def _unusable(result: Any) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    from traceback import format_exception
-
-    text = "".join(format_exception(error))
+    text = traceback(error)
     return text if len(text) <= MAX_EVIDENCE else f"…{text[-MAX_EVIDENCE:]}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from graced.jobs.job import Job, Outcome, Postponed, Retry
+from graced.jobs.job import Job, Outcome, Postponed, Raised, Retry
 from graced.jobs.worker import JobWorker
 from graced.workerlife import DRAIN, Life, WorkerInterrupt
 
@@ -103,3 +105,18 @@ def test_what_a_job_says_of_itself_when_interrupted_holds(interrupted: JobWorker
     retry = Retry(after=5)
     retry.__context__ = interrupted._life.raised
     assert isinstance(outcome_of(interrupted, retry), Postponed)
+
+
+def test_the_evidence_of_a_long_traceback_has_its_end() -> None:
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    error = ValueError("x" * 100_000 + " the end")
+    error.__cause__ = Unprintable()
+    outcome = outcome_of(Works(), error)
+    assert isinstance(outcome, Raised)
+    told = json.loads(outcome.evidence)
+    assert told["traceback"].startswith("…")
+    assert told["traceback"].endswith("x the end\n")
+    assert told["reason"].startswith("ValueError: xxx")
