@@ -241,6 +241,9 @@ def _setup_failed(life: Life, error: BaseException) -> Verdict:
         return _INTERRUPTED
     if isinstance(error, SystemExit):
         text = f"setup() called sys.exit({error.code!r})"
+        if life.leaving and exit_status(error) == 0:
+            life.diary.info(f"{text}, asked to leave")
+            return _INTERRUPTED
         return Verdict(Left.DIED, exit_status(error), text)
     if isinstance(error, LoadError):
         if error.__cause__ is not None:  # else the reason says it all
@@ -269,6 +272,9 @@ def _run_failed(life: Life, error: BaseException, *, own: bool) -> Verdict:
             life.tell_besides("run()", error)
         return _INTERRUPTED
     if isinstance(error, SystemExit):
+        if life.leaving and exit_status(error) == 0:  # as handlers of SIGTERM do
+            life.diary.info(f"{life.last_words or 'run() called sys.exit()'}, asked to leave")
+            return _DRAINED
         text = life.last_words or f"run() called sys.exit({error.code!r})"
         return Verdict(Left.DIED, exit_status(error), text)
     life.tell("run() raised", error)

@@ -356,10 +356,13 @@ class Life:
     def is_interrupt(self, error: BaseException) -> bool:
         """Return whether it is, or comes of, the interrupt we were asked for.
 
-        Users may raise their own: those are errors like any other.
+        Users may raise their own: those are errors like any other. Where SIGINT is theirs, or
+        an event loop's, it raises what it raises for Ctrl-C.
         """
-        return self.raised is not None and any(
-            isinstance(each, WorkerInterrupt) for each in _all_in(error)
+        told = self.score.words[TOLD] >= INTERRUPT
+        kind = KeyboardInterrupt if told else WorkerInterrupt
+        return (told or self.raised is not None) and any(
+            isinstance(each, kind) for each in _all_in(error)
         )
 
     def tell_besides(self, who: str, error: BaseException) -> None:

@@ -1278,6 +1278,49 @@ def test_a_loop_that_took_the_signal_has_drained(nursery: Nursery, where: str) -
     assert child.record.ack == Ack.DRAIN
 
 
+LEAVES = """
+class W(Worker):
+    def setup(self): signal.signal(signal.{0}, self.on_signal)
+    def on_signal(self, number, frame): {1}
+    def {2}(self):
+        try: say("begin"); time.sleep(60)
+        finally: say("cleaned")
+    def teardown(self): say("teardown")
+"""
+
+
+@pytest.mark.parametrize("where", ["step", "run"])
+@pytest.mark.parametrize(
+    ("number", "how", "end"),
+    [
+        ("SIGTERM", "sys.exit(0)", Left.DRAINED),
+        ("SIGTERM", "sys.exit()", Left.DRAINED),
+        ("SIGTERM", "sys.exit(3)", Left.DIED),
+        ("SIGINT", "raise KeyboardInterrupt", Left.INTERRUPTED),
+    ],
+)
+def test_a_handler_of_ones_own_that_leaves_as_it_was_asked_to(
+    nursery: Nursery, where: str, number: str, how: str, end: int
+) -> None:
+    child = nursery.worker(LEAVES.format(number, how, where)).ready()
+    nursery.feed.wait("begin")
+    child.record.told = 1 if number == "SIGTERM" else 2
+    child.send(getattr(signal, number))
+    assert left(child, 3 if end == Left.DIED else 0) == end
+    nursery.feed.take()
+    assert nursery.feed.lines == ["begin", "cleaned", "teardown"]
+    assert child.record.errors == 0
+
+
+@pytest.mark.parametrize("how", ["sys.exit(0)", "raise KeyboardInterrupt"])
+def test_who_was_not_asked_to_leave_has_died_or_erred(nursery: Nursery, how: str) -> None:
+    child = nursery.worker(LEAVES.format("SIGTERM", how, "step"), max_errors=1).ready()
+    nursery.feed.wait("begin")
+    child.send(signal.SIGTERM)
+    child.ended()
+    assert child.record.left in (Left.DIED, Left.MAX_ERRORS)
+
+
 def test_a_worker_hears_again_what_a_loop_of_a_round_has_heard(nursery: Nursery) -> None:
     code = """
     import asyncio
