@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WRONG: Final = 78
 LONGEST_REASON: Final = 65536
+AFTERWORD: Final = 0.5  # seconds that others who hold the pipe get when the import has ended
 
 
 def check(reading: configfile.Reading, show: bool) -> int:
@@ -88,25 +89,30 @@ def _judge(child: int, read: int, bound: float, where: str) -> str | None:
         if line.startswith("-"):
             return line[1:]
     if os.waitstatus_to_exitcode(status) == process.CUT_OFF:
-        return "its import has closed descriptors of graced's; let it close only what it has opened"
+        return process.CUT_OFF_TOLD
     return None if "+" in told else f"its import ended the process: {_ending(status)}"
 
 
 def _told(read: int, watch: int, deadline: float) -> bytes | None:
-    """Return what the child has said at its end, None if that did not come in time."""
+    """Return what the child has said at its end, None if that did not come in time.
+
+    What its import has forked may hold the pipe, and have a word to say.
+    """
     said = b""
     poll = select.poll()
-    poll.register(read, select.POLLIN)
-    poll.register(watch, select.POLLIN)
-    while (left := deadline - time.monotonic()) > 0:
+    waiting = {read, watch}
+    for fd in waiting:
+        poll.register(fd, select.POLLIN)
+    while waiting and (left := deadline - time.monotonic()) > 0:
         for fd, _ in poll.poll(left * 1000):
             data = os.read(read, LONGEST_REASON) if fd == read else b""
             said += data
-            if fd == watch or (said and not data):  # its end, while others may hold the pipe
-                return said
-            if not data:  # it has closed the pipe, and how it ends is what there is to tell
-                poll.unregister(read)
-    return None
+            if not data:
+                poll.unregister(fd)
+                waiting.discard(fd)
+            if fd == watch:
+                deadline = time.monotonic() + AFTERWORD
+    return None if watch in waiting else said
 
 
 def _ending(status: int) -> str:

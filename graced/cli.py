@@ -90,8 +90,9 @@ def _run(config: str | None, sets: list[str]) -> int:
     import gc
 
     gc.disable()  # imports make no garbage; the supervisor enables it again
-    from graced.host import signals
+    from graced.host import process, signals
 
+    process.remember_open_fds(os.environ.get("LISTEN_FDS"))
     signals.install()  # before what takes long to import: PID 1 loses what has no handler
     reading, again = _read(config, sets)
     if reading.settings is None:
@@ -113,6 +114,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     from graced.host import configfile, daemonize, process, runtimedir, signals
     from graced.start import owner_of
 
+    process.remember_open_fds(None)
     path = configfile.whole(configfile.find(config, os.environ))  # it will leave this folder
     reading, again = _read(path, sets)
     if reading.settings is None:

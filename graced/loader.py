@@ -19,7 +19,7 @@ from graced.host.interpreter import without_effect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from threading import Thread
     from types import TracebackType
     from typing import Any, Final
@@ -76,8 +76,13 @@ def _no_such_class(module: object, name: str) -> str:
     own = getattr(module, "__dict__", {})
     classes = [n for n, value in own.items() if isinstance(value, type)]
     close = get_close_matches(name, classes, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else _closed_to_us(_folders_of(module))
     return f"module {owner!r} has no class {name!r}{hint}"
+
+
+def _folders_of(module: object) -> list[str]:
+    """Return where the parts of a package are; one that may not be entered is an empty one."""
+    return list(getattr(module, "__path__", ()))
 
 
 def _checked(found: object, module_name: str, class_name: str) -> type[Worker]:
@@ -208,11 +213,44 @@ def late_variables(pool: settings.Pool) -> str | None:
 
 def _why(error: BaseException, pool: settings.Pool) -> str:
     what = _said(error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        parts = error.name.split(".")
+        roots = pool.path or sys.path
+        what += _closed_to_us(
+            os.path.join(root, *parts[:depth]) for root in roots for depth in range(len(parts) + 1)
+        )
     place = _place(error, pool)
     if place is None:
         looked = ", ".join(pool.path) or "sys.path"
         return f"cannot import {pool.worker!r}: {what}; looked in {looked}"
     return f"{place}: {what}"
+
+
+def _closed_to_us(folders: Iterable[str]) -> str:
+    """Return which folders on these ways may not be entered: what is there is just not found."""
+    found = [barred for folder in folders if (barred := _barred(folder)) is not None]
+    if not found:
+        return ""
+    from pwd import getpwuid
+
+    try:
+        who = getpwuid(os.geteuid()).pw_name
+    except KeyError:  # such as a container's
+        who = str(os.geteuid())
+    return f"; user {who} may not enter {', '.join(dict.fromkeys(found))}: permission denied"
+
+
+def _barred(folder: str) -> str | None:
+    """Return the folder on the way to this one, or it, that may not be entered or read."""
+    try:
+        os.stat(os.path.join(folder, "."))
+        os.scandir(folder).close()
+    except PermissionError:
+        parent = os.path.dirname(folder)
+        return folder if parent == folder else _barred(parent) or folder
+    except OSError:  # there is none
+        return None
+    return None
 
 
 def _said(error: BaseException) -> str:

@@ -477,7 +477,10 @@ class Processes:
         self._tell_crash(exit, f"zygote of {zygote.pool}", zygote.window)
         zygote.window.give_back()
         hungry = self._starved(exit, ours=zygote.killed)
-        self._emit(ZygoteDied(number, f"its zygote {_how(exit, hungry=hungry)}"))
+        reason = f"its zygote {_how(exit, hungry=hungry)}"
+        if (exit.code, exit.status) == (os.CLD_EXITED, process.CUT_OFF):
+            reason = process.CUT_OFF_TOLD
+        self._emit(ZygoteDied(number, reason))
 
     def _tell_crash(self, exit: Exit, what: str, window: Window) -> None:
         stack = window.read()

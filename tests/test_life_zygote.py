@@ -107,3 +107,60 @@ def test_a_stopped_zygote_that_takes_no_more_orders_is_no_end_of_the_daemon(
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     daemon.nothing_left()
+
+
+RUNTIME = """
+import os, sys
+
+begun = os.open("/", os.O_RDONLY), os.dup(2)  # as a native runtime has them, which began before us
+os.environ["BEGUN"] = " ".join(map(str, begun))
+handed = int(os.environ.get("HANDED", -1))
+os.environ["IDENTITY"] = str([os.fstat(fd).st_ino for fd in begun])
+
+
+class Wrapped:
+    def __init__(self, loader): self.loader = loader
+    def __getattr__(self, name): return getattr(self.loader, name)
+    def create_module(self, spec): return self.loader.create_module(spec)
+    def exec_module(self, module): self.loader.exec_module(module)
+
+
+class Wrapper:
+    \"\"\"Wraps every loader, as tracers do.\"\"\"
+    def find_spec(self, name, path=None, target=None):
+        for finder in sys.meta_path:
+            if finder is not self and (spec := finder.find_spec(name, path, target)) is not None:
+                if spec.loader is not None and hasattr(spec.loader, "exec_module"):
+                    spec.loader = Wrapped(spec.loader)
+                return spec
+
+
+sys.meta_path.insert(0, Wrapper())
+"""
+BEGUN = """
+from crew import *
+
+
+class Looks(Idle):
+    def setup(self) -> None:
+        fds = [int(fd) for fd in os.environ["BEGUN"].split()]
+        same = os.environ["IDENTITY"] == str([os.fstat(fd).st_ino for fd in fds])
+        say("begun", same, os.readlink(f"/proc/self/fd/{os.environ['HANDED']}"))
+        super().setup()
+"""
+
+
+def test_a_runtime_that_began_before_graced_keeps_its_descriptors(daemon: Daemon) -> None:
+    tracer = daemon.home / "tracer"
+    tracer.mkdir()
+    (tracer / "sitecustomize.py").write_text(RUNTIME)
+    daemon.module("looks", BEGUN)
+    daemon.pool("looks:Looks", path=[".", str(TESTS)], workers=2)
+    daemon.configure(daemon.settings["pools"], log={"level": "debug"})
+    daemon.environ |= {"PYTHONPATH": f"{tracer}:{TESTS.parent}", "HANDED": "77"}
+    daemon.start(wrap=("bash", "-c", 'exec 77</etc/passwd; exec "$@"', "-")).ready()
+    assert {line.text for line in daemon.events.wait("^begun", 2)} == {"begun True /dev/null"}
+    daemon.log.wait("graced's code is in memory")
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    daemon.nothing_left()

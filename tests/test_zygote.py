@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -115,6 +116,27 @@ def test_a_module_that_is_not_there(nursery: Nursery) -> None:
         "cannot import 'nosuch:W': ModuleNotFoundError: No module named 'nosuch';"
         f" looked in {nursery.home}"
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_a_folder_that_may_not_be_entered_is_named(nursery: Nursery) -> None:
+    with tempfile.TemporaryDirectory(prefix="graced-", dir="/tmp") as home:
+        closed = Path(home, "closed")
+        package = closed / "package"
+        package.mkdir(parents=True)
+        (package / "mine.py").touch()
+        Path(home).chmod(0o755)
+        for worker, shut, why in [
+            ("package.mine:W", closed, "ModuleNotFoundError: No module named 'package'"),
+            ("package.mine:W", package, "ModuleNotFoundError: No module named 'package.mine'"),
+            ("package:W", package, "module 'package' has no class 'W'"),
+        ]:
+            shut.chmod(0o700)
+            kind, text = nursery.fork("", worker=worker, path=(str(closed),), user="nobody")
+            assert kind == "failed"
+            assert f"{why}; user nobody may not enter {shut}: permission denied" in text
+            shut.chmod(0o755)
+            nursery.zygote_ended()
 
 
 def test_a_crash_in_an_import_is_its_end(nursery: Nursery) -> None:

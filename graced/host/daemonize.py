@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from graced.host import runtimedir
+from graced.host import process, runtimedir
 from graced.host.log import say
 from graced.host.notify import READY_FD
 from graced.host.sinks import FileSink
@@ -122,6 +122,7 @@ class _Context:
         _have_standard_streams()
         log = open(log_file, "ab", buffering=0)  # noqa: SIM115 - it lives as long as the daemon
         keep = [report] if held is None else [report, held.fd]
+        keep += [fd for fd in process.foreign_fds() if not os.get_inheritable(fd)]
         self._context = daemon.daemon.DaemonContext(
             detach_process=True,
             signal_map={},

@@ -17,6 +17,7 @@ import time
 from types import ModuleType
 
 from graced.host import process
+from graced.host.process import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from typing import Any, Final, TypeVar
 
     T = TypeVar("T")
-    Identity = tuple[int, int]
-
 # What gevent and its like patch, and what graced has of it.
 _PATCHED: Final = ("_socket", "_thread", "fcntl", "gc", "mmap", "os", "select", "signal", "time")
 _FINDERS: Final = ("meta_path", "path", "path_hooks")
@@ -221,15 +220,6 @@ def _fill_streams() -> bool:
 
 
 # Descriptors and threads
-
-
-def identity(fd: int) -> Identity | None:
-    """Return what tells an open file from others; None if the descriptor is closed."""
-    try:
-        found = os.fstat(fd)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _peer(fd: int) -> str | None:

@@ -31,6 +31,9 @@ else:
 
 BUG: Final = 70  # exit status: a bug in graced
 LONGEST_LINE: Final = 1000  # of parents; they may change while we look, and lead in a circle
+CUT_OFF_TOLD: Final = (
+    "its import has closed descriptors of graced's; let it close only what it has opened"
+)
 CUT_OFF: Final = 71  # of a zygote: its import has closed the way to say why it ends
 _SET_PDEATHSIG: Final = 1
 _SET_NAME: Final = 15
@@ -59,6 +62,7 @@ def c_function(name: str) -> Callable[..., int]:
 
 _c_prctl = c_function("prctl")
 _c_sigaltstack = c_function("sigaltstack")
+_foreign: dict[int, tuple[int, int]] = {}  # see remember_open_fds()
 _signal_stack: list[_Byte] = []  # what is in use is not to be freed
 
 
@@ -162,12 +166,50 @@ def open_fds() -> list[int]:
         return list(range(os.sysconf("SC_OPEN_MAX")))
 
 
-def close_all_but(keep: Iterable[int]) -> None:
-    """Close every descriptor that is neither kept nor a standard stream."""
-    kept = {0, 1, 2, *keep}
+def identity(fd: int) -> tuple[int, int] | None:
+    """Return what tells an open file from others; None if the descriptor is closed."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def remember_open_fds(handed_over: str | None) -> None:
+    """Take note of what is open before graced has opened anything; `handed_over` is LISTEN_FDS.
+
+    A runtime that began before us, such as that of `ddtrace-run`, goes on in our children, and
+    must not find a file of ours under a number of its own.
+    """
+    ours = int(handed_over) if handed_over is not None and handed_over.isdecimal() else 0
     for fd in open_fds():
-        if fd not in kept:
+        found = identity(fd)
+        if fd > 2 + ours and found is not None:
+            _foreign[fd] = found
+
+
+def foreign_fds() -> list[int]:
+    """Return what was open before graced began, and still is."""
+    return [fd for fd, had in _foreign.items() if identity(fd) == had]
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor that is neither kept nor a standard stream.
+
+    What this process had opened before graced began is left alone; what it was started with is
+    let go, and its number stays taken.
+    """
+    kept = {0, 1, 2, *keep}
+    foreign = foreign_fds()
+    for fd in open_fds():
+        if fd not in kept and fd not in foreign:
             close_quietly(fd)
+    started_with = [fd for fd in foreign if fd not in kept and os.get_inheritable(fd)]
+    if started_with:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for fd in started_with:
+            os.dup2(null, fd, inheritable=False)
+        os.close(null)
 
 
 def close_quietly(fd: int) -> None:

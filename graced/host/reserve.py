@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 else:
     # Python has them at hand; the public module costs time and memory.
-    ModuleSpec = type(__spec__)
-    SourceFileLoader = type(__spec__.loader)
+    from _frozen_importlib import ModuleSpec
+    from _frozen_importlib_external import SourceFileLoader
 
 # What only commands import, each in a process of its own.
 COMMANDS = (
