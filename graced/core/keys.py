@@ -157,7 +157,9 @@ DOCS: dict[str, Doc] = {
         "How often a job is tried before it is dead; dead jobs are kept, with the evidence.", "5"
     ),
     "pools.NAME.retry": Doc("See below."),
-    "pools.NAME.keep_done": Doc("How long finished jobs are kept.", "7d"),
+    "pools.NAME.keep_done": Doc(
+        "How long finished jobs are kept: 10 s at least, for those who wait for their result.", "7d"
+    ),
     "pools.NAME.max_waiting": Doc(
         "How many jobs may wait; a submit beyond that is refused. `null`: no limit.", "100000"
     ),

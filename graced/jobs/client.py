@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from codecs import BOM_UTF8 as BOM
 
 from graced.host.log import say
 from graced.jobs import value, wire
-from graced.jobs.finder import find_queue, open_queue
+from graced.jobs.finder import find_queue, is_running, open_queue
 from graced.jobs.job import MAX_PAYLOAD
 from graced.jobs.listing import Table, evidence, json_line
 from graced.jobs.queue import QueueError, QueueGone
@@ -80,7 +81,7 @@ def _payload(args: argparse.Namespace) -> str:
     if args.words:
         text = value.written({"argv": args.words})
     else:
-        text = _checked(os.fsencode(args.json), "--json")
+        text = _checked(os.fsencode(args.json).removeprefix(BOM), "--json")
     if value.size(text) > MAX_PAYLOAD:
         raise Refusal(f"a job is at most {MAX_PAYLOAD} bytes of JSON", USAGE)
     return text
@@ -101,10 +102,11 @@ def _checked(raw: bytes, where: str) -> str:
 def _stream(args: argparse.Namespace, control: str, delay: float, max_attempts: int) -> int:
     if args.wait:
         raise Refusal("--wait is for one job", USAGE)
+    source = _standard_input()
     end = open_queue(args, control)
     progress = Progress()
     try:
-        count = end.stream(_lines(sys.stdin.buffer, progress), delay, max_attempts)
+        count = end.stream(_lines(source, progress), delay, max_attempts)
     except Refusal as refusal:
         raise Refusal(f"{refusal}; nothing was submitted", refusal.exit_code) from None
     finally:
@@ -114,17 +116,32 @@ def _stream(args: argparse.Namespace, control: str, delay: float, max_attempts: 
     return 0
 
 
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:  # closed, when Python started
+        raise Refusal("--json -: standard input is closed; nothing was submitted", FAILED)
+    source = sys.stdin.buffer
+    os.set_blocking(source.fileno(), True)  # else what comes late is taken for the end
+    return source
+
+
 def _lines(source: BinaryIO, progress: Progress) -> Iterator[str]:
     """Yield one payload of each line that is not blank."""
     number = 0
-    while raw := source.readline(MAX_PAYLOAD + 2):
+    while raw := _line(source):
         number += 1
-        stripped = raw.strip()
+        stripped = (raw.removeprefix(BOM) if number == 1 else raw).strip()
         if len(stripped) > MAX_PAYLOAD:
             raise Refusal(f"standard input:{number}: longer than {MAX_PAYLOAD} bytes", FAILED)
         if stripped:
             yield _checked(stripped, f"standard input:{number}")
             progress.show(number)
+
+
+def _line(source: BinaryIO) -> bytes:
+    try:
+        return source.readline(MAX_PAYLOAD + len(BOM) + 2)
+    except OSError as error:
+        raise Refusal(f"standard input: {error.strerror or error}", FAILED) from None
 
 
 class Progress:
@@ -159,13 +176,27 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
             break
         except QueueGone:
             end.close()
-            end = open_queue(args, control)
+            end = _next_end(args, control, id)
     done, result = ended["state"] == "done", _result(ended)
     if done or result is not None:
         print(json.dumps(result))
     if not done:
         say(f"graced: job {id} {_fate(ended)}")
     return _status(ended, result, command=bool(args.words))
+
+
+def _next_end(args: argparse.Namespace, control: str, id: int) -> ClientQueue:
+    """Return where the job is now that its keeper is gone; Refusal if the daemon is gone, too."""
+    gone = Refusal(f"the daemon is gone; job {id} stays in the queue", NO_DAEMON)
+    try:
+        end = find_queue(args, control)
+    except (Refusal, QueueError):  # those who may submit need not have a right to the file
+        if is_running(control):
+            raise
+        raise gone from None
+    if end is None:
+        raise gone
+    return end
 
 
 def _result(ended: dict[str, Any]) -> Any:

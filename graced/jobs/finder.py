@@ -49,12 +49,12 @@ def _found(args: argparse.Namespace, control: str, *, must_exist: bool) -> Clien
     end = time.monotonic() + PATIENCE
     named = bool(args.socket or os.environ.get("GRACED_SOCKET"))
     while True:
-        if named and not _is_running(control):  # no other daemon's queue will do
+        if named and not is_running(control):  # no other daemon's queue will do
             raise Refusal(str(NoDaemon(control)), NO_DAEMON)
         found = _answering(os.path.dirname(control), args.pool)
         if found is not None:
             return found
-        running = _is_running(control)
+        running = is_running(control)
         if not running:
             try:
                 return _open_file(args, must_exist)
@@ -95,7 +95,8 @@ def _sockets(folder: str) -> list[str]:
     return sorted(n for n in names if n.startswith("queue-") and n.endswith(".sock"))
 
 
-def _is_running(control: str) -> bool:
+def is_running(control: str) -> bool:
+    """Whether a daemon has its control socket there."""
     try:
         wire.connect(control).close()
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):

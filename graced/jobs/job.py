@@ -37,6 +37,9 @@ class Retry(Exception):
     after the last one the job is dead.
     """
 
+    reason = ""  # here for subclasses that never come to our __init__()
+    after: float | None = None
+
     def __init__(self, after: float, reason: str = "") -> None:
         if not is_delay(after):
             raise ValueError(f"Retry(after={after!r}): write seconds, from 0 to {MAX_DELAY:.0f}")
@@ -50,6 +53,8 @@ class Discard(Exception):
 
     The job is dead, with the reason as its evidence; ``graced jobs retry`` revives it.
     """
+
+    reason = ""  # as above
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from graced.jobs.sqlite import Store
 
 CLOCK_STEP = 1000  # ms of the queue's time that may be lost with its keeper
+SHORTEST = 10_000  # ms for which a done job is kept, whatever ``keep_done`` says
 GONE = -1  # the state of a job that was dropped
 
 
@@ -221,6 +222,7 @@ class Ledger:
     def _retry(self, row: Row, now: int) -> str | None:
         self._waiting.deadly.discard(row.id)
         if row.state == DEAD:
+            self._changes.batch.endings[row.id] = (None, None)  # of tries that count no more
             row.failures = 0
             row.ended = None
         elif row.state in (DONE, TAKEN):
@@ -358,7 +360,7 @@ class Ledger:
             self._prune(now)
 
     def _prune(self, now: int) -> None:
-        pruned = self._store.prune(now - round(self.policy.keep_done * 1000), STEP)
+        pruned = self._store.prune(now - self._keep(), STEP)
         self._counts[DONE] -= pruned
         if pruned < STEP:
             oldest = self._store.oldest_done()
@@ -366,8 +368,12 @@ class Ledger:
 
     def _kept(self) -> int:
         """Return the ms until a job done now is pruned: never one by one."""
-        keep = round(self.policy.keep_done * 1000)
+        keep = self._keep()
         return keep + min(max(keep // 50, 1000), 600_000)
+
+    def _keep(self) -> int:
+        """Return for how many ms done jobs are kept at least: whoever waits for one may be slow."""
+        return max(round(self.policy.keep_done * 1000), SHORTEST)
 
     # -- the waiting rows
 

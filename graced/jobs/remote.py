@@ -372,7 +372,7 @@ def chunks(payloads: Iterable[str]) -> Iterable[list[str]]:
     size = 0
     for payload in payloads:
         chunk.append(payload)
-        size += len(payload)
+        size += value.size(payload)
         if len(chunk) >= wire.CHUNK_JOBS or size >= wire.CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0

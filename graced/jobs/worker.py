@@ -142,8 +142,9 @@ class JobWorker(Worker):
         what = f"job {job.id} (attempt {job.attempt})"
         match error:
             case Discard():
-                self._life.diary.warning(f"{what} discarded: {error.reason}", job=job.id)
-                return Discarded(evidence(error.reason, discarded=True))
+                reason = _reason(error)
+                self._life.diary.warning(f"{what} discarded: {reason}", job=job.id)
+                return Discarded(evidence(reason, discarded=True))
             case Retry():
                 return _postponed(error)
             case Failed():
@@ -196,13 +197,25 @@ def _done(result: Any) -> Done | Raised:
 
 def _postponed(error: Retry) -> Postponed | Raised:
     """Return what a Retry says, unless a subclass has made nonsense of it."""
+    reason = _reason(error)
     try:
-        after, reason = float(error.after), str(error.reason)
-    except (AttributeError, TypeError, ValueError, OverflowError) as wrong:
+        told = error.after
+        after = None if told is None else float(told)
+    except Exception as wrong:  # noqa: BLE001  # a property of a user's class may raise anything
         return Raised(evidence(f"{type(error).__name__} is no Retry: {in_one_line(wrong)}"))
+    if after is None:  # it never came to say: then as after any other attempt
+        return Raised(evidence(reason))
     if not is_delay(after):
         return Raised(evidence(f"{type(error).__name__}.after is {after!r}: no delay of a job"))
     return Postponed(evidence(reason), after)
+
+
+def _reason(error: Retry | Discard) -> str:
+    """Return what it says for a reason; a subclass may never have called our __init__()."""
+    try:
+        return str(error.reason) if error.reason else in_one_line(error)
+    except Exception:  # noqa: BLE001  # as above
+        return in_one_line(error)
 
 
 def _unusable(result: Any) -> str:

@@ -49,6 +49,23 @@ class Exact(JobWorker):
         os.close(fd)
 
 
+class NotAsked(Discard):
+    """As many write it: without a word to its base."""
+
+    def __init__(self) -> None:
+        self.since = time.time()
+
+
+class NotYet(Retry):
+    """The same."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"not yet: {self.what}"
+
+
 class Various(JobWorker):
     """Ends a job in the way that it says."""
 
@@ -77,6 +94,10 @@ class Various(JobWorker):
                 raise Discard("nobody needs it")
             case "caught":
                 raise Discard(ValueError("of no use"))  # type: ignore[arg-type]  # seen in the wild
+            case "bare discard":
+                raise NotAsked
+            case "bare retry":
+                raise NotYet("the disk is away")
             case "object":
                 return object()
             case "nan":

@@ -24,7 +24,7 @@ from kept import DEADLINE, Kept, confirm, reconnect, settle, take, work_off
 
 from graced.core.settings import Retry
 from graced.host.log import Log
-from graced.jobs import departed, service, wire
+from graced.jobs import departed, ledger, service, wire
 from graced.jobs.job import MAX_PAYLOAD, Done, Job
 from graced.jobs.keeper import Keeper
 from graced.jobs.lock import Lock, Occupied
@@ -874,7 +874,8 @@ def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
         assert take(kept.worker(1)).payload == 1
 
 
-def test_settings_change_while_it_runs(kept: Kept) -> None:
+def test_settings_change_while_it_runs(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "SHORTEST", 0)
     kept.start()
     client = kept.client()
     client.submit(["1"] * 3)
@@ -886,6 +887,25 @@ def test_settings_change_while_it_runs(kept: Kept) -> None:
     settle(worker, take(worker))
     client.submit(["1"])
     kept.until(lambda: kept.counts()["done"] == 0)
+
+
+def test_who_waits_for_a_job_gets_its_result_however_short_done_ones_are_kept(kept: Kept) -> None:
+    kept.keeper.plan = kept.keeper.plan.replace(policy=QUICK.replace(keep_done=0.0))
+    kept.start()
+    client, worker = kept.client(), kept.worker(1)
+    for _ in range(3):
+        [id] = client.submit(["1"])
+        settle(worker, take(worker), Done("7"))
+        kept.counts()  # what the keeper does after a commit is done by then
+        assert client.wait(id)["result"] == "7"
+    kept.restart()  # it has the time to prune while nobody says anything
+    kept.counts()
+    assert kept.client().wait(id)["result"] == "7"
+
+
+def test_lines_of_any_letters_make_a_stream(kept: Kept) -> None:
+    kept.start()
+    assert kept.client().stream([f'"{chr(0x1F600) * 2100}"'] * 1100) == 1100
 
 
 def test_a_keeper_that_cannot_be_says_why(tmp_path: Path) -> None:

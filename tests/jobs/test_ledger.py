@@ -606,6 +606,13 @@ def test_dead_after_its_own_attempts(store: Store) -> None:
     row_again = store.row(1)
     assert row_again is not None
     assert (row_again.state, row_again.failures) == (WAITING, 0)
+    ledger.ask("d:1", now)
+    [row] = _commit(ledger, now)
+    ledger.settle("d:1", 1, row.attempt, Done(), False, now)
+    _commit(ledger, now)
+    listing = store.listing(1)
+    assert listing is not None
+    assert (listing["state"], listing["evidence"]) == ("done", None), "of a try that counts no more"
 
 
 def test_done_jobs_are_kept_and_then_pruned(store: Store) -> None:

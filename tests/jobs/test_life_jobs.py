@@ -8,12 +8,14 @@ import os
 import random
 import re
 import select
+import shlex
 import signal
 import sqlite3
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -105,6 +107,8 @@ def test_a_job_is_done_and_its_result_kept(jobs: Daemon) -> None:
         ("discard", '"nobody needs it"'),
         ("long", '"xxxx'),
         ("caught", '"of no use"'),
+        ("bare discard", '"reason": "NotAsked", "discarded": true'),
+        ("bare retry", '"reason": "NotYet: not yet: the disk is away"}'),
         ("object", "handle() returned what is no JSON value"),
         ("nan", "handle() returned what is no JSON value"),
         ("exit", "sys.exit(3)"),
@@ -119,7 +123,8 @@ def test_what_goes_wrong_is_kept_as_evidence(jobs: Daemon, payload: str, reason:
     good = submitted(jobs, "--json", '"good"')
     [job] = ended(jobs, "dead")
     assert reason in json.dumps(job["evidence"]), job
-    assert job["attempts"] == (1 if payload in ("discard", "caught", "long") else 2)
+    once = payload in ("discard", "bare discard", "caught", "long")
+    assert job["attempts"] == (1 if once else 2)
     assert [j["id"] for j in ended(jobs, "done")] == [good], "its neighbours are done"
 
 
@@ -525,6 +530,30 @@ def test_a_stream_is_taken_whole_or_not_at_all(jobs: Daemon) -> None:
     assert listed(jobs) == []
 
 
+def test_a_stream_from_where_nothing_can_be_read_or_that_begins_with_a_mark(jobs: Daemon) -> None:
+    command(jobs)  # no daemon is needed
+    words = shlex.join(jobs.command("submit", "--json", "-", "-c", str(jobs.config)))
+    environ = jobs.environment()
+
+    def shell(script: str) -> tuple[int, str]:
+        line = ["sh", "-c", script]
+        done = subprocess.run(line, env=environ, text=True, capture_output=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    closed = "graced: --json -: standard input is closed; nothing was submitted\n"
+    assert shell(f"{words} <&-") == (1, closed)
+    assert shell(f"{words} </proc/self/mem") == (
+        1, "graced: standard input: Input/output error; nothing was submitted\n",
+    )  # fmt: skip
+    assert listed(jobs) == []
+    assert shell(rf"printf '\357\273\277[1]\n2\n' | {words}") == (0, "2 jobs submitted\n")
+    assert [job["payload"] for job in listed(jobs)] == [[1], 2]
+    late = "import os; os.set_blocking(0, False); os.execvp('sh', ['sh', '-c', os.environ['LATE']])"
+    environ["LATE"] = words
+    pipe = f"(echo 1; sleep 0.5; echo 2) | python3 -c {shlex.quote(late)}"
+    assert shell(pipe) == (0, "2 jobs submitted\n"), "what comes late is not taken for the end"
+
+
 def test_what_may_come_in_may_go_out(jobs: Daemon) -> None:
     """However long it is as ASCII: a payload that is accepted can be a result, and be listed."""
     pool(jobs, "jobcrew:Various").start().ready()
@@ -666,6 +695,27 @@ def test_another_user_of_the_group_may_submit(jobs: Daemon) -> None:
     words = ["submit", "--wait", "--socket", str(jobs.short / "run" / "control.sock"), "--", "true"]
     assert as_somebody(65534, words) == 0
     assert as_somebody(12345, words) == 1
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_who_may_not_see_the_file_is_told_that_the_daemon_has_left(jobs: Daemon) -> None:
+    command(jobs).start().ready()
+    jobs.until(lambda: list((jobs.short / "run").glob("queue-*.sock")))
+    for name in ("queue-jobs.sock", "control.sock"):
+        os.chown(jobs.short / "run" / name, 0, 65534)
+    (jobs.home / "state").chmod(0o700)
+    submitted(jobs, "--", "sleep", "600")
+    jobs.until(lambda: listed(jobs, "--state", "taken"))
+    config = jobs.short / "config.yaml"  # the other folder is closed to others
+    config.write_text(jobs.config.read_text())
+    words = ["submit", "--wait", "-c", str(config), "--", "true"]
+    with ThreadPoolExecutor(1) as waiting:
+        status = waiting.submit(as_somebody, 65534, words)
+        jobs.until(lambda: listed(jobs, "--state", "waiting"))
+        jobs.send(signal.SIGINT)
+        jobs.ended(0)
+        assert status.result(DEADLINE) == 3
 
 
 @pytest.mark.usefixtures("as_root")
