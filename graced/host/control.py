@@ -30,7 +30,8 @@ READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
 MAX_REQUEST: Final = 64 * 1024
-MAX_CLIENTS: Final = 32
+MAX_CLIENTS: Final = 32  # of one user
+MAX_ALL: Final = 256  # of all; root and our own user come on top
 IDLE: Final = 30.0  # seconds without a request, or without taking any of a reply
 PAUSE: Final = 1.0  # seconds without accepting when there are no descriptors left
 CHUNK: Final = 64 * 1024
@@ -275,16 +276,25 @@ class ControlServer:
     def _admit(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         client = Client(self, connection, time.monotonic())
-        full = len(self.clients) >= MAX_CLIENTS and not self._drop_the_most_silent()
+        room = self._make_room_for(client)
         self.clients.add(client)
-        if full:
+        if room:
+            self.watch(client)
+        else:
             client.refuse(f"{MAX_CLIENTS} others are waiting for replies; try again later")
             client.close()
-        else:
-            self.watch(client)
 
-    def _drop_the_most_silent(self) -> bool:
-        silent = [client for client in self.clients if client.deadline is not None]
+    def _make_room_for(self, client: Client) -> bool:
+        """Whether one may come in: no user's many connections keep out another's."""
+        same = [other for other in self.clients if other.uid == client.uid]
+        if len(same) >= MAX_CLIENTS:
+            return self._drop_the_most_silent(same)
+        if client.uid in (0, os.geteuid()):
+            return True
+        return len(self.clients) < MAX_ALL or self._drop_the_most_silent(self.clients)
+
+    def _drop_the_most_silent(self, clients: Iterable[Client]) -> bool:
+        silent = [client for client in clients if client.deadline is not None]
         if silent:
             min(silent, key=lambda client: client.deadline or 0.0).close()
         return bool(silent)

@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import socket
+import time
 
 from graced.host import unixsocket
 from graced.jobs import wire
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from graced.host.log import Log
 
 UNREAD = 8 << 20  # bytes that a client may leave unread
+MOST = 512  # connections of one user that are no worker's
+MOST_HELD = 64 << 20  # bytes of theirs that are half a frame, or not yet read
+AT_ONCE = 64  # are let in before others have their turn
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
@@ -32,6 +36,8 @@ class Visitor:
         "confirmed",
         "fd",
         "frames",
+        "heard_at",
+        "held",
         "out",
         "owner",
         "parked",
@@ -40,13 +46,17 @@ class Visitor:
         "sock",
         "stream",
         "trusted",
+        "uid",
         "waits",
     )
 
-    def __init__(self, sock: socket.socket, *, trusted: bool) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.fd = sock.fileno()
-        self.trusted = trusted  # of our own user, or root: may be a worker
+        self.uid = unixsocket.peer(sock)[1]
+        self.trusted = self.uid in (0, os.geteuid())  # it may be a worker
+        self.heard_at = time.monotonic()
+        self.held = 0  # bytes that we keep for it
         self.frames = wire.Frames()
         self.out = bytearray()
         self.owner: str | None = None
@@ -75,6 +85,7 @@ class Visitors:
         self._handle = handle
         self._left = left
         self._by_fd: dict[int, Visitor] = {}
+        self._held: dict[int, int] = {}  # bytes by users
         self._deaf = False  # out of descriptors: nobody new is let in
         epoll.register(listener.fileno(), select.EPOLLIN)
 
@@ -102,7 +113,7 @@ class Visitors:
 
     def accept(self) -> None:
         """Let in whoever knocks."""
-        while True:
+        for _ in range(AT_ONCE):
             try:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
@@ -112,9 +123,35 @@ class Visitors:
                     self._stop_listening(error)
                 return
             sock.setblocking(False)
-            visitor = Visitor(sock, trusted=unixsocket.peer(sock)[1] in (0, os.geteuid()))
+            visitor = Visitor(sock)
+            room = self._make_room_for(visitor.uid)
             self._by_fd[visitor.fd] = visitor
             self._epoll.register(visitor.fd, select.EPOLLIN)
+            if not room:
+                self._refuse(visitor, f"{MOST} others of your user wait here; try again later")
+
+    def _make_room_for(self, uid: int) -> bool:
+        """Whether one more of a user's may come in; who has been silent for longest has to go."""
+        same = [v for v in self._by_fd.values() if v.uid == uid and v.owner is None]
+        if len(same) < MOST:
+            return True
+        silent = [v for v in same if not (v.waits or v.questions)]
+        if silent:
+            self.close(min(silent, key=lambda v: v.heard_at))
+        return bool(silent)
+
+    def _refuse(self, visitor: Visitor, why: str) -> None:
+        self.send(visitor, Kind.REFUSED, why.encode())
+        self.close(visitor)
+
+    def _weigh(self, visitor: Visitor) -> None:
+        """Let go of who makes us keep more than its user may; a worker keeps to its bounds."""
+        held = 0 if visitor.owner else visitor.frames.unfinished + len(visitor.out)
+        total = self._held.get(visitor.uid, 0) + held - visitor.held
+        self._held[visitor.uid], visitor.held = total, held
+        if total > MOST_HELD and held:
+            visitor.out.clear()
+            self._refuse(visitor, f"over {MOST_HELD >> 20} MB of your user's are unfinished here")
 
     def _stop_listening(self, error: OSError) -> None:
         if self._by_fd:
@@ -129,7 +166,10 @@ class Visitors:
             if data is not None:
                 self.close(visitor)
             return False
+        visitor.heard_at = time.monotonic()
         self.serve(visitor, visitor.frames.feed(data))
+        if self.is_here(visitor):
+            self._weigh(visitor)
         return True
 
     def serve(self, visitor: Visitor, frames: Iterable[tuple[int, bytes]]) -> None:
@@ -140,8 +180,7 @@ class Visitors:
                     break
                 self._handle(visitor, kind, body)
         except Protocol as error:
-            self.send(visitor, Kind.REFUSED, str(error).encode())
-            self.close(visitor)
+            self._refuse(visitor, str(error))
 
     def send(self, visitor: Visitor, kind: int, body: bytes = b"") -> None:
         """Send a frame, now or as soon as the other side takes it."""
@@ -150,6 +189,8 @@ class Visitors:
             visitor.out += data
             if len(visitor.out) > UNREAD:
                 self.close(visitor)
+            else:
+                self._weigh(visitor)
             return
         try:
             sent = visitor.sock.send(data, socket.MSG_NOSIGNAL)
@@ -179,6 +220,9 @@ class Visitors:
             return
         self._epoll.unregister(visitor.fd)
         visitor.sock.close()
+        self._held[visitor.uid] = self._held.get(visitor.uid, 0) - visitor.held
+        if not self._held[visitor.uid]:
+            del self._held[visitor.uid]
         self._left(visitor)
         if self._deaf:
             self._deaf = False

@@ -76,6 +76,11 @@ class Frames:
     def __init__(self) -> None:
         self._rest = bytearray()
 
+    @property
+    def unfinished(self) -> int:
+        """How many bytes of a frame have come that is not whole."""
+        return len(self._rest)
+
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield (kind, body) of each frame that is complete now."""
         rest = self._rest

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from graced.host import controlclient, unixsocket
+from graced.host import control, controlclient, unixsocket
 from graced.host.control import (
     IDLE,
     MAX_CLIENTS,
@@ -383,6 +384,48 @@ def test_too_many_that_wait_for_replies(loop: Loop) -> None:
     for request in loop.requests:
         loop.server.reply(request, {"ok": True})
     assert all(replies(other) == [{"ok": True}] for other in loop.others[:MAX_CLIENTS])
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_no_user_locks_out_another(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, waiting: bool
+) -> None:
+    """32 connections of a member of the group had kept root's `graced stop` out."""
+    real, user = unixsocket.peer, [1000]
+    monkeypatch.setattr(unixsocket, "peer", lambda sock: (real(sock)[0], user[0], 1000))
+    for user[0] in (1000, 1001):
+        for _ in range(MAX_CLIENTS + 5):
+            if waiting:
+                loop.connect().sendall(line(command="reload"))
+            else:
+                loop.connect()
+            loop.settle()
+    assert len(loop.server.clients) == 2 * MAX_CLIENTS
+    user[0] = 0
+    root = loop.connect()
+    loop.settle()
+    root.sendall(line(command="stop"))
+    loop.settle()
+    assert loop.requests[-1].command == "stop"
+    loop.server.reply(loop.requests[-1], {"ok": True})
+    assert replies(root) == [{"ok": True}]
+
+
+def test_all_users_together_leave_room_for_root(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "MAX_ALL", 8)
+    real, users = unixsocket.peer, itertools.count(1000)
+    monkeypatch.setattr(unixsocket, "peer", lambda sock: (real(sock)[0], next(users), 1000))
+    for _ in range(20):
+        loop.connect().sendall(line(command="reload"))
+        loop.settle()
+    assert len(loop.server.clients) == 8
+    monkeypatch.setattr(unixsocket, "peer", lambda sock: (real(sock)[0], 0, 0))
+    loop.connect().sendall(line(command="stop"))
+    loop.settle()
+    loop.settle()
+    assert loop.requests[-1].command == "stop"
 
 
 def test_without_descriptors_it_does_not_spin(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

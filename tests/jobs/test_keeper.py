@@ -15,7 +15,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from kept import DEADLINE, Kept, confirm, reconnect, settle, take, work_off
 
 from graced.core.settings import Retry
 from graced.host.log import Log
-from graced.jobs import departed, ledger, service, wire
+from graced.jobs import departed, ledger, service, visitors, wire
 from graced.jobs.job import MAX_PAYLOAD, Done, Job
 from graced.jobs.keeper import Keeper
 from graced.jobs.lock import Lock, Occupied
@@ -815,6 +815,58 @@ def test_who_does_not_read_is_let_go(kept: Kept) -> None:
             for _ in range(100):
                 stranger.sendall(question)
                 kept.counts()
+
+
+def test_who_is_silent_makes_room_and_who_waits_does_not(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visitors, "MOST", 8)
+    kept.start()
+    client = kept.client()
+    (job,) = client.submit(["1"])
+    client.close()
+    crowd = [wire.connect(kept.socket, blocking=True) for _ in range(12)]
+    with closing(kept.client()) as client:
+        assert client.counts()["waiting"] == 1
+    for sock in crowd:
+        sock.close()
+    wait = wire.frame(Kind.WAIT, wire.encode({"id": job}))
+    crowd = [wire.connect(kept.socket, blocking=True) for _ in range(8)]
+    for sock in crowd:
+        sock.sendall(wait)
+        sock.settimeout(DEADLINE)
+    for _ in range(2):
+        kept.counts()  # it has heard them all
+    with wire.connect(kept.socket, blocking=True) as late:
+        late.settimeout(DEADLINE)
+        assert late.recv(5)[4] == Kind.REFUSED
+        assert b"try again later" in late.recv(1000)
+    worker = kept.worker(1)  # not one of those that are counted, once it has said so
+    crowd.pop().close()
+    settle(worker, take(worker))
+    for sock in crowd:
+        assert sock.recv(5)[4] == Kind.ANSWER
+        sock.close()
+
+
+def test_half_frames_of_one_user_are_bounded(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visitors, "MOST_HELD", 1 << 20)
+    kept.start()
+    half = wire.HEADER.pack(4 << 20, Kind.SUBMIT) + bytes(300_000)
+    crowd = [wire.connect(kept.socket, blocking=True) for _ in range(5)]
+    for sock in crowd:
+        sock.settimeout(DEADLINE)
+        with suppress(OSError):
+            sock.sendall(half)
+    kept.client().submit(["1"])  # which is after those, and of the same user
+    gone = [sock for sock in crowd if select.select([sock], [], [], 0)[0]]
+    assert gone
+    assert len(crowd) - len(gone) == 3
+    for sock in crowd:
+        sock.close()
+    client = kept.client()
+    for _ in range(3):  # what is whole is no half
+        assert len(client.submit([f'"{"x" * 700_000}"'])) == 1
 
 
 def test_another_user_may_submit_and_not_be_a_worker(kept: Kept, tmp_path: Path) -> None:
