@@ -164,3 +164,12 @@ def test_a_runtime_that_began_before_graced_keeps_its_descriptors(daemon: Daemon
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     daemon.nothing_left()
+
+
+def test_an_import_of_logging_is_no_news(daemon: Daemon) -> None:
+    """Our finder waits for it."""
+    daemon.module("logs", "import logging\nimport crew\nclass L(crew.Idle): pass\n")
+    daemon.pool("logs:L", path=[".", str(TESTS)]).start().ready()
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    assert not daemon.log.matching("warning")

@@ -150,19 +150,23 @@ def _show_warnings_in(log: Log) -> None:
 
 
 class _AwaitsLogging:
-    """A finder that does something right after the first import of logging."""
+    """A finder that does something right after the first import of logging.
+
+    It stays where it is: what an import takes away there is put back.
+    """
 
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then
+        self._waits = True
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != "logging":
+        if name != "logging" or not self._waits:
             return None
         from importlib.util import find_spec
 
-        sys.meta_path.remove(self)
+        self._waits = False
         spec = find_spec(name)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, self._then)  # type: ignore[assignment]
