@@ -190,12 +190,12 @@ def _status(args: Arguments) -> int:
 def _health(args: Arguments) -> int:
     reply = _ask(args, "health", timeout=PROBE)
     if not reply["healthy"]:
-        print(f"unhealthy: {reply['health']}")
+        _show(f"unhealthy: {reply['health']}")
         return FAILED
     if args.ready and not reply["ready"]:
-        print(f"not ready: {reply['status']}")
+        _show(f"not ready: {reply['status']}")
         return FAILED
-    print(f"healthy: {reply['status'] if args.ready else reply['health']}")
+    _show(f"healthy: {reply['status'] if args.ready else reply['health']}")
     return 0
 
 
@@ -225,15 +225,22 @@ def _stop(args: Arguments) -> int:
 
 def _scale(args: Arguments) -> int:
     reply = _ask(args, "scale", {"pool": args.pool, "workers": args.workers})
-    print(f"{reply.get('pool')}: {reply.get('from')} → {reply.get('to')} workers")
+    _show(f"{reply.get('pool')}: {reply.get('from')} → {reply.get('to')} workers")
     return 0
 
 
 def _stacks(args: Arguments) -> int:
     for entry in _ask(args, "stacks")["stacks"]:
-        print(f"== {_process(entry)}")
-        print(entry.get("stack", "").rstrip("\n"), end="\n\n")
+        _show(f"== {_process(entry)}")
+        _show(entry.get("stack", "").rstrip("\n") + "\n")
     return 0
+
+
+def _show(text: str) -> None:
+    """Print what a daemon says: its workers may have said it before."""
+    from graced.core.plaintext import harmless
+
+    print(harmless(text))
 
 
 def _process(entry: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import os
 import subprocess
 
 from graced.core.diagnosis import Facts, Finding, arguments, diagnose
+from graced.core.plaintext import harmless
 from graced.core.record import Record
 from graced.host import configfile
 from graced.host.log import say
@@ -64,7 +65,7 @@ def doctor(
     facts = _facts(manager, properties, config, sets, pid)
     findings = [f for f in diagnose(facts) if f.subject not in ignore]
     where = name if properties is not None and name is not None else "no unit of systemd"
-    print("\n".join(_report(findings, where, facts)))
+    print(harmless("\n".join(_report(findings, where, facts))))
     return FOUND if facts.settings is None or any(not f.hint for f in findings) else 0
 
 

@@ -132,6 +132,33 @@ def test_reload(paper: Paper) -> None:
     assert (done.returncode, done.stderr) == (1, "graced: config.yaml:7:5: no\n")
 
 
+HOSTILE = "\x1b[2J\x9b3A\r\u202egnp\u2066"
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (["stacks"], {"stacks": [{"process": HOSTILE, "pid": 1, "stack": f"File {HOSTILE}\n"}]}),
+        (["stacks"], {"stacks": [{"process": "worker", "pool": HOSTILE, "stack": "none"}]}),
+        (["health"], {"healthy": False, "health": HOSTILE}),
+        (["health"], {"healthy": True, "ready": True, "health": HOSTILE, "status": HOSTILE}),
+        (["health", "--ready"], {"healthy": True, "ready": False, "status": HOSTILE}),
+        (["status"], {"status": {"name": HOSTILE, "pools": {HOSTILE: {}}}}),
+        (["scale", "a", "1"], {"pool": HOSTILE, "from": 1, "to": 2}),
+        (["reload"], {"ok": False, "error": HOSTILE}),
+    ],
+)
+def test_what_a_daemon_says_moves_no_cursor(
+    paper: Paper, command: list[str], answer: dict[str, Any]
+) -> None:
+    """A worker may have said it: escapes in a stack, in the name of an exception."""
+    paper.answers[command[0]] = {"ok": True, **answer}
+    done = graced(*command, "--socket", paper.path)
+    told = done.stdout + done.stderr
+    assert r"\x1b[2J\x9b3A\x0d\u202egnp\u2066" in told
+    assert not set(told) & set(HOSTILE[:1] + HOSTILE[4] + "\r\u202e\u2066")
+
+
 @pytest.mark.parametrize("answer", [None, {"ok": False}, {"ok": False, "error": "a\x1b[2Jb"}])
 def test_trouble_is_one_line(paper: Paper, answer: Reply) -> None:
     paper.answers["status"] = answer

@@ -6,6 +6,8 @@ makes nothing up: what is not there is left out.
 
 from __future__ import annotations
 
+from graced.core.plaintext import one_line
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,12 +25,7 @@ def table(status: Picture) -> str:
     lines = _daemon(status)
     for name, pool in status.get("pools", {}).items():
         lines += ["", *_pool(name, pool)]
-    return "\n".join(map(_harmless, lines)) + "\n"
-
-
-def _harmless(line: str) -> str:
-    """Return what moves no cursor: a reason may quote what user code raised."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return "\n".join(map(one_line, lines)) + "\n"
 
 
 def _daemon(status: Picture) -> list[str]:

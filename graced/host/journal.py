@@ -12,8 +12,9 @@ import errno
 import os
 import time
 
+from graced.core.plaintext import harmless
 from graced.host.log import Output
-from graced.host.logtext import PRIORITIES, harmless, printed, told
+from graced.host.logtext import PRIORITIES, printed, told
 from graced.host.sinks import Sink
 
 TYPE_CHECKING = False

@@ -14,7 +14,8 @@ import errno
 import os
 import sys
 
-from graced.host.logtext import FORMATS, harmless, shorten, traceback, worded
+from graced.core.plaintext import harmless
+from graced.host.logtext import FORMATS, shorten, traceback, worded
 from graced.host.sinks import FileSink, Sink, sink_of
 
 TYPE_CHECKING = False

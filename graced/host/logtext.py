@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from graced.core.plaintext import WIDE, harmless, one_line
 from graced.host import clock
 
 TYPE_CHECKING = False
@@ -21,22 +22,6 @@ PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(
 LONGEST: Final = 64 * 1024  # characters of one message
 
 _ORIGIN: Final = frozenset({"pool", "slot", "generation", "pid"})
-_HARMLESS: Final = {
-    code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))
-} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
-
-
-def harmless(text: str) -> str:
-    """Return `text` without anything that a terminal obeys or UTF-8 can't say; LF and TAB stay."""
-    if text.isprintable():
-        return text
-    text = text.translate(_HARMLESS)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def one_line(text: str) -> str:
-    """Return `text` harmless and on a single line."""
-    return harmless(text).replace("\n", "\\n").replace("\t", " ")
 
 
 def shorten(text: str) -> str:
@@ -148,7 +133,7 @@ def _escapes() -> dict[int, str]:
     Surrogates (bytes that were no UTF-8) become a backslash and letters: as
     an escape they would be legal JSON that most readers refuse.
     """
-    raw = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029)}
+    raw = {code: f"\\u{code:04x}" for code in (*range(127, 160), *WIDE)}
     return raw | {code: f"\\\\u{code:04x}" for code in range(0xD800, 0xE000)}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+from graced.core.plaintext import one_line
 from graced.host.clock import iso
-from graced.host.logtext import one_line
 from graced.jobs import value
 
 TYPE_CHECKING = False

@@ -120,3 +120,13 @@ def test_sizes(number: int, text: str) -> None:
 @given(st.floats(0, 1e9))
 def test_every_span_is_short(seconds: float) -> None:
     assert 3 < len(span(seconds)) < 13
+
+
+def test_no_text_of_a_worker_moves_the_cursor_or_turns_the_line() -> None:
+    reason = "ValueError: \x1b[2J\x9b1A\r\x07 \u202egnp.exe\u2066\n second \ud800 naïve →"
+    death = {"slot": 0, "pid": 7, "at": "now", "reason": reason, "rounds": 1}
+    pool = {"target": 1, "ready": 1, "busy": 0, "deaths": 1, "last_deaths": [death]}
+    text = table({"name": "graced", "pools": {"jobs": pool}})
+    told = next(line for line in text.splitlines() if "ValueError" in line)
+    assert r"\x1b[2J\x9b1A\x0d\x07 \u202egnp.exe\u2066\n second \ud800 naïve →" in told
+    assert all(line.isprintable() for line in text.splitlines())

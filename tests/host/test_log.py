@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graced.core.settings import Log as Wanted
@@ -140,6 +140,8 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=200)
 
 @settings(max_examples=300)
 @given(message=any_text, value=any_text, format=st.sampled_from(["text", "json", "journal"]))
+@example(message="gnp.\u202eexe\u2066", value="\x9b2J\u200f", format="text")
+@example(message="gnp.\u202eexe\u2066", value="\x9b2J\u200f", format="json")
 def test_nothing_that_is_said_can_harm(message: str, value: str, format: str) -> None:
     read, write = os.pipe()
     log = Log("info", format, write)
@@ -153,7 +155,7 @@ def test_nothing_that_is_said_can_harm(message: str, value: str, format: str) ->
     assert found.endswith("\n")
     lines = found[:-1].split("\n")
     assert all(c == "\t" or not (c < " " or "\x7f" <= c <= "\x9f") for line in lines for c in line)
-    assert not set(found) & {"\u2028", "\u2029"}
+    assert not set(found) & set("\u2028\u2029\u202a\u202e\u2066\u2069\u200f\u061c")
     if format == "json":
         (line,) = lines
         told = json.loads(line)

@@ -1,0 +1,31 @@
+"""Texts of others made harmless: whatever goes to a terminal or a log passes through here.
+
+What user code has raised or printed, what a job is, how a process calls itself: any of it may
+hold escapes that a terminal obeys, or marks that have a line shown in another order than it is.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_SEPARATORS: Final = (0x2028, 0x2029)  # of lines and paragraphs
+_DIRECTIONS: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+WIDE: Final = (*_SEPARATORS, *_DIRECTIONS)  # what is not shown, beyond one byte
+_HARMLESS: Final = {
+    code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))
+} | {code: f"\\u{code:04x}" for code in WIDE}
+
+
+def harmless(text: str) -> str:
+    """Return `text` without anything that a terminal obeys or UTF-8 can't say; LF and TAB stay."""
+    if text.isprintable():
+        return text
+    text = text.translate(_HARMLESS)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str) -> str:
+    """Return `text` harmless and on a single line."""
+    return harmless(text).replace("\n", "\\n").replace("\t", " ")
