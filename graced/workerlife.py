@@ -25,7 +25,7 @@ from _signal import getsignal  # type: ignore[import-not-found]  # without enums
 from _thread import get_ident
 
 from graced.core import settings
-from graced.family import Family, Order, Verdict, Voice, exit_status, in_one_line
+from graced.family import Family, Order, Verdict, Voice, alone, exit_status, in_one_line
 from graced.host import process, stacks, stdlog
 from graced.host.log import Log
 from graced.host.scoreboard import TOLD, Ack, Phase
@@ -341,7 +341,7 @@ class Life:
     def _end_bad_round(
         self, call: Callable[..., Any], error: BaseException, calm: tuple[type, ...]
     ) -> None:
-        if isinstance(error, calm):
+        if isinstance(alone(error), calm):
             self.score.end_good_round()
             return
         if self.is_interrupt(error):

@@ -175,7 +175,8 @@ def _imported(
         if isinstance(error, CameBack) or channel.fileno() in before.lost_fds():
             _end_unheard(error, before, voice)
         if error.__cause__ is not None:  # else the reason says it all
-            voice.exception("the code cannot be imported", error.__cause__)
+            what = "the code cannot be imported"
+            stdlog.report(voice, plan.pool.name, what, error.__cause__)
         channel.send_all(("failed", error.reason))
         return None
     except process.ProcessError as error:

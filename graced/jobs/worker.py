@@ -6,7 +6,7 @@ How a worker lives is in :mod:`graced.workerlife`, how it talks to the queue in
 
 from __future__ import annotations
 
-from graced.family import in_one_line
+from graced.family import alone, in_one_line
 from graced.host.logtext import traceback
 from graced.host.scoreboard import CUT_OFF, QUEUE, REACHES
 from graced.jobs import value
@@ -135,21 +135,21 @@ class JobWorker(Worker):
 
     def _is_interrupt(self, error: BaseException) -> bool:
         """Return whether an interrupt ended the job; what it says of itself goes before that."""
-        return self._life.is_interrupt(error) and not isinstance(error, _CALM)
+        return self._life.is_interrupt(error) and not isinstance(alone(error), _CALM)
 
     def _failure(self, job: Job, error: BaseException) -> Outcome:
         """Return what an exception makes of a job, and log what is worth it."""
         what = f"job {job.id} (attempt {job.attempt})"
-        match error:
-            case Discard():
-                reason = _reason(error)
+        match alone(error):
+            case Discard() as said:
+                reason = _reason(said)
                 self._life.diary.warning(f"{what} discarded: {reason}", job=job.id)
                 return Discarded(evidence(reason, discarded=True))
-            case Retry():
-                return _postponed(error)
-            case Failed():
-                self._life.diary.warning(f"{what} {error}", job=job.id)
-                return Raised(evidence(str(error), **error.facts))
+            case Retry() as said:
+                return _postponed(said)
+            case Failed() as said:
+                self._life.diary.warning(f"{what} {said}", job=job.id)
+                return Raised(evidence(str(said), **said.facts))
         self._tell(f"{what}: handle() raised", error)
         return Raised(evidence(in_one_line(error), traceback=_traceback(error)))
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from graced.jobs.job import Job, Outcome, Postponed, Raised, Retry
+from graced.jobs.job import Discard, Discarded, Job, Outcome, Postponed, Raised, Retry
 from graced.jobs.worker import JobWorker
 from graced.workerlife import DRAIN, Life, WorkerInterrupt
 
@@ -120,3 +120,15 @@ def test_the_evidence_of_a_long_traceback_has_its_end() -> None:
     assert told["traceback"].startswith("…")
     assert told["traceback"].endswith("x the end\n")
     assert told["reason"].startswith("ValueError: xxx")
+
+
+def test_a_task_group_is_what_its_only_task_said() -> None:
+    worker = Works()
+    for said, outcome in ((Discard("no use"), Discarded), (Retry(after=5), Postponed)):
+        group = ExceptionGroup("of tasks", [ExceptionGroup("of tasks", [said])])
+        assert isinstance(outcome_of(worker, group), outcome)
+    assert worker._life.score.record.errors == 0
+    raised = outcome_of(worker, ExceptionGroup("of tasks", [ValueError("boom"), Discard("no use")]))
+    assert isinstance(raised, Raised)
+    reason = json.loads(raised.evidence)["reason"]
+    assert reason == "ExceptionGroup: of tasks (2 sub-exceptions): ValueError: boom"
