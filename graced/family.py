@@ -64,6 +64,7 @@ class Family(Record):
     queue: str | None = None
     title: Callable[[str], None] | None = None
     listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
+    alone: tuple[int, ...] = ()  # those of them that systemd does not have as well
     max_lease: float = settings.MAX_LEASE
 
 

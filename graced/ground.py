@@ -97,6 +97,7 @@ def fork_ahead(
         if isinstance(action, StartZygote):
             listen = () if sockets is None else sockets.of(action.pool)
             plan = ground.plan(action.pool, action.generation, ground.log, listen, max_lease)
+            plan = plan.replace(alone=() if sockets is None else sockets.alone())
             try:
                 ahead[action.zygote] = fork_with(ground.stacks, plan)
             except OSError:

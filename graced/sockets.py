@@ -9,13 +9,17 @@ stored with systemd (FDSTORE in sd_notify(3)): it outlives a crash of the main p
 from __future__ import annotations
 
 import os
+import time
+from errno import EADDRINUSE
 
+from graced.core.record import Record
 from graced.host.address import parse
 from graced.host.listening import (
     STORED,
     CannotListen,
     NotGiven,
     adjust,
+    file_at,
     is_at,
     listens,
     open_address,
@@ -30,10 +34,26 @@ if TYPE_CHECKING:
 
     from graced.core.settings import Pool, Settings
     from graced.host.address import Address
+    from graced.host.listening import File
     from graced.host.log import Log
     from graced.host.notify import Notifier
 
     Owner = tuple[int, int]
+
+LOOK_AGAIN = 0.02  # seconds
+
+
+class _Socket(Record):
+    """One that we have opened, or taken up, and the file at its path then."""
+
+    fd: int
+    address: Address
+    file: File | None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it can't be found any more: somebody has removed its file, or replaced it."""
+        return self.file != file_at(self.address)
 
 
 class Sockets:
@@ -46,30 +66,48 @@ class Sockets:
         self._owner = owner
         self._notifier = notifier
         self._log = log
-        self._open: dict[str, tuple[int, Address]] = {}  # by place; what is not systemd's
+        self._open: dict[str, _Socket] = {}  # by place; what is not systemd's
+        self._new: dict[str, _Socket] = {}  # opened for settings that are not yet in force
         self._stored: set[str] = set()  # names under which systemd keeps them
 
-    def open(self, settings: Settings) -> None:
-        """Open what is not open yet, all or nothing; CannotListen says what can't be had."""
-        before = set(self._open)
+    def open(self, settings: Settings, patience: float = 0.0) -> None:
+        """Open what is not open yet, or is gone, all or nothing, for settings to come.
+
+        CannotListen says what can't be had; an address that somebody else has, after
+        `patience` seconds. :meth:`keep_only` is to follow once these settings are in
+        force, or :meth:`forget_new`.
+        """
+        end = time.monotonic() + patience
         try:
             for pool, text in _wanted(settings):
-                self._have(pool, parse(text))
+                self._have(pool, parse(text), end)
         except CannotListen:
-            for place in set(self._open) - before:
-                self._close(place)
+            self.forget_new()
             raise
+
+    def forget_new(self) -> None:
+        """Close what was opened for settings that did not come into force."""
+        for place, each in self._new.items():
+            self._drop(each, is_stored=place not in self._open)
+        self._new.clear()
 
     def keep_only(self, settings: Settings) -> None:
         """Close what these settings, which are in force, don't name, and tell systemd."""
         wanted = {address.place: address for address in _addresses(settings)}
-        for place in set(self._open) - set(wanted):
-            self._close(place)
-        for place, (fd, _) in self._open.items():
-            adjust(fd, wanted[place])
-            self._open[place] = fd, wanted[place]
+        for place in set(self._open) - (set(wanted) - set(self._new)):
+            self._drop(self._open.pop(place), is_stored=True)
+        self._open |= self._new
+        self._new.clear()
+        for place, each in self._open.items():
+            adjust(each.fd, wanted[place], each.file)
+            self._open[place] = each.replace(address=wanted[place])
         self._store()
         self._forget_left_overs()
+
+    def alone(self) -> tuple[int, ...]:
+        """Return the descriptors of sockets that nobody keeps but this daemon's processes."""
+        mine = (*self._open.values(), *self._new.values())
+        return tuple(each.fd for each in mine if stored_name(each.address) not in self._stored)
 
     def of(self, pool: Pool) -> tuple[int, ...]:
         """Return the descriptors of a pool's sockets, in the order of its addresses."""
@@ -77,8 +115,9 @@ class Sockets:
 
     def close(self) -> None:
         """Close them all: the daemon is over. What systemd keeps, it keeps for a restart."""
-        for fd, address in self._open.values():
-            put_away(fd, address, unlink=stored_name(address) not in self._stored)
+        for each in self._open.values():
+            stored = stored_name(each.address) in self._stored
+            put_away(each.fd, each.address, None if stored else each.file)
         self._open.clear()
 
     # -- one by one ---------------------------------------------------------------
@@ -86,19 +125,34 @@ class Sockets:
     def _fds(self, address: Address) -> list[int]:
         if address.kind == "fd":
             return self._given.get(address.name, [])
-        found = self._open.get(address.place)
-        return [] if found is None else [found[0]]
+        found = self._new.get(address.place) or self._open.get(address.place)
+        return [] if found is None else [found.fd]
 
-    def _have(self, pool: Pool, address: Address) -> None:
+    def _have(self, pool: Pool, address: Address, end: float) -> None:
+        place = address.place
         if address.kind == "fd":
             self._have_given(pool, address)
-        elif address.place not in self._open:
-            fd = self._stored_before(address)
+        elif place not in self._new and (place not in self._open or self._open[place].is_gone):
+            fd = None if place in self._open else self._stored_before(address)
             try:
-                fd = open_address(address, self._owner) if fd is None else fd
+                fd = self._opened(address, end) if fd is None else fd
             except CannotListen as error:
                 raise CannotListen(f"pools.{pool.name}.listen: {error}") from error.__cause__
-            self._open[address.place] = fd, address
+            if place in self._open:
+                self._log.warning(f"{place}: its file is gone; the new workers have a new one")
+            self._new[place] = _Socket(fd, address, file_at(address))
+
+    def _opened(self, address: Address, end: float) -> int:
+        """Open a socket; wait for its address, in case those who have it are about to let go."""
+        while True:
+            try:
+                return open_address(address, self._owner)
+            except CannotListen as error:
+                reason = error.__cause__
+                taken = isinstance(reason, OSError) and reason.errno == EADDRINUSE
+                if not taken or time.monotonic() >= end:
+                    raise
+            time.sleep(LOOK_AGAIN)
 
     def _have_given(self, pool: Pool, address: Address) -> None:
         fds = self._given.get(address.name, [])
@@ -121,25 +175,25 @@ class Sockets:
         for fd in self._given.pop(name, []):
             if is_at(fd, address):
                 self._stored.add(name)
-                adjust(take_over(fd), address)
+                adjust(take_over(fd), address, file_at(address))
                 self._log.info(f"{address.place} is open since before the restart")
                 return fd
             os.close(fd)
             self._notifier.unstore(name)
         return None
 
-    def _close(self, place: str) -> None:
-        fd, address = self._open.pop(place)
-        name = stored_name(address)
-        if name in self._stored:
+    def _drop(self, each: _Socket, *, is_stored: bool) -> None:
+        """Close one for good; systemd forgets it too, if it is the one that is stored."""
+        name = stored_name(each.address)
+        if is_stored and name in self._stored:
             self._stored.remove(name)
             self._notifier.unstore(name)
-        put_away(fd, address, unlink=True)
+        put_away(each.fd, each.address, each.file)
 
     def _store(self) -> None:
-        for fd, address in self._open.values():
-            name = stored_name(address)
-            if name not in self._stored and self._notifier.store(name, fd):
+        for each in self._open.values():
+            name = stored_name(each.address)
+            if name not in self._stored and self._notifier.store(name, each.fd):
                 self._stored.add(name)
 
     def _forget_left_overs(self) -> None:

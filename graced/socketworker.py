@@ -54,6 +54,8 @@ class SocketWorker(Worker):
         except (BlockingIOError, ConnectionAbortedError):  # another worker was quicker; hung up
             return
         except OSError as error:
+            if self._life.over and error.errno == errno.EINVAL:  # main is dead
+                return
             if error.errno not in _SHORT:
                 raise
             self._life.diary.warning(f"cannot accept: {error.strerror}; trying again in a second")

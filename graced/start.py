@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BUG = 70
 CONFIG = 78
+LETTING_GO = 2.0  # seconds in which workers of a dead main process let go of an address
 REMEDY = "set log.file to a file that can be written, or to null for standard error"
 
 
@@ -121,7 +122,7 @@ def _sockets(
 
     sockets = Sockets(given(environ), owner, notifier, log)
     try:
-        sockets.open(settings)
+        sockets.open(settings, LETTING_GO)
     except CannotListen as error:
         notifier.farewell(error.exit_code, str(error), _errno(error))
         refusal = _NoSockets(str(error))

@@ -356,7 +356,7 @@ class Supervisor:
                 self._adopt(self.daemon.settings)
             case ac.EndReload():
                 if self._sockets is not None and not action.ok:
-                    self._sockets.keep_only(self.settings)
+                    self._sockets.forget_new()
                 self.report.reload_ended(action)
                 self.desk.reload_ended(action)
             case ac.Exit():
@@ -470,10 +470,12 @@ class Supervisor:
 
     def _plan(self, action: ac.StartZygote) -> Plan:
         listen = () if self._sockets is None else self._sockets.of(action.pool)
+        alone = () if self._sockets is None else self._sockets.alone()
         new = self._proposed if action.generation > self.daemon.generation else self.settings
         log = self.log if new.log == self.settings.log else new.log
         self.watch.allow_leases(new.max_lease)
-        return self._ground.plan(action.pool, action.generation, log, listen, new.max_lease)
+        plan = self._ground.plan(action.pool, action.generation, log, listen, new.max_lease)
+        return plan.replace(alone=alone)
 
     # -- the end ------------------------------------------------------------------
 

@@ -230,6 +230,10 @@ class Life:
 
     def _on_parent_died(self, number: int, frame: FrameType | None) -> None:
         if os.getppid() != self.family.main_pid:  # else it is an echo of the adoption
+            if self.family.listen:
+                from graced.host.listening import let_go  # loaded by whoever opened them
+
+                let_go(self.family.listen, self.family.alone)
             self._on_drain(number, frame)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:

@@ -63,6 +63,7 @@ class Plan(Record):
     keep: tuple[int, ...] = ()
     queue: str | None = None
     listen: tuple[int, ...] = ()  # descriptors, which are kept too
+    alone: tuple[int, ...] = ()  # those of them that systemd does not have as well
     window: Window | None = None  # for its stacks
     spare: bool = True  # whether there shall be one
     max_lease: float = settings.MAX_LEASE
@@ -252,6 +253,7 @@ class Zygote:
             voice=voice,
             queue=plan.queue,
             listen=plan.listen,
+            alone=plan.alone,
             title=title,
             max_lease=plan.max_lease,
         )
@@ -271,6 +273,10 @@ class Zygote:
                 self._epoll_once()
         except ChannelClosed:
             pass
+        if self._plan.listen:
+            from graced.host.listening import let_go  # loaded by whoever opened them
+
+            let_go(self._plan.listen, self._plan.alone)
         self._drop_spare()
         lead_down(list(self._wards.items()), self._plan.pool, self._plan.max_lease)
 

@@ -303,8 +303,10 @@ class Greeter(SocketWorker):
         said = connection.recv(100)
         if said == b"raise":
             raise ValueError("as asked")
-        if said in (b"wait", b"hang"):
+        if said in (b"wait", b"hang", b"spin"):
             say("waiting")
+        if said == b"spin":
+            sum(itertools.repeat(0, 10**12))
         time.sleep(60 if said == b"hang" else self.options.get("seconds", 0))
         connection.sendall(f"{os.getpid()} {self.generation} {said.decode()}".encode())
 

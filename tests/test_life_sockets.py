@@ -343,6 +343,69 @@ def test_unix_sockets_that_are_stale_taken_or_none(daemon: Daemon) -> None:
     assert path.read_text() == "mine"
 
 
+# The main process is killed
+
+
+@pytest.mark.parametrize("systemd", ["none", "fake"])
+@pytest.mark.parametrize("word", ["hang", "spin"])
+def test_after_a_kill_a_new_daemon_listens_while_old_rounds_go_on(
+    daemon: Daemon, place: tuple[str, Where], word: str, systemd: str
+) -> None:
+    """A worker that spins never looks at its signals; zygotes hold the socket, too."""
+    address, where = place
+    if systemd == "none":
+        daemon.environ["NOTIFY_SOCKET"] = ""
+    elif word == "spin":
+        pytest.skip("what systemd keeps is not shut down; and it kills such a worker")
+    greet(daemon, address, drain_timeout="5m").start()
+    daemon.events.wait("^setup jobs", 2)
+    with connect(where) as caller:
+        caller.sendall(word.encode())
+        busy = daemon.events.wait("^waiting")[0].pid
+        old = daemon.left()
+        daemon.send(signal.SIGKILL)
+        daemon.ended(-signal.SIGKILL)
+        daemon.start()
+        daemon.events.wait("^setup jobs", 4)
+        assert int(call(where)[0]) not in old
+        assert busy in daemon.left()
+
+
+def test_a_file_that_is_gone_is_made_again_by_a_reload(daemon: Daemon) -> None:
+    path = daemon.short / "x.sock"
+    greet(daemon, f"unix://{path}").start().ready()
+    path.unlink()
+    (daemon.home / "broken.py").write_text("class")
+    daemon.configure({"jobs": {"worker": "broken:X", "path": [str(daemon.home)],
+                               "listen": [f"unix://{path}"]}})  # fmt: skip
+    assert daemon.run("reload").returncode == 1
+    assert not path.exists()
+    greet(daemon, f"unix://{path}")
+    assert daemon.run("reload").returncode == 0
+    daemon.log.wait("x.sock: its file is gone; the new workers have a new one")
+    assert call(str(path))[1:] == ["2", "hello"]
+    assert daemon.run("reload").returncode == 0
+    assert call(str(path))[1:] == ["3", "hello"]
+    assert len(daemon.log.matching("its file is gone")) == 2
+
+
+def test_a_file_that_somebody_else_has_put_there_is_his(daemon: Daemon) -> None:
+    daemon.environ["NOTIFY_SOCKET"] = ""  # which would keep the socket, and the file with it
+    path = daemon.short / "x.sock"
+    greet(daemon, f"unix://{path}").start()
+    daemon.log.wait("ready: ")
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        path.chmod(0o600)
+        done = daemon.run("reload")
+        assert (done.returncode, "somebody listens there" in done.stderr) == (1, True)
+        assert daemon.run("stop").returncode == 0
+        assert path.stat().st_mode & 0o777 == 0o600
+        connect(str(path)).close()
+
+
 def test_ipv6_beside_ipv4(daemon: Daemon, port: int) -> None:
     try:
         with socket.socket(socket.AF_INET6) as sock:

@@ -45,8 +45,9 @@ class PidFile:
 
     def __exit__(self, *_error: object) -> None:
         try:
-            os.unlink(self.path)
-        except OSError:  # removed, or its folder is not ours any more
+            if runtimedir.is_at(self.fd, self.path):  # else it is somebody else's by now
+                os.unlink(self.path)
+        except OSError:  # its folder is not ours any more
             pass
         os.close(self.fd)
 

@@ -14,12 +14,13 @@ from graced.host import unixsocket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Container, Iterable, MutableMapping
     from typing import Final
 
     from graced.host.address import Address
 
     Owner = tuple[int, int]
+    File = tuple[int, int]  # device and inode
 
 FIRST: Final = 3  # of the descriptors that systemd hands over, see sd_listen_fds(3)
 STORED: Final = "graced-"  # begins the names of sockets that we have stored with systemd
@@ -100,19 +101,48 @@ def take_over(fd: int) -> int:
     return fd
 
 
-def adjust(fd: int, address: Address) -> None:
-    """Set what can change while a socket is open."""
+def adjust(fd: int, address: Address, file: File | None) -> None:
+    """Set what can change while a socket is open; `file` is a Unix socket's own."""
     if address.kind == "fd":
         return
     sock = socket.socket(fileno=fd)
     try:
         sock.listen(address.backlog)
-        if address.kind == "unix":
+        if address.kind == "unix" and file == file_at(address):
             os.chmod(address.name, address.mode)
     except OSError:  # its name is gone, which is nobody's loss but the callers'
         pass
     finally:
         sock.detach()
+
+
+def file_at(address: Address) -> File | None:
+    """Return which file is at the path of a Unix socket now; None for others, or without one."""
+    if address.kind != "unix":
+        return None
+    try:
+        found = os.lstat(address.name)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def let_go(fds: Iterable[int], alone: Container[int]) -> None:
+    """Listen no more, while others have the same sockets: the main process is dead.
+
+    Its successor can have their addresses at once. The numbers stay taken, by a socket that
+    nobody can call: user code may still use them. Those that we have `alone`, and not systemd
+    too, are shut down, so that it does not matter who else is slow to let go.
+    """
+    for fd in fds:
+        listener, dead = socket.socket(fileno=fd), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if fd in alone:
+                listener.shutdown(socket.SHUT_RDWR)
+        except OSError:  # another one was quicker
+            pass
+        os.dup2(dead.fileno(), listener.detach(), inheritable=False)
+        dead.close()
 
 
 def is_at(fd: int, address: Address) -> bool:
@@ -129,10 +159,10 @@ def is_at(fd: int, address: Address) -> bool:
     return isinstance(name, tuple) and name[:2] == (address.host, address.port)
 
 
-def put_away(fd: int, address: Address, *, unlink: bool) -> None:
-    """Close a socket; without `unlink` a Unix socket keeps its name."""
+def put_away(fd: int, address: Address, file: File | None) -> None:
+    """Close a socket, and remove its `file` if that is still the one at its path."""
     os.close(fd)
-    if unlink and address.kind == "unix" and _is_socket(address.name):
+    if file is not None and file == file_at(address):
         _remove(address.name)
 
 

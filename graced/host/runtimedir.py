@@ -85,7 +85,7 @@ class RuntimeDir:
 
         Raises AlreadyRunning if another daemon has it by now, or Unusable.
         """
-        if _is_at(self.lock, os.path.join(self.path, LOCK)):
+        if is_at(self.lock, os.path.join(self.path, LOCK)):
             return False
         lock = _locked(self.path, self._owner)
         os.dup2(lock, self.lock, inheritable=False)
@@ -195,7 +195,7 @@ def lock_file(file: str) -> int:
         fd = os.open(file, flags, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(fd, file):
+            if is_at(fd, file):
                 return fd
         except BlockingIOError:
             pid = _pid(fd)
@@ -214,7 +214,8 @@ def sign(lock: int) -> None:
     os.ftruncate(lock, len(pid))
 
 
-def _is_at(fd: int, path: str) -> bool:
+def is_at(fd: int, path: str) -> bool:
+    """Return whether an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
