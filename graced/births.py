@@ -191,9 +191,9 @@ class Birth:
         """Be the main process's child, or leave."""
         process.block(*ANSWERED)
         words = record.words
-        pid = words[PID] = os.getpid()
+        words[PID] = os.getpid()
         words[PHASE] = Phase.BORN
-        self._settle_down(pid)
+        self._settle_down()
         os.close(self._zygote)
         # End-of-file from the middle process would come before the adoption. So may a signal:
         # it comes as each of its threads ends, which fork handlers of user code may start there.
@@ -203,5 +203,5 @@ class Birth:
         if os.getppid() != self._family.main_pid or not words[BORN_WHOLE]:
             os._exit(signal.SIGTERM)
 
-    def _settle_down(self, pid: int) -> None:
-        os.setpgid(pid, pid)
+    def _settle_down(self) -> None:
+        process.lead_a_group()

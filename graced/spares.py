@@ -119,7 +119,7 @@ class SpareBirth(Birth):
 
     # -- in the spare ----------------------------------------------------------------
 
-    def _settle_down(self, pid: int) -> None:
+    def _settle_down(self) -> None:
         """It stays in its zygote's group."""
 
     def _be_born(self, record: WorkerRecord) -> NoReturn:
@@ -168,7 +168,7 @@ class SpareBirth(Birth):
         words[PID] = os.getpid()  # from here on signals are meant for us
         words[PHASE] = Phase.BORN
         words[BORN_WHOLE] = 1
-        os.setpgid(0, 0)
+        process.lead_a_group()
         try:
             self._theirs.send(_BORN)
         except ChannelClosed:  # the main process will find our number in the record

@@ -15,7 +15,7 @@ import sys
 from graced.births import LOST, Birth
 from graced.core import settings
 from graced.core.record import Record
-from graced.family import Family, LoadError, Order, Voice
+from graced.family import Family, LoadError, Order, Voice, in_one_line
 from graced.host import process, signals, stdlog
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.interpreter import Before, set_environment
@@ -125,6 +125,11 @@ def _live(plan: Plan, channel: Channel) -> None:
         zygote = Zygote(plan, channel, voice, load)
         channel.send_all(("imported",))
     except ChannelClosed:  # the main process is gone, and nobody is born yet
+        return
+    except Exception as error:  # noqa: BLE001  # user code may have patched what it comes from
+        voice.exception("the zygote cannot go on after the import", error)
+        reason = f"the zygote cannot go on after the import: {in_one_line(error)}"
+        channel.send_all(("failed", reason))
         return
     zygote.live()
 

@@ -138,6 +138,7 @@ class Wrapper:
 sys.meta_path.insert(0, Wrapper())
 """
 BEGUN = """
+import logging
 from crew import *
 
 
@@ -161,6 +162,7 @@ def test_a_runtime_that_began_before_graced_keeps_its_descriptors(daemon: Daemon
     daemon.start(wrap=("bash", "-c", 'exec 77</etc/passwd; exec "$@"', "-")).ready()
     assert {line.text for line in daemon.events.wait("^begun", 2)} == {"begun True /dev/null"}
     daemon.log.wait("graced's code is in memory")
+    assert not daemon.log.matching("the import has changed")
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     daemon.nothing_left()

@@ -320,7 +320,7 @@ def parting(first: str) -> str:
 from graced import spares
 leave_group = spares.os.setpgid
 def setpgid(pid, group):
-    if (pid, group) == (0, 0):
+    if sys._getframe(2).f_code.co_name == "_become_worker":
         {first}
     leave_group(pid, group)
 spares.os.setpgid = setpgid

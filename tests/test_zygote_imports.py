@@ -160,7 +160,24 @@ HARMLESS = {
     "atexit": "import atexit; atexit.register(lambda: os._exit(9))",
     "subreaper": "import ctypes; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)",
     "death-signal": "import ctypes; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)",
-    "group": "os.setpgid(0, os.getppid()) if os.getpgid(os.getppid()) == os.getppid() else 0",
+    "group": """
+        import subprocess
+        with subprocess.Popen(["sleep", "600"], process_group=0) as other:
+            try: os.setpgid(0, other.pid)
+            except PermissionError: pass  # it leads a session
+            other.kill()
+        """,
+    "sessions-of-children": """
+        def leave():
+            try: os.setsid()
+            except PermissionError: pass
+        os.register_at_fork(after_in_child=leave)
+        """,
+    "builtins": """
+        import builtins
+        def patched(*_, **__): raise RuntimeError("patched")
+        builtins.open = builtins.print = patched
+        """,
     "warnings": "import warnings; warnings.simplefilter('error')",
     "child-left": "os.spawnlp(os.P_NOWAIT, 'true', 'true')",
 }
@@ -233,6 +250,9 @@ REFUSED = {
     "for fd in range(3, 400):\n"
     "    if fd != null and os.path.exists(f'/proc/self/fd/{fd}'): os.dup2(null, fd)": None,
     "sys.exit(3)": "called sys.exit(3)",
+    "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))": (
+        "the zygote cannot go on after the import: OSError: [Errno 24] Too many open files"
+    ),
 }
 
 
@@ -269,6 +289,43 @@ def test_a_daemon_made_in_the_import_is_no_zygote(nursery: Nursery) -> None:
     with pytest.raises(ChannelClosed):
         fork(nursery, "if os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)")
     assert "the import has forked" in nursery.log()
+
+
+# The environment
+
+
+def test_a_time_zone_and_a_locale_are_set_in_time(nursery: Nursery) -> None:
+    code = """
+    import locale
+    say("import", *time.tzname, time.timezone, locale.setlocale(locale.LC_CTYPE))
+    class W(Worker):
+        def setup(self): say("setup", *time.tzname, locale.setlocale(locale.LC_CTYPE))
+        def step(self): self.wait(None)
+    """
+    env = {"TZ": "ABC-5:45", "LC_ALL": "C"}
+    nursery.worker(code, env=env).ready()
+    nursery.feed.wait("import ABC ABC -20700 C")
+    nursery.feed.wait("setup ABC ABC C")
+    assert nursery.log() == ""
+
+
+def test_a_locale_that_is_not_there_is_none(nursery: Nursery) -> None:
+    nursery.worker(IDLE, env={"LANG": "xx_YY", "LC_ALL": "xx_YY"}).ready()
+
+
+def test_variables_that_come_too_late_are_told(nursery: Nursery) -> None:
+    env = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "2", "LD_PRELOAD": "", "OMP_NUM_THREADS": "1"}
+    assert nursery.fork(IDLE, env=env) == ("imported",)
+    assert (
+        "pools.jobs.env: PYTHONHASHSEED, MALLOC_ARENA_MAX, LD_PRELOAD: read when a program starts"
+        in nursery.log()
+    )
+
+
+def test_variables_for_what_commands_start_are_not_too_late(nursery: Nursery) -> None:
+    env = {"PYTHONUNBUFFERED": "1"}
+    assert nursery.fork("", worker="graced.workers:Command", env=env) == ("imported",)
+    assert nursery.log() == ""
 
 
 # Connections

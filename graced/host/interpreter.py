@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # What gevent and its like patch, and what graced has of it.
 _PATCHED: Final = ("_socket", "_thread", "fcntl", "gc", "mmap", "os", "select", "signal", "time")
 _FINDERS: Final = ("meta_path", "path", "path_hooks")
+_HOME: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_LIBRARY: Final = os.path.dirname(os.__file__)
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # Read by ld.so, malloc and Python when they start; all else is read when it is needed.
 _READ_AT_START: Final = ("GLIBC_TUNABLES", "LD_", "MALLOC_", "PYTHON")
@@ -35,6 +37,7 @@ _READ_LATER: Final = ("PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHON_COLORS")
 _OF_LOCALE: Final = ("LANG", "LC_ALL", "LC_CTYPE")
 _POOLS_OF_THREADS: Final = ("libgomp", "libiomp", "libomp", "libtbb", "librdkafka", "cygrpc")
 _NAMES: Final = ("graced", "graced-zygote", "python", "python3")  # of threads that have none
+_open: Final = open  # pyfakefs and its like patch it, too
 
 _copies: dict[int, ModuleType] = {}  # by the id of the original
 
@@ -48,7 +51,7 @@ class Before:
         self._pid = os.getpid()
         self._group = os.getpgrp()
         self._limit = sys.getrecursionlimit()
-        self._finders = {name: list(getattr(sys, name)) for name in _FINDERS}
+        self._finders = {n: list(filter(_is_pythons, getattr(sys, n))) for n in _FINDERS}
         self._handlers = {number: signal.getsignal(number) for number in numbers}
         self._tasks = set(_tasks())
         self._python_threads = _thread._count()
@@ -198,6 +201,13 @@ def _loaded_anew(module: Any) -> ModuleType:
     return copy
 
 
+def _is_pythons(finder: Any) -> bool:
+    """Return whether it finds Python's own modules, or graced's; others may come and go."""
+    if isinstance(finder, str):
+        return finder == _HOME or (finder.startswith(_LIBRARY) and "-packages" not in finder)
+    return getattr(finder, "__module__", "").startswith(("_frozen_importlib", "zipimport"))
+
+
 def _forget_wakeup() -> bool:
     return signal.set_wakeup_fd(-1) != -1
 
@@ -264,7 +274,7 @@ def _tasks() -> list[int]:
 
 def _comm(tid: int) -> str:
     try:
-        with open(f"/proc/self/task/{tid}/comm", encoding="utf-8", errors="replace") as comm:
+        with _open(f"/proc/self/task/{tid}/comm", encoding="utf-8", errors="replace") as comm:
             return comm.read().rstrip("\n")
     except OSError:  # ended meanwhile
         return ""
@@ -273,7 +283,7 @@ def _comm(tid: int) -> str:
 def _mapped(libraries: Iterable[str]) -> list[str]:
     """Return which of these libraries the process has loaded."""
     try:
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        with _open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
             files = {line.rpartition("/")[2] for line in maps if "/" in line}
     except OSError:
         return []

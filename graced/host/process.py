@@ -115,6 +115,15 @@ def set_name(name: str) -> None:
     _prctl(_SET_NAME, name.encode()[:15])
 
 
+def lead_a_group() -> None:
+    """Be in a process group of one's own, unless one leads a session and so is already."""
+    pid = os.getpid()
+    try:
+        os.setpgid(pid, pid)
+    except PermissionError:
+        pass
+
+
 def block(*numbers: int) -> set[int]:
     """Block some signals; return those that were blocked before."""
     return _sigmask(signal.SIG_BLOCK, numbers)
