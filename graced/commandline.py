@@ -233,6 +233,11 @@ def _jobs(parser: Parser) -> None:
     parser.add_argument(
         "action", nargs="?", choices=("retry", "drop"), help="try dead jobs again, or remove jobs"
     )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="retry all dead jobs, or drop all that no worker has in hand; else those of --state",
+    )
     parser.add_argument("ids", metavar="ID", nargs="*", help="the jobs to retry or drop")
 
 

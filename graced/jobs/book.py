@@ -16,7 +16,7 @@ from graced.jobs.lock import Occupied
 from graced.jobs.place import Sight
 from graced.jobs.sqlite import PAGE_BYTES, Store
 from graced.jobs.timing import Clock, Patience
-from graced.jobs.trouble import Trouble, disk_is_full
+from graced.jobs.trouble import READ_ONLY, Trouble, disk_is_full, is_read_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -316,6 +316,8 @@ class Book:
         file = self._plan.file
         if self._ballast.keep() and not (self._lacks_room and disk_is_full(file)):
             return None
+        if is_read_only(file):
+            return f"{file}: {READ_ONLY}"
         return f"{file}: the disk is nearly full: no new jobs; make some room"
 
 

@@ -13,7 +13,7 @@ from codecs import BOM_UTF8 as BOM
 
 from graced.host.log import say
 from graced.jobs import value, wire
-from graced.jobs.finder import find_queue, is_running, open_queue
+from graced.jobs.finder import find_queue, is_running, open_queue, view_queue
 from graced.jobs.job import MAX_PAYLOAD
 from graced.jobs.listing import Table, evidence, json_line
 from graced.jobs.queue import QueueError, QueueGone
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, BinaryIO
 
-    from graced.jobs.queue import ClientQueue
+    from graced.jobs.queue import ClientQueue, QueueView
 
 PAGE = 500  # jobs asked for at once
 TIMED_OUT = 124  # exit status, as timeout(1) has it
@@ -238,14 +238,16 @@ def _jobs(args: argparse.Namespace, control: str) -> int:
         return _change(args, control)
     if args.ids:
         raise Refusal("jobs: write retry or drop before the numbers", USAGE)
-    end = find_queue(args, control)
+    if args.all:
+        raise Refusal("jobs: --all goes with retry or drop", USAGE)
+    end = view_queue(args, control)
     show = json_line if args.json else Table()
     for job in _all(end, args.state):
         print(show(job))
     return 0
 
 
-def _all(end: ClientQueue | None, state: str | None) -> Iterator[dict[str, Any]]:
+def _all(end: QueueView | None, state: str | None) -> Iterator[dict[str, Any]]:
     after = 0
     while end is not None:
         page = end.jobs(state, after, PAGE)
@@ -257,17 +259,44 @@ def _all(end: ClientQueue | None, state: str | None) -> Iterator[dict[str, Any]]
 
 def _change(args: argparse.Namespace, control: str) -> int:
     ids = [_id(text) for text in args.ids]
-    if not ids:
-        raise Refusal(f"jobs {args.action}: write the numbers of the jobs", USAGE)
+    if bool(ids) == args.all:
+        raise Refusal(f"jobs {args.action}: write the numbers of the jobs, or --all", USAGE)
     end = find_queue(args, control)
-    if end is None:
-        refused = dict.fromkeys(ids, "no such job")
-    else:
-        refused = (end.retry if args.action == "retry" else end.drop)(ids)
+    if args.all:
+        return _change_all(args, end)
+    refused = dict.fromkeys(ids, "no such job") if end is None else _changed(args, end, ids)
+    if end is not None:
         end.close()
+    return _refused(refused)
+
+
+def _refused(refused: dict[int, str]) -> int:
     for id, why in refused.items():
         say(f"graced: job {id}: {why}")
     return FAILED if refused else 0
+
+
+def _changed(args: argparse.Namespace, end: ClientQueue, ids: list[int]) -> dict[int, str]:
+    return (end.retry if args.action == "retry" else end.drop)(ids)
+
+
+def _change_all(args: argparse.Namespace, end: ClientQueue | None) -> int:
+    """Retry or drop all jobs of a state, those that there are now; tell how many."""
+    state = args.state or ("dead" if args.action == "retry" else None)
+    changed = 0
+    refused: dict[int, str] = {}
+    ids = [job["id"] for job in _all(end, state)]
+    for at in range(0, len(ids), PAGE):
+        assert end is not None
+        some = ids[at : at + PAGE]
+        no = _changed(args, end, some)
+        refused |= no
+        changed += len(some) - len(no)
+    if end is not None:
+        end.close()
+    did = "retried" if args.action == "retry" else "dropped"
+    print(f"{changed} jobs {did}" if changed != 1 else f"1 job {did}")
+    return _refused(refused)
 
 
 def _id(text: str) -> int:

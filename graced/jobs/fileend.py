@@ -5,13 +5,15 @@ While it is open no keeper gets it. The same rules hold, those of :mod:`graced.j
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from graced.jobs.ledger import Ledger
 from graced.jobs.place import Sight
 from graced.jobs.policy import Policy
 from graced.jobs.refusal import NO_DAEMON, Refusal
 from graced.jobs.remote import chunks
 from graced.jobs.row import SHOWN
-from graced.jobs.sqlite import PAGE_BYTES, Store
+from graced.jobs.sqlite import PAGE_BYTES, Store, View
 from graced.jobs.timing import Clock
 from graced.jobs.trouble import Trouble
 
@@ -23,11 +25,29 @@ if TYPE_CHECKING:
     from graced.core.settings import Pool
 
 
+PATIENCE = 120.0  # seconds for other commands that have the file: there may be hundreds
+
+
+class FileView:
+    """A queue's file, only to be looked at, page by page: it is nobody's meanwhile."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._clock = Clock()
+
+    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return a page of jobs in the order of their ids, beginning after one."""
+        with closing(View(self._file)) as view:
+            self._clock.at_least(view.clock())
+            page = view.page(SHOWN[state], after, limit, PAGE_BYTES)
+        return [self._clock.shown(job) for job in page]
+
+
 class FileEnd:
     """A queue's file, opened by ourselves: no keeper has it, and none gets it meanwhile."""
 
     def __init__(self, file: str, pool: Pool) -> None:
-        self._store = Store(file)
+        self._store = Store(file, patience=PATIENCE)
         self._clock = Clock()
         self._clock.at_least(self._store.clock())
         self._ledger = Ledger(self._store, Policy.of(pool), lambda: 0.5)

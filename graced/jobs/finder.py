@@ -19,11 +19,14 @@ from graced.jobs.remote import ClientEnd
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
 
     from graced.core.settings import Pool, Settings
-    from graced.jobs.fileend import FileEnd
-    from graced.jobs.queue import ClientQueue
+    from graced.jobs.fileend import FileEnd, FileView
+    from graced.jobs.queue import ClientQueue, QueueView
+
+    T = TypeVar("T")
 
 COMMAND = "graced.workers:Command"
 PATIENCE = 5.0  # seconds for a keeper that is just being started, or started again
@@ -35,17 +38,24 @@ def open_queue(args: argparse.Namespace, control: str) -> ClientQueue:
 
     ``control`` is the control socket's path. Raises Refusal or QueueError.
     """
-    found = _found(args, control, must_exist=False)
+    found = _found(args, control, _opened)
     assert found is not None
     return found
 
 
 def find_queue(args: argparse.Namespace, control: str) -> ClientQueue | None:
     """Return the same, but None if no daemon runs and there is no file."""
-    return _found(args, control, must_exist=True)
+    return _found(args, control, _opened_if_there)
 
 
-def _found(args: argparse.Namespace, control: str, *, must_exist: bool) -> ClientQueue | None:
+def view_queue(args: argparse.Namespace, control: str) -> QueueView | None:
+    """Return the same, to look at only: a daemon may start, however long that is looked at."""
+    return _found(args, control, _viewed)
+
+
+def _found(
+    args: argparse.Namespace, control: str, open_file: Callable[[argparse.Namespace], T]
+) -> ClientEnd | T:
     end = time.monotonic() + PATIENCE
     named = bool(args.socket or os.environ.get("GRACED_SOCKET"))
     while True:
@@ -57,7 +67,7 @@ def _found(args: argparse.Namespace, control: str, *, must_exist: bool) -> Clien
         running = is_running(control)
         if not running:
             try:
-                return _open_file(args, must_exist)
+                return open_file(args)
             except _Occupied as occupied:  # a keeper that is about to listen, or to leave
                 trouble: Exception = occupied.trouble
         else:
@@ -114,10 +124,35 @@ class _Occupied(Exception):
         self.trouble = trouble
 
 
-def _open_file(args: argparse.Namespace, must_exist: bool) -> FileEnd | None:
+def _opened(args: argparse.Namespace) -> FileEnd | None:
+    return _open_file(args, _file_of(args, must_exist=False))
+
+
+def _opened_if_there(args: argparse.Namespace) -> FileEnd | None:
+    return _open_file(args, _file_of(args, must_exist=True))
+
+
+def _viewed(args: argparse.Namespace) -> FileView | None:
+    from graced.jobs.fileend import FileView
+
+    file = _file_of(args, must_exist=True)
+    return None if file is None else FileView(file.path)
+
+
+def _open_file(args: argparse.Namespace, file: _File | None) -> FileEnd | None:
     from graced.jobs.fileend import FileEnd
     from graced.jobs.lock import Occupied
 
+    if file is None:
+        return None
+    try:
+        return FileEnd(file.path, file.pool)
+    except Occupied as occupied:
+        raise _Occupied(occupied) from None
+
+
+def _file_of(args: argparse.Namespace, *, must_exist: bool) -> _File | None:
+    """Return the file that is meant, after having become the user who may use it."""
     settings = _settings(args)
     files = _files(settings, _state_dir(settings, make=False))
     pool = _pool(files, args.pool, must_exist=must_exist)
@@ -125,12 +160,9 @@ def _open_file(args: argparse.Namespace, must_exist: bool) -> FileEnd | None:
         return None
     if not must_exist:
         _state_dir(settings, make=True)
-    file = files[pool.name].path
-    try:
-        _drop_root(settings, file)
-        return FileEnd(file, pool)
-    except Occupied as occupied:
-        raise _Occupied(occupied) from None
+    file = files[pool.name]
+    _drop_root(settings, file.path)
+    return file
 
 
 def _state_dir(settings: Settings, *, make: bool) -> str:

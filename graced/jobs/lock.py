@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
+import time
 from contextlib import suppress
 
 from graced.jobs.place import identity_of
 from graced.jobs.trouble import Trouble
+
+LOOK = 0.02  # seconds between two tries
 
 
 class Occupied(Trouble):
@@ -27,8 +31,22 @@ class Lock:
         self._fd = -1
         self._about = ""
 
-    def take(self, about: str) -> None:
-        """Take the lock and write down who has it: the path of its socket, or nothing."""
+    def take(self, about: str, patience: float = 0.0) -> None:
+        """Take the lock and write down who has it: the path of its socket, or nothing.
+
+        Of other commands, which are soon done with it, it is awaited for so many seconds.
+        """
+        end = time.monotonic() + patience
+        while True:
+            try:
+                self._take(about)
+                return
+            except Occupied as occupied:
+                if occupied.holder or time.monotonic() >= end:
+                    raise
+            time.sleep(LOOK * (1 + random.random()))  # so that no two keep in step
+
+    def _take(self, about: str) -> None:
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         except OSError as error:

@@ -65,7 +65,14 @@ class WorkerQueue(Protocol):
         """Close the connection, without a word."""
 
 
-class ClientQueue(Protocol):
+class QueueView(Protocol):
+    """What ``graced jobs`` asks for, to list them."""
+
+    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return a page of jobs in the order of their ids, beginning after one."""
+
+
+class ClientQueue(QueueView, Protocol):
     """What ``graced submit`` and ``graced jobs`` ask for."""
 
     def submit(self, payloads: Sequence[str], delay: float, max_attempts: int) -> Sequence[int]:
@@ -76,9 +83,6 @@ class ClientQueue(Protocol):
 
     def wait(self, job: int) -> dict[str, Any]:
         """Return the job's listing once it is done, dead or gone."""
-
-    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return a page of jobs in the order of their ids, beginning after one."""
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""

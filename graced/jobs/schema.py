@@ -47,6 +47,16 @@ def prepare(db: sqlite3.Connection, path: str) -> None:
 
     Raises Trouble if it is of another program, or of a newer graced.
     """
+    version, fresh = check(db, path)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA cache_size=-16384")
+    db.execute("PRAGMA journal_size_limit=67108864")
+    _migrate(db, version, fresh=fresh)
+
+
+def check(db: sqlite3.Connection, path: str) -> tuple[int, bool]:
+    """Return a file's version, and whether there is nothing in it yet. Trouble as above."""
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     application = int(db.execute("PRAGMA application_id").fetchone()[0])
     tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
@@ -57,11 +67,7 @@ def prepare(db: sqlite3.Connection, path: str) -> None:
             f"{path}: written by a newer graced (file version {version}, this one"
             f" reads up to {VERSION}); upgrade graced or name another file"
         )
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
-    db.execute("PRAGMA cache_size=-16384")
-    db.execute("PRAGMA journal_size_limit=67108864")
-    _migrate(db, version, fresh=not tables)
+    return version, not tables
 
 
 def _migrate(db: sqlite3.Connection, version: int, *, fresh: bool) -> None:

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from contextlib import closing, suppress
 from json.encoder import encode_basestring_ascii as escaped
+from urllib.parse import quote
 
 from graced.jobs import schema
 from graced.jobs.lock import Lock
@@ -39,10 +40,10 @@ _FORGET = ("DELETE FROM jobs", "DELETE FROM payloads", "DELETE FROM endings")
 class Store:
     """One open queue file. Every method may raise Trouble."""
 
-    def __init__(self, path: str, *, about: str = "") -> None:
+    def __init__(self, path: str, *, about: str = "", patience: float = 0.0) -> None:
         self.path = path
         self._lock = Lock(path)
-        self._lock.take(about)
+        self._lock.take(about, patience)
         self._is_closed = False  # it could not be opened again
         try:
             self._db = self._open()
@@ -369,6 +370,51 @@ def _sync(folder: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+class View(Store):
+    """A queue's file that is only read, and is nobody's meanwhile: whoever keeps it goes on."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._db = self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
+        where = quote(self.path)
+        try:
+            try:
+                return self._checked(f"file:{where}?mode=ro")
+            except sqlite3.OperationalError:
+                if os.path.exists(f"{self.path}-wal"):
+                    raise
+                # Nobody has it open, and we may not put a log beside it, as SQLite wants to.
+                return self._checked(f"file:{where}?mode=ro&immutable=1")
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+
+    def _checked(self, uri: str) -> sqlite3.Connection:
+        db = sqlite3.connect(uri, uri=True, timeout=BUSY_WAIT, isolation_level=None)
+        try:
+            _version, self._is_fresh = schema.check(db, self.path)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def page(
+        self, states: Sequence[int], after: int, limit: int, size: int
+    ) -> list[dict[str, Any]]:
+        """Return jobs as the store does; of a file in which nothing is yet, none."""
+        return [] if self._is_fresh else super().page(states, after, limit, size)
+
+    def clock(self) -> int:
+        """Return the queue's time as it was last written down; 0 if that was never done."""
+        tables = "SELECT count(*) FROM sqlite_master WHERE name='clock'"
+        return super().clock() if self._read(tables, ())[0][0] else 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
 
 
 def stream_owner(stream: int) -> str:

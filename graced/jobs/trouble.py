@@ -16,8 +16,13 @@ _ADVICE = {
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder exists and is writable",
     sqlite3.SQLITE_BUSY: "another program has locked it; close that one",
     sqlite3.SQLITE_PROTOCOL: "another program has locked it; close that one",
+    sqlite3.SQLITE_IOERR: "the disk reports an error; see the kernel's log, and check the disk",
     sqlite3.SQLITE_PERM: "it may not be opened; check its owner and its mode",
 }
+
+
+_OF_THE_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+READ_ONLY = "its file system is read-only; mount it writable"
 
 
 class Trouble(QueueError):
@@ -33,7 +38,17 @@ class Trouble(QueueError):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) and disk_is_full(path):
             return cls(f"{path}: no space left on the disk; make some", full=True)
+        if code in _OF_THE_DISK and is_read_only(path):
+            return cls(f"{path}: {READ_ONLY}")
         return cls(f"{path}: {_ADVICE.get(code, str(error))}")
+
+
+def is_read_only(path: str) -> bool:
+    """Whether the file system of a file takes no writes now."""
+    try:
+        return bool(os.statvfs(os.path.dirname(path) or ".").f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def disk_is_full(path: str) -> bool:

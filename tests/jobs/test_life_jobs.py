@@ -600,6 +600,71 @@ def test_dead_jobs_are_retried_and_dropped(jobs: Daemon, tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (1, f"graced: job {other}: no such job\n")
 
 
+def test_who_looks_at_the_jobs_page_by_page_locks_no_daemon_out(jobs: Daemon) -> None:
+    command(jobs)
+    assert stream(jobs, ['{"argv": ["true"]}'] * 1500, "--delay", "1h").returncode == 0
+    line = [*jobs.command("jobs", "--json", "-c", str(jobs.config))]
+    with subprocess.Popen(line, env=jobs.environment(), stdout=subprocess.PIPE) as pager:
+        assert pager.stdout is not None
+        assert select.select([pager.stdout], [], [], DEADLINE)[0], "it shows the first of them"
+        jobs.start().ready()
+        assert jobs.run("submit", "--wait", "--", "true").returncode == 0
+        assert pager.poll() is None, "it has more to show"
+        first = json.loads(pager.stdout.readline())
+        pager.communicate()
+    assert (first["id"], pager.returncode) == (1, 0)
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_who_may_only_read_the_file_may_look_at_it(jobs: Daemon) -> None:
+    folder = jobs.short / "state"
+    command(jobs)
+    jobs.configure(jobs.settings["pools"], state_dir=str(folder))
+    submitted(jobs, "--", "true")
+    folder.chmod(0o755)
+    config = jobs.short / "config.yaml"
+    config.write_text(jobs.config.read_text())
+    assert as_somebody(12345, ["jobs", "-c", str(config)]) == 0
+    assert as_somebody(12345, ["submit", "-c", str(config), "--", "true"]) == 78
+
+
+def test_a_hundred_submits_at_once_without_a_daemon_are_all_taken(jobs: Daemon) -> None:
+    command(jobs)
+    words = ["submit", "-c", str(jobs.config), "--", "true"]
+    pids = [fork_of(words) for _ in range(100)]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert statuses == [0] * 100
+    assert len(listed(jobs)) == 100
+
+
+def test_all_jobs_of_a_state_are_retried_or_dropped(jobs: Daemon) -> None:
+    """By the keeper, and in the file."""
+    command(jobs, max_attempts=1).start().ready()
+    assert stream(jobs, ['{"argv": ["false"]}'] * 3).returncode == 0
+    ended(jobs, "dead", 3)
+    submitted(jobs, "--", "true")
+    submitted(jobs, "--delay", "1h", "--", "true")
+    ended(jobs, "done")
+    done = jobs.run("jobs", "retry", "--all", "--state", "dead")
+    assert (done.returncode, done.stdout) == (0, "3 jobs retried\n"), done
+    ended(jobs, "dead", 3)
+    assert jobs.run("jobs", "drop", "--state", "done", "--all").stdout == "1 job dropped\n"
+    for words, said in (
+        (["retry", "--all", "1"], "or --all"),
+        (["drop"], "write the numbers of the jobs, or --all"),
+        (["--all"], "--all goes with retry or drop"),
+    ):
+        done = jobs.run("jobs", *words)
+        assert (done.returncode, said in done.stderr) == (2, True), done
+    jobs.send(signal.SIGTERM)
+    jobs.ended(0)
+    assert jobs.run("jobs", "retry", "--all").stdout == "3 jobs retried\n"
+    assert jobs.run("jobs", "drop", "--all", "--state", "waiting").stdout == "4 jobs dropped\n"
+    assert jobs.run("jobs", "drop", "--all").stdout == "0 jobs dropped\n"
+    assert listed(jobs) == []
+
+
 def test_several_queues_need_a_name(jobs: Daemon) -> None:
     one = {"worker": "graced.workers:Command"}
     jobs.configure({"one": one, "two": one}).start().ready()
@@ -772,6 +837,11 @@ def as_somebody(group: int, words: list[str]) -> int:
 
 def in_a_fork(words: list[str], first: Callable[[], None] = lambda: None) -> int:
     """Run a command without an exec: the interpreter may be out of the reach of who it becomes."""
+    return os.waitstatus_to_exitcode(os.waitpid(fork_of(words, first), 0)[1])
+
+
+def fork_of(words: list[str], first: Callable[[], None] = lambda: None) -> int:
+    """Begin a command without an exec; return its process."""
     for name in ("client", "fileend"):
         importlib.import_module(f"graced.jobs.{name}")
     pid = os.fork()
@@ -782,7 +852,7 @@ def in_a_fork(words: list[str], first: Callable[[], None] = lambda: None) -> int
             status = main(words)
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return pid
 
 
 def test_a_reload_that_moves_the_log_takes_the_keeper_along(jobs: Daemon) -> None:
