@@ -32,12 +32,12 @@ def start(
     settings: Settings, read_again: Callable[[], Reading], environ: MutableMapping[str, str]
 ) -> int:
     """Run a daemon in this process until it is stopped; return the exit status."""
-    os.umask(os.umask(0o022) | 0o022)
     terminal = environ.get(READY_FD)  # of --daemonize, which has the log on standard error
     log = None
     try:
         owner = owner_of(settings)
         log = _log(settings, environ, owner)
+        _warn_of_umask(log)
         path = runtime_path(
             settings.name, settings.runtime_dir, environ, outlives_login=terminal is not None
         )
@@ -137,6 +137,17 @@ def _log(settings: Settings, environ: MutableMapping[str, str], owner: Owner | N
         return open_log(settings.log, environ, owner)
     except OSError as error:
         raise Unusable(f"{settings.log.file}: {error.strerror}; {REMEDY}") from error
+
+
+def _warn_of_umask(log: Log) -> None:
+    """What we make has modes of its own; of what workers make, the umask decides, and it stays."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if not mask & 0o002:
+        log.warning(
+            f"the umask is {mask:03o}: everybody may change files that workers make;"
+            " set UMask= of the unit, or umask 022 before the start"
+        )
 
 
 def owner_of(settings: Settings) -> Owner | None:

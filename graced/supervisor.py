@@ -80,9 +80,9 @@ class Supervisor:
         self._events: deque[ev.Event] = deque()
         self._exit: ac.Exit | None = None
         self._keeping: Iterator[None] | None = _keep_code(self.log)
-        self._had_terminal = _has_terminal()
         self.selector = selectors.DefaultSelector()
         self._signals = signals.install()
+        self._had_terminal = self._signals.had_terminal
         self.watch = Watch()
         self.watch.allow_leases(self.settings.max_lease)
         self.processes = Processes(
@@ -305,11 +305,14 @@ class Supervisor:
             self.log.error("the log file can't be opened again; the old one goes on")
 
     def _hung_up(self) -> None:
-        if self._had_terminal and not _has_terminal():
+        if not self._had_terminal or signals.has_terminal():
+            self.desk.reload_asked(None)
+        elif self._signals.hangup_was_ignored:
+            self._had_terminal = False
+            self.log.info("the terminal is gone; going on: SIGHUP was ignored at the start")
+        else:
             self.log.warning("the terminal is gone: draining")
             self.emit(ev.DrainAsked())
-        else:
-            self.desk.reload_asked(None)
 
     def _step(self, step: int) -> None:
         if self._had_terminal:
@@ -499,12 +502,3 @@ def _keep_code(log: Log) -> Iterator[None]:
 
     yield from keep_all()
     log.debug("graced's code is in memory: its files may be replaced")
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal that is still there."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True

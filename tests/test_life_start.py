@@ -423,3 +423,25 @@ def test_folders_that_nobody_has_named_are_told(daemon: Daemon) -> None:
     idle = {"jobs": {"worker": "crew:Idle"}}
     daemon.configure(idle, runtime_dir=None, state_dir=None).start().ready()
     assert daemon.log.matching(f"control socket {run}/control.sock, state in {state}$")
+
+
+@pytest.mark.parametrize(("umask", "warned"), [(0o002, False), (0o077, False), (0o000, True)])
+def test_the_umask_is_the_workers_own(daemon: Daemon, umask: int, *, warned: bool) -> None:
+    code = "import os, sys; os.umask(int(sys.argv[1])); os.execvp(sys.argv[2], sys.argv[2:])"
+    daemon.module("masked", MASKED)
+    daemon.pool("masked:Masked", path=[str(daemon.home), str(ROOT / "tests")])
+    daemon.start(wrap=(sys.executable, "-c", code, str(umask))).ready()
+    assert daemon.events.wait("^umask ")[0].words[1] == f"{umask:03o}"
+    assert bool(daemon.log.matching("the umask is 000: everybody may change files")) is warned
+
+
+MASKED = """
+import os
+from crew import Idle, say
+
+class Masked(Idle):
+    def setup(self):
+        mask = os.umask(0)
+        os.umask(mask)
+        say("umask", f"{mask:03o}")
+"""

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import sys
@@ -349,12 +350,13 @@ def test_ttin_with_several_pools_names_the_command(daemon: Daemon) -> None:
 
 # A terminal
 
+TAKE = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execvp(sys.argv[2], sys.argv[2:])"
+
 
 @contextlib.contextmanager
-def terminal(daemon: Daemon) -> Iterator[list[int]]:
+def terminal(daemon: Daemon, take: str = TAKE) -> Iterator[list[int]]:
     """Start the daemon with a controlling terminal; give the end that a test can close."""
     ours, theirs = pty.openpty()
-    take = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execvp(sys.argv[2], sys.argv[2:])"
     masters = [ours]
     try:
         daemon.start(wrap=(sys.executable, "-c", take, os.ttyname(theirs))).ready()
@@ -371,6 +373,75 @@ def test_with_a_terminal_ttin_is_ignored_and_hangup_reloads(daemon: Daemon) -> N
         for number in (signal.SIGTTIN, signal.SIGTTOU):
             daemon.send(number)
             assert daemon.status()["pools"]["jobs"]["target"] == 2
+        daemon.send(signal.SIGHUP)
+        daemon.ready(2)
+        stop(daemon)
+
+
+IN_THE_BACKGROUND = """
+import os, signal, sys, termios
+fd = os.open(sys.argv[1], os.O_RDWR)
+modes = termios.tcgetattr(fd)
+modes[3] |= termios.TOSTOP
+termios.tcsetattr(fd, termios.TCSANOW, modes)
+read, write = os.pipe()
+if os.fork() == 0:  # somebody else is in the foreground
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.tcsetpgrp(fd, os.getpgrp())
+    os.write(write, b"x")
+    for each in (1, 2, write):
+        os.close(each)
+    os.read(read, 2)
+    signal.pause()
+os.read(read, 1)
+for stream in (1, 2):
+    os.dup2(fd, stream)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+TALKS = """
+import os, subprocess
+from graced import Worker
+
+class Talks(Worker):
+    def step(self):
+        print("printed", flush=True)
+        subprocess.run(["sh", "-c", "echo executed"], check=True)
+        try:
+            with open("/dev/tty") as terminal:
+                terminal.read(1)
+        except OSError as error:
+            print("refused", error.errno, flush=True)
+        self.wait(3600)
+"""
+
+
+def test_a_terminal_that_stops_who_writes_from_the_background_stops_nobody(daemon: Daemon) -> None:
+    daemon.module("talks", TALKS)
+    daemon.pool("talks:Talks", path=[str(daemon.home)])
+    ours, theirs = pty.openpty()
+    try:
+        daemon.start(wrap=(sys.executable, "-c", IN_THE_BACKGROUND, os.ttyname(theirs))).ready()
+        daemon.send(signal.SIGUSR2)
+        said = b""
+        for word in (b"ready: 1 worker", b"printed", b"executed", b"refused 5", b"SIGUSR2 is"):
+            while word not in said:
+                assert select.select([ours], [], [], DEADLINE)[0], said
+                said += os.read(ours, 4096)
+        assert daemon.status()["pools"]["jobs"]["ready"] == 1
+        stop(daemon)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+def test_a_terminal_that_goes_away_is_no_matter_to_nohup(daemon: Daemon) -> None:
+    daemon.pool(workers=2)
+    nohup = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + TAKE
+    with terminal(daemon, nohup) as masters:
+        os.close(masters.pop())
+        daemon.log.wait("the terminal is gone; going on: SIGHUP was ignored at the start")
         daemon.send(signal.SIGHUP)
         daemon.ready(2)
         stop(daemon)

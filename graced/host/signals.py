@@ -29,6 +29,10 @@ WATCHED = (
     signal.SIGCHLD,
     signal.SIGPIPE,
 )
+# A terminal sends these to whoever reads it or, with `stty tostop`, writes to it from the
+# background. What has a handler is told EINTR, and tries again for ever; what ignores them can
+# write, and reads an error. See termios(3) and the section on job control in tty_ioctl(4).
+OF_TERMINALS = (signal.SIGTTIN, signal.SIGTTOU)
 # Whoever sends these to everybody means the main process, which leads its children.
 NOT_FOR_CHILDREN = tuple(n for n in WATCHED if n not in (signal.SIGQUIT, signal.SIGCHLD))
 PASSED_BY = (*NOT_FOR_CHILDREN, signal.SIGCHLD)  # see pass_by()
@@ -42,11 +46,12 @@ def pass_by(handler: Handler, *more: int) -> None:
     """In a child that is only told by its channel what to do: heed no signal.
 
     ``handler`` is :func:`nothing`, or SIG_IGN where the child executes nothing: execve(2)
-    hands that down, but no handler.
+    hands that down, but no handler. Those of terminals are ignored by all that a worker
+    executes, too: else its output would stop it.
     """
     signal.set_wakeup_fd(-1)
     for number in (*NOT_FOR_CHILDREN, *more):
-        signal.signal(number, handler)
+        signal.signal(number, signal.SIG_IGN if number in OF_TERMINALS else handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
@@ -58,8 +63,11 @@ class Signals:
         # A full pipe loses wake-ups, but whoever reads it is awake by then;
         # what must not be lost in a storm is kept by its kind, see take().
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        self.had_terminal = has_terminal()
+        self.hangup_was_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup(1)
         for number in WATCHED:
-            signal.signal(number, nothing)
+            ignored = self.had_terminal and number in OF_TERMINALS
+            signal.signal(number, signal.SIG_IGN if ignored else nothing)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
 
     def fileno(self) -> int:
@@ -77,6 +85,15 @@ class Signals:
             numbers += data
             if len(data) < 65536:
                 return list(numbers)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 _installed: Signals | None = None
