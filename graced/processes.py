@@ -26,7 +26,7 @@ from graced.core.record import Record
 from graced.host import clock, process
 from graced.host.channel import Channel, ChannelClosed, ChannelFull, ChannelSpoilt
 from graced.host.oom import OomKills
-from graced.host.scoreboard import Left, Phase, ScoreboardFull
+from graced.host.scoreboard import Ack, Left, Phase, ScoreboardFull
 from graced.watch import Watch
 from graced.zygote import fork_with
 
@@ -497,6 +497,10 @@ class Processes:
             record.rounds,
             record.good,
             clock.iso(),
+            interrupted=record.left in PLANNED and record.ack == Ack.INTERRUPT,
+            clean=exit.code == os.CLD_EXITED and exit.status == 0,
+            own_handler=record.left == Left.OWN_HANDLER and exit.status == 0,
+            job=bool(record.job),
         )
         timed_out = {"timed_out": True} if self._workers[worker].timed_out else {}
         self._last_words[worker] = {

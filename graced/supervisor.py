@@ -275,13 +275,15 @@ class Supervisor:
 
     def _signalled(self, _events: int) -> None:
         numbers = self._signals.take()
-        for number in dict.fromkeys(n for n in numbers if n not in COUNTED):
+        # Whoever is reaped now may have been sent the same: then we have asked it, too.
+        for _ in range(min(numbers.count(signal.SIGINT), 2)):
+            self.emit(ev.InterruptAsked())
+        wishes = dict.fromkeys(n for n in numbers if n not in COUNTED)
+        for number in sorted(wishes, key=lambda n: n == signal.SIGCHLD):
             self._wish(number)
         step = numbers.count(signal.SIGTTIN) - numbers.count(signal.SIGTTOU)
         if step:
             self._step(step)
-        for _ in range(min(numbers.count(signal.SIGINT), 2)):
-            self.emit(ev.InterruptAsked())
 
     def _wish(self, number: int) -> None:
         match number:
@@ -380,10 +382,18 @@ class Supervisor:
                 self.processes.signal(worker, signal.SIGINT)
             case ac.Kill(worker, force, stuck):
                 self.processes.kill(worker, force=force, stuck=stuck)
-            case ac.PrintStack(worker):
-                self.stackroom.print_stuck(worker)
             case ac.Bury(worker, pool_name, slot, reason, counts):
                 self._bury(worker, pool_name, slot, reason, counts)
+            case _:
+                self._look_at_worker(action)
+
+    def _look_at_worker(self, action: ac.PrintStack | ac.LookAt | ac.WatchRounds) -> None:
+        match action:
+            case ac.PrintStack(worker):
+                self.stackroom.print_stuck(worker)
+            case ac.LookAt(worker):
+                if self.watch.waits(worker):
+                    self.emit(ev.SeenWaiting(worker))
             case ac.WatchRounds(worker):
                 for event in self.watch.watch_rounds(worker):
                     self.emit(event)

@@ -168,6 +168,11 @@ class Watch:
         fence()
         return self._news(worker, watched)
 
+    def waits(self, worker: int) -> bool:
+        """Whether a worker waits for work: in its wait(), or at its queue."""
+        watched = self._watched.get(worker)
+        return watched is not None and watched.record.phase == Phase.READY
+
     def recovered(self, worker: int, now: float) -> None:
         """The round that was overdue has ended: watch the next ones."""
         watched = self._watched.get(worker)

@@ -276,7 +276,7 @@ def _run_failed(life: Life, error: BaseException, *, own: bool) -> Verdict:
             life.diary.info(f"{life.last_words or 'run() called sys.exit()'}, asked to leave")
             return _DRAINED
         text = life.last_words or f"run() called sys.exit({error.code!r})"
-        return Verdict(Left.DIED, exit_status(error), text)
+        return _by_itself(life, Left.DIED, exit_status(error), text)
     life.tell("run() raised", error)
     return Verdict(Left.DIED, 1, f"run() raised {in_one_line(error)}")
 
@@ -290,7 +290,14 @@ def _asked_for(life: Life) -> Verdict:
     if life.over:
         text = f"{life.score.errors_in_row} rounds in a row raised, the last: {life.last_words}"
         return Verdict(Left.MAX_ERRORS, 1, text)
-    return Verdict(Left.RETURNED, 0, "run() returned")
+    return _by_itself(life, Left.RETURNED, 0, "run() returned")
+
+
+def _by_itself(life: Life, left: int, status: int, text: str) -> Verdict:
+    """Return the verdict on one that leaves unasked, as far as we have heard."""
+    if life.is_deaf and status == 0:
+        return Verdict(Left.OWN_HANDLER, 0, f"{text}, perhaps asked to by its handler of SIGTERM")
+    return Verdict(left, status, text)
 
 
 def _tear_down(life: Life, worker: Worker, verdict: Verdict) -> Verdict:

@@ -83,6 +83,7 @@ class Life:
         self.diary = family.voice  # what graced says about us
         self.asked = NOTHING
         self.armed = False  # user code runs that may be interrupted
+        self.is_deaf = False  # user code has heard SIGTERM: we may have been asked to leave
         self.astray = False  # a process that user code forked: see _forget()
         self.raised: WorkerInterrupt | None = None
         self.last_words = ""  # what the last round that went wrong said
@@ -153,7 +154,10 @@ class Life:
     def _take_back(self) -> None:
         """Hear again what an event loop has heard; as it closes it leaves nobody to hear."""
         for number, ours in self._asked_by.items():
-            if getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            heard_by = getsignal(number)
+            if number == signal.SIGTERM and heard_by != ours:
+                self.is_deaf = True
+            if heard_by in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, ours)
 
     def own(self) -> None:

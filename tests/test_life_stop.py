@@ -386,6 +386,68 @@ def test_a_worker_may_be_interrupted_by_hand(daemon: Daemon) -> None:
     assert daemon.status()["pools"]["jobs"]["deaths"] == 0
 
 
+OWN = """
+import asyncio
+from crew import *
+class Loop(Idle):
+  def run(self):
+    asyncio.run(self.main())
+  async def main(self):
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    say("runs", self.slot)
+    await over.wait()
+class Exits(Idle):
+  def setup(self):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+  def run(self):
+    say("runs", self.slot)
+    time.sleep(3600)
+class Slow(Idle):
+  def run(self):
+    signal.signal(signal.SIGTERM, lambda *_: say("term", self.slot))
+    say("runs", self.slot)
+    while not os.path.exists(self.options["gate"]): time.sleep(0.01)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["Loop", "Exits"])
+def test_a_worker_with_a_handler_of_its_own_leaves_without_a_death(
+    daemon: Daemon, kind: str
+) -> None:
+    """Whoever asks it, by hand or as the daemon does: status 0 is no death then."""
+    daemon.module("own", OWN)
+    daemon.pool(f"own:{kind}", path=[".", TESTS], workers=2).start().ready()
+    daemon.events.wait("^runs ", 2)
+    pid = daemon.worker_pids()[0]
+    os.kill(pid, signal.SIGTERM)
+    wait_gone([pid])
+    daemon.events.wait("^runs ", 3)
+    assert daemon.run("scale", "jobs", "1").returncode == 0
+    daemon.until(lambda: len(daemon.workers()) == 1)
+    pool = daemon.status()["pools"]["jobs"]
+    assert (pool["deaths"], pool["backoff"]) == (0, None)
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    assert not daemon.log.matching("died")
+
+
+def test_sigterm_is_sent_once_and_an_answer_that_is_missing_is_told(daemon: Daemon) -> None:
+    """Many a library takes the second one for the wish to end at once."""
+    daemon.module("own", OWN)
+    gate = daemon.home / "gate"
+    keys = {"path": [".", TESTS], "options": {"gate": str(gate)}}
+    daemon.pool("own:Slow", **keys).start().ready()
+    daemon.events.wait("^runs ")
+    daemon.send(signal.SIGTERM)
+    daemon.log.wait(r"worker jobs/0 .* has not answered SIGTERM for 1 s: likely a handler")
+    gate.touch()
+    daemon.ended(0)
+    assert len(daemon.events.matching("^term ")) == 1
+    assert not daemon.log.matching("died")
+
+
 def test_hangup_leaves_a_worker_alone(daemon: Daemon) -> None:
     daemon.pool().start().ready()
     pid = daemon.worker_pids()[0]

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
     Action: TypeAlias = (
         "ReadConfig | StartZygote | KillZygote | Spawn | Drain | Interrupt | Kill | PrintStack"
-        " | WatchRounds | Bury | TellReady | TellReloading | TellStopping | Extend | EndReload"
-        " | Commit | Say | Exit"
+        " | WatchRounds | LookAt | Bury | TellReady | TellReloading | TellStopping | Extend"
+        " | EndReload | Commit | Say | Exit"
     )
-    WorkerAction: TypeAlias = "Spawn | Drain | Interrupt | Kill | PrintStack | WatchRounds | Bury"
+    WorkerAction: TypeAlias = (
+        "Spawn | Drain | Interrupt | Kill | PrintStack | WatchRounds | LookAt | Bury"
+    )
 
 
 class ReadConfig(Record):
@@ -86,6 +88,12 @@ class PrintStack(Record):
 
 class WatchRounds(Record):
     """Report the next round of this worker that ends without raising."""
+
+    worker: int
+
+
+class LookAt(Record):
+    """See whether a worker waits for work at this moment; answered by SeenWaiting if so."""
 
     worker: int
 

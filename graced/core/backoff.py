@@ -1,7 +1,8 @@
 """How long a pool that keeps dying waits before its next start.
 
 A worker that dies is replaced at once. If the replacement dies too before it
-ended a round well, one probe at a time is started, later and later.
+ended a round well, one probe at a time is started, later and later. It is over with a
+round that ends well, and with a worker that waits for work and has outlived those that died.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from graced.core.settings import Backoff as Limits
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+LIVED = 1.0  # seconds that a worker which waits for work has to live at least,
+TIMES = 10  #   and how often as long as those that died
 
 
 class Birth(Enum):
@@ -29,7 +34,16 @@ class Birth(Enum):
 class Backoff:
     """The back-off of one pool. Times are seconds of the monotonic clock."""
 
-    __slots__ = ("_jitter", "delay", "failures", "limits", "next_start", "probe", "since")
+    __slots__ = (
+        "_jitter",
+        "_longest_life",
+        "delay",
+        "failures",
+        "limits",
+        "next_start",
+        "probe",
+        "since",
+    )
 
     def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
         self.limits = limits
@@ -39,13 +53,19 @@ class Backoff:
         self.delay = 0.0  # the wait before the next probe
         self.next_start: float | None = None  # when the next probe may start
         self.probe: int | None = None  # the one worker that is tried
+        self._longest_life = 0.0  # of those whose death made it wait
 
     @property
     def active(self) -> bool:
         """Whether only probes may be started."""
         return self.next_start is not None or self.probe is not None
 
-    def died(self, worker: int, birth: Birth, good: int, now: float) -> None:
+    @property
+    def proof(self) -> float:
+        """The age at which a worker that waits for work has proven itself."""
+        return max(LIVED, TIMES * self._longest_life)
+
+    def died(self, worker: int, birth: Birth, good: int, born_at: float, now: float) -> None:
         """Take note of an unplanned death."""
         if worker == self.probe:
             self.probe = None
@@ -53,13 +73,13 @@ class Backoff:
                 self.end()
                 self.since = now
             else:
-                self._wait(now)
+                self._wait(born_at, now)
         elif self.active:
             return
         elif birth is Birth.REPLACEMENT and not good:
             if self.since is None:  # the trouble before was over
                 self.since = now
-            self._wait(now)
+            self._wait(born_at, now)
         else:
             self.since = now
 
@@ -90,9 +110,10 @@ class Backoff:
         """The code works again: start all that is missing."""
         self.since = self.next_start = self.probe = None
         self.failures = 0
-        self.delay = 0.0
+        self.delay = self._longest_life = 0.0
 
-    def _wait(self, now: float) -> None:
+    def _wait(self, born_at: float, now: float) -> None:
+        self._longest_life = max(self._longest_life, now - born_at)
         self.delay = wait(self.limits, self.failures) * (0.9 + 0.1 * self._jitter())
         self.failures += 1
         self.next_start = now + self.delay

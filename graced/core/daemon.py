@@ -175,6 +175,8 @@ class Daemon:
                 pool.replacement_wanted(member, why, at_once=at_once)
             case ev.RoundDone():
                 pool.round_done(member)
+            case ev.SeenWaiting():
+                pool.seen_waiting(member, now)
             case ev.RoundOverdue(_, limit):
                 pool.round_overdue(member, limit)
             case ev.Died():
@@ -371,6 +373,7 @@ if TYPE_CHECKING:
         | ev.BecameReady
         | ev.ReplacementWanted
         | ev.RoundDone
+        | ev.SeenWaiting
         | ev.RoundOverdue
         | ev.Died
         | LadderEvent

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     Event: TypeAlias = (
         "Tick | DrainAsked | InterruptAsked | ReloadAsked | ConfigAccepted | ConfigRefused"
         " | ScaleAsked | Imported | ImportFailed | ZygoteDied | Spawned | SpawnFailed | BecameReady"
-        " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | RoundOverdue"
+        " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | SeenWaiting"
+        " | RoundOverdue"
         " | StackPrinted | Killed | Recovered | Died"
     )
 
@@ -136,6 +137,12 @@ class RoundDone(Record):
     worker: int
 
 
+class SeenWaiting(Record):
+    """A worker that was looked at waits for work: in its wait(), or at its queue."""
+
+    worker: int
+
+
 class RoundOverdue(Record):
     """A worker's round is past its deadline."""
 
@@ -165,7 +172,10 @@ class Died(Record):
     """A worker is gone, its group is killed, and it is reaped.
 
     ``planned`` is true where the worker left by itself after a drain or an
-    interrupt; ``reason`` says in words how it ended, ``at`` when (wall clock).
+    interrupt, whoever sent that; ``interrupted`` where it was an interrupt that it
+    answered. ``reason`` says in words how it ended, ``at`` when (wall clock).
+    ``clean``: with exit status 0. ``own_handler``: that, and user code has heard SIGTERM in
+    graced's stead, so it may have been asked to leave. ``job``: it had one in hand.
     """
 
     worker: int
@@ -174,3 +184,7 @@ class Died(Record):
     rounds: int = 0
     good: int = 0
     at: str = ""
+    interrupted: bool = False
+    clean: bool = False
+    own_handler: bool = False
+    job: bool = False

@@ -136,7 +136,8 @@ DOCS: dict[str, Doc] = {
     ),
     "pools.NAME.max_rounds": Doc(
         "Replace a worker after so many rounds, with 10 % jitter. Its replacement is ready "
-        "before it leaves, between two rounds. Null: never.",
+        "before it leaves, between two rounds; until it is, rounds go on, so there may be more. "
+        "Null: never.",
         "10000",
     ),
     "pools.NAME.max_age": Doc("As `max_rounds`: after so long a life.", "1d"),
@@ -167,7 +168,9 @@ DOCS: dict[str, Doc] = {
     "pools.NAME.backoff.factor": Doc("How much longer each wait is than the one before.", "1.5"),
     "pools.NAME.backoff.limit": Doc("The longest wait, at least `first`.", "5m"),
     "pools.NAME.backoff.reset": Doc(
-        "A probe that has lived so long ends the back-off, as does a completed round.", "5m"
+        "A probe that has lived so long ends the back-off; as does a completed round, and one that "
+        "waits for work and has lived ten times as long as those that died, at least a second.",
+        "5m",
     ),
     "pools.NAME.retry.first": Doc("The wait before the second attempt.", "10s"),
     "pools.NAME.retry.factor": Doc("How much longer each wait is than the one before.", "3"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, IntEnum
 
-from graced.core.actions import Drain, Interrupt, Kill
+from graced.core.actions import Drain, Interrupt, Kill, Say
 from graced.core.backoff import Birth
 from graced.core.settings import Pool
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from graced.core.actions import Action
 
 NUDGE = 0.1  # seconds between two signals to a worker that has not acknowledged
+UNANSWERED = 1.0  # seconds until it is told that one has not acknowledged
+HASTY = 1.0  # seconds that one lives which asks itself to leave as soon as it has begun
 AGAIN = 0.05  # seconds until a kill that could not be decided is tried again
 STILL_THERE = 1.0  # seconds until a worker that survived SIGKILL gets it again
 IN_SETUP = 2  # Acknowledged.ack: it was asked to drain in setup(), so it interrupts itself
@@ -26,6 +28,14 @@ class State(Enum):
     DRAINING = "draining"
     INTERRUPTED = "interrupted"
     KILLED = "killed"
+
+
+class Asked(IntEnum):
+    """What the main process has asked of a worker; others may ask it too, by `kill`."""
+
+    NOTHING = 0
+    DRAIN = 1
+    INTERRUPT = 2
 
 
 ON_THE_WAY_OUT = (State.DRAINING, State.INTERRUPTED, State.KILLED)
@@ -52,15 +62,18 @@ class Member:
 
     __slots__ = (
         "age_limit",
+        "asked",
         "at_fault",
         "birth",
         "born_at",
         "failure",
         "generation",
         "held_until",
+        "hold_until",
         "id",
         "kill_at",
         "leased",
+        "look_at",
         "nudge_at",
         "overdue_text",
         "pid",
@@ -71,8 +84,10 @@ class Member:
         "settings",
         "slot",
         "state",
+        "told_to_drain",
         "verdict",
         "wants",
+        "was_ready",
         "zygote",
     )
 
@@ -94,6 +109,11 @@ class Member:
         self.birth = birth
         self.born_at = now
         self.state = State.STARTING
+        self.asked = Asked.NOTHING
+        self.was_ready = False  # so its handlers stand, or user code has put its own there
+        self.told_to_drain = False  # since then
+        self.hold_until: float | None = None  # until when it may prove to have left hastily
+        self.look_at: float | None = None  # when to see whether it waits for work
         self.pid: int | None = None
         self.wants: str | None = None  # why it is to be replaced by a like one
         self.failure: str | None = None  # why the core ends it, if that is a death
@@ -118,6 +138,16 @@ class Member:
         return self.state in ON_THE_WAY_OUT
 
     @property
+    def has_slot(self) -> bool:
+        """Whether no other is started in its slot before its end.
+
+        That is so for one that is ended for a failure, and for one that asks itself to
+        leave: only its end shows whether the next start has to wait.
+        """
+        by_itself = self.state is State.INTERRUPTED and self.asked is Asked.NOTHING
+        return self.at_fault or by_itself or self.hold_until is not None
+
+    @property
     def label(self) -> str:
         """Its name in log lines: ``jobs/2 (pid 817)``."""
         name = f"{self.settings.name}/{self.slot}"
@@ -131,13 +161,18 @@ class Member:
 
     def deadline(self) -> float | None:
         """When something has to be done about it, or None."""
+        limit = self.age_limit if self.wants is None else None
         if self.state is State.READY and self.kill_at is None:  # most are, most of the time
-            return self.age_limit if self.wants is None else None
+            if self.look_at is None or limit is None:
+                return limit if self.look_at is None else self.look_at
+            return min(limit, self.look_at)
         times = [
             self._not_before_lease(self.rung_end()),
             self._not_before_lease(self.kill_at),
             self.nudge_at,
-            self.age_limit if self.wants is None and not self.leaving else None,
+            self.look_at,
+            self.hold_until,
+            None if self.leaving else limit,
         ]
         return min((time for time in times if time is not None), default=None)
 
@@ -150,15 +185,21 @@ class Member:
 
     # -- what happens to it ---------------------------------------------------
 
-    def ready(self) -> None:
-        """Its setup() returned."""
+    def ready(self) -> bool:
+        """Its setup() returned; return whether it is to begin its work."""
+        self.was_ready, self.told_to_drain = True, False
+        if self.state is not State.STARTING:
+            return False
         self.state = State.READY
         self.rung_length = None
+        return True
 
     def acknowledged(self, ack: int, now: float) -> None:
         """It has seen a signal; one that was still in setup() interrupts itself."""
         if self.state is State.READY or (self.state is State.STARTING and ack):
             self._rung(State.DRAINING, self.settings.drain_timeout, now)
+            if now - self.born_at < HASTY:
+                self.hold_until = self.born_at + HASTY
         if self.state is State.DRAINING and ack >= IN_SETUP:
             self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
         if self.state is State.DRAINING or ack >= IN_SETUP:
@@ -185,11 +226,13 @@ class Member:
         patience = self.settings.drain_timeout
         if self.pid is None:  # and it has no round, as far as we know
             patience = min(patience, self.settings.stop_timeout)
+        self.asked = Asked.DRAIN
         self._rung(State.DRAINING, patience, now)
         return self._nudge(now)
 
     def interrupt(self, now: float) -> list[Action]:
         """Raise WorkerInterrupt in it."""
+        self.asked = Asked.INTERRUPT
         if self.state in (State.INTERRUPTED, State.KILLED):
             return []
         self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
@@ -228,6 +271,8 @@ class Member:
         actions: list[Action] = []
         if self.age_limit is not None and now >= self.age_limit and self.wants is None:
             self.wants = "max_age"
+        if self.hold_until is not None and now >= self.hold_until:
+            self.hold_until = None
         if self.verdict is not None and self._over(self.kill_at, now):
             actions += self.kill(now, self.verdict)
         elif self._over(self.rung_end(), now):
@@ -265,10 +310,31 @@ class Member:
         self.rung_at, self.rung_length, self.rung_base = now, length, self.leased
 
     def _nudge(self, now: float) -> list[Action]:
+        """Send the signal of this rung, again and again until it is acknowledged.
+
+        SIGTERM only once to a worker that is ready: it can't miss it then, and handlers that
+        libraries have put there take a second one for the wish to end at once.
+        """
         if self.pid is None or self.state is State.KILLED:
             return []
-        self.nudge_at = now + NUDGE
-        return [Drain(self.id) if self.state is State.DRAINING else Interrupt(self.id)]
+        if self.state is not State.DRAINING:
+            self.asked = Asked.INTERRUPT
+            self.nudge_at = now + NUDGE
+            return [Interrupt(self.id)]
+        if self.told_to_drain:
+            self.nudge_at = None
+            return [self._say_unanswered()]
+        self.told_to_drain = self.was_ready
+        self.nudge_at = now + (UNANSWERED if self.was_ready else NUDGE)
+        return [Drain(self.id)]
+
+    def _say_unanswered(self) -> Say:
+        text = (
+            f"worker {self.label} has not answered SIGTERM for {seconds(UNANSWERED)}: likely a"
+            " handler of its own has been called instead, or it is in a call that has not"
+            f" returned; it is interrupted after {seconds(self.settings.drain_timeout)}"
+        )
+        return Say("info", text, self.settings.name, self.slot, self.generation)
 
     # -- a round that takes too long --------------------------------------------
 

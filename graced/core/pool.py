@@ -12,10 +12,11 @@ from __future__ import annotations
 from enum import Enum
 
 from graced.core.actions import Birth as Order
-from graced.core.actions import Bury, PrintStack, Say, Spawn, WatchRounds
+from graced.core.actions import Bury, LookAt, PrintStack, Say, Spawn, WatchRounds
 from graced.core.backoff import Backoff, Birth
 from graced.core.candidate import Candidate, Trial
-from graced.core.member import Member, State, Verdict, count, seconds
+from graced.core.events import Died
+from graced.core.member import HASTY, Asked, Member, State, Verdict, count, seconds
 from graced.core.slots import Slots
 from graced.core.units import show_size
 from graced.core.zygotes import Stage, Zygotes
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
     from graced.core.actions import Action
     from graced.core.context import Context
-    from graced.core.events import Died
     from graced.core.settings import Pool as Settings
     from graced.core.zygotes import Zygote
 
 REMEMBERED = 10  # deaths shown in a status
+UNASKED = "was interrupted, but not by graced: by a SIGINT of its own, or by hand"
 
 
 class Mode(Enum):
@@ -52,6 +53,7 @@ class Pool:
         self.hopeless: str | None = None  # why a first start can't succeed
         self.deaths = 0
         self.kills = 0  # workers that the ladder had to kill
+        self.evidence = ""  # what the last worker that counts for the back-off died of
         self.last_deaths: list[tuple[int, int | None, str, str, int]] = []
         self._slots = Slots(settings, generation)
         self._zygotes = Zygotes(context)
@@ -139,8 +141,7 @@ class Pool:
     def trouble(self) -> str | None:
         """What keeps it from starting workers, if something does."""
         if self.backoff.active:
-            died = self.last_deaths[-1][3] if self.last_deaths else "its workers die"
-            return f"is in back-off: {died}"
+            return f"is in back-off: {self.evidence}"
         if self._zygotes.again_at is not None:
             return "can't load its code any more"
         return None
@@ -264,9 +265,8 @@ class Pool:
 
     def became_ready(self, member: Member, now: float) -> None:
         """A worker's setup() returned."""
-        if member.state is not State.STARTING:
+        if not member.ready():
             return
-        member.ready()
         self.ever_ready = True
         if self._slots.current_code(member):
             self._proven.add(member.slot)
@@ -275,7 +275,7 @@ class Pool:
         if self.candidate is not None and member.id == self.candidate.canary:
             self.candidate.trial = Trial.PROVEN
         if self._proves(member):
-            self._do([WatchRounds(member.id)])
+            self._watch_proof(member)
 
     def replacement_wanted(self, member: Member, why: str, *, at_once: bool) -> None:
         """A worker is to be replaced by a like one; warn once of what would go on for ever."""
@@ -298,6 +298,18 @@ class Pool:
             self._say("info", f"pool {self.name}: a round was completed, back-off is over")
             self.backoff.end()
 
+    def seen_waiting(self, member: Member, now: float) -> None:
+        """A worker waits for work; that proves it if it has outlived those that died."""
+        if self._proves(member) and now - member.born_at >= self.backoff.proof:
+            lived = seconds(now - member.born_at)
+            self._say(
+                "info",
+                f"pool {self.name}: worker {member.label} has lived for {lived} and waits for work,"
+                " back-off is over",
+                member,
+            )
+            self.backoff.end()
+
     def round_overdue(self, member: Member, limit: float) -> None:
         """A worker's round is past its deadline."""
         if member.overdue(f"a round took longer than {seconds(limit)}"):
@@ -305,55 +317,64 @@ class Pool:
 
     def died(self, member: Member, event: Died, now: float) -> None:
         """A worker is gone."""
-        self._ended(member, event.reason, event.planned, event.rounds, event.good, event.at, now)
-
-    def not_spawned(self, member: Member, reason: str, at: str, now: float) -> None:
-        """A worker could not be forked; to one that was asked to leave that is all the same."""
-        self._ended(member, f"could not be forked: {reason}", member.leaving, 0, 0, at, now)
-
-    def _ended(
-        self,
-        member: Member,
-        reason: str,
-        planned: bool,
-        rounds: int,
-        good: int,
-        at: str,
-        now: float,
-    ) -> None:
         del self.members[member.id]
-        reason = member.failure or reason
-        if self.candidate is not None and member.id == self.candidate.canary:
-            self.candidate.failure = reason
+        reason = member.failure or event.reason
+        planned = event.planned or (event.clean and member.asked is not Asked.NOTHING)
         killed = member.state is State.KILLED and not planned
+        cut = event.interrupted and member.asked is not Asked.INTERRUPT
+        unasked = planned and (cut or (event.job and member.asked is Asked.NOTHING))
+        counts = member.failure is not None or unasked or not (planned or killed)
+        jobs = event.job and counts  # its death is the job's, and says nothing of the code
+        if self._slots.is_canary(member) and not jobs:
+            assert self.candidate is not None
+            self.candidate.failure = reason
         if killed and (member.failure is None or self.mode is not Mode.UP):
             self.kills += 1
-        if planned and member.failure is None:
-            self.backoff.left(member.id, now)
-            self._say("info", f"worker {member.label} {_farewell(member, rounds)}", member)
+        if member.failure is None and (planned or event.own_handler):
+            self._left(member, event, unasked, jobs, now)
         elif killed and member.failure is None:
             self.backoff.left(member.id, now)
             self._say("warning", f"worker {member.label} had to be killed", member)
         else:
-            self._unplanned(member, reason, rounds, good, at, now)
-        counts = member.failure is not None or not (planned or killed)
+            self._unplanned(member, reason, event, jobs, now)
         if member.pid is not None:
-            self._do([Bury(member.id, self.name, member.slot, reason, counts)])
+            why = UNASKED if unasked and member.failure is None else reason
+            self._do([Bury(member.id, self.name, member.slot, why, counts)])
 
-    def _unplanned(
-        self, member: Member, reason: str, rounds: int, good: int, at: str, now: float
-    ) -> None:
-        if self._is_in_force(member):
-            self.deaths += 1
-            self.last_deaths.append((member.slot, member.pid, at, reason, rounds))
-            del self.last_deaths[:-REMEMBERED]
-        evidence = self._slots.current_code(member) and (not member.leaving or member.at_fault)
-        if self.mode is Mode.UP and evidence:
-            self._mourn(member, reason, good, now)
+    def not_spawned(self, member: Member, reason: str, at: str, now: float) -> None:
+        """A worker could not be forked; to one that was asked to leave that is all the same."""
+        why = f"could not be forked: {reason}"
+        self.died(member, Died(member.id, why, member.leaving, at=at), now)
+
+    def _left(self, member: Member, event: Died, unasked: bool, jobs: bool, now: float) -> None:
+        """A worker has left as it was asked to, though perhaps not by us: that is no death.
+
+        But one that asks itself would do so for ever, so it is evidence if nobody but itself
+        need have asked: it was interrupted, or it left as soon as it had begun.
+        """
+        how = UNASKED if unasked else _farewell(member, event)
+        hasty = not event.good and now - member.born_at < HASTY
+        own = member.asked is Asked.NOTHING and (unasked or hasty)
+        if own and not jobs and self.mode is Mode.UP and self._slots.current_code(member):
+            self._mourn(member, f"its worker {how}", event.good, now)
+            how += self._what_next(member, True, now)
         else:
             self.backoff.left(member.id, now)
-        text = f"worker {member.label} died: {reason}, after {count(rounds, 'round')}"
-        self._say("warning", text + self._what_next(member, evidence, now), member)
+        level = "warning" if unasked else "info"
+        self._say(level, f"worker {member.label} {how}", member)
+
+    def _unplanned(self, member: Member, reason: str, event: Died, jobs: bool, now: float) -> None:
+        if self._is_in_force(member):
+            self.deaths += 1
+            self.last_deaths.append((member.slot, member.pid, event.at, reason, event.rounds))
+            del self.last_deaths[:-REMEMBERED]
+        missed = self._slots.current_code(member) and (not member.leaving or member.at_fault)
+        if self.mode is Mode.UP and missed and not jobs:
+            self._mourn(member, reason, event.good, now)
+        else:
+            self.backoff.left(member.id, now)
+        text = f"worker {member.label} died: {reason}, after {count(event.rounds, 'round')}"
+        self._say("warning", text + self._what_next(member, missed, now), member)
 
     def _is_in_force(self, member: Member) -> bool:
         """Whether it is no canary; what that died of is the reason of a refused reload."""
@@ -361,6 +382,7 @@ class Pool:
         return not on_trial and member.birth is not Birth.REFUSED
 
     def _mourn(self, member: Member, reason: str, good: int, now: float) -> None:
+        self.evidence = reason
         self._bereaved.add(member.slot)
         self._proven.discard(member.slot)
         if good and self._proves(member):
@@ -370,7 +392,7 @@ class Pool:
         if birth is Birth.PROBE and not self.ever_ready:
             self.hopeless = reason
         was_active = self.backoff.active
-        self.backoff.died(member.id, birth, good, now)
+        self.backoff.died(member.id, birth, good, member.born_at, now)
         if self.backoff.active and not was_active:
             self._watch_evidence()
 
@@ -388,7 +410,23 @@ class Pool:
     def _watch_evidence(self) -> None:
         for member in self.members.values():
             if member.state is State.READY and self._proves(member):
-                self._do([WatchRounds(member.id)])
+                self._watch_proof(member)
+
+    def _watch_proof(self, member: Member) -> None:
+        """What ends a back-off: a round, or to wait for work and live."""
+        member.look_at = member.born_at + self.backoff.proof
+        self._do([WatchRounds(member.id)])
+
+    def _look(self, member: Member, now: float) -> None:
+        """See what one that may prove the code does; if it is busy, again at twice its age."""
+        if member.look_at is None or now < member.look_at:
+            return
+        member.look_at = None
+        if self._proves(member) and not member.leaving:
+            age = now - member.born_at
+            if age >= self.backoff.proof:
+                self._do([LookAt(member.id)])
+            member.look_at = member.born_at + max(2 * age, self.backoff.proof)
 
     # -- a new generation -----------------------------------------------------
 
@@ -456,6 +494,7 @@ class Pool:
         """Do what is due."""
         for member in list(self.members.values()):
             self._do(member.tick(now))
+            self._look(member, now)
             self._check_birth(member, now)
         for zygote in list(self.zygotes.values()):
             if zygote.deadline is not None and now >= zygote.deadline:
@@ -603,9 +642,11 @@ class Pool:
         self._do([Say(level, text, self.name, slot, generation)])
 
 
-def _farewell(member: Member, rounds: int) -> str:
+def _farewell(member: Member, event: Died) -> str:
     """Say how a worker left that was asked to."""
     if member.pid is None:
         return "left before it was born"
-    why = "" if member.wants is None else f" ({member.wants})"
-    return f"left after {count(rounds, 'round')}{why}"
+    asked = member.asked is not Asked.NOTHING or not event.own_handler
+    why = f" ({member.wants})" if member.wants is not None else ""
+    how = "" if asked else f": {event.reason}"
+    return f"left after {count(event.rounds, 'round')}{why}{how}"

@@ -117,12 +117,12 @@ class Slots:
     # -- empty slots, and those to be renewed ------------------------------------
 
     def vacancies(self) -> list[int]:
-        """The slots without a worker; one that is ended for a failure has its slot until then."""
+        """The slots without a worker; some of those that leave have theirs until they are gone."""
         apart = self.settings.surge == 0
         taken = {
             m.slot
             for m in self.members.values()
-            if (apart or not m.leaving or m.at_fault) and not self.is_canary(m)
+            if (apart or not m.leaving or m.has_slot) and not self.is_canary(m)
         }
         if self.candidate is not None and self.candidate.has_slot:
             taken.add(0)
@@ -137,7 +137,7 @@ class Slots:
         oldest: dict[int, int] = {}
         covered = set()
         for member in self.members.values():
-            if member.at_fault or (self.current(member) and not member.leaving):
+            if member.has_slot or (self.current(member) and not member.leaving):
                 covered.add(member.slot)
             elif not member.leaving and self.outdated(member):
                 oldest[member.slot] = min(member.id, oldest.get(member.slot, member.id))

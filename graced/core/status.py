@@ -142,8 +142,7 @@ def _ready(daemon: Daemon) -> str:
 
 
 def _trouble(pool: Pool, now: float) -> str:
-    reason = pool.last_deaths[-1][3] if pool.last_deaths else "its workers die"
-    text = f"pool {pool.name} in back-off: {reason}"
+    text = f"pool {pool.name} in back-off: {pool.evidence}"
     if pool.backoff.next_start is None:
         return f"{text}, trying one worker"
     return f"{text}, next start in {seconds(max(pool.backoff.next_start - now, 0.0))}"

@@ -53,6 +53,7 @@ TEXT_LENGTH: Final = 18
 BORN_WHOLE: Final = 19  # 1: its zygote knows it and guards it
 QUEUE: Final = 20  # REACHES or CUT_OFF: it takes jobs, so its pool needs a queue keeper
 TOLD: Final = 21  # 1: it is sent SIGTERM, 2: SIGINT; should handlers of its own catch them
+JOB: Final = 22  # 1: it has a job in hand, which its death would count for
 
 REACHES: Final = 1  # it reaches its queue, as far as it knows
 CUT_OFF: Final = 2  # it does not
@@ -99,6 +100,7 @@ class Left:
     MAX_ERRORS: Final = 4
     RETURNED: Final = 5  # run() returned, though nobody had asked
     TEARDOWN_RAISED: Final = 6  # after a drain or an interrupt: still planned
+    OWN_HANDLER: Final = 7  # with status 0; user code may have been asked in our stead
 
 
 class ScoreboardFull(Exception):
@@ -138,7 +140,7 @@ class WorkerRecord:
     leased = _Word(LEASED)
     ack = _Word(ACK, Ack.INTERRUPT)
     wants = _Word(WANTS, Wants.MAX_RSS_AT_ONCE)
-    left = _Word(LEFT, Left.TEARDOWN_RAISED)
+    left = _Word(LEFT, Left.OWN_HANDLER)
     pid = _Word(PID, MOST_PID)
     ready_at = _Word(READY_AT)
     child_group = _Word(CHILD_GROUP, MOST_PID)
@@ -148,6 +150,7 @@ class WorkerRecord:
     born_whole = _Word(BORN_WHOLE, 1)
     queue = _Word(QUEUE, CUT_OFF)
     told = _Word(TOLD, 2)
+    job = _Word(JOB, 1)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
         self.words = words

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from graced.family import alone, in_one_line
 from graced.host.logtext import traceback
-from graced.host.scoreboard import CUT_OFF, QUEUE, REACHES
+from graced.host.scoreboard import CUT_OFF, JOB, QUEUE, REACHES
 from graced.jobs import value
 from graced.jobs.job import (
     MAX_EVIDENCE,
@@ -111,10 +111,12 @@ class JobWorker(Worker):
 
     def _do(self, job: Job) -> None:
         """Handle a job and settle it. An interrupt passes: it settles nothing."""
-        diary = self._life.diary
+        diary, words = self._life.diary, self._life.score.words
         diary.job_is(job.id)
+        words[JOB] = 1
         try:
             self._end.settle(job, self._outcome(job), more=not self._life.over)
+            words[JOB] = 0
         finally:
             diary.job_is(None)
 

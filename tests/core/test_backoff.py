@@ -312,28 +312,193 @@ def test_scaled_to_where_none_is_missing_it_is_over_and_the_outdated_are_renewed
 
 def test_probe_alive_for_reset_ends_it() -> None:
     made = in_backoff(workers=1, backoff=Backoff(reset=20.0))
-    made.work_for = lambda p: Work()
+    made.work_for = lambda p: Work(round=math.inf)  # busy all the time
     made.until(lambda: made.pool().backoff.probe)
     made.run(19.9)
     assert made.pool().backoff.active
     made.run(0.2)
     assert not made.pool().backoff.active
+    assert made.said("the probe lives, back-off is over")
 
 
-@pytest.mark.parametrize("signal", ["TERM", "INT"])
-def test_planned_end_of_the_probe_proves_nothing(signal: str) -> None:
-    made = in_backoff()
+def test_probe_that_waits_for_work_and_lives_ends_it() -> None:
+    """Others that die meanwhile need not wait for `reset`."""
+    made = in_backoff(workers=3)
+    kill(made, slot=1)
     made.work_for = lambda p: Work()
+    made.until(lambda: made.pool().backoff.probe)
+    made.run(0.9)
+    assert made.pool().backoff.active
+    made.run(0.2)
+    assert not made.pool().backoff.active
+    assert made.said("waits for work, back-off is over")
+    assert len(made.serving()) == 3
+
+
+@pytest.mark.parametrize("lived", [0.3, 5.0])
+def test_probe_has_to_live_ten_times_as_long_as_those_that_died(lived: float) -> None:
+    made = started(pool())
+    made.run(10)
+    made.work_for = lambda p: Work(setup=0.0, lives=lived)
+    kill(made)
+    made.until(lambda: made.pool().backoff.active)
+    made.work_for = lambda p: Work()
+    made.until(lambda: made.pool().backoff.probe)
+    made.run(10 * lived - 0.1)
+    assert made.pool().backoff.active
+    made.run(1.0)
+    assert not made.pool().backoff.active
+
+
+def test_probe_that_is_busy_at_the_look_is_looked_at_again() -> None:
+    made = in_backoff()
+    made.work_for = lambda p: Work(round=1.5, raises=True)
+    made.until(lambda: made.pool().backoff.probe)
+    made.run(1.2)
+    (probe,) = made.serving()
+    assert probe.phase == "busy"
+    probe.work.round = None
+    made.run(0.5)
+    assert made.pool().backoff.active
+    made.run(1.0)
+    assert not made.pool().backoff.active
+
+
+def test_probe_that_dies_after_a_good_round_has_ended_it() -> None:
+    """The next start is at once, and its death is the first of a new trouble."""
+    made = started(pool(backoff=Backoff(first=5.0)))
+    made.run(10)
+    made.work_for = broken
+    kill(made)
+    made.until(lambda: made.pool().backoff.active)
+    made.work_for = lambda p: Work(round=0.2, dies_after=1)
+    made.until(made.serving)
+    (probe,) = made.serving()
+    made.until(lambda: probe.phase == "gone")
+    died = made.now
+    made.until(lambda: len(made.births(since=died)) == 1)
+    assert made.now - died < 0.1
+    assert not made.pool().backoff.active
+
+
+def test_death_of_the_probe_after_a_round_that_is_not_told_yet_ends_it() -> None:
+    backoff = core.Backoff(Backoff(), lambda: 0.0)
+    backoff.died(1, Birth.FIRST, 0, 0.0, 1.0)
+    backoff.died(2, Birth.REPLACEMENT, 0, 1.0, 2.0)
+    backoff.probing(3)
+    backoff.died(3, Birth.PROBE, 1, 3.0, 4.0)
+    assert not backoff.active
+    assert backoff.failures == 0
+    backoff.died(4, Birth.FIRST, 0, 4.0, 5.0)  # that death began a trouble of its own,
+    assert not backoff.active
+    backoff.died(5, Birth.REPLACEMENT, 0, 5.0, 6.0)
+    assert backoff.active  # and this is its second
+    assert backoff.delay == pytest.approx(0.09)  # from the first wait on
+
+
+def test_planned_end_of_the_probe_proves_nothing() -> None:
+    made = in_backoff()
+    made.work_for = lambda p: Work(round=3.0, raises=True)
     made.until(made.serving)
     failures = made.pool().backoff.failures
     (probe,) = made.serving()
-    (made.sigterm if signal == "TERM" else made.sigint)(probe)
+    made.sigterm(probe)
     made.settle()
+    made.until(lambda: probe.phase == "gone")
     made.run(0.1)
     assert made.pool().backoff.active
     assert made.pool().backoff.failures == failures
     assert len(made.serving()) == 1
     assert made.serving() != [probe]
+
+
+def unasked(process: Process, made: World, signal: str) -> Work:
+    """Of a worker that sends itself a signal as soon as it is ready."""
+    send = made.sigint if signal == "INT" else made.sigterm
+    made._after(0.02, lambda: send(process))
+    return Work(setup=0.001)
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_workers_that_ask_themselves_to_leave_mean_backoff(signal: str) -> None:
+    """It is no death, but nothing is repeated for ever without a wait."""
+    made = started(pool())
+    made.law.by_hand = True
+    made.run(10)
+    made.work_for = lambda p: unasked(p, made, signal)
+    (made.sigint if signal == "INT" else made.sigterm)(made.alive()[0])
+    made.run(10)
+    assert made.pool().backoff.active
+    assert made.pool().deaths == 0
+    assert len(made.births()) < 15
+    assert made.status()
+    if signal == "INT":
+        assert "was interrupted, but not by graced" in made.pool().evidence
+
+
+def test_one_interrupted_by_hand_is_replaced_at_once_and_no_death() -> None:
+    made = started(pool(workers=2))
+    made.law.by_hand = True
+    made.run(10)
+    made.sigint(made.alive(slot=0)[0])
+    made.run(0.1)
+    assert len(made.serving()) == 2
+    assert made.pool().deaths == 0
+    assert not made.pool().backoff.active
+    assert made.said("was interrupted, but not by graced")
+    (bury,) = made.actions(ac.Bury)
+    assert bury.counts
+
+
+@pytest.mark.parametrize("how", ["DrainAsked", "InterruptAsked"])
+def test_interrupt_of_graced_s_own_counts_for_nothing(how: str) -> None:
+    made = world(pool(drain_timeout=1.0))
+    made.work_for = lambda p: Work(round=math.inf)
+    made.start().run(1)
+    made.do(getattr(ev, how)())
+    assert made.until_exit().code == 0
+    (bury,) = made.actions(ac.Bury)
+    assert not bury.counts
+
+
+def test_interrupt_of_its_own_in_a_drain_counts_for_the_job() -> None:
+    made = world(pool(drain_timeout=10.0))
+    made.work_for = lambda p: Work(round=math.inf)
+    made.start().run(1)
+    made.do(ev.DrainAsked())
+    made.sigint(made.alive()[0])
+    made.until_exit()
+    (bury,) = made.actions(ac.Bury)
+    assert bury.counts
+
+
+# -- deaths that count for a job -------------------------------------------------------
+
+
+def test_death_that_counts_for_a_job_is_no_evidence_against_the_pool() -> None:
+    made = started(pool(workers=2))
+    for number in range(20):
+        made.run(0.05)
+        made.die(made.serving()[0], "killed by SIGSEGV", job=True)
+        made.settle()
+        assert not made.pool().backoff.active, number
+    made.run(0.1)
+    assert len(made.serving()) == 2
+    assert made.pool().deaths == 20
+    assert all(bury.counts for bury in made.actions(ac.Bury))
+
+
+def test_death_of_the_probe_for_a_job_neither_ends_nor_prolongs_a_backoff() -> None:
+    made = in_backoff()
+    made.work_for = lambda p: Work()
+    made.until(made.serving)
+    failures = made.pool().backoff.failures
+    made.die(made.serving()[0], "killed by SIGSEGV", job=True)
+    made.settle()
+    made.run(0.1)
+    assert made.pool().backoff.active
+    assert made.pool().backoff.failures == failures
+    assert made.serving()
 
 
 def test_reload_ends_it() -> None:
@@ -453,10 +618,10 @@ def test_worker_that_becomes_ready_in_time_saves_the_start() -> None:
 
 def test_a_trouble_that_follows_another_ends_with_a_round_too() -> None:
     backoff = core.Backoff(Backoff(), lambda: 0.0)
-    backoff.died(1, Birth.FIRST, good=False, now=1.0)
-    backoff.died(2, Birth.REPLACEMENT, good=False, now=2.0)
+    backoff.died(1, Birth.FIRST, 0, 0.5, 1.0)
+    backoff.died(2, Birth.REPLACEMENT, 0, 1.0, 2.0)
     backoff.end()  # a round was completed
-    backoff.died(3, Birth.REPLACEMENT, good=False, now=3.0)
+    backoff.died(3, Birth.REPLACEMENT, 0, 2.0, 3.0)
     assert backoff.active
     backoff.probing(4)
     assert backoff.proves(4.0)

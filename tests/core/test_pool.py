@@ -157,12 +157,67 @@ def test_ladder_drains_interrupts_kills() -> None:
     assert times(process, "KILL") == [pytest.approx(14.0)]
 
 
-def test_signals_are_repeated_until_acknowledged() -> None:
+def test_interrupts_are_repeated_until_acknowledged_but_no_drain() -> None:
+    """A ready worker can't miss SIGTERM, and a second one is the wish to end at once to many."""
     made, process = ladder(frozen=True)
     made.until_exit()
-    assert len(times(process, "TERM")) == pytest.approx(100, abs=3)
+    assert times(process, "TERM") == [0.0]
     assert len(times(process, "INT")) == pytest.approx(40, abs=3)
     assert all(t > 9.99 for t in times(process, "INT"))
+
+
+def test_drain_is_repeated_to_one_whose_handlers_may_not_stand() -> None:
+    made = world(pool(drain_timeout=10.0, stop_timeout=4.0))
+    made.start()
+    made.until(lambda: any(member.pid for member in made.daemon.members()))
+    [member] = made.daemon.members()
+    member.drain(made.now)
+    sent = []
+    for _ in range(100):
+        made.now += 0.05
+        if made.now > 1001.0 and not member.was_ready:
+            member.ready()
+            ready = len(sent)
+        sent += [a for a in member.tick(made.now) if isinstance(a, ac.Drain)]
+    assert ready > 3
+    assert len(sent) == ready + 1  # once more, since it is ready
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_drain_that_is_not_answered_is_told_once(answers: bool) -> None:
+    made, process = ladder(deaf_to_term=not answers)
+    made.run(9)
+    said = [say for say in made.actions(ac.Say) if "has not answered SIGTERM" in say.text]
+    assert len(said) == (not answers)
+    assert times(process, "TERM") == [0.0]
+
+
+def test_clean_leave_of_one_that_has_not_acknowledged_is_no_death() -> None:
+    """Its own handler of SIGTERM was called, and it left with status 0."""
+    made = world(pool(workers=2))
+    made.work_for = lambda p: Work(round=math.inf, deaf_to_term=True)
+    made.start().run(1)
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.die(made.alive(slot=1)[0], "exited with status 0", clean=True)
+    made.run(0.1)
+    assert made.pool().deaths == 0
+    assert [bury.counts for bury in made.actions(ac.Bury)] == [False]
+    made.die(made.alive(slot=0)[0], "exited with status 0", clean=True)  # unasked
+    made.run(0.1)
+    assert made.pool().deaths == 1
+
+
+@pytest.mark.parametrize("lived", [0.01, 10.0])
+def test_leave_that_a_handler_of_its_own_may_have_asked_for_is_no_death(lived: float) -> None:
+    made = started(pool())
+    for _ in range(3):
+        made.until(made.serving)
+        made.run(lived)
+        made.die(made.alive()[0], "run() returned", clean=True, own_handler=True)
+        made.settle()
+    assert made.pool().deaths == 0
+    assert made.said("left after 0 rounds: run() returned")
+    assert made.pool().backoff.active == (lived < 1)  # it does not spin
 
 
 def test_signal_is_not_repeated_after_its_acknowledgement() -> None:

@@ -328,6 +328,9 @@ class World:
                 self._after(STACK, lambda: self._printed(self.processes[worker]))
             case ac.WatchRounds(worker):
                 self._watch(self.processes[worker])
+            case ac.LookAt(worker):
+                if self.processes[worker].phase == "ready":
+                    self._emit(ev.SeenWaiting(worker))
             case _:
                 pass  # what is only told
 
@@ -478,15 +481,15 @@ class World:
         else:
             process.watched = True
 
-    def die(self, process: Process, reason: str, *, planned: bool = False) -> None:
+    def die(self, process: Process, reason: str, *, planned: bool = False, **how: bool) -> None:
         """The worker's process ends."""
         if not process.alive:
             return
         process.phase = "gone"
         self._report(process)
-        self._emit(
-            ev.Died(process.id, reason, planned, process.rounds, process.good, f"{self.now:.3f}")
-        )
+        how = {"interrupted": planned and process.ack == 3, "clean": planned, **how}
+        done = process.rounds, process.good
+        self._emit(ev.Died(process.id, reason, planned, *done, f"{self.now:.3f}", **how))
 
     def _leave(self, process: Process) -> None:
         process.phase = "teardown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -110,6 +111,14 @@ class Various(JobWorker):
                 time.sleep(600)
             case {"sh": str(script)}:
                 subprocess.run(["sh", "-c", script], check=False)
+            case "interrupt":
+                _thread.interrupt_main()
+                time.sleep(600)
+            case "kill -INT":
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(600)
+            case "KeyboardInterrupt":
+                raise KeyboardInterrupt
             case "child":
                 child = subprocess.Popen(["sleep", "600"])
                 say("child", child.pid)

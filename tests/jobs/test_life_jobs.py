@@ -195,7 +195,34 @@ def test_a_worker_interrupted_by_hand_gives_its_job_to_another(jobs: Daemon) -> 
         jobs.until(lambda: has_ended(ending) or signal.pidfd_send_signal(ending, signal.SIGINT))
     again = jobs.events.wait("begin", 2)[1]
     assert again.pid != begun.pid
-    assert again.words[2] == "1"
+    assert again.words[2] == "2"  # the daemon has not asked for it, and may not repeat it for ever
+
+
+@pytest.mark.parametrize("payload", ["interrupt", "kill -INT", "KeyboardInterrupt"])
+def test_a_job_that_interrupts_its_own_worker_is_not_repeated_for_ever(
+    jobs: Daemon, payload: str
+) -> None:
+    pool(jobs, "jobcrew:Various").start().ready()
+    submitted(jobs, "--json", json.dumps(payload), "--max-attempts", "3")
+    [dead] = ended(jobs, "dead")
+    assert dead["attempts"] == 3
+    assert "interrupt" in json.dumps(dead["evidence"]).lower()
+    assert len(jobs.events.matching("^handle ")) == 3
+    submitted(jobs, "--json", "1")
+    ended(jobs, "done")
+    pool_status = jobs.status()["pools"]["jobs"]
+    assert (pool_status["backoff"], pool_status["deaths"]) == (None, 0)
+
+
+def test_jobs_that_kill_their_workers_hold_up_no_other(jobs: Daemon) -> None:
+    """The deaths are theirs, and no evidence against the pool: it does not back off."""
+    slow = {"first": "60s", "factor": 2, "limit": "60s"}
+    pool(jobs, "jobcrew:Various", backoff=slow, max_attempts=2).start().ready()
+    assert stream(jobs, ['"segfault"'] * 4 + ["1"]).returncode == 0
+    ended(jobs, "done")
+    assert len(ended(jobs, "dead", 4)) == 4
+    assert not jobs.log.matching("back-off|starting again in")
+    assert jobs.status()["pools"]["jobs"]["deaths"] == 8
 
 
 def test_children_of_a_killed_worker_are_gone_before_its_job_runs_again(jobs: Daemon) -> None:
