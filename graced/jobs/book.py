@@ -10,13 +10,14 @@ import time
 from contextlib import suppress
 
 from graced.jobs import wire
-from graced.jobs.ballast import Ballast
 from graced.jobs.ledger import Ledger
 from graced.jobs.lock import Occupied
 from graced.jobs.place import Sight
+from graced.jobs.readers import readers
+from graced.jobs.room import NEARLY_FULL, Room
 from graced.jobs.sqlite import PAGE_BYTES, Store
 from graced.jobs.timing import Clock, Patience
-from graced.jobs.trouble import READ_ONLY, Trouble, disk_is_full, is_read_only
+from graced.jobs.trouble import READ_ONLY, Trouble, is_read_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from graced.jobs.policy import Policy
     from graced.jobs.row import Row
 
+LONG_LOG = 64 << 20  # bytes of the write-ahead log that somebody should know of
+LOOK_AT_LOG = 1.0  # seconds
+AGAIN_BYTES = 256 << 10  # of new jobs that must fit before any are taken again
 BREATH = 0.001  # seconds without a word after which the keeper has time for itself
 
 
@@ -44,7 +48,10 @@ class Book:
         self._store: Store | None = None
         self._is_away = False  # its file is, from where it was
         self._has_copy = False  # of a file that was replaced
-        self._ballast = Ballast(plan.file)
+        self._room = Room(plan.file)
+        self._log_looked_at = 0.0
+        self._log_told = LONG_LOG  # bytes, the size that is told next
+        self._told: set[str] = set()  # what the main process has heard since all was well
         self._opening = Patience(0.05, 10.0)
         self._writing = Patience(0.05, 5.0)
         self._ballasting = Patience(0.5, 5.0)
@@ -80,7 +87,7 @@ class Book:
         except Occupied:
             raise
         except Trouble as trouble:
-            if trouble.full and self._ballast.drop():
+            if trouble.full and self._room.ballast.drop():
                 return Store(path, about=about)
             raise
 
@@ -96,7 +103,7 @@ class Book:
             return 0
         left = int(self.ledger.pending)
         self._gone_where(copy=True)
-        self._ballast.drop()
+        self._room.ballast.drop()
         self._store.close()
         return left
 
@@ -148,24 +155,62 @@ class Book:
         """
         try:
             self._tend(ledger, refuse)
+            self._refuse_beyond_room(ledger, refuse)
             handouts = ledger.commit(self.clock.now(), listen)
         except Trouble as trouble:
             ledger.refuse_submits()
             refuse(str(trouble))
-            self.failed(trouble)
-            return ledger.handouts() if self._written_without_ballast(ledger, trouble) else None
+            if not self._written_after_all(ledger, trouble):
+                self.failed(trouble)
+                return None
+            self._recover()  # or tell that there is no room left
+            return ledger.handouts()
+        self._watch_log()
         if self._is_away and self._store is not None:
             self._leave_log(self._store)
         return handouts
 
-    def _written_without_ballast(self, ledger: Ledger, trouble: Trouble) -> bool:
-        if not (trouble.full and self._ballast.drop()):
+    def _refuse_beyond_room(self, ledger: Ledger, refuse: Callable[[str], None]) -> None:
+        size, store = ledger.new_bytes(), self._store
+        if not size or store is None or self._room.has(store, size):
+            return
+        ledger.refuse_submits()
+        refuse(self._nearly_full())
+        if not self._room.has(store, 0):
+            self._degrade(self._nearly_full(), lacks_room=True)
+            self._ballasting.failed()
+
+    def _written_after_all(self, ledger: Ledger, trouble: Trouble) -> bool:
+        """Write all but new jobs; only where there is no other room, in that of the ballast."""
+        store = self._store
+        if store is None or not trouble.full:
             return False
-        try:
-            ledger.write()
-        except Trouble:  # the same once more
-            return False
-        return True
+        for spend in (False, True):
+            if ledger.pending:
+                self._room.make(store, spend=spend)
+            try:
+                ledger.write()
+            except Trouble:  # the same once more
+                continue
+            return True
+        return False
+
+    def _watch_log(self) -> None:
+        """Tell once, and whenever it has doubled, that somebody keeps the log from its end."""
+        now = time.monotonic()
+        if now < self._log_looked_at + LOOK_AT_LOG or self._store is None:
+            return
+        self._log_looked_at = now
+        size = self._store.log_size()
+        if size < LONG_LOG:
+            self._log_told = LONG_LOG
+        elif size >= self._log_told:
+            self._log_told = 2 * size
+            self._plan.log.warning(
+                f"{self._plan.file}-wal has grown to {size >> 20} MB, since a reader's transaction"
+                f" does not end: {', '.join(readers(self._plan.file)) or 'of another program'};"
+                " end it, and the space is used again"
+            )
 
     def _tend(self, ledger: Ledger, refuse: Callable[[str], None]) -> None:
         """See that all that is written will be found; Trouble if nothing may be.
@@ -184,7 +229,7 @@ class Book:
                 self._plan.log.error(f"{file}-wal: it was removed; made anew, no job is lost")
             case Sight.REMOVED:
                 store.make_anew()
-                self._ballast.drop()
+                self._room.ballast.drop()
                 self._recover()
                 self._plan.log.error(f"{file}: it was removed; made anew, with all its jobs")
             case Sight.EMPTIED:
@@ -256,10 +301,20 @@ class Book:
         if began < self._tidied_until and not idle:
             return
         try:
-            ledger.tidy(self.clock.now())
+            self._tidy(ledger)
             self._tidied_until = _later(began)
         except Trouble as trouble:
             self.failed(trouble)
+
+    def _tidy(self, ledger: Ledger) -> None:
+        try:
+            ledger.tidy(self.clock.now())
+        except Trouble as trouble:
+            if not trouble.full or self._store is None:
+                raise
+            self._room.make(self._store, spend=True)  # it may free more than that
+            ledger.tidy(self.clock.now())
+            self._recover()
 
     def keep_ballast(self) -> None:
         """Try again to have a ballast, if it is time."""
@@ -295,13 +350,16 @@ class Book:
 
     def _degrade(self, why: str, *, lacks_room: bool) -> None:
         self._lacks_room = lacks_room
-        if why != self.trouble:
-            self.trouble = why
-            self._tell(("degraded", why))
+        if why == self.trouble:
+            return
+        kind = "room" if lacks_room else why
+        self._tell(("still" if kind in self._told else "degraded", why))
+        self._told.add(kind)
+        self.trouble = why
 
     def _recover(self) -> None:
         self._writing.over()
-        why = self._gone_where() or self._no_room()
+        why = self._gone_where() or (self._nearly_full() if self._lacks() else None)
         if why is not None:
             self._degrade(why, lacks_room=self._lacks_room)
             self._ballasting.failed()
@@ -309,16 +367,23 @@ class Book:
         self._ballasting.over()
         if self.trouble is not None:
             self.trouble = None
+            self._lacks_room = False
+            self._told.clear()
             self._tell(("well",))
 
-    def _no_room(self) -> str | None:
-        # Where one job found no room the next would not: else each submit is a trouble that passes.
-        file = self._plan.file
-        if self._ballast.keep() and not (self._lacks_room and disk_is_full(file)):
-            return None
-        if is_read_only(file):
-            return f"{file}: {READ_ONLY}"
-        return f"{file}: the disk is nearly full: no new jobs; make some room"
+    def _lacks(self) -> bool:
+        """Whether there is no room; a little more is wanted once there was none."""
+        store = self._store
+        if store is None or not self._room.keep_ballast(store):
+            self._lacks_room = True
+        elif self._room.has(store, AGAIN_BYTES):
+            self._lacks_room = False
+        return self._lacks_room
+
+    def _nearly_full(self) -> str:
+        if is_read_only(self._plan.file):
+            return f"{self._plan.file}: {READ_ONLY}"
+        return f"{self._plan.file}: {NEARLY_FULL}"
 
 
 def _later(began: float) -> float:

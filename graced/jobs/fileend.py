@@ -12,6 +12,7 @@ from graced.jobs.place import Sight
 from graced.jobs.policy import Policy
 from graced.jobs.refusal import NO_DAEMON, Refusal
 from graced.jobs.remote import chunks
+from graced.jobs.room import Room
 from graced.jobs.row import SHOWN
 from graced.jobs.sqlite import PAGE_BYTES, Store, View
 from graced.jobs.timing import Clock
@@ -48,6 +49,7 @@ class FileEnd:
 
     def __init__(self, file: str, pool: Pool) -> None:
         self._store = Store(file, patience=PATIENCE)
+        self._room = Room(file)
         self._clock = Clock()
         self._clock.at_least(self._store.clock())
         self._ledger = Ledger(self._store, Policy.of(pool), lambda: 0.5)
@@ -113,6 +115,7 @@ class FileEnd:
     def _commit(self) -> None:
         if self._store.look() is not Sight.FINE:
             raise Trouble(f"{self._store.path}: it was removed or moved meanwhile")
+        self._room.check(self._store, self._ledger.new_bytes())
         self._ledger.commit(self._clock.now())
 
     def _tidy(self) -> None:

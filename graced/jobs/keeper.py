@@ -163,7 +163,7 @@ class Keeper:
                 self.open = True
             case ("buried", owner):
                 self._deaths.pop(owner, None)
-            case ("degraded", why):
+            case ("degraded", why) | ("still", why):
                 self.trouble = why
             case ("well",):
                 self.trouble = None

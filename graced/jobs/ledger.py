@@ -12,6 +12,7 @@ accepted yet in :mod:`graced.jobs.streams`.
 
 from __future__ import annotations
 
+from graced.jobs import value
 from graced.jobs.changes import Changes
 from graced.jobs.job import Discarded, Done, Outcome, Postponed
 from graced.jobs.queue import QueueError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from graced.jobs.policy import Policy
     from graced.jobs.sqlite import Store
 
+ROW_BYTES = 200  # that a job takes besides its payload, with its places in the indexes
 CLOCK_STEP = 1000  # ms of the queue's time that may be lost with its keeper
 SHORTEST = 10_000  # ms for which a done job is kept, whatever ``keep_done`` says
 GONE = -1  # the state of a job that was dropped
@@ -49,6 +51,7 @@ class Ledger:
         self._handouts: dict[int, Row] = {}  # to be handed out after the commit
         self._ended: list[tuple[int, int]] = []  # with the next commit
         self._clock = store.clock()  # the time that is in the file
+        self._may_shrink = True  # there may be much of the file that nothing is in
         self._load(store)
 
     def _load(self, store: Store) -> None:
@@ -245,6 +248,7 @@ class Ledger:
         self._handouts.pop(row.id, None)
         self._changes.delete(row)
         row.state = DEAD  # for those who still have it in a list
+        self._may_shrink = True
         self._ended.append((row.id, GONE))
         return None
 
@@ -336,6 +340,12 @@ class Ledger:
         ended, self._ended = self._ended, []
         return ended
 
+    def new_bytes(self) -> int:
+        """Return about how many bytes the jobs will take that are not in the file yet."""
+        batch = self._changes.batch
+        rows = [*batch.fresh.values(), *(row for _, rows in batch.staged for row in rows)]
+        return sum(value.size(row.payload or "") + ROW_BYTES for row in rows)
+
     @property
     def pending(self) -> bool:
         """Whether something has not been written."""
@@ -350,7 +360,8 @@ class Ledger:
 
     def has_chores(self, now: int) -> bool:
         """Whether ``tidy`` has work to do."""
-        return self.untidy or (self.next_prune is not None and self.next_prune <= now)
+        due = self.next_prune is not None and self.next_prune <= now
+        return self.untidy or due or self._may_shrink
 
     def tidy(self, now: int) -> None:
         """Do a small step of what can wait; only when nothing is pending."""
@@ -358,10 +369,13 @@ class Ledger:
             self._streams.tidy()
         elif self.next_prune is not None and self.next_prune <= now:
             self._prune(now)
+        elif self._may_shrink:
+            self._may_shrink = self._store.shrink()
 
     def _prune(self, now: int) -> None:
         pruned = self._store.prune(now - self._keep(), STEP)
         self._counts[DONE] -= pruned
+        self._may_shrink = True
         if pruned < STEP:
             oldest = self._store.oldest_done()
             self.next_prune = None if oldest is None else max(oldest + self._kept(), now + 1000)

@@ -48,10 +48,13 @@ def prepare(db: sqlite3.Connection, path: str) -> None:
     Raises Trouble if it is of another program, or of a newer graced.
     """
     version, fresh = check(db, path)
+    if fresh:
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before all else is written
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA secure_delete=FAST")  # else what is deleted is written, to a full disk too
     db.execute("PRAGMA cache_size=-16384")
-    db.execute("PRAGMA journal_size_limit=67108864")
+    db.execute("PRAGMA journal_size_limit=16777216")
     _migrate(db, version, fresh=fresh)
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 AHEAD_CHARACTERS = 1 << 20  # of payloads that are read ahead with their rows
 PAGE_BYTES = 1 << 20  # of the texts in one listing
+SPARE_PAGES = 1024  # empty pages that are kept for what comes; so is a quarter of all
+SHRUNK_PAGES = 512  # given back in one step
 BUSY_WAIT = 0.2  # seconds for whoever looks into the file with other tools
 
 _COLUMNS = "id, state, due, failures, max_attempts, submitted, owner"
@@ -101,6 +103,46 @@ class Store:
         busy = self._read("PRAGMA wal_checkpoint(TRUNCATE)", ())[0][0]
         if busy:
             raise Trouble(f"{self.path}: another program reads it; close that one")
+
+    def shorten_log(self) -> None:
+        """Fold the log into the file and cut it, as far as its readers let us at once."""
+        self._read("PRAGMA busy_timeout=0", ())
+        try:
+            self._read("PRAGMA wal_checkpoint(TRUNCATE)", ())
+        finally:
+            self._read(f"PRAGMA busy_timeout={round(BUSY_WAIT * 1000)}", ())
+
+    def log_size(self) -> int:
+        """Return the bytes of the log."""
+        return _size(f"{self.path}-wal")
+
+    def growth(self) -> int:
+        """Return by how many bytes the file will grow once the log is folded into it."""
+        pages, size = self._pragma("page_count"), self._pragma("page_size")
+        return max(pages * size - _size(self.path), 0)
+
+    def spare(self) -> int:
+        """Return the bytes of the file that nothing is in."""
+        return self._pragma("freelist_count") * self._pragma("page_size")
+
+    def shrink(self) -> bool:
+        """Give some of a file that is mostly empty back to the disk; return whether to go on."""
+        spare = self._pragma("freelist_count")
+        kept = max(SPARE_PAGES, self._pragma("page_count") // 4)
+        if spare < kept:
+            return False
+        try:  # a script, since execute() goes one step, which is one page
+            self._db.executescript(f"PRAGMA incremental_vacuum({SHRUNK_PAGES})")
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+        left = self._pragma("freelist_count")
+        if kept <= left < spare:
+            return True
+        self._read("PRAGMA wal_checkpoint(PASSIVE)", ())  # which cuts it
+        return False  # where none was given back an older graced has made the file
+
+    def _pragma(self, name: str) -> int:
+        return int(self._read(f"PRAGMA {name}", ())[0][0])
 
     def renew_log(self) -> None:
         """Begin another log in the place of one that is gone: what it had is in the file then."""
@@ -362,6 +404,13 @@ class Store:
 
     def _rows(self, where: str, arguments: tuple[Any, ...]) -> list[Row]:
         return [Row(*c) for c in self._read(f"SELECT {_COLUMNS} FROM jobs {where}", arguments)]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _sync(folder: str) -> None:

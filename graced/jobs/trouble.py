@@ -40,7 +40,7 @@ class Trouble(QueueError):
             return cls(f"{path}: no space left on the disk; make some", full=True)
         if code in _OF_THE_DISK and is_read_only(path):
             return cls(f"{path}: {READ_ONLY}")
-        return cls(f"{path}: {_ADVICE.get(code, str(error))}")
+        return cls(f"{path}: {_ADVICE.get(code, str(error))}", full=code == sqlite3.SQLITE_FULL)
 
 
 def is_read_only(path: str) -> bool:

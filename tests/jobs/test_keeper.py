@@ -24,9 +24,10 @@ from kept import DEADLINE, Kept, confirm, reconnect, settle, take, work_off
 
 from graced.core.settings import Retry
 from graced.host.log import Log
-from graced.jobs import departed, ledger, service, visitors, wire
+from graced.jobs import book, departed, ledger, service, visitors, wire
 from graced.jobs.job import MAX_PAYLOAD, Done, Job
 from graced.jobs.keeper import Keeper
+from graced.jobs.ledger import Ledger
 from graced.jobs.lock import Lock, Occupied
 from graced.jobs.policy import Policy
 from graced.jobs.queue import QueueError, QueueGone
@@ -542,6 +543,70 @@ def test_a_job_for_a_worker_that_went_meanwhile_goes_to_another(kept: Kept) -> N
     assert (again.id, again.attempt) == (id, 1)
 
 
+def test_a_reader_that_keeps_the_log_growing_is_named(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pipe2(os.O_NONBLOCK)
+    kept.keeper.plan = kept.keeper.plan.replace(log=Log(fd=write))
+    monkeypatch.setattr(book, "LONG_LOG", 6 << 20)
+    monkeypatch.setattr(book, "LOOK_AT_LOG", 0.0)
+    kept.start()
+    client = kept.client()
+    client.submit(["1"])
+    long = f'"{"x" * 1_000_000}"'
+    reader = sqlite3.connect(kept.file, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM jobs").fetchall()
+    for _ in range(9):
+        client.submit([long])
+    kept.counts()
+    told = os.read(read, 10_000).decode()
+    assert "jobs.db-wal has grown to 6 MB, since a reader's transaction does not end" in told
+    assert f"process {os.getpid()} (" in told
+    assert told.count("has grown") == 1, "until it has doubled"
+    reader.close()
+    for _ in range(30):
+        client.submit([long])
+    assert os.path.getsize(f"{kept.file}-wal") < 20 << 20, "it is used again, and cut"
+    with pytest.raises(BlockingIOError):
+        os.read(read, 10_000)
+    for fd in (read, write):
+        os.close(fd)
+
+
+def test_a_file_that_was_large_gives_its_space_back(kept: Kept) -> None:
+    kept.start()
+    client = kept.client()
+    for _ in range(40):
+        client.submit([f'"{"x" * 1_000_000}"'])
+    assert client.drop(range(1, 41)) == {}
+    end = time.monotonic() + DEADLINE
+    while os.path.getsize(kept.file) > 8 << 20:
+        assert time.monotonic() < end, "it never shrinks"
+        kept.counts()
+    client.submit(["1"])
+    assert take(kept.worker(1)).payload == 1
+
+
+def test_a_file_of_an_older_graced_is_used_as_it_is(tmp_path: Path) -> None:
+    """What it has become stays its size until somebody rewrites it; nobody tries for ever."""
+    path = f"{tmp_path}/jobs.db"
+    Store(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in ("PRAGMA journal_mode=DELETE", "PRAGMA auto_vacuum=NONE", "VACUUM"):
+            db.execute(statement)
+        db.execute("DROP TABLE clock")
+        db.execute("CREATE TABLE waste AS SELECT zeroblob(20000000)")
+        db.execute("DROP TABLE waste")
+    store = Store(path)
+    rules = Ledger(store, QUICK, lambda: 0.5)
+    assert store.spare() > 1 << 20
+    for _ in range(3):
+        rules.tidy(1)
+    assert not rules.has_chores(1)
+    store.close()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
@@ -590,6 +655,70 @@ def test_a_full_disk_refuses_submits_and_settles_all_the_same(small_disk: Path) 
         assert len(listed) == len(ids) + len(accepted) + 1
         if job is not None:
             assert client.wait(job.id)["result"] == '"kept"'
+
+
+@pytest.mark.parametrize(("size", "filled_to"), [(100_000, 0), (20_000, 0), (1_000_000, 3)])
+def test_a_disk_that_the_queue_has_filled_empties_as_its_jobs_are_done(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, size: int, filled_to: int
+) -> None:
+    """With what others have on it, too; nobody makes any room."""
+    monkeypatch.setattr(ledger, "SHORTEST", 0)
+    text = f'"{"x" * size}"'
+    with Kept(small_disk, QUICK.replace(keep_done=0.0)) as kept:
+        kept.start()
+        client = kept.client()
+        count = submit_until_refused(client, text)
+        with open(small_disk / "filler", "wb", buffering=0) as filler:
+            while free(small_disk) > (filled_to or 1) << 20:
+                filler.write(b"x" * 65536)
+        for _ in range(20):
+            with pytest.raises(QueueError, match=FULL):
+                client.submit([text])
+        assert (small_disk / "jobs.db-ballast").exists(), "refused submits spend none of it"
+        worker = kept.worker(1)
+        work_off(worker, count)
+        worker.leave()
+        confirm(worker)
+        kept.until(lambda: kept.counts()["done"] == 0)
+        os.unlink(small_disk / "filler")
+        again = submit_until_refused(client, text)
+        assert again >= count - 1
+        assert [said[0] for said in kept.said].count("degraded") <= 3, kept.said
+
+
+def submit_until_refused(client: ClientEnd, text: str) -> int:
+    count = 0
+    end = time.monotonic() + DEADLINE
+    while True:
+        try:
+            client.submit([text])
+            count += 1
+        except QueueError:
+            if count:
+                return count
+            assert time.monotonic() < end, "none is taken any more"
+
+
+def test_two_messages_in_turn_are_told_once_each(small_disk: Path) -> None:
+    """No room at all, and nearly none: what comes and goes is one trouble."""
+    with Kept(small_disk, QUICK) as kept:
+        kept.start()
+        client = kept.client()
+        with open(small_disk / "filler", "wb", buffering=0) as filler:
+            for _ in range(6):
+                with pytest.raises(OSError):  # noqa: PT012
+                    while True:
+                        filler.write(b"x" * 65536)
+                with pytest.raises(QueueError, match=FULL):
+                    client.submit(["1"])
+                kept.counts()
+                filler.truncate(os.path.getsize(filler.name) - (1500 << 10))
+                filler.seek(0, os.SEEK_END)
+                with pytest.raises(QueueError, match=FULL):
+                    client.submit([f'"{"x" * 1_000_000}"'])
+                kept.counts()
+        assert [said[0] for said in kept.said].count("degraded") == 1, kept.said
+        assert ("well",) not in kept.said
 
 
 def test_a_full_disk_is_told_once(small_disk: Path) -> None:
@@ -765,6 +894,8 @@ def test_many_jobs_are_dropped_while_others_are_served(kept: Kept) -> None:
     kept.start()
     client, other = kept.client(), kept.client()
     count = client.stream("1" for _ in range(20_000))
+    while not client.jobs("waiting", count - 1, 1):
+        pass  # they are let wait in steps
     with wire.connect(kept.socket, blocking=True) as dropper:
         ids = list(range(1, count + 1))
         dropper.sendall(wire.frame(Kind.DROP, wire.encode({"ids": ids})))
