@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
     Call = Callable[..., Any]
 
+_CALLED: Final = ("setup", "step", "handle", "run", "teardown")  # methods, by workers
+_LATER: Final = (
+    0x20 | 0x80 | 0x200
+)  # co_flags of generators, coroutines and asynchronous generators
 _HERE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
 _PACKAGES: Final = ("site-packages", "dist-packages")
@@ -97,7 +101,19 @@ def _checked(found: object, module_name: str, class_name: str) -> type[Worker]:
     if missing is not None:
         name = missing.partition("(")[0]
         raise LoadError(f"{where} has no {name}(), so it has nothing to do; define {missing}")
+    for name in _CALLED:
+        if _never_runs(getattr(found, name, None)):
+            raise LoadError(
+                f"{where}: {name}() is a coroutine or a generator, whose code would never run;"
+                " make it a plain function, which may call asyncio.run()"
+            )
     return found
+
+
+def _never_runs(method: object) -> bool:
+    """Return whether calling it only makes what somebody else would have to run."""
+    code = getattr(method, "__code__", None)
+    return code is not None and bool(code.co_flags & _LATER)
 
 
 def _missing(cls: type[Worker]) -> str | None:

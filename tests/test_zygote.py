@@ -52,6 +52,16 @@ REFUSED = [
     ("class V(Worker): pass", "module 'users' has no class 'W'"),
     ("class W: pass", "users:W is not a subclass of graced.Worker"),
     ("W = 5", "users:W is no class but int"),
+    (
+        "class W(Worker):\n    async def step(self): pass",
+        "users:W: step() is a coroutine or a generator, whose code would never run;"
+        " make it a plain function, which may call asyncio.run()",
+    ),
+    (
+        "class W(Worker):\n    def step(self): pass\n    def setup(self): yield",
+        "users:W: setup() is a coroutine or a generator, whose code would never run;"
+        " make it a plain function, which may call asyncio.run()",
+    ),
     ("class W(Worker): pass", "users:W has no step(), so it has nothing to do; define step(self)"),
 ]
 
