@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
     Call = Callable[..., Any]
 
-_CALLED: Final = ("setup", "step", "handle", "run", "teardown")  # methods, by workers
-_LATER: Final = (
-    0x20 | 0x80 | 0x200
-)  # co_flags of generators, coroutines and asynchronous generators
+_LATER: Final = 0x20 | 0x80 | 0x200  # co_flags of generators, coroutines and both at once
 _HERE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
 _PACKAGES: Final = ("site-packages", "dist-packages")
@@ -101,13 +98,21 @@ def _checked(found: object, module_name: str, class_name: str) -> type[Worker]:
     if missing is not None:
         name = missing.partition("(")[0]
         raise LoadError(f"{where} has no {name}(), so it has nothing to do; define {missing}")
-    for name in _CALLED:
+    for name in _called(found):
         if _never_runs(getattr(found, name, None)):
             raise LoadError(
                 f"{where}: {name}() is a coroutine or a generator, whose code would never run;"
                 " make it a plain function, which may call asyncio.run()"
             )
     return found
+
+
+def _called(cls: type[Worker]) -> tuple[str, ...]:
+    """Return the methods that graced calls; others are the user's, whatever their names."""
+    from graced.worker import Worker
+
+    own_loop = cls.run is not Worker.run
+    return "setup", "teardown", "run" if own_loop else cls._asks_for.partition("(")[0]
 
 
 def _never_runs(method: object) -> bool:

@@ -900,3 +900,13 @@ def is_pidfd(pid: int, fd: int) -> bool:
         return "pidfd" in os.readlink(f"/proc/{pid}/fd/{fd}")
     except FileNotFoundError:  # closed meanwhile
         return False
+
+
+def test_coroutines_are_refused_only_where_graced_calls_them(nursery: Nursery) -> None:
+    code = """
+    class W(Worker):
+        def run(self): pass
+        async def step(self): pass
+        async def handle(self): pass
+    """
+    assert nursery.fork(code) == ("imported",)
