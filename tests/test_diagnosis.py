@@ -145,7 +145,11 @@ def test_memory_for_fewer_workers_than_there_are(name: str) -> None:
     enough, less = str(1500 << 20), str(1400 << 20)
     assert subjects(Facts(shipped(**{name: less}), settings=settings)) == [name]
     assert subjects(Facts(shipped(**{name: enough}), settings=settings)) == []
-    assert subjects(Facts(settings=settings, memory=1400 << 20)) == ["max_rss"]
+    [finding] = diagnose(Facts(settings=settings, memory=1400 << 20))
+    assert finding.subject == "max_rss"
+    assert finding.what.startswith("workers may have ")
+    assert finding.what.endswith(" by max_rss, but there are 1400M")
+    assert finding.remedy == "a smaller max_rss, or fewer workers"
 
 
 def test_a_dropin_that_undoes_the_hardening_is_named_with_its_line() -> None:

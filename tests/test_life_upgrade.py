@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import ROOT, Daemon, children, comm, wait_gone
 
+from graced import __version__
+
+NEXT = "9.9.9"
 NEW = 'raise ImportError(f"{__name__} of the next version")\n'
 
 
@@ -31,6 +35,7 @@ def upgrade(daemon: Daemon, installed: Path, how: str) -> None:
     else:
         for module in installed.rglob("*.py"):
             module.write_text(NEW)
+        (installed / "__init__.py").write_text(f'__version__ = "{NEXT}"\n')
     del daemon.environ["PYTHONPATH"]
 
 
@@ -59,12 +64,24 @@ def test_whoever_dies_is_replaced_and_reloads_are_of_the_old_version(
     assert daemon.run("reload").returncode == 0, str(daemon.log)
     done = daemon.run("submit", "--pool", "jobs", "--wait", "--", "sh", "-c", "exit 0")
     assert done.returncode == 0, done.stderr
+    status = daemon.status()
+    assert (status["version"], status["generation"]) == (__version__, 2)
     daemon.write_config("pools: {jobs: {wrokers: 1}}\n")
     daemon.send(signal.SIGHUP)
     daemon.log.wait("reload refused: .*wrokers")
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     assert not daemon.log.matching("next version|No module named")
+    if how == "replaced":
+        daemon.environ["PYTHONPATH"] = str(installed.parent)
+        assert NEXT in run_next(daemon)
+
+
+def run_next(daemon: Daemon) -> str:
+    """Return the version that whoever starts now would have."""
+    code = "import graced; print(graced.__version__)"
+    line = [daemon.python, "-c", code]
+    return subprocess.check_output(line, env=daemon.environment(), cwd=daemon.short, text=True)
 
 
 def test_workers_that_import_for_themselves_are_of_the_old_version(

@@ -393,13 +393,14 @@ def test_workers_are_children_of_the_main_process_and_lead_groups(nursery: Nurse
 
 def test_many_births_one_after_the_other(nursery: Nursery) -> None:
     nursery.fork(IDLE)
+    few = len(fds(nursery.zygote))
     for _ in range(30):
         child = nursery.spawn()[0].ready()
         child.send(signal.SIGTERM)
         assert child.ended().status == 0
         nursery.scoreboard.release(child.index)
     # The zygote has let go of all of them.
-    until(lambda: len(fds(nursery.zygote)) < 15, "descriptors are closed")
+    until(lambda: len(fds(nursery.zygote)) <= few + 2, "descriptors are closed")  # of the spare
     with open(f"/proc/{nursery.zygote}/task/{nursery.zygote}/children") as children:
         assert children.read() == ""
 

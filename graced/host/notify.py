@@ -165,6 +165,13 @@ class Notifier:
     def _connect(self, address: str) -> tuple[socket.socket | None, str | bytes]:
         if not address:
             return None, ""
+        if address[0] not in "/@":
+            what = "is of a virtual machine" if address.startswith("vsock") else "is no path"
+            self._tell(
+                f"NOTIFY_SOCKET={address} {what}: graced speaks to Unix sockets alone, /path or"
+                " @name; going on without telling systemd"
+            )
+            return None, ""
         try:
             found = _found_by_sdnotify(address)
             return found, found.getpeername()

@@ -1211,6 +1211,22 @@ def test_where_the_folder_is_known_the_name_does_not_matter(here: Path) -> None:
     assert configfile.read_identity("config.yaml", {}, ())[1] == f"{here}/run"
 
 
+# Numbers
+
+
+@pytest.mark.parametrize("digits", [18, 19, 499, 500, 5000])
+def test_a_number_of_any_length_in_options(digits: int) -> None:
+    """Python refuses to read one of some thousand digits."""
+    write(f"pools: {{a: {{worker: a:B, options: {{x: {'7' * digits}}}}}}}\n")
+    reading = configfile.read("config.yaml", {}, ())
+    if digits < 500:
+        assert reading.settings is not None
+        assert reading.settings.pools["a"].options["x"] == int("7" * digits)
+    else:
+        [problem] = reading.problems
+        assert "is not the same to all readers of YAML; put it in quotes" in str(problem)
+
+
 # Units
 
 

@@ -271,6 +271,22 @@ def test_addresses_that_cannot_be(address: str, troubles: list[str]) -> None:
     assert len(troubles) == (1 if address else 0)
 
 
+@pytest.mark.parametrize(
+    "address", ["vsock:2:1234", "vsock-stream:2:1234", "vsock-seqpacket:2:1", "relative"]
+)
+def test_what_is_no_unix_socket_is_not_taken_for_a_path(
+    address: str, troubles: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as somebody:
+        somebody.bind(address)
+        notifier = Notifier({"NOTIFY_SOCKET": address}, troubles.append)
+        assert notifier.fileno() == -1
+    [said] = troubles
+    what = "is of a virtual machine" if "vsock" in address else "is no path"
+    assert said.startswith(f"NOTIFY_SOCKET={address} {what}: graced speaks to Unix sockets alone")
+
+
 def test_the_environment_is_cleaned(
     systemd: Systemd, monkeypatch: pytest.MonkeyPatch, troubles: list[str]
 ) -> None:

@@ -249,11 +249,15 @@ def is_dead(pid: int) -> bool:
 def test_jobs_go_on_while_the_keeper_is_killed(jobs: Daemon) -> None:
     pool(jobs, "jobcrew:Counting", workers=2, options={"seconds": 0.02}).start().ready()
     assert stream(jobs, ["1"] * 120).returncode == 0
+    killed: set[int] = set()
     for kill in range(1, 4):
         jobs.events.wait("^end", kill * 25)
-        for pid, name in jobs.left().items():
-            if name == "graced-keeper":
-                os.kill(pid, signal.SIGKILL)
+        [keeper] = jobs.until(lambda: [p for p, n in jobs.left().items() if n == "graced-keeper"])
+        assert keeper not in killed
+        os.kill(keeper, signal.SIGKILL)
+        wait_gone([keeper])
+        killed.add(keeper)
+    assert len(jobs.log.matching("its keeper killed by SIGKILL; starting again")) == len(killed)
     jobs.events.wait("^end", 120)
     assert len(ended(jobs, "done", 120)) == 120
     assert len(jobs.events.matching("^begin")) == 120
