@@ -154,8 +154,9 @@ class Desk:
         report = self._supervisor.report
         health = report.health(clock.monotonic())
         ready = self._supervisor.daemon.ready
-        words = {"health": health.words(), "status": report.words()}
-        return {"ok": True, "healthy": health.ok, "ready": ready, **words}
+        stopped = self._supervisor.queues.stopped()
+        words = {"health": "; ".join([health.words(), *stopped]), "status": report.words()}
+        return {"ok": True, "healthy": health.ok and not stopped, "ready": ready, **words}
 
     def _stop(self, request: Request) -> None:
         self._stops.append(request.client)

@@ -34,7 +34,16 @@ STATES = ("waiting", "taken", "done", "dead")
 class _Kept:
     """One pool's keeper, over all its processes."""
 
-    __slots__ = ("again_at", "cut_off", "failures", "keeper", "leaving", "watched", "window")
+    __slots__ = (
+        "again_at",
+        "cut_off",
+        "failures",
+        "keeper",
+        "leaving",
+        "left",
+        "watched",
+        "window",
+    )
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
@@ -42,8 +51,17 @@ class _Kept:
         self.cut_off: set[int] = set()  # workers that can't reach it
         self.failures = 0
         self.leaving: float | None = None  # until when it may take to leave
+        self.left: str | None = None  # why nobody works here any more; "" once that is told
         self.watched = -1
         self.window: Window | None = None  # for its stacks
+
+    @property
+    def stopped(self) -> str | None:
+        """That it is stopped by a signal, in words."""
+        pid = self.keeper.pid
+        if pid is None or not process.is_stopped(pid):
+            return None
+        return f"its keeper (pid {pid}) is stopped"
 
     @property
     def trouble(self) -> str | None:
@@ -93,8 +111,13 @@ class Queues:
             return None
         counts = dict(kept.keeper.counts or dict.fromkeys(STATES))
         counts.pop("trouble", None)
-        trouble = kept.trouble
+        trouble = kept.stopped or kept.trouble
         return counts if trouble is None else {**counts, "trouble": trouble}
+
+    def stopped(self) -> list[str]:
+        """Return which keepers are stopped by a signal, in words."""
+        found = [(pool, kept.stopped) for pool, kept in self._kept.items()]
+        return [f"queue {pool}: {words}" for pool, words in found if words is not None]
 
     def trouble(self) -> str | None:
         """Return why a queue can't be used now, if there is a reason."""
@@ -141,9 +164,12 @@ class Queues:
 
     def not_needed(self, pool: Pool) -> None:
         """A worker of the pool takes no jobs: tell, once, if some may wait for it."""
-        if pool.name in self._looked_at or pool.name in self._kept:
+        if pool.name in self._looked_at:
             return
         self._looked_at.add(pool.name)
+        if pool.name in self._kept:
+            self._ask_what_stays(self._kept[pool.name], "its workers take no jobs any more")
+            return
         file = self._ground.queue_file(pool)
         if os.path.exists(file):
             self._log.warning(f"pool {pool.name} takes no jobs: those in {file} are left there")
@@ -172,6 +198,26 @@ class Queues:
         for name, kept in self._kept.items():
             if name in settings.pools:
                 kept.keeper.apply(Policy.of(settings.pools[name]))
+            else:
+                self._ask_what_stays(kept, "the pool is gone")
+
+    def _ask_what_stays(self, kept: _Kept, why: str) -> None:
+        """Nobody works here any more: warn if jobs wait."""
+        if kept.left is None:
+            kept.left = why
+            kept.keeper.count()
+
+    def _tell_what_stays(self, kept: _Kept) -> None:
+        why, waiting = kept.left, (kept.keeper.counts or {}).get("waiting")
+        if not why or not waiting:
+            return
+        plan = kept.keeper.plan
+        jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
+        self._log.warning(
+            f"queue {plan.pool}: {why}, and {jobs} in {plan.file}:"
+            f" a pool with `queue: sqlite:///{plan.file}` would do them; nobody else does"
+        )
+        kept.left = ""  # once
 
     def log_to(self, wanted: settings.Log) -> None:
         """Have all keepers follow to another log."""
@@ -277,6 +323,7 @@ class Queues:
                     self._log.info(f"queue {pool}: works again")
                 case ("counts", _):
                     self._counted(kept)
+                    self._tell_what_stays(kept)
         if kept.keeper.fileno() < 0 and kept.watched == before:
             self._selector.unregister(before)
             kept.watched = -1

@@ -88,13 +88,17 @@ def _answering(folder: str, pool: str | None) -> ClientEnd | None:
     found = {}
     for name in names:
         try:
-            found[name] = ClientEnd(os.path.join(folder, name))
+            found[name] = ClientEnd(os.path.join(folder, name), _tell)
         except QueueGone:  # a name that a keeper has left behind
             continue
     if len(found) > 1:
         pools = ", ".join(n.removeprefix("queue-").removesuffix(".sock") for n in found)
         raise Refusal(f"several pools have a queue: {pools}; say which with --pool", USAGE)
     return next(iter(found.values()), None)
+
+
+def _tell(text: str) -> None:
+    say(f"graced: {text}")
 
 
 def _sockets(folder: str) -> list[str]:

@@ -6,6 +6,7 @@ to the next one. A client's end blocks, and gives up when the keeper does.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -19,11 +20,14 @@ from graced.jobs.wire import Kind, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from graced.jobs.job import Outcome
 
+STOPPED = 3.0  # seconds after which a keeper that does not answer is told of
+LOOK = 0.05  # seconds between two looks at one that is stopped
+SECOND = 1000  # ms
 FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is gone
 LAST_RETRY = 1.0
 MOST_REFUSALS = 3  # in a row, before a worker takes them for an answer
@@ -279,8 +283,10 @@ def _settlement(job: Job, outcome: Outcome, more: bool) -> bytes:
 class ClientEnd:
     """A client's end, see :class:`graced.jobs.queue.ClientQueue`."""
 
-    def __init__(self, path: str) -> None:
-        """Connect. QueueGone if nobody keeps the queue."""
+    def __init__(self, path: str, tell: Callable[[str], None] = lambda _text: None) -> None:
+        """Connect. QueueGone if nobody keeps the queue. ``tell`` hears why an answer is late."""
+        self._path = path
+        self._tell = tell
         try:
             self._sock = wire.connect(path, blocking=True)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -346,9 +352,12 @@ class ClientEnd:
         return wire.decode(self._ask(kind, wire.encode(value), Kind.ANSWER))
 
     def _ask(self, kind: Kind, body: bytes, expected: Kind) -> bytes:
+        if kind != Kind.WAIT:
+            self._check_keeper()
+        watch = _Patience(self, is_long=kind == Kind.WAIT)
         try:
-            self._sock.sendall(wire.frame(kind, body), socket.MSG_NOSIGNAL)
-            answer, said = self._next()
+            self._send(wire.frame(kind, body), watch)
+            answer, said = self._next(watch)
         except (OSError, struct.error, Protocol) as error:
             raise QueueGone(f"the queue's keeper is gone: {error}") from None
         if answer == Kind.REFUSED:
@@ -357,13 +366,63 @@ class ClientEnd:
             raise QueueError("the queue's keeper is of another version; restart the daemon")
         return said
 
-    def _next(self) -> tuple[int, bytes]:
+    def _check_keeper(self) -> None:
+        """Ask nothing of a keeper that is stopped: nobody could say what became of it."""
+        end = time.monotonic() + STOPPED
+        while (stopped := self.stopped()) is not None:
+            if time.monotonic() >= end:
+                raise QueueError(f"{stopped}; nothing was asked of it")
+            time.sleep(LOOK)
+
+    def stopped(self) -> str | None:
+        """Return that the keeper is stopped, and what to do; None as far as we can see."""
+        from graced.host import process, unixsocket
+
+        pid = unixsocket.peer(self._sock)[0]
+        if not pid or not process.is_stopped(pid):  # 0: of another container
+            return None
+        return f"{self._path}: the queue's keeper is stopped; 'kill -CONT {pid}' lets it go on"
+
+    def late(self) -> None:
+        """An answer does not come: say why."""
+        stopped = self.stopped()
+        self._tell(f"{stopped or f'{self._path}: the keeper has not answered yet'}; waiting")
+
+    def _send(self, data: bytes, watch: _Patience) -> None:
+        left = memoryview(data)
+        while left:
+            watch.wait(self._sock, select.POLLOUT)
+            with suppress(BlockingIOError):
+                left = left[self._sock.send(left, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT) :]
+
+    def _next(self, watch: _Patience) -> tuple[int, bytes]:
         while not self._heard:
+            watch.wait(self._sock, select.POLLIN)
             data = self._sock.recv(wire.READ)
             if not data:
                 raise Protocol("it has closed the connection")
             self._heard += self._frames.feed(data)
         return self._heard.pop(0)
+
+
+class _Patience:
+    """Waits for a keeper, and has it said, once, if that takes long."""
+
+    def __init__(self, end: ClientEnd, *, is_long: bool) -> None:
+        self._end = end
+        self._is_long = is_long  # what is asked for may take its time
+        self._since = time.monotonic()
+        self._told = False
+
+    def wait(self, sock: socket.socket, event: int) -> None:
+        """Wait until the socket can be read or written."""
+        poll = select.poll()
+        poll.register(sock, event)
+        while not poll.poll(None if self._told else SECOND):
+            late = time.monotonic() - self._since > STOPPED and not self._is_long
+            if late or self._end.stopped() is not None:
+                self._told = True
+                self._end.late()
 
 
 def chunks(payloads: Iterable[str]) -> Iterable[list[str]]:

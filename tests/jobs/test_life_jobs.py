@@ -900,6 +900,52 @@ def test_a_reload_that_moves_the_log_takes_the_keeper_along(jobs: Daemon) -> Non
     assert "job 2" not in old.read_text()
 
 
+def test_a_stopped_keeper_is_told_of_and_nothing_is_asked_of_it(jobs: Daemon) -> None:
+    command(jobs).start().ready()
+    jobs.until(lambda: list((jobs.short / "run").glob("queue-*.sock")))
+    [keeper] = [pid for pid in jobs.left() if comm(pid) == "graced-keeper"]
+    words = jobs.command("submit", "--wait", "-c", str(jobs.config), "--", "sleep", "600")
+    with subprocess.Popen(words, env=jobs.environment(), stderr=subprocess.PIPE) as waiting:
+        jobs.until(lambda: listed(jobs, "--state", "taken"))
+        os.kill(keeper, signal.SIGSTOP)
+        assert waiting.stderr is not None
+        assert f"'kill -CONT {keeper}' lets it go on; waiting" in waiting.stderr.readline().decode()
+        waiting.terminate()
+    for line in (["submit", "--", "true"], ["jobs"], ["jobs", "drop", "1"]):
+        done = jobs.run(*line)
+        assert (done.returncode, done.stdout) == (1, ""), done
+        assert f"is stopped; 'kill -CONT {keeper}' lets it go on; nothing was asked" in done.stderr
+    done = jobs.run("health")
+    assert done.returncode == 1
+    assert f"queue jobs: its keeper (pid {keeper}) is stopped" in done.stdout
+    assert "is stopped" in jobs.status()["pools"]["jobs"]["queue"]["trouble"]
+    os.kill(keeper, signal.SIGCONT)
+    jobs.until(lambda: jobs.run("health").returncode == 0)
+    assert [job["id"] for job in listed(jobs)] == [1], "nobody is told no, and then has it done"
+
+
+def comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def test_a_reload_warns_of_jobs_that_nobody_will_do(jobs: Daemon) -> None:
+    command(jobs).start().ready()
+    submitted(jobs, "--delay", "1h", "--", "true")
+    path = [HERE, str(TESTS)]
+    jobs.configure({"renamed": {"worker": "jobcrew:Counting", "path": path}})
+    assert jobs.run("reload").returncode == 0
+    file = jobs.home / "state" / "jobs.db"
+    would = f"in {file}: a pool with `queue: sqlite:///{file}` would do them"
+    jobs.log.wait(re.escape(f"queue jobs: the pool is gone, and 1 job waits {would}"))
+    jobs.until(lambda: jobs.run("submit", "--json", "1", "--delay", "1h").returncode == 0)
+    jobs.configure({"renamed": {"worker": "crew:Idle"}})
+    assert jobs.run("reload").returncode == 0
+    jobs.log.wait("queue renamed: its workers take no jobs any more, and 1 job waits in ")
+
+
 def test_reload_keeps_the_queue(jobs: Daemon) -> None:
     pool(jobs, "jobcrew:Counting", options={"seconds": 0.3}).start().ready()
     assert stream(jobs, ["1"] * 6).returncode == 0
