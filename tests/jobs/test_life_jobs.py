@@ -137,6 +137,15 @@ def test_a_segfault_leaves_its_signal_and_its_stack(jobs: Daemon) -> None:
     assert "handle" in job["evidence"]["stack"]
 
 
+def test_jobs_that_crash_their_worker_hold_no_other_one_up(jobs: Daemon) -> None:
+    pool(jobs, "jobcrew:Various", retry={"first": "1h", "limit": "1h"}).start().ready()
+    assert stream(jobs, ['"segfault"'] * 8).returncode == 0
+    assert jobs.run("submit", "--wait", "--json", '"good"').returncode == 0
+    assert len(jobs.log.wait("died: killed by SIGSEGV", 8)) == 8
+    assert not jobs.log.matching("starting again in"), "no back-off for what the jobs have done"
+    assert jobs.status()["pools"]["jobs"]["backoff"] is None
+
+
 def test_retry_says_when(jobs: Daemon) -> None:
     pool(jobs, "jobcrew:Various", retry={"first": "1h", "limit": "1h"}).start().ready()
     submitted(jobs, "--json", '"retry"')
