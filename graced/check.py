@@ -61,10 +61,6 @@ def _why_not(pool: Pool, settings: Settings, where: str) -> str | None:
         _load(pool, settings, write)
     os.close(write)
     try:
-        os.setpgid(child, child)  # the child does it too; whoever comes first
-    except OSError:
-        pass
-    try:
         return _judge(child, read, pool.ready_timeout, where)
     finally:
         os.close(read)
@@ -76,7 +72,7 @@ def _judge(child: int, read: int, bound: float, where: str) -> str | None:
     try:
         said = _told(read, watch, deadline)
     finally:
-        process.end_group(child)  # whatever the import has started goes too
+        process.end_child(child)  # whatever the import has started goes too
         status = os.waitpid(child, 0)[1]
         os.close(watch)
     if said is None:
@@ -143,7 +139,7 @@ def _loaded(pool: Pool, settings: Settings, write: int) -> str | None:
 
     None if the descriptor for it is lost.
     """
-    os.setpgid(0, 0)
+    os.setsid()  # and a group: no terminal, so nothing can be typed into it
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     process.redirect_stdin()
     os.dup2(2, 1)  # standard output is ours

@@ -111,32 +111,29 @@ def _run_as_told(args: Arguments) -> int:
 
 
 def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
-    from graced.host import configfile, daemonize, process, runtimedir, signals
-    from graced.start import owner_of
+    from graced.host import configfile, daemonize, process, signals
+    from graced.start import prepare, start
 
     process.remember_open_fds(None)
     path = configfile.whole(configfile.find(config, os.environ))  # it will leave this folder
     reading, again = _read(path, sets)
-    if reading.settings is None:
+    settings = reading.settings
+    if settings is None:
         return _tell(reading)
-    log_file = reading.settings.log.file
+    log_file = settings.log.file
     if log_file is None:
         say(f"{path}: log.file: --daemonize has no terminal to write to; set log.file to a file")
         return WRONG
+    prepared = prepare(settings, os.environ, pidfile and configfile.whole(pidfile))
+    if isinstance(prepared, int):
+        return prepared
 
     def body() -> int:
         signals.install()
-        return _start(reading, again)
+        return start(settings, again, os.environ, prepared)
 
-    try:
-        owner = owner_of(reading.settings)
-        return daemonize.run(body, log_file, pidfile and configfile.whole(pidfile), owner)
-    except (runtimedir.AlreadyRunning, runtimedir.Unusable) as error:
-        say(f"graced: {error}")
-        return error.exit_code
-    except process.ProcessError as error:
-        say(f"graced: {error}")
-        return WRONG
+    [log] = prepared.log.keep()
+    return daemonize.run(body, log_file, log, prepared.pidfile, prepared.descriptors())
 
 
 def _read(config: str | None, sets: list[str]) -> tuple[Reading, Callable[[], Reading]]:
@@ -152,10 +149,13 @@ def _read(config: str | None, sets: list[str]) -> tuple[Reading, Callable[[], Re
 
 
 def _start(reading: Reading, again: Callable[[], Reading]) -> int:
-    from graced.start import start
+    from graced.start import prepare, start
 
     assert reading.settings is not None
-    return start(reading.settings, again, os.environ)
+    prepared = prepare(reading.settings, os.environ)
+    if isinstance(prepared, int):
+        return prepared
+    return start(reading.settings, again, os.environ, prepared)
 
 
 def _tell_systemd(status: int, why: str) -> None:

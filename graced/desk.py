@@ -35,12 +35,10 @@ FAREWELL = 0.5  # seconds that the last answers may take
 class Desk:
     """The control socket's requests, and those that are not answered yet."""
 
-    def __init__(self, supervisor: Supervisor, path: str, owner: tuple[int, int] | None) -> None:
+    def __init__(self, supervisor: Supervisor, path: str) -> None:
         self._supervisor = supervisor
-        # Root stays its owner: under systemd it may lack the right to pass over modes.
-        ours = None if owner is None else (os.geteuid(), owner[1])
         try:
-            self._server = ControlServer(path, ours)
+            self._server = ControlServer(path)
         except OSError as error:
             what = f"{path}: cannot listen there: {error.strerror}"
             raise Unusable(f"{what}; remove what is there, or set another runtime_dir") from error

@@ -33,8 +33,6 @@ class Ground:
 
     def __init__(self, settings: Settings, log: Log, runtime_dir: str, state_dir: str) -> None:
         self._name = settings.name
-        self._user = settings.user
-        self._group = settings.group
         self.log = log
         self.runtime_dir = runtime_dir
         self.state_dir = state_dir
@@ -56,8 +54,6 @@ class Ground:
             pool=pool,
             generation=generation,
             name=self._name,
-            user=self._user,
-            group=self._group,
             log=log,
             runtime_dir=self.runtime_dir,
             state_dir=self.state_dir,

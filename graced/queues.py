@@ -185,8 +185,6 @@ class Queues:
             daemon_id=self._ground.daemon_id,
             policy=Policy.of(pool),
             name=settings.name,
-            user=settings.user,
-            group=settings.group,
             log=self._log.bind(pool=pool.name),
         )
         return Keeper(plan)

@@ -13,6 +13,7 @@ import time
 from errno import EADDRINUSE
 
 from graced.core.record import Record
+from graced.host import safepaths
 from graced.host.address import parse
 from graced.host.listening import (
     STORED,
@@ -30,15 +31,13 @@ from graced.host.listening import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from graced.core.settings import Pool, Settings
     from graced.host.address import Address
     from graced.host.listening import File
     from graced.host.log import Log
     from graced.host.notify import Notifier
-
-    Owner = tuple[int, int]
 
 LOOK_AGAIN = 0.02  # seconds
 
@@ -59,18 +58,27 @@ class _Socket(Record):
 class Sockets:
     """All listening sockets, by address; those that systemd hands over, by name."""
 
-    def __init__(
-        self, given: dict[str, list[int]], owner: Owner | None, notifier: Notifier, log: Log
-    ) -> None:
+    def __init__(self, given: dict[str, list[int]], notifier: Notifier, log: Log) -> None:
         self._given = given
-        self._owner = owner
         self._notifier = notifier
         self._log = log
         self._open: dict[str, _Socket] = {}  # by place; what is not systemd's
         self._new: dict[str, _Socket] = {}  # opened for settings that are not yet in force
         self._stored: set[str] = set()  # names under which systemd keeps them
 
-    def open(self, settings: Settings, patience: float = 0.0) -> None:
+    def open_as_root(self, settings: Settings, owner: tuple[int, int], patience: float) -> None:
+        """Open what only root may be able to, before it becomes somebody else: `owner`."""
+        self.open(settings, patience, _may_need_root)
+        for each in self._new.values():
+            if each.address.kind == "unix":
+                os.chown(each.address.name, *owner, follow_symlinks=False)
+
+    def open(
+        self,
+        settings: Settings,
+        patience: float = 0.0,
+        which: Callable[[Address], bool] = lambda _: True,
+    ) -> None:
         """Open what is not open yet, or is gone, all or nothing, for settings to come.
 
         CannotListen says what can't be had; an address that somebody else has, after
@@ -80,7 +88,8 @@ class Sockets:
         end = time.monotonic() + patience
         try:
             for pool, text in _wanted(settings):
-                self._have(pool, parse(text), end)
+                if which(address := parse(text)):
+                    self._have(pool, address, end)
         except CannotListen:
             self.forget_new()
             raise
@@ -113,6 +122,11 @@ class Sockets:
         """Return the descriptors of a pool's sockets, in the order of its addresses."""
         return tuple(fd for text in pool.listen for fd in self._fds(parse(text)))
 
+    def descriptors(self) -> list[int]:
+        """Return those of all sockets."""
+        given = [fd for fds in self._given.values() for fd in fds]
+        return [*given, *(each.fd for each in (*self._open.values(), *self._new.values()))]
+
     def close(self) -> None:
         """Close them all: the daemon is over. What systemd keeps, it keeps for a restart."""
         for each in self._open.values():
@@ -133,8 +147,9 @@ class Sockets:
         if address.kind == "fd":
             self._have_given(pool, address)
         elif place not in self._new and (place not in self._open or self._open[place].is_gone):
-            fd = None if place in self._open else self._stored_before(address)
             try:
+                _keep_root_out(address)
+                fd = None if place in self._open else self._stored_before(address)
                 fd = self._opened(address, end) if fd is None else fd
             except CannotListen as error:
                 raise CannotListen(f"pools.{pool.name}.listen: {error}") from error.__cause__
@@ -146,7 +161,7 @@ class Sockets:
         """Open a socket; wait for its address, in case those who have it are about to let go."""
         while True:
             try:
-                return open_address(address, self._owner)
+                return open_address(address)
             except CannotListen as error:
                 reason = error.__cause__
                 taken = isinstance(reason, OSError) and reason.errno == EADDRINUSE
@@ -202,6 +217,22 @@ class Sockets:
             for fd in self._given.pop(name):
                 os.close(fd)
             self._notifier.unstore(name)
+
+
+def _may_need_root(address: Address) -> bool:
+    """Whether root opens it: a port, or a name in a folder that is root's alone."""
+    return address.kind == "tcp" or (address.kind == "unix" and safepaths.is_roots(address.name))
+
+
+def _keep_root_out(address: Address) -> None:
+    """Refuse a name in a folder of somebody else, who could lead root elsewhere."""
+    if os.geteuid() == 0 and address.kind == "unix":
+        try:
+            safepaths.demand_folder(address.name)
+        except safepaths.Unsafe as error:
+            what = f"cannot listen on {address.place} as root: {error}"
+            remedy = "set user, name a folder that is root's alone, or let systemd open it: fd:NAME"
+            raise CannotListen(f"{what}; {remedy}") from None
 
 
 def _wanted(settings: Settings) -> Iterator[tuple[Pool, str]]:

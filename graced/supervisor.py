@@ -18,7 +18,7 @@ from graced.core import events as ev
 from graced.core.daemon import MARGIN
 from graced.core.reload import State
 from graced.graves import Graves
-from graced.host import clock, process, signals
+from graced.host import clock, process, safepaths, signals
 from graced.host.log import open_log
 from graced.host.sinks import FileSink
 from graced.places import Places
@@ -64,7 +64,6 @@ class Supervisor:
         read_again: Callable[[], Reading],
         notifier: Notifier,
         runtime: RuntimeDir,
-        owner: tuple[int, int] | None,
         sockets: Sockets | None = None,
     ) -> None:
         self.daemon = daemon
@@ -72,7 +71,6 @@ class Supervisor:
         self.log = ground.log
         self.runtime = runtime
         self._ground = ground
-        self._owner = owner
         self._sockets = sockets  # None: no pool has ever listened
         self._notifier = notifier
         self._read_again = read_again
@@ -180,7 +178,7 @@ class Supervisor:
         """Open the control socket, and import it: the first zygotes are at their imports too."""
         from graced.desk import Desk
 
-        desk = Desk(self, self.runtime.socket, self._owner)
+        desk = Desk(self, self.runtime.socket)
         desk.open(self.selector)
         return desk
 
@@ -449,7 +447,7 @@ class Supervisor:
         from graced.sockets import Sockets
 
         if self._sockets is None:
-            self._sockets = Sockets({}, self._owner, self._notifier, self.log)
+            self._sockets = Sockets({}, self._notifier, self.log)
         try:
             self._sockets.open(settings)
         except CannotListen as error:
@@ -457,21 +455,25 @@ class Supervisor:
         return None
 
     def _log_trouble(self, settings: Settings) -> str | None:
-        """Open a new log file before a zygote does: by us it is given to the right user."""
+        """Open a new log file before a zygote does."""
         file = settings.log.file
         if file is None or settings.log == self.settings.log:
             return None
         try:
-            FileSink(file, self._owner).close()
-        except OSError as error:
-            return f"log.file: {file}: {error.strerror}; name a file that can be written"
+            if os.geteuid() == 0:
+                safepaths.demand_folder(file)
+            FileSink(file).close()
+        except (OSError, safepaths.Unsafe) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            remedy = "name a file that can be written, or restart as root if only root can open it"
+            return f"log.file: {file}: {why}; {remedy}"
         return None
 
     def _adopt(self, settings: Settings) -> None:
         """Go on with the settings of a new generation."""
         if settings.log != self.settings.log:
             try:
-                self.log.become(open_log(settings.log, os.environ, self._owner))
+                self.log.become(open_log(settings.log, os.environ))
             except OSError as error:
                 self.log.error(f"{settings.log.file}: {error.strerror}; the old log goes on")
             else:

@@ -54,8 +54,6 @@ class Plan(Record):
     bell: int
     main_pid: int
     name: str = "graced"
-    user: str | None = None
-    group: str | None = None
     log: Log | settings.Log = settings.Log()
     runtime_dir: str | None = None
     state_dir: str | None = None
@@ -80,7 +78,6 @@ def fork(plan: Plan) -> tuple[int, Channel]:
     finally:
         process.restore(mask)
     theirs.close()
-    _lead_a_group(pid)
     return pid, ours
 
 
@@ -94,21 +91,14 @@ def fork_with(stacks: Stacks, plan: Plan) -> tuple[int, Channel, Window]:
         raise
 
 
-def _lead_a_group(pid: int) -> None:
-    """Make a new child the leader of its own group; done on both sides, whoever comes first."""
-    try:
-        os.setpgid(pid, pid)
-    except (ProcessLookupError, PermissionError):  # gone already, or done by itself
-        pass
-
-
 # The zygote
 
 
 def _live(plan: Plan, channel: Channel) -> None:
     gc.freeze()  # what belongs to the main process is not ours to collect
     gc.enable()  # off during the main process's start
-    os.setpgid(0, 0)
+    os.setsid()  # a group of its own too; no terminal, so that no code can type into it
+    process.be_seen()
     process.set_name("graced-zygote")
     voice = _voice(plan)
     keep = _keep_only(plan, channel, voice)
@@ -169,7 +159,6 @@ def _imported(
 ) -> Callable[[Any], type[Worker]] | None:
     """Return what gives the class; None if it can't be had, which is said."""
     try:
-        process.change_user(plan.user, plan.group)
         process.set_parent_death_signal(signal.SIGKILL)  # an import may never look at the channel
         if os.getppid() != plan.main_pid:
             return None
@@ -184,9 +173,6 @@ def _imported(
             what = "the code cannot be imported"
             stdlog.report(voice, plan.pool.name, what, error.__cause__)
         channel.send_all(("failed", error.reason))
-        return None
-    except process.ProcessError as error:
-        channel.send_all(("failed", str(error)))
         return None
     _guard_signals(plan.window)
     process.set_name("graced-zygote")

@@ -38,6 +38,6 @@ def test_a_zygote_that_cannot_be_forked_ahead_is_left_for_later(tmp_path: Path) 
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # no descriptor is left
     try:
-        assert fork_ahead([StartZygote(1, Pool("mail"), 1, None, None)], made, None, 60) == {}
+        assert fork_ahead([StartZygote(1, Pool("mail"), 1)], made, None, 60) == {}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -239,22 +239,30 @@ def test_a_user_is_become_and_has_the_log(daemon: Daemon) -> None:
     nobody = pwd.getpwnam("nobody")
     top = as_nobody(daemon)
     talks = {"worker": "talks:Talks", "path": [str(daemon.short / "code")]}
+    for folder in list(daemon.config.parents)[:-2]:  # pytest's own are for root alone
+        folder.chmod(0o755)
     logs = daemon.short / "logs"
     logs.mkdir()
+    os.chown(logs, nobody.pw_uid, nobody.pw_gid)
     log, new = logs / "graced.log", logs / "new.log"
     prepared(daemon, talks, log={"file": str(log)}, **top)
     pid = started(daemon)
-    assert os.stat(f"/proc/{pid}").st_uid == 0
+    assert f"\nUid:\t{nobody.pw_uid}\t" in Path(f"/proc/{pid}/status").read_text()
     worker = daemon.worker_pids()[0]
     assert os.stat(f"/proc/{worker}").st_uid == nobody.pw_uid
     assert (log.stat().st_uid, log.stat().st_gid) == (nobody.pw_uid, nobody.pw_gid)
     log.rename(logs / "graced.log.1")
     os.kill(pid, signal.SIGUSR1)
     daemon.until(lambda: log.exists() and "word" in log.read_text())
-    # A log that comes with a reload belongs to the same user, whoever opens it first.
     prepared(daemon, talks, log={"file": str(new)}, **top)
     result = daemon.run("reload")
     assert result.returncode == 0, result
     assert (new.stat().st_uid, new.stat().st_gid) == (nobody.pw_uid, nobody.pw_gid)
     daemon.until(lambda: "word" in new.read_text())
+    # What only root could open is refused by name.
+    prepared(daemon, talks, log={"file": str(daemon.short / "root.log")}, **top)
+    result = daemon.run("reload")
+    assert result.returncode == 1, result
+    assert "root.log: Permission denied" in result.stderr
+    assert "restart" in result.stderr
     gone(daemon, pid)

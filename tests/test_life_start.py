@@ -144,6 +144,14 @@ def python_for(user: str) -> str:
     pytest.skip(f"{user} can run no Python here")
 
 
+def uids(pid: int) -> set[int]:
+    """Return the user numbers of a process: real, effective, saved, of the file system."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("Uid:"):
+            return set(map(int, line.split()[1:]))
+    raise AssertionError(pid)
+
+
 @pytest.mark.usefixtures("as_root")
 def test_a_user_is_become_before_any_code_of_the_user_runs(daemon: Daemon) -> None:
     nobody = pwd.getpwnam("nobody")
@@ -159,7 +167,7 @@ def test_a_user_is_become_before_any_code_of_the_user_runs(daemon: Daemon) -> No
     ids = daemon.events.wait("^ids ")[0].words
     assert ids == ["ids", str(nobody.pw_uid), str(nobody.pw_gid), nobody.pw_dir]
     assert daemon.events.wait("^groups")[0].words == ["groups", str(nobody.pw_gid)]
-    assert os.stat(f"/proc/{daemon.pid}").st_uid == 0
+    assert uids(daemon.pid) == {nobody.pw_uid}
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     assert daemon.events.matching("^teardown")

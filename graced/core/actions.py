@@ -29,8 +29,6 @@ class StartZygote(Record):
     zygote: int
     pool: Pool
     generation: int
-    user: str | None
-    group: str | None
 
 
 class KillZygote(Record):

@@ -12,13 +12,11 @@ if TYPE_CHECKING:
 class Context:
     """One of it for each daemon."""
 
-    __slots__ = ("_last_id", "group", "jitter", "out", "user")
+    __slots__ = ("_last_id", "jitter", "out")
 
-    def __init__(self, jitter: Callable[[], float], user: str | None, group: str | None) -> None:
+    def __init__(self, jitter: Callable[[], float]) -> None:
         self._last_id = 0
         self.jitter = jitter
-        self.user = user
-        self.group = group
         self.out: list[Action] = []
 
     def new_id(self) -> int:

@@ -49,7 +49,7 @@ class Daemon:
         self.failure: str | None = None  # why the daemon ends by itself
         self.killing = False  # the second SIGINT came
         self.exited = False
-        self._context = Context(jitter, settings.user, settings.group)
+        self._context = Context(jitter)
         self.pools: dict[str, Pool] = {
             name: Pool(pool, 1, self._context) for name, pool in settings.pools.items()
         }

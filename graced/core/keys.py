@@ -47,11 +47,16 @@ DOCS: dict[str, Doc] = {
         "/var/lib/shop",
     ),
     "user": Doc(
-        "Started by root: become this user, by name or number, before any code of the pools "
-        "runs. Fixed while the daemon runs.",
+        "Started by root: become this user for good, by name or number, once sockets, log and "
+        "folders are open; no process of the daemon is root then. What only root can open is "
+        "refused by a reload. Fixed while the daemon runs.",
         "www-data",
     ),
-    "group": Doc("As `user`: become this group; null: the user's own.", "www-data"),
+    "group": Doc(
+        "As `user`: become this group; null: the user's own. Its members may use the control "
+        "socket.",
+        "www-data",
+    ),
     "max_lease": Doc(
         "The longest critical section: `self.critical(seconds)` with more raises ValueError. No "
         "stop, and no end of a round that takes too long, is held up for longer by one.",

@@ -94,7 +94,7 @@ class Zygotes:
         context = self._context
         zygote = Zygote(context.new_id(), settings, generation, now)
         self.by_id[zygote.id] = zygote
-        context.do([StartZygote(zygote.id, settings, generation, context.user, context.group)])
+        context.do([StartZygote(zygote.id, settings, generation)])
         return zygote.id
 
     def restart(self, settings: Settings, generation: int, now: float) -> None:

@@ -131,7 +131,6 @@ class Channel:
                 self.wait(to_send=True)
 
 
-
 def _rights(extra: list[tuple[int, int, bytes]]) -> list[int]:
     fds: list[int] = []
     for level, kind, data in extra:

@@ -215,22 +215,21 @@ def encoded(value: Mapping[str, Any]) -> bytes:
 class ControlServer:
     """The listening socket and its clients."""
 
-    def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
-        """Listen at `path`, mode 0660, for us, or for this user and group. Raises OSError."""
+    def __init__(self, path: str) -> None:
+        """Listen at `path`, mode 0660: for root, this process's user and its group. OSError."""
         self.path = path
-        self._owner = owner
         self.requests: deque[Request] = deque()
         self.clients: set[Client] = set()
         self._selector: selectors.BaseSelector | None = None
         self._paused_until: float | None = None
-        self._listener = _listening(path, owner)
+        self._listener = _listening(path)
         self._identity = _identity(path)
 
     def listen_again(self) -> bool:
         """Listen anew if the socket is not at its path any more; False if it is. Raises OSError."""
         if _identity(self.path) == self._identity:
             return False
-        listener = _listening(self.path, self._owner)
+        listener = _listening(self.path)
         self._identity = _identity(self.path)
         before, self._listener = self._listener, listener
         if self._selector is not None and self._paused_until is None:
@@ -377,11 +376,11 @@ class ControlServer:
                 client(WRITE)
 
 
-def _listening(path: str, owner: tuple[int, int] | None) -> socket.socket:
+def _listening(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
     try:
-        unixsocket.bind(listener, path, 0o660, owner)
+        unixsocket.bind(listener, path, 0o660)
     except BaseException:
         listener.close()
         raise

@@ -9,96 +9,52 @@ from __future__ import annotations
 import os
 import sys
 
-from graced.host import process, runtimedir
+from graced.host import process
 from graced.host.log import say
 from graced.host.notify import READY_FD
-from graced.host.sinks import FileSink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, NoReturn
 
+    from graced.host.runtimedir import PidFile
+
 BUG: Final = 70
 FAILED: Final = 1
 TAIL: Final = 8192  # bytes of the log that are shown when the start failed
 
 
-class PidFile:
-    """A file with the daemon's process number, locked while it lives: stale ones don't block."""
-
-    def __init__(self, path: str) -> None:
-        """Lock the file. Raises AlreadyRunning or Unusable."""
-        self.path = path
-        try:
-            self.fd = runtimedir.lock_file(path)
-        except runtimedir.Taken as error:
-            raise runtimedir.AlreadyRunning(path, error.pid) from None
-        except OSError as error:
-            raise runtimedir.Unusable(
-                f"{path}: {error.strerror}; give another --pidfile"
-            ) from error
-
-    def __enter__(self) -> PidFile:
-        runtimedir.sign(self.fd)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        try:
-            if runtimedir.is_at(self.fd, self.path):  # else it is somebody else's by now
-                os.unlink(self.path)
-        except OSError:  # its folder is not ours any more
-            pass
-        os.close(self.fd)
-
-
 def run(
-    body: Callable[[], int],
-    log_file: str,
-    pidfile: str | None,
-    owner: tuple[int, int] | None = None,
+    body: Callable[[], int], log: str, log_fd: int, pidfile: PidFile | None, keep: set[int]
 ) -> int:
     """Run `body` as a daemon; return 0 when it is ready, else the status that it returned.
 
     `body` finds in the environment where to say that it is ready; `host/notify.py` does.
-    A new log file is given to `owner`. Raises AlreadyRunning or Unusable.
+    `keep`: the descriptors that it needs, of the log and the PID file too.
     """
-    _make(log_file, owner)
-    held = PidFile(pidfile) if pidfile is not None else None
-    shown_from = _size(log_file)
+    shown_from = _size(log)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        _become_daemon(body, log_file, held, write)
+        _become_daemon(body, _Context(log_fd, pidfile, {write, *keep}), write)
     os.close(write)
-    if held is not None:
-        os.close(held.fd)  # the daemon has it too, and the lock with it
+    if pidfile is not None:
+        os.close(pidfile.fd)  # the daemon has it too, and the lock with it
     os.waitpid(child, 0)
     status, told = _wait(read)
     if told:
         say(told)
     elif status != 0:
-        _show(log_file, shown_from)
+        _show(log, shown_from)
     return status
 
 
-def _make(log_file: str, owner: tuple[int, int] | None) -> None:
-    """Create the log file, while there is a terminal to say why that can't be."""
-    try:
-        FileSink(log_file, owner).close()
-    except OSError as error:
-        raise runtimedir.Unusable(
-            f"{log_file}: {error.strerror}; set log.file to a file that can be written"
-        ) from error
-
-
-def _become_daemon(
-    body: Callable[[], int], log_file: str, held: PidFile | None, report: int
-) -> NoReturn:
+def _become_daemon(body: Callable[[], int], context: _Context, report: int) -> NoReturn:
     status = BUG
     try:
-        with _Context(log_file, held, report):
+        with context:
             _say(report, f"PID {os.getpid()}\n")
             os.environ[READY_FD] = str(os.dup(report))
             status = body()
@@ -115,24 +71,22 @@ def _become_daemon(
 class _Context:
     """DaemonContext with all that it would do to us switched off."""
 
-    def __init__(self, log_file: str, held: PidFile | None, report: int) -> None:
+    def __init__(self, log: int, pidfile: PidFile | None, keep: set[int]) -> None:
         import daemon.daemon
 
         # python-daemon 2.3 makes a set of all numbers up to the limit, which may be 2^30.
         daemon.daemon.get_maximum_file_descriptors = _above_all_descriptors
         _have_standard_streams()
-        log = open(log_file, "ab", buffering=0)  # noqa: SIM115 - it lives as long as the daemon
-        keep = [report] if held is None else [report, held.fd]
-        keep += [fd for fd in process.foreign_fds() if not os.get_inheritable(fd)]
+        keep |= {fd for fd in process.foreign_fds() if not os.get_inheritable(fd)}
         self._context = daemon.daemon.DaemonContext(
             detach_process=True,
             signal_map={},
             prevent_core=False,
             umask=_umask(),
-            files_preserve=keep,
-            pidfile=held,
-            stdout=log,
-            stderr=log,
+            files_preserve=list(keep),
+            pidfile=pidfile,
+            stdout=_File(log),
+            stderr=_File(log),
         )
 
     def __enter__(self) -> None:
@@ -140,6 +94,16 @@ class _Context:
 
     def __exit__(self, *error: object) -> None:
         self._context.close()
+
+
+class _File:
+    """A descriptor, as python-daemon wants one."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
 
 
 def _above_all_descriptors() -> int:

@@ -10,7 +10,7 @@ import _socket as socket  # the public module adds enums, which take long to imp
 import os
 import stat
 
-from graced.host import unixsocket
+from graced.host.runtimedir import Unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from graced.host.address import Address
 
-    Owner = tuple[int, int]
     File = tuple[int, int]  # device and inode
 
 FIRST: Final = 3  # of the descriptors that systemd hands over, see sd_listen_fds(3)
@@ -28,7 +27,7 @@ LONGEST_NAME: Final = 200
 _NOBODY: Final = (ConnectionRefusedError, FileNotFoundError)
 
 
-class CannotListen(Exception):
+class CannotListen(Unusable):
     """There can be no socket of this address; says why, and what to do."""
 
     exit_code = 1  # the port may be free again when somebody tries again
@@ -75,15 +74,15 @@ def listens(fd: int) -> bool:
         sock.detach()
 
 
-def open_address(address: Address, owner: Owner | None) -> int:
-    """Return the descriptor of a new socket that listens; `owner` gets a Unix socket's name."""
+def open_address(address: Address) -> int:
+    """Return the descriptor of a new socket that listens."""
     family = socket.AF_UNIX if address.kind == "unix" else socket.AF_INET
     if ":" in address.host:
         family = socket.AF_INET6
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            _bind(sock, address, owner)
+            _bind(sock, address)
             sock.listen(address.backlog)
         except BaseException:
             sock.close()
@@ -108,8 +107,8 @@ def adjust(fd: int, address: Address, file: File | None) -> None:
     sock = socket.socket(fileno=fd)
     try:
         sock.listen(address.backlog)
-        if address.kind == "unix" and file == file_at(address):
-            os.chmod(address.name, address.mode)
+        if address.kind == "unix":
+            _set_mode(address, file)
     except OSError:  # its name is gone, which is nobody's loss but the callers'
         pass
     finally:
@@ -177,9 +176,9 @@ def stored_name(address: Address) -> str:
 # Binding
 
 
-def _bind(sock: socket.socket, address: Address, owner: Owner | None) -> None:
+def _bind(sock: socket.socket, address: Address) -> None:
     if address.kind == "unix":
-        _bind_unix(sock, address, owner)
+        _bind_unix(sock, address)
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections may linger
     if ":" in address.host:
@@ -187,7 +186,7 @@ def _bind(sock: socket.socket, address: Address, owner: Owner | None) -> None:
     sock.bind((address.host, address.port))
 
 
-def _bind_unix(sock: socket.socket, address: Address, owner: Owner | None) -> None:
+def _bind_unix(sock: socket.socket, address: Address) -> None:
     path = address.name
     if _is_stale(path):
         _remove(path)
@@ -196,8 +195,17 @@ def _bind_unix(sock: socket.socket, address: Address, owner: Owner | None) -> No
         sock.bind(path)
     finally:
         os.umask(old)
-    if owner is not None and os.geteuid() == 0:
-        unixsocket.give(path, owner)
+
+
+def _set_mode(address: Address, file: File | None) -> None:
+    """Change the mode of a socket that is `file`, never of what has been put in its place."""
+    fd = os.open(address.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) == file:
+            os.chmod(f"/proc/self/fd/{fd}", address.mode)
+    finally:
+        os.close(fd)
 
 
 def _is_stale(path: str) -> bool:
@@ -240,7 +248,10 @@ def _advice(address: Address, error: OSError) -> str:
         case errno.EADDRINUSE:
             return "stop who listens there, or write another port"
         case errno.EACCES | errno.EPERM:
-            return "start as root, write a port from 1024 on, or let systemd open it: fd:NAME"
+            return (
+                "only root may, and a daemon is root at its start alone: restart it as root,"
+                " write another, or let systemd open it: fd:NAME"
+            )
         case errno.EADDRNOTAVAIL:
             return "write an address of this host"
     return "write another address"

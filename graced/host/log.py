@@ -177,12 +177,10 @@ def attach(log: Log, fields: Fields | None = None) -> None:
     stdlog.attach(log.bind(**(fields or {})))
 
 
-def open_log(
-    wanted: settings.Log, environ: Mapping[str, str], owner: tuple[int, int] | None = None
-) -> Log:
+def open_log(wanted: settings.Log, environ: Mapping[str, str], fd: int | None = None) -> Log:
     """Open the log that the settings ask for; OSError if its file can't be opened.
 
-    `owner` (user and group number) gets a log file that did not exist, if root opens it.
+    `fd`: its file, which is open already and which this process may not be able to open.
     """
     format = wanted.format
     is_journal = wanted.file is None and speaks_to_journal(2, environ)
@@ -194,7 +192,7 @@ def open_log(
         output = journal_output(wanted.level, 2)
         if output is not None:
             return Log(output=output)
-    sink = sink_of(2) if wanted.file is None else FileSink(wanted.file, owner)
+    sink = sink_of(2) if wanted.file is None else FileSink(wanted.file, fd)
     return Log(output=Output(wanted.level, format, sink))
 
 

@@ -43,13 +43,19 @@ class Notifier:
     ) -> None:
         self.warn = warn
         self.watchdog_interval = _watchdog(environ)
-        self._ready_fd = _number(environ.pop(READY_FD, ""))
+        self._ready_fd: int | None = None
+        self.tell_when_ready(environ)
         self._waiting: deque[bytes] = deque()  # what must not be lost
         self._enclosed: dict[bytes, int] = {}  # descriptors of ours that go with a message
         self._status: bytes | None = None
         self._alive = False  # WATCHDOG=1 waits
         self._told = False  # that nobody is there
         self._socket, self._peer = self._connect(environ.pop("NOTIFY_SOCKET", ""))
+
+    def tell_when_ready(self, environ: MutableMapping[str, str]) -> None:
+        """Tell whoever waits for a daemon to leave its terminal, if somebody does."""
+        if READY_FD in environ:
+            self._ready_fd = _number(environ.pop(READY_FD))
 
     # What can be said
 

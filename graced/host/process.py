@@ -6,6 +6,7 @@ The only place that calls C by itself; the standard library has no prctl(2).
 from __future__ import annotations
 
 import _ctypes  # the public module defines types by the dozen, which takes long to import
+import errno
 import os
 import signal
 import sys
@@ -38,6 +39,14 @@ CUT_OFF: Final = 71  # of a zygote: its import has closed the way to say why it 
 _SET_PDEATHSIG: Final = 1
 _SET_NAME: Final = 15
 _SET_CHILD_SUBREAPER: Final = 36
+_SET_DUMPABLE: Final = 4
+NEW_PRIVILEGES: Final = "GRACED_NEW_PRIVILEGES"  # 1: setuid programs are to work
+_CAPBSET_DROP: Final = 24
+_SET_NO_NEW_PRIVS: Final = 38
+_CAPABILITIES: Final = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)  # version, this process
+# Of whoever started us, and of no use or harm to somebody else.
+_PERSONAL: Final = ("DBUS_", "GPG_", "SSH_", "SUDO_", "XDG_")
+_PERSONAL_NAMES: Final = ("DISPLAY", "KRB5CCNAME", "MAIL", "WAYLAND_DISPLAY", "XAUTHORITY")
 _ALL_SIGNALS: Final = frozenset(valid_signals())
 _SIGNAL_STACK: Final = 1 << 20  # bytes; 64 signals, each with the registers of a large processor
 
@@ -61,6 +70,7 @@ def c_function(name: str) -> Callable[..., int]:
 
 
 _c_prctl = c_function("prctl")
+_c_capset = c_function("capset")
 _c_sigaltstack = c_function("sigaltstack")
 _foreign: dict[int, tuple[int, int]] = {}  # see remember_open_fds()
 _signal_stack: list[_Byte] = []  # what is in use is not to be freed
@@ -103,7 +113,7 @@ def refuse_orphans() -> None:
 
 
 def set_parent_death_signal(number: int) -> None:
-    """Get a signal when the parent dies; 0: none. Lost by fork and by a change of user.
+    """Get a signal when the parent dies; 0: none. Lost by fork.
 
     Check getppid() afterwards: the parent may be gone already.
     """
@@ -258,56 +268,96 @@ def redirect_stdin() -> None:
 
 
 def change_user(user: str | None, group: str | None) -> None:
-    """Become `user` for good, in its groups or in `group`. Nothing to do without a user.
+    """Become `user` for good, in its groups or in `group`. Nothing to do without both.
 
-    ProcessError if there is no such user or group, or if we may not. The kernel
-    clears the parent death signal on the way.
+    No capability is left, none comes back with a setuid program unless $GRACED_NEW_PRIVILEGES
+    asks for it, and what the environment says of whoever started us is gone. ProcessError if
+    there is no such user or group, or if we may not.
     """
     if user is None and group is None:
         return
     uid, gid, home, name = account(user, group)
     if (uid, gid) == (os.geteuid(), os.getegid()):
         return
+    who = f"user {user!r}" if user else f"group {group!r}"
     try:
-        _become(uid, gid, name)
+        become(uid, gid, name, new_privileges=os.environ.get(NEW_PRIVILEGES) == "1")
     except OSError as error:
-        who = f"user {user!r}" if user else f"group {group!r}"
         raise ProcessError(f"cannot become {who}: {error.strerror}; start as root") from None
-    if name is not None:
+    if user is not None and name is not None:
+        for variable in list(os.environ):
+            if variable.startswith(_PERSONAL) or variable in _PERSONAL_NAMES:
+                del os.environ[variable]
         os.environ.update(HOME=home, USER=name, LOGNAME=name)
 
 
-def _become(uid: int, gid: int, name: str | None) -> None:
+def become(uid: int, gid: int, name: str | None, *, new_privileges: bool = False) -> None:
+    """Take another user and group for good, and let go of what only root has. OSError.
+
+    `name`: whose supplementary groups to take; None: no others than `gid`.
+    """
+    if uid != 0 and not new_privileges:
+        _empty_bounding_set()
     if name is not None:
         os.initgroups(name, gid)
     else:
         os.setgroups([gid])
-    os.setgid(gid)
-    os.setuid(uid)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if uid == 0:
+        return
+    if not new_privileges:
+        _prctl(_SET_NO_NEW_PRIVS, 1)
+    if _c_capset(_CAPABILITIES, bytes(24)) != 0:  # the inheritable ones would stay
+        number = _ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
+        raise OSError(errno.EPERM, "some of root's identity is left")
 
 
-def become_owner_of(file: str) -> None:
-    """As root, become for good whoever owns a file's folder, or in root's folder the file.
+def _empty_bounding_set() -> None:
+    """Let no program that is run later give a capability, if we may decide that."""
+    for capability in range(64):  # see capabilities(7)
+        try:
+            _prctl(_CAPBSET_DROP, capability)
+        except OSError:  # there are no more of them, or a container or systemd has decided already
+            return
 
-    Else a file that is made there would be root's, and a link that its owner has put there
-    would lead root anywhere. Nothing to do if all is root's, or nothing is there.
+
+def be_seen() -> None:
+    """Let processes of the same user look at this one, as after an exec; see PR_SET_DUMPABLE.
+
+    The main process does not: it may have root's terminal, and workers are not to reach that.
+    """
+    _prctl(_SET_DUMPABLE, 1)
+
+
+def become_owner_of(path: str) -> None:
+    """As root, become for good whose something is; nothing to do if it is root's or not there.
+
+    ProcessError if that can't be.
     """
     import pwd
 
-    for path in (os.path.dirname(file) or ".", file):
-        try:
-            found = os.lstat(path) if path == file else os.stat(path)
-        except OSError:
-            return
-        if found.st_uid != 0:
-            break
-    else:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return
+    if os.geteuid() != 0 or found.st_uid == 0:
         return
     try:
-        name = pwd.getpwuid(found.st_uid).pw_name
+        entry = pwd.getpwuid(found.st_uid)
+        gid, name = entry.pw_gid, entry.pw_name
     except KeyError:  # such as the user of a DynamicUser= that is not running
-        name = None
-    _become(found.st_uid, found.st_gid, name)
+        gid, name = found.st_gid, None
+    if gid == 0:
+        raise ProcessError(
+            f"{path}: belongs to user {found.st_uid}, whose group is root's; set user"
+        )
+    try:
+        become(found.st_uid, gid, name)
+    except OSError as error:
+        raise ProcessError(f"cannot become user {found.st_uid}: {error.strerror}") from None
 
 
 def account(user: str | None, group: str | None) -> tuple[int, int, str, str | None]:
@@ -433,6 +483,13 @@ def living_in(groups: Container[int]) -> dict[int, int]:
         if letter not in (b"Z", b"X") and int(group) in groups:
             found[int(name)] = int(group)
     return found
+
+
+def end_child(pid: int) -> None:
+    """Kill a child, not reaped yet, that leads a group, or is about to, and all that are in it."""
+    end_group(pid)
+    signal_process(pid, signal.SIGKILL)
+    end_group(pid)
 
 
 def peek_exit() -> Exit | None:

@@ -13,16 +13,14 @@ import fcntl
 import os
 import stat
 import time
-from errno import EADDRINUSE
+from errno import EADDRINUSE, EPERM
 
-from graced.host import unixsocket
+from graced.host import safepaths, unixsocket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Final
-
-    Owner = tuple[int, int]  # user and group number
 
 SOCKET: Final = "control.sock"
 LOCK: Final = "lock"
@@ -54,26 +52,24 @@ class Unusable(Exception):
     exit_code = 78
 
 
+class NotForRoot(Unusable):
+    """A folder is not root's alone, and root would have to use it."""
+
+
 class RuntimeDir:
     """A runtime directory that is ours, from :meth:`take` to :meth:`close` or death."""
 
-    def __init__(
-        self, path: str, lock: int, name: socket.socket | None, owner: Owner | None
-    ) -> None:
+    def __init__(self, path: str, lock: int, name: socket.socket | None) -> None:
         self.path = path
         self.lock = lock  # close-on-exec; forked children close it
         self._name = name  # likewise; None: somebody has it who is no daemon of ours
-        self._owner = owner
 
     @classmethod
-    def take(cls, path: str, owner: Owner | None = None) -> RuntimeDir:
-        """Make the folder at `path` if need be and lock it.
-
-        Raises AlreadyRunning or Unusable. `owner` gets the folder if root makes it.
-        """
-        lock = _locked(path, owner)
+    def take(cls, path: str) -> RuntimeDir:
+        """Make the folder at `path` if need be and lock it. Raises AlreadyRunning or Unusable."""
+        lock = _locked(path)
         try:
-            taken = cls(path, lock, _named(path, owner), owner)
+            taken = cls(path, lock, _named(path))
         except BaseException:
             os.close(lock)
             raise
@@ -87,7 +83,7 @@ class RuntimeDir:
         """
         if is_at(self.lock, os.path.join(self.path, LOCK)):
             return False
-        lock = _locked(self.path, self._owner)
+        lock = _locked(self.path)
         os.dup2(lock, self.lock, inheritable=False)
         os.close(lock)
         self.sign()
@@ -109,8 +105,8 @@ class RuntimeDir:
             self._name.close()
 
 
-def _locked(path: str, owner: Owner | None) -> int:
-    _make(path, 0o755, owner, key="runtime_dir")
+def _locked(path: str) -> int:
+    _make(path, 0o755, key="runtime_dir")
     try:
         return lock_file(os.path.join(path, LOCK))
     except Taken as error:
@@ -119,7 +115,7 @@ def _locked(path: str, owner: Owner | None) -> int:
         raise Unusable(_cannot(path, error, "runtime_dir")) from error
 
 
-def _named(path: str, owner: Owner | None) -> socket.socket | None:
+def _named(path: str) -> socket.socket | None:
     """Return a socket that holds the daemon's name; AlreadyRunning if a daemon of ours has it.
 
     One of a stranger, who only wants to keep us from it, is passed over.
@@ -136,7 +132,7 @@ def _named(path: str, owner: Owner | None) -> socket.socket | None:
             if error.errno != EADDRINUSE:  # no such sockets here
                 break
         pid, uid = _holder(name)
-        if uid not in (0, os.geteuid(), *(owner or ())[:1]):
+        if uid not in (0, os.geteuid()):
             break
         if time.monotonic() > end:
             sock.close()
@@ -174,7 +170,7 @@ def _name(path: str) -> bytes:
     whole = f"{view} {root.st_dev} {root.st_ino} {folder}/{base}"
     return f"\0graced-{base[:64]}-{crc32(whole.encode('utf-8', 'surrogateescape')):08x}".encode(
         "utf-8", "surrogateescape"
-    )[:unixsocket.LONGEST]
+    )[: unixsocket.LONGEST]
 
 
 class Taken(Exception):
@@ -188,14 +184,13 @@ class Taken(Exception):
 def lock_file(file: str) -> int:
     """Return a descriptor that locks `file` while it, or a copy of it, is open.
 
-    Raises Taken or OSError.
+    Nobody else may read it: who can open a file can hold a lock on it. Raises Taken or OSError.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
-        fd = os.open(file, flags, 0o644)
+        fd = _open_lock(file)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if is_at(fd, file):
+            if is_at(fd, file) and _is_private(fd, file):
                 return fd
         except BlockingIOError:
             pid = _pid(fd)
@@ -204,7 +199,29 @@ def lock_file(file: str) -> int:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # somebody removed it in between: a lock on it would keep nobody out
+        os.close(fd)  # removed in between: a lock on it would keep nobody out
+
+
+def _open_lock(file: str) -> int:
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    if os.geteuid() == 0:
+        try:
+            safepaths.demand_folder(file)
+        except safepaths.Unsafe as error:
+            raise PermissionError(EPERM, f"not locked by root: {error}", file) from None
+    try:
+        return os.open(file, flags | os.O_RDWR | os.O_CREAT, 0o600)
+    except PermissionError:  # root's, of a version that stayed root
+        return os.open(file, flags | os.O_RDONLY)
+
+
+def _is_private(lock: int, file: str) -> bool:
+    """Whether nobody else can open a lock of ours; one of an older version makes way."""
+    found = os.fstat(lock)
+    if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+        return True
+    os.unlink(file)
+    return False
 
 
 def sign(lock: int) -> None:
@@ -225,6 +242,32 @@ def is_at(fd: int, path: str) -> bool:
 def _pid(fd: int) -> int | None:
     text = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
     return int(text) if text.isascii() and text.isdigit() else None
+
+
+class PidFile:
+    """A file with the daemon's process number, locked while it lives: stale ones don't block."""
+
+    def __init__(self, path: str) -> None:
+        """Lock the file. Raises AlreadyRunning or Unusable."""
+        self.path = path
+        try:
+            self.fd = lock_file(path)
+        except Taken as error:
+            raise AlreadyRunning(path, error.pid) from None
+        except OSError as error:
+            raise Unusable(f"{path}: {error.strerror}; give another --pidfile") from error
+
+    def __enter__(self) -> PidFile:
+        sign(self.fd)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        try:
+            if is_at(self.fd, self.path):  # else it is another's by now
+                os.unlink(self.path)
+        except OSError:  # in a folder of root's: then it tells of nobody
+            os.ftruncate(self.fd, 0)
+        os.close(self.fd)
 
 
 # Which folder
@@ -248,13 +291,17 @@ def runtime_path(
     return _private(_private_paths(name, environ)[-1 if outlives_login else 0])
 
 
-def find(name: str, configured: str | None, environ: Mapping[str, str]) -> str:
+def find(
+    name: str, configured: str | None, environ: Mapping[str, str], user: int | None = None
+) -> str:
     """Return where such a daemon is, as :func:`runtime_path` does, but make nothing.
 
     Where several folders are possible, for instance of a daemon of the system and
-    one of this user, the first that has a control socket.
+    one of this user or `user`, the first that has a control socket.
     """
     candidates = list(_candidates(name, configured, environ))
+    if user is not None and len(candidates) > 1:
+        candidates.append(f"/tmp/{name}-{user}")
     for path in candidates:
         if os.path.exists(os.path.join(path, SOCKET)):
             return path
@@ -273,19 +320,37 @@ def _candidates(name: str, configured: str | None, environ: Mapping[str, str]) -
     yield common
 
 
-def state_path(
-    name: str, configured: str | None, environ: Mapping[str, str], owner: Owner | None = None
-) -> str:
+def give(
+    name: str,
+    runtime_dir: str | None,
+    state_dir: str | None,
+    environ: Mapping[str, str],
+    owner: tuple[int, int],
+) -> None:
+    """Make both folders as root, and give them to whom the daemon will be.
+
+    What root can't do without following others is left to that user, who says what is wrong.
+    """
+    runtime = runtime_dir or _first(environ.get("RUNTIME_DIRECTORY", "")) or f"/run/{name}"
+    state = state_dir or _first(environ.get("STATE_DIRECTORY", "")) or f"/var/lib/{name}"
+    for path, mode in ((runtime, 0o755), (state, 0o750)):
+        try:
+            safepaths.give_folder(path, mode, owner)
+        except (safepaths.Unsafe, OSError):
+            pass
+
+
+def state_path(name: str, configured: str | None, environ: Mapping[str, str]) -> str:
     """Return the state directory, made if need be.
 
     `configured`, else the first of $STATE_DIRECTORY, else /var/lib/NAME if it can be made
-    or used, else ~/.local/state/NAME. `owner` gets it if root makes it. Raises Unusable.
+    or used, else ~/.local/state/NAME. Raises Unusable.
     """
     told = configured or _first(environ.get("STATE_DIRECTORY", ""))
     common = f"/var/lib/{name}"
     if not told:
-        told = common if _can_have(common, 0o750, owner) else _in_home(name, environ)
-    _make(told, 0o750, owner, key="state_dir")
+        told = common if _can_have(common, 0o750) else _in_home(name, environ)
+    _make(told, 0o750, key="state_dir")
     return told
 
 
@@ -300,9 +365,11 @@ def _first(paths: str) -> str:
     return paths.partition(":")[0]
 
 
-def _can_have(path: str, mode: int, owner: Owner | None = None) -> bool:
+def _can_have(path: str, mode: int) -> bool:
     try:
-        _make(path, mode, owner, key="")
+        _make(path, mode, key="")
+    except NotForRoot:  # another user's daemon may be there
+        raise
     except Unusable:
         return False
     return True
@@ -316,16 +383,23 @@ def _usable(path: str) -> bool:
     return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK, effective_ids=True)
 
 
-def _make(path: str, mode: int, owner: Owner | None, key: str) -> None:
+def _make(path: str, mode: int, key: str) -> None:
     try:
-        _make_all(path, mode, owner)
+        if os.geteuid() == 0:
+            safepaths.demand_folder(path, sticky=True)
+        _make_all(path, mode)
+        if os.geteuid() == 0:
+            safepaths.demand(path)
+    except safepaths.Unsafe as error:
+        remedy = f"start as that user, set user, or set {key or 'name'} to have another folder"
+        raise NotForRoot(f"{path}: cannot be used by root: {error}; {remedy}") from None
     except OSError as error:
         raise Unusable(_cannot(path, error, key)) from error
     if not _usable(path):
         raise Unusable(f"{path}: cannot be written to; {_remedy(key)}")
 
 
-def _make_all(path: str, mode: int, owner: Owner | None) -> None:
+def _make_all(path: str, mode: int) -> None:
     if os.path.isdir(path):
         return
     os.makedirs(os.path.dirname(path) or ".", 0o755, exist_ok=True)
@@ -334,9 +408,6 @@ def _make_all(path: str, mode: int, owner: Owner | None) -> None:
     except FileExistsError:
         if not os.path.isdir(path):
             raise
-    else:
-        if owner is not None and os.geteuid() == 0:
-            os.chown(path, *owner)
 
 
 def _cannot(path: str, error: OSError, key: str) -> str:

@@ -164,12 +164,11 @@ class SocketSink(Sink):
 class FileSink(Sink):
     """A file by name, opened again when it has been rotated."""
 
-    def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
-        """Open for appending; `owner` gets a new file, so that workers can open it again."""
+    def __init__(self, path: str, fd: int | None = None) -> None:
+        """Open for appending, or take a descriptor that is."""
         self.path = path
-        self._owner = owner
         self._look_at = 0.0
-        super().__init__(_open_file(path, owner))
+        super().__init__(_open_file(path) if fd is None else _high(fd))
 
     def write(self, record: bytes, report: Callable[[int], bytes]) -> None:
         now = time.monotonic()
@@ -182,7 +181,7 @@ class FileSink(Sink):
     def reopen(self) -> bool:
         """Open the file by its name again, under the same descriptor; False if it can't be."""
         try:
-            new = _open_file(self.path, self._owner)
+            new = _open_file(self.path)
         except OSError:  # the old one goes on: better a line in a rotated file than none
             return False
         if self.fd is None:
@@ -211,48 +210,13 @@ def _same_file(one: int, other: int) -> bool:
         return False
 
 
-def _open_file(path: str, owner: tuple[int, int] | None) -> int:
-    """Open a file for appending, or make it; as root only where nobody else can put a link."""
-    if owner is None or os.geteuid() != 0:
-        return _open(path)
-    return _open(path, owner) if _in_roots_folder(path) else _open_as(owner, path)
-
-
-def _open(path: str, owner: tuple[int, int] | None = None, more: int = 0) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | more
+def _open_file(path: str) -> int:
+    """Open a file for appending, or make it."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         return _high(os.open(path, flags))
     except FileNotFoundError:
-        fd = _high(os.open(path, flags | os.O_CREAT, 0o640))
-    if owner is not None:
-        os.fchown(fd, *owner)
-    return fd
-
-
-def _open_as(owner: tuple[int, int], path: str) -> int:
-    """Open a file with the rights of the pools' user, who may have made its name a link."""
-    uid, gid = owner
-    groups, own = os.getgroups(), os.getegid()
-    try:
-        os.setgroups([gid])
-        os.setegid(gid)
-        os.seteuid(uid)
-        return _open(path, more=os.O_NOFOLLOW)
-    finally:
-        os.seteuid(0)
-        os.setegid(own)
-        os.setgroups(groups)
-
-
-def _in_roots_folder(path: str) -> bool:
-    """Whether each folder on the way to a file is root's, as written and without links."""
-    folder = os.path.dirname(os.path.abspath(path))
-    for place in (folder, os.path.realpath(folder)):
-        while place != "/":
-            if os.path.lexists(place) and os.lstat(place).st_uid != 0:
-                return False
-            place = os.path.dirname(place)
-    return True
+        return _high(os.open(path, flags | os.O_CREAT, 0o640))
 
 
 def _high(fd: int) -> int:

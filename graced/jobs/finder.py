@@ -158,14 +158,15 @@ def _open_file(args: argparse.Namespace, file: _File | None) -> FileEnd | None:
 def _file_of(args: argparse.Namespace, *, must_exist: bool) -> _File | None:
     """Return the file that is meant, after having become the user who may use it."""
     settings = _settings(args)
+    _become_the_daemons_user(settings)
     files = _files(settings, _state_dir(settings, make=False))
     pool = _pool(files, args.pool, must_exist=must_exist)
     if pool is None:
         return None
+    file = files[pool.name]
+    _become_the_owner(file.path)
     if not must_exist:
         _state_dir(settings, make=True)
-    file = files[pool.name]
-    _drop_root(settings, file.path)
     return file
 
 
@@ -175,7 +176,7 @@ def _state_dir(settings: Settings, *, make: bool) -> str:
     known = (settings.name, settings.state_dir, os.environ)
     try:
         if make:
-            return runtimedir.state_path(*known, _owner(settings))
+            return runtimedir.state_path(*known)
         return runtimedir.find_state(*known)
     except runtimedir.Unusable as error:
         raise Refusal(str(error), error.exit_code) from None
@@ -252,32 +253,28 @@ def _meant(files: Mapping[str, _File]) -> list[_File]:
     return [file for file in files.values() if file.is_sure] or list(files.values())
 
 
-def _owner(settings: Settings) -> tuple[int, int] | None:
-    """Return whose the queue's folder and file have to be, if we are root."""
-    from graced.host import process
-
-    if os.geteuid() != 0 or (settings.user is None and settings.group is None):
-        return None
-    try:
-        uid, gid, *_ = process.account(settings.user, settings.group)
-    except process.ProcessError as error:
-        raise Refusal(str(error), WRONG) from None
-    return uid, gid
-
-
-def _drop_root(settings: Settings, file: str) -> None:
-    """Become the daemon's user: what root writes into a queue, that user could not.
-
-    The configuration says who it is; under systemd only the folder does.
-    """
-    from graced.host import process
+def _become_the_daemons_user(settings: Settings) -> None:
+    """Drop root's rights as a daemon does: what root writes into a queue, that user could not."""
+    from graced.host import process, runtimedir
 
     if os.geteuid() != 0:
         return
-    if settings.user is None and settings.group is None:
-        process.become_owner_of(file)
-        return
     try:
-        process.change_user(settings.user, settings.group)
+        uid, gid, *_ = process.account(settings.user, settings.group)
+        if uid != 0:
+            dirs = settings.runtime_dir, settings.state_dir
+            runtimedir.give(settings.name, *dirs, os.environ, (uid, gid))
+            process.change_user(settings.user, settings.group)
     except process.ProcessError as error:
         raise Refusal(str(error), WRONG) from None
+
+
+def _become_the_owner(file: str) -> None:
+    """As root still, become whose the file or its folder is: under systemd only that says it."""
+    from graced.host import process
+
+    for path in (os.path.dirname(file), file):
+        try:
+            process.become_owner_of(path)
+        except process.ProcessError as error:
+            raise Refusal(str(error), WRONG) from None

@@ -38,8 +38,6 @@ class Plan(Record):
     socket: str  # absolute
     daemon_id: str  # letters and digits; another one for each main process
     policy: Policy = Policy()
-    user: str | None = None
-    group: str | None = None
     log: Log = Log()
     window: Window | None = None  # for its stacks
     name: str = "graced"
@@ -207,17 +205,19 @@ def _serve(plan: Plan, channel: Channel) -> int:
     import gc
 
     gc.freeze()  # what belongs to the main process is not ours to collect
-    os.setpgid(0, 0)  # Ctrl-C in a terminal is not for us
+    os.setsid()  # Ctrl-C in a terminal is not for us, nor is the terminal
+    process.be_seen()
     _be_known(plan)
     windows = [] if plan.window is None else [plan.window.fd]
     process.close_all_but({channel.fileno(), *plan.log.keep(), *windows})
     process.redirect_stdin()
     _guard_signals(plan.window)
+    from graced.jobs import wire
+
     elder = _find_elder(plan)
     try:
-        listener = listen(plan)
-        process.change_user(plan.user, plan.group)
-    except (OSError, process.ProcessError) as error:
+        listener = wire.listen(plan.socket)
+    except OSError as error:
         channel.send(("failed", f"{plan.socket}: {error}"))
         return FAILED
     from graced.jobs.service import Service
@@ -265,13 +265,3 @@ def _find_elder(plan: Plan) -> socket.socket | None:
         elder.close()
         return None
     return elder
-
-
-def listen(plan: Plan) -> socket.socket:
-    """Return a socket that listens at the plan's place. Raises OSError or ProcessError."""
-    from graced.jobs import wire
-
-    if plan.user is None and plan.group is None:
-        return wire.listen(plan.socket)
-    uid, gid, *_ = process.account(plan.user, plan.group)
-    return wire.listen(plan.socket, (uid, gid))

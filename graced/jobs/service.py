@@ -16,7 +16,6 @@ import time
 from collections import deque
 
 from graced.core import settings
-from graced.host import process
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.log import open_log
 from graced.host.walltimer import WallTimer
@@ -24,7 +23,6 @@ from graced.jobs import requests, wire
 from graced.jobs.book import Book
 from graced.jobs.counter import Counter
 from graced.jobs.departed import Departed
-from graced.jobs.keeper import listen
 from graced.jobs.policy import Policy
 from graced.jobs.timing import NEVER
 from graced.jobs.trouble import Trouble
@@ -329,8 +327,8 @@ class Service:
         if os.path.lexists(place):
             return
         try:
-            self._visitors.listen_at(listen(self._plan))
-        except (OSError, process.ProcessError) as error:
+            self._visitors.listen_at(wire.listen(place))
+        except OSError as error:
             self._log.error("queue: %s: %s; new workers cannot reach it", place, error)
         else:
             self._log.error("queue: %s was removed; listening there again", place)

@@ -160,9 +160,9 @@ def connect(path: str, *, blocking: bool = False) -> socket.socket:
     return _socket(unixsocket.connect, path, blocking=blocking)
 
 
-def listen(path: str, owner: tuple[int, int] | None = None) -> socket.socket:
+def listen(path: str) -> socket.socket:
     """Return a non-blocking listening socket that took a path's place in one step."""
-    return _socket(lambda sock, place: unixsocket.bind(sock, place, owner=owner), path)
+    return _socket(unixsocket.bind, path)
 
 
 def _socket(

@@ -36,14 +36,13 @@ def test_workers_of_a_start_are_ordered_together() -> None:
     assert slots(made.serving()) == [0, 1, 2, 3]
 
 
-def test_zygote_gets_its_pools_settings_and_the_user() -> None:
+def test_zygote_gets_its_pools_settings() -> None:
     from graced.core.settings import Settings
 
     mail = pool("mail", env={"A": "1"})
-    made = World(Settings(user="mary", group="folk", pools={"mail": mail})).start()
+    made = World(Settings(pools={"mail": mail})).start()
     (zygote,) = made.actions(ac.StartZygote)
     assert (zygote.pool, zygote.generation) == (mail, 1)
-    assert (zygote.user, zygote.group) == ("mary", "folk")
 
 
 def test_limits_are_jittered_downwards_by_a_tenth() -> None:

@@ -467,51 +467,6 @@ def test_a_new_file_is_not_for_everybody(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) & ~0o640 == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_new_file_belongs_to_those_who_reopen_it(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    log = loglib.open_log(Wanted(file=str(path)), {}, (12345, 12346))
-    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
-    path.unlink()
-    assert log.reopen()
-    assert path.stat().st_uid == 12345
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root is led astray")
-@pytest.mark.parametrize("nested", [False, True], ids=["the-file", "its-folder"])
-def test_a_link_in_the_pools_users_folder_leads_root_nowhere(tmp_path: Path, nested: bool) -> None:
-    """Else that user would get a file of root's folders as his own, or write to one of root's."""
-    _let_pass(tmp_path)
-    theirs, roots = tmp_path / "theirs", tmp_path / "roots"
-    theirs.mkdir()
-    roots.mkdir()
-    os.chown(theirs, 12345, 12346)
-    file = theirs / "logs" / "log" if nested else theirs / "log"
-    file.parent.mkdir(exist_ok=True)
-    os.chown(file.parent, 12345, 12346)
-    sink = sinks.FileSink(str(file), (12345, 12346))
-    assert (file.stat().st_uid, file.stat().st_gid) == (12345, 12346)
-    file.unlink()
-    if nested:
-        file.parent.rmdir()
-        file.parent.symlink_to(roots)
-    else:
-        file.symlink_to(roots / "log")
-    assert not sink.reopen()
-    assert list(roots.iterdir()) == []
-    (roots / "log").write_text("root's")
-    assert not sink.reopen()
-    sink.close()
-    assert (os.geteuid(), os.getegid()) == (0, 0)
-    assert (roots / "log").stat().st_uid == 0
-
-
-def _let_pass(folder: Path) -> None:
-    """Have others get to pytest's own folder, which is for its user alone."""
-    for place in (folder, *folder.parents[:2]):
-        place.chmod(0o711)
-
-
 def test_reopening_follows_a_rotation_at_once(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = loglib.open_log(Wanted(file=str(path)), {})

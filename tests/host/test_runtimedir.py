@@ -162,13 +162,12 @@ def test_nobody_is_kept_out_by_a_stranger(open_tmp: Path) -> None:
             squatter.listen()
             os.seteuid(0)
             try:
-                RuntimeDir.take(path, (OTHER, OTHER)).close()
+                RuntimeDir.take(path).close()
             except AlreadyRunning as error:
                 return str(error)
             return "taken"
 
-    assert held(OTHER + 1) == "taken"
-    assert f"(pid {os.getpid()}, " in held(OTHER)
+    assert held(OTHER) == "taken"
     assert f"(pid {os.getpid()}, " in held(0)
 
 
@@ -222,9 +221,9 @@ def test_a_folder_of_somebody_else_is_told_with_a_remedy(open_tmp: Path) -> None
 
 @root_only
 def test_the_owner_gets_it(tmp_path: Path) -> None:
-    RuntimeDir.take(str(tmp_path / "run"), (OTHER, OTHER)).close()
+    folders = str(tmp_path / "run"), str(tmp_path / "state")
+    runtimedir.give("x", *folders, {}, (OTHER, OTHER))
     assert (tmp_path / "run").stat().st_uid == OTHER
-    runtimedir.state_path("x", str(tmp_path / "state"), {}, (OTHER, OTHER))
     assert (tmp_path / "state").stat().st_uid == OTHER
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o750
 
