@@ -112,8 +112,12 @@ class Desk:
         waiting, self._this_reload = self._this_reload, []
         if self._supervisor.daemon.stopping:
             waiting, self._next_reload = waiting + self._next_reload, []
-        why = f"reload incomplete: {end.reason}" if end.incomplete else end.reason
         generation = self._supervisor.daemon.generation
+        why = end.reason
+        if end.incomplete:
+            why = f"reload incomplete: {why}"
+        elif not (end.ok or self._supervisor.daemon.stopping):
+            why = f"reload refused, generation {generation} goes on: {why}"
         for client in waiting:
             self._server.reply(client, {"ok": end.ok, "error": why, "generation": generation})
 

@@ -25,13 +25,14 @@ from graced.host.listening import (
     listens,
     open_address,
     put_away,
+    stop_listening,
     stored_name,
     take_over,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
     from graced.core.settings import Pool, Settings
     from graced.host.address import Address
@@ -64,6 +65,7 @@ class Sockets:
         self._log = log
         self._open: dict[str, _Socket] = {}  # by place; what is not systemd's
         self._new: dict[str, _Socket] = {}  # opened for settings that are not yet in force
+        self._silent: set[str] = set()  # places where callers are refused, in a stop
         self._stored: set[str] = set()  # names under which systemd keeps them
 
     def open_as_root(self, settings: Settings, owner: tuple[int, int], patience: float) -> None:
@@ -126,6 +128,20 @@ class Sockets:
         """Return those of all sockets."""
         given = [fd for fds in self._given.values() for fd in fds]
         return [*given, *(each.fd for each in (*self._open.values(), *self._new.values()))]
+
+    def stop_listening(self, leaving: Container[str], settings: Settings) -> None:
+        """At a stop, refuse callers where only these pools listen: nobody would serve them.
+
+        What systemd keeps as well goes on taking callers, for the next start.
+        """
+        staying = {
+            parse(text).place for pool, text in _wanted(settings) if pool.name not in leaving
+        }
+        for place, each in self._open.items():
+            alone = stored_name(each.address) not in self._stored
+            if alone and place not in staying and place not in self._silent:
+                self._silent.add(place)
+                stop_listening(each.fd)
 
     def close(self) -> None:
         """Close them all: the daemon is over. What systemd keeps, it keeps for a restart."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import select
 
+from graced.host.scoreboard import ACCEPTS
 from graced.worker import Worker
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ class SocketWorker(Worker):
         except (BlockingIOError, ConnectionAbortedError):  # another worker was quicker; hung up
             return
         except OSError as error:
-            if self._life.over and error.errno == errno.EINVAL:  # main is dead
+            if self._life.over and error.errno == errno.EINVAL:  # a stop
                 return
             if error.errno not in _SHORT:
                 raise
@@ -77,6 +78,7 @@ class SocketWorker(Worker):
             raise RuntimeError(
                 f"{cls.__name__} has nothing to listen on; write pools.{pool}.listen"
             )
+        life.score.words[ACCEPTS] = cls.run is Worker.run
         return super()._born(life)
 
 

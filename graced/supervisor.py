@@ -16,6 +16,7 @@ from collections import deque
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.daemon import MARGIN
+from graced.core.pool import Mode
 from graced.core.reload import State
 from graced.graves import Graves
 from graced.host import clock, process, safepaths, signals
@@ -241,8 +242,18 @@ class Supervisor:
                 for lease in self.watch.leases(now):
                     self._perform(self.daemon.handle(lease, now))
             self._perform(self.daemon.handle(event, now))
+        if self._sockets is not None and self.daemon.stopping:
+            self._sockets.stop_listening(self._silent_pools(), self.settings)
         self.queues.retain(self.daemon.pools)
         self.report.refresh(self.selector, clock.monotonic())
+
+    def _silent_pools(self) -> set[str]:
+        """Return the pools that serve nobody any more; a loop of the user's own may yet."""
+        return {
+            pool.name
+            for pool in self.daemon.pools.values()
+            if pool.mode is Mode.LEAVING and all(map(self.watch.accepts, pool.members))
+        }
 
     # -- what comes in ----------------------------------------------------------
 

@@ -173,6 +173,11 @@ class Watch:
         watched = self._watched.get(worker)
         return watched is not None and watched.record.phase == Phase.READY
 
+    def accepts(self, worker: int) -> bool:
+        """Whether a worker bears that a socket listens no more: it accepts by graced's own loop."""
+        watched = self._watched.get(worker)
+        return watched is None or bool(watched.record.accepts)
+
     def recovered(self, worker: int, now: float) -> None:
         """The round that was overdue has ended: watch the next ones."""
         watched = self._watched.get(worker)

@@ -548,3 +548,38 @@ def test_what_was_stored_for_another_configuration_is_dropped(daemon: Daemon, po
     daemon.notices.wait(f"^FDNAME={name}$")
     with pytest.raises(ConnectionRefusedError):
         connect(port)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_in_a_stop_nobody_is_let_in_who_will_not_be_served(
+    daemon: Daemon, port: int, kind: str
+) -> None:
+    """The connection in hand is served to its end; whoever calls meanwhile is refused at once."""
+    path = str(daemon.short / "door")
+    where: Where = port if kind == "tcp" else path
+    address = f"tcp://127.0.0.1:{port}" if kind == "tcp" else f"unix://{path}"
+    daemon.module(
+        "patient",
+        "from crew import *\nclass Patient(Greeter):\n  def handle(self, connection, address):\n"
+        "    say('begun')\n    connection.sendall(connection.recv(9))\n",
+    )
+    daemon.environ["NOTIFY_SOCKET"] = ""  # what systemd keeps as well goes on for the next start
+    keys = {"path": [".", str(ROOT / "tests")], "listen": [address]}
+    daemon.pool("patient:Patient", workers=2, **keys).start().log.wait("ready: 2 workers")
+    with connect(where) as busy:
+        daemon.events.wait("^begun")
+        daemon.send(signal.SIGTERM)
+
+        def refused() -> bool:
+            try:
+                connect(where).close()
+            except (ConnectionRefusedError, FileNotFoundError):
+                return True
+            return False
+
+        daemon.until(refused)
+        assert daemon.process is not None
+        assert daemon.process.poll() is None
+        busy.sendall(b"over")
+        assert busy.recv(100) == b"over"
+    daemon.ended(0)

@@ -684,6 +684,7 @@ def test_nothing_that_is_asked_ends_the_daemon(daemon: Daemon) -> None:
         asked = daemon.run(command)
         assert asked.returncode == 1
         assert "a bug in graced: KeyError: 'half'" in asked.stderr
+    assert "reload refused, generation 1 goes on: " in asked.stderr
     assert len(daemon.log.wait("KeyError: 'half'", 3)) >= 3
     daemon.run("scale", "jobs", "2")
     daemon.events.wait("^setup ", 2)

@@ -100,7 +100,8 @@ class Reloads:
                 pool.stop(now)
             else:
                 pool.abandon(now)
-        self._daemon.say("error", f"reload refused: {reason}")
+        goes_on = f"generation {self._daemon.generation} goes on"
+        self._daemon.say("error", f"reload refused: {reason}; {goes_on}")
         self._end(False, reason)
 
     def stop(self, now: float) -> None:

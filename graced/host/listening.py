@@ -144,6 +144,17 @@ def let_go(fds: Iterable[int], alone: Container[int]) -> None:
         dead.close()
 
 
+def stop_listening(fd: int) -> None:
+    """Refuse whoever calls from now on, whoever else has the socket; its number stays taken."""
+    listener = socket.socket(fileno=fd)
+    try:
+        listener.shutdown(socket.SHUT_RDWR)
+    except OSError:  # it listens no more
+        pass
+    finally:
+        listener.detach()
+
+
 def is_at(fd: int, address: Address) -> bool:
     """Return whether a socket listens on an address, and can be found there."""
     if not listens(fd):

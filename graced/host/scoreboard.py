@@ -53,6 +53,7 @@ TEXT_LENGTH: Final = 18
 BORN_WHOLE: Final = 19  # 1: its zygote knows it and guards it
 QUEUE: Final = 20  # REACHES or CUT_OFF: it takes jobs, so its pool needs a queue keeper
 TOLD: Final = 21  # 1: it is sent SIGTERM, 2: SIGINT; should handlers of its own catch them
+ACCEPTS: Final = 23  # 1: it takes callers by graced's own loop, which bears a socket that is over
 JOB: Final = 22  # 1: it has a job in hand, which its death would count for
 
 REACHES: Final = 1  # it reaches its queue, as far as it knows
@@ -151,6 +152,7 @@ class WorkerRecord:
     queue = _Word(QUEUE, CUT_OFF)
     told = _Word(TOLD, 2)
     job = _Word(JOB, 1)
+    accepts = _Word(ACCEPTS, 1)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
         self.words = words
