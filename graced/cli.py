@@ -42,11 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _forget_standard_output()
         return BROKEN_PIPE
-    except Exception as error:  # noqa: BLE001 - what nobody has foreseen is a bug, and has its code
-        from traceback import format_exception
+    except OSError as error:
+        from errno import EMFILE, ENFILE
 
-        say("graced: a bug in graced; please report it:\n" + "".join(format_exception(error)))
-        return BUG
+        if error.errno not in (EMFILE, ENFILE):
+            return _bug(error)
+        say(f"graced: {error.strerror}: raise LimitNOFILE= of the unit, or ulimit -n")
+        return WRONG
+    except Exception as error:  # noqa: BLE001 - what nobody has foreseen is a bug, and has its code
+        return _bug(error)
+
+
+def _bug(error: Exception) -> int:
+    from traceback import format_exception
+
+    say("graced: a bug in graced; please report it:\n" + "".join(format_exception(error)))
+    return BUG
 
 
 def _open_standard_streams() -> None:

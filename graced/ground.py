@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graced.sockets import Sockets
 
 SCHEME: Final = "sqlite:///"
+OWN_FILES: Final = 24  # descriptors of the main process, besides those of its pools
 
 
 class Ground:
@@ -34,6 +35,7 @@ class Ground:
     def __init__(self, settings: Settings, log: Log, runtime_dir: str, state_dir: str) -> None:
         self._name = settings.name
         self.log = log
+        self.fd_limit: tuple[int, int] | None = None  # what user code gets, if we took more
         self.runtime_dir = runtime_dir
         self.state_dir = state_dir
         self.scoreboard = Scoreboard()
@@ -65,6 +67,7 @@ class Ground:
             listen=listen,
             queue=self.queue_address(pool),
             max_lease=max_lease,
+            fd_limit=self.fd_limit,
         )
 
     def queue_address(self, pool: Pool) -> str:
@@ -79,6 +82,21 @@ class Ground:
         """Return the file of a pool's queue: its URL's, a relative one in the state directory."""
         url = pool.queue or f"{SCHEME}{pool.name}.db"
         return os.path.join(self.state_dir, url.removeprefix(SCHEME))
+
+
+def lack_of_files(old: Settings | None, new: Settings, hard: int) -> str | None:
+    """Return what to say if the main process may not open as many files as it needs.
+
+    While one generation replaces another there are the zygotes of both.
+    """
+    pools = [*(new if old is None else old).pools.values(), *new.pools.values()]
+    needed = OWN_FILES + sum(2 + len(pool.listen) for pool in pools)
+    if hard >= needed or hard < 0:  # RLIM_INFINITY
+        return None
+    return (
+        f"the main process may open {hard} files, and so many pools need {needed}:"
+        f" set LimitNOFILE={needed} in the unit, or the hard limit of ulimit -n"
+    )
 
 
 def fork_ahead(

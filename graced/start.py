@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from graced.core.daemon import Daemon
-from graced.ground import Ground, fork_ahead
+from graced.ground import Ground, fork_ahead, lack_of_files
 from graced.host import clock, process, safepaths
 from graced.host.log import open_log, say
 from graced.host.notify import READY_FD, Notifier, farewell, tell_who_waits
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BUG = 70
 CONFIG = 78
+LEAST_FILES = 64  # descriptors that a worker may have: graced's own are among them
 LETTING_GO = 2.0  # seconds in which workers of a dead main process let go of an address
 REMEDY = "set log.file to a file that can be written, or to null for standard error"
 
@@ -51,6 +52,7 @@ class Prepared:
         self.trouble: CannotListen | None = None  # told unless the daemon runs already
         self.pidfile: PidFile | None = None
         self.has_changed = False  # was root, and is the configured user now
+        self.fd_limit: tuple[int, int] | None = None  # what workers get: we took more
 
     def descriptors(self) -> set[int]:
         """Return what has to stay open."""
@@ -68,7 +70,11 @@ def prepare(
     Where others can write, root opens nothing; that user does, afterwards. Return the exit
     status if there can be no daemon, which has been said then.
     """
+    soft, hard = process.raise_fd_limit()
     try:
+        lack = lack_of_files(None, settings, hard)
+        if lack is not None:
+            raise Unusable(lack)
         owner = _owner(settings)
         if owner is None:
             process.change_user(settings.user, settings.group)  # group alone, if anything
@@ -80,6 +86,7 @@ def prepare(
     except (AlreadyRunning, Unusable, process.ProcessError) as error:
         return _refuse(error, environ)
     prepared.notifier.warn = prepared.log.warning
+    prepared.fd_limit = max(soft, min(LEAST_FILES, hard)), hard
     return prepared
 
 
@@ -162,6 +169,7 @@ def start(
         return _refuse(error, environ, prepared, terminal)
     try:
         ground = Ground(settings, log, runtime.path, state)
+        ground.fd_limit = prepared.fd_limit
         now = clock.monotonic()
         daemon = Daemon(settings, jitter, now)
         first = daemon.start(now)

@@ -19,6 +19,7 @@ from graced.core.daemon import MARGIN
 from graced.core.pool import Mode
 from graced.core.reload import State
 from graced.graves import Graves
+from graced.ground import lack_of_files
 from graced.host import clock, process, safepaths, signals
 from graced.host.log import open_log
 from graced.host.sinks import FileSink
@@ -449,7 +450,9 @@ class Supervisor:
 
     def _trouble(self, settings: Settings) -> str | None:
         """Open what is new, while the old goes on; return what can't be had."""
-        return self._log_trouble(settings) or self._socket_trouble(settings)
+        _, hard = self._ground.fd_limit or (0, -1)
+        lack = lack_of_files(self.settings, settings, hard)
+        return lack or self._log_trouble(settings) or self._socket_trouble(settings)
 
     def _socket_trouble(self, settings: Settings) -> str | None:
         if self._sockets is None and not any(pool.listen for pool in settings.pools.values()):

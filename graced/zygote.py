@@ -64,6 +64,7 @@ class Plan(Record):
     alone: tuple[int, ...] = ()  # those of them that systemd does not have as well
     window: Window | None = None  # for its stacks
     spare: bool = True  # whether there shall be one
+    fd_limit: tuple[int, int] | None = None  # what user code gets, if main took more
     max_lease: float = settings.MAX_LEASE
 
 
@@ -102,6 +103,8 @@ def _live(plan: Plan, channel: Channel) -> None:
     process.set_name("graced-zygote")
     voice = _voice(plan)
     keep = _keep_only(plan, channel, voice)
+    if plan.fd_limit is not None:
+        process.limit_fds(plan.fd_limit)
     _guard_signals(plan.window)
     stdlog.attach(voice)
     before = Before(keep, (*signals.PASSED_BY, *ANSWERED))

@@ -453,3 +453,47 @@ class Masked(Idle):
         os.umask(mask)
         say("umask", f"{mask:03o}")
 """
+
+
+LIMITED = """
+import resource
+from crew import Idle, say
+
+class Limited(Idle):
+    def setup(self):
+        say("limit", *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def limited(words: str) -> tuple[str, ...]:
+    return ("sh", "-c", f'ulimit {words}; exec "$@"', "sh")
+
+
+@pytest.mark.parametrize(("soft", "workers"), [(100, "100"), (10, "64")])
+def test_main_opens_what_it_may_and_workers_what_they_might(
+    daemon: Daemon, soft: int, workers: str
+) -> None:
+    daemon.module("limited", LIMITED)
+    daemon.pool("limited:Limited", path=[str(daemon.home), str(ROOT / "tests")])
+    daemon.start(wrap=limited(f"-S -n {soft}; ulimit -H -n 400")).ready()
+    assert daemon.events.wait("^limit ")[0].words[1:] == [workers, "400"]
+    limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+    assert re.search(r"Max open files +400 +400 ", limits)
+
+
+@pytest.mark.parametrize(("files", "said"), [(5, "Too many open files"), (20, "may open 20 files")])
+def test_too_few_descriptors_are_no_bug(daemon: Daemon, files: int, said: str) -> None:
+    daemon.pool("crew:Idle").start(wrap=limited(f"-n {files}"))
+    daemon.ended(78)
+    assert daemon.log.matching(f"{said}.*LimitNOFILE=.*ulimit -n")
+    assert not daemon.log.matching("bug|Traceback")
+
+
+def test_a_reload_that_would_need_too_many_is_refused(daemon: Daemon) -> None:
+    daemon.pool("crew:Idle").start(wrap=limited("-n 30")).ready()
+    daemon.configure({f"p{n}": {"worker": "crew:Idle"} for n in range(10)})
+    done = daemon.run("reload")
+    assert done.returncode == 1
+    assert "may open 30 files, and so many pools need 46: set LimitNOFILE=46" in done.stderr
+    daemon.pool("crew:Idle")
+    assert daemon.run("reload").returncode == 0

@@ -250,6 +250,16 @@ def room_for_fds(more: int) -> tuple[int, int] | None:
     return soft, hard
 
 
+def raise_fd_limit() -> tuple[int, int]:
+    """Let us open as many descriptors as may be; return the limits until now, soft and hard."""
+    import resource
+
+    soft, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return limits
+
+
 def limit_fds(limit: tuple[int, int]) -> None:
     """Set our limits, soft and hard, of open descriptors."""
     import resource
