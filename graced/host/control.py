@@ -30,6 +30,7 @@ READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
 MAX_REQUEST: Final = 64 * 1024
+SPARE_FILES: Final = 5  # descriptors that no client gets: the daemon's own work goes on
 MAX_CLIENTS: Final = 32  # of one user
 MAX_ALL: Final = 256  # of all; root and our own user come on top
 IDLE: Final = 30.0  # seconds without a request, or without taking any of a reply
@@ -275,10 +276,14 @@ class ControlServer:
     def _admit(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         client = Client(self, connection, time.monotonic())
-        room = self._make_room_for(client)
+        short = connection.fileno() >= _most_files() - SPARE_FILES
+        room = not short and self._make_room_for(client)
         self.clients.add(client)
         if room:
             self.watch(client)
+        elif short:
+            client.refuse("the daemon may open no more files; try again later")
+            client.close()
         else:
             client.refuse(f"{MAX_CLIENTS} others are waiting for replies; try again later")
             client.close()
@@ -374,6 +379,13 @@ class ControlServer:
             poll.poll(left * 1000)
             for client in unsent:
                 client(WRITE)
+
+
+def _most_files() -> int:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 def _listening(path: str) -> socket.socket:

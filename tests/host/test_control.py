@@ -457,6 +457,21 @@ def test_without_descriptors_it_does_not_spin(loop: Loop, monkeypatch: pytest.Mo
     second.close()
 
 
+def test_the_last_descriptors_are_no_clients(loop: Loop) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        first.settimeout(60)
+        lowest = second.fileno() + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + control.SPARE_FILES, limits[1]))
+        try:
+            first.connect(loop.path)
+            loop.settle()
+            assert not loop.server.clients
+            assert b"may open no more files; try again later" in first.recv(1000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 # The end
 
 
