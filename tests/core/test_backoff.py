@@ -389,11 +389,10 @@ def test_death_of_the_probe_after_a_round_that_is_not_told_yet_ends_it() -> None
     backoff.died(3, Birth.PROBE, 1, 3.0, 4.0)
     assert not backoff.active
     assert backoff.failures == 0
-    backoff.died(4, Birth.FIRST, 0, 4.0, 5.0)  # that death began a trouble of its own,
-    assert not backoff.active
-    backoff.died(5, Birth.REPLACEMENT, 0, 5.0, 6.0)
-    assert backoff.active  # and this is its second
+    backoff.died(4, Birth.REPLACEMENT, 0, 4.0, 6.0)
+    assert backoff.active  # that death began a trouble of its own, and this is its second,
     assert backoff.delay == pytest.approx(0.09)  # from the first wait on
+    assert backoff.proves(5.0)  # who was started between the two is evidence
 
 
 def test_planned_end_of_the_probe_proves_nothing() -> None:
@@ -626,3 +625,18 @@ def test_a_trouble_that_follows_another_ends_with_a_round_too() -> None:
     backoff.probing(4)
     assert backoff.proves(4.0)
     assert not backoff.proves(2.5)
+
+
+def test_reload_under_way_does_not_end_it() -> None:
+    """The canary has the only slot (surge 0), but it proves nothing of the code in force."""
+    made = in_backoff(surge=0, backoff=Backoff(first=20.0))
+    fails = Work(setup=5.0, setup_fails="ValueError")
+    made.work_for = lambda p: fails if p.generation == 2 else Work()
+    made.do(ev.ReloadAsked())
+    made.until(lambda: made.alive(generation=2))
+    made.run(1.0)
+    assert made.pool().backoff.active
+    made.until(lambda: made.said("reload refused"))
+    assert made.pool().backoff.active
+    assert not made.said("back-off is over")
+    made.until(lambda: made.serving(generation=1))

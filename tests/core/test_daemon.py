@@ -9,6 +9,7 @@ from world import Code, Work, World, pool, settings, started, world
 
 from graced.core import actions as ac
 from graced.core import events as ev
+from graced.core.member import seconds
 from graced.core.reload import State
 from graced.core.zygotes import Stage
 
@@ -474,3 +475,25 @@ def test_import_that_is_over_after_its_time_out_is_ignored() -> None:
     made.do(ev.Imported(late))
     assert made.births(since=made.now) == []
     assert made.pool().zygotes[late].stage is Stage.LOST
+
+
+# -- readiness and durations -----------------------------------------------------------
+
+
+def test_a_daemon_that_drains_is_not_ready_though_every_worker_is_there() -> None:
+    made = world(pool(workers=2))
+    made.work_for = lambda p: Work(round=50.0)
+    made.start().run(1)
+    assert made.daemon.ready
+    made.do(ev.DrainAsked())
+    assert len(made.alive()) == 2
+    assert not made.daemon.ready
+    assert made.status()["ready"] is False
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.4, "400 ms"), (1.5, "1.5 s"), (119, "119 s"), (120, "2 min"), (600, "10 min")],
+)
+def test_durations_as_people_write_them(value: float, words: str) -> None:
+    assert seconds(value) == words
