@@ -71,11 +71,12 @@ class Plan(Record):
 def fork(plan: Plan) -> tuple[int, Channel]:
     """Fork a zygote; return its PID and the main process's end of the channel to it."""
     ours, theirs = Channel.pair()
+    open_now = process.our_fds()
     mask = process.block_all()
     try:
         pid = os.fork()
         if pid == 0:
-            process.in_child(lambda: _live(plan, theirs))
+            process.in_child(lambda: _live(plan, theirs, open_now))
     finally:
         process.restore(mask)
     theirs.close()
@@ -95,14 +96,14 @@ def fork_with(stacks: Stacks, plan: Plan) -> tuple[int, Channel, Window]:
 # The zygote
 
 
-def _live(plan: Plan, channel: Channel) -> None:
+def _live(plan: Plan, channel: Channel, open_before: list[int]) -> None:
     gc.freeze()  # what belongs to the main process is not ours to collect
     gc.enable()  # off during the main process's start
     os.setsid()  # a group of its own too; no terminal, so that no code can type into it
     process.be_seen()
     process.set_name("graced-zygote")
     voice = _voice(plan)
-    keep = _keep_only(plan, channel, voice)
+    keep = _keep_only(plan, channel, voice, open_before)
     if plan.fd_limit is not None:
         process.limit_fds(plan.fd_limit)
     _guard_signals(plan.window)
@@ -134,13 +135,13 @@ def _voice(plan: Plan) -> Voice:
     return voice
 
 
-def _keep_only(plan: Plan, channel: Channel, voice: Voice) -> set[int]:
+def _keep_only(plan: Plan, channel: Channel, voice: Voice, open_before: list[int]) -> set[int]:
     keep = {channel.fileno(), plan.bell, *plan.keep, *voice.keep()}
     if plan.stacks is not None:
         keep.add(plan.stacks.fileno())
     if plan.window is not None:
         keep.add(plan.window.fd)
-    process.close_all_but(keep)
+    process.close_all_but(keep, open_before)
     process.redirect_stdin()
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:

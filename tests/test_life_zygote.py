@@ -112,10 +112,29 @@ def test_a_stopped_zygote_that_takes_no_more_orders_is_no_end_of_the_daemon(
 RUNTIME = """
 import os, sys
 
-begun = os.open("/", os.O_RDONLY), os.dup(2)  # as a native runtime has them, which began before us
-os.environ["BEGUN"] = " ".join(map(str, begun))
-handed = int(os.environ.get("HANDED", -1))
-os.environ["IDENTITY"] = str([os.fstat(fd).st_ino for fd in begun])
+begun = []
+
+
+def begin():
+    \"\"\"Begin, and begin anew in a child: it closes what the old one had open, by number.\"\"\"
+    global begun
+    if begun:
+        assert [os.fstat(fd).st_ino for fd in begun] == inodes, "its descriptors are another's"
+        for fd in begun:
+            os.close(fd)
+    begun = [os.open("/", os.O_RDONLY), *os.pipe()]
+    keep()
+
+
+def keep():
+    global inodes
+    inodes = [os.fstat(fd).st_ino for fd in begun]
+    os.environ["BEGUN"] = " ".join(map(str, begun))
+    os.environ["IDENTITY"] = str(inodes)
+
+
+begin()
+os.register_at_fork(after_in_child=begin)
 
 
 class Wrapped:

@@ -77,7 +77,7 @@ class _Context:
         # python-daemon 2.3 makes a set of all numbers up to the limit, which may be 2^30.
         daemon.daemon.get_maximum_file_descriptors = _above_all_descriptors
         _have_standard_streams()
-        keep |= {fd for fd in process.foreign_fds() if not os.get_inheritable(fd)}
+        keep |= set(process.foreign_fds())
         self._context = daemon.daemon.DaemonContext(
             detach_process=True,
             signal_map={},

@@ -208,27 +208,40 @@ def remember_open_fds(handed_over: str | None) -> None:
 
 
 def foreign_fds() -> list[int]:
-    """Return what was open before graced began, and still is."""
-    return [fd for fd, had in _foreign.items() if identity(fd) == had]
+    """Return what this process had opened before graced began, not what it was started with."""
+    had = [fd for fd, known in _foreign.items() if identity(fd) == known]
+    return [fd for fd in had if not os.get_inheritable(fd)]
 
 
-def close_all_but(keep: Iterable[int]) -> None:
-    """Close every descriptor that is neither kept nor a standard stream.
+def our_fds() -> list[int]:
+    """Return what is open but for standard streams and what a runtime had opened before us.
 
-    What this process had opened before graced began is left alone; what it was started with is
-    let go, and its number stays taken.
+    To be asked before a fork, since fork handlers of a runtime may open more in the child.
     """
-    kept = {0, 1, 2, *keep}
     foreign = foreign_fds()
-    for fd in open_fds():
-        if fd not in kept and fd not in foreign:
-            close_quietly(fd)
-    started_with = [fd for fd in foreign if fd not in kept and os.get_inheritable(fd)]
-    if started_with:
+    return [fd for fd in open_fds() if fd > 2 and fd not in foreign and identity(fd) is not None]
+
+
+def close_all_but(keep: Iterable[int], ours: Iterable[int]) -> None:
+    """Close every descriptor of ours that is not kept.
+
+    What we were started with, and all if there is a runtime beside us, gives way to /dev/null:
+    it is let go, but a runtime may hold its number for its own.
+    """
+    kept, runs_beside = set(keep), bool(foreign_fds())
+    replaced = []
+    for fd in ours:
+        if fd not in kept:
+            if runs_beside or identity(fd) == _foreign.get(fd, ()):
+                replaced.append(fd)
+            else:
+                close_quietly(fd)
+    if replaced:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for fd in started_with:
+        for fd in replaced:
             os.dup2(null, fd, inheritable=False)
-        os.close(null)
+        if null not in replaced:
+            os.close(null)
 
 
 def close_quietly(fd: int) -> None:

@@ -172,11 +172,12 @@ class Keeper:
 def fork(plan: Plan) -> tuple[int, Channel]:
     """Fork a keeper; return its PID and the main process's end of the channel to it."""
     ours, theirs = Channel.pair()
+    open_now = process.our_fds()
     mask = process.block_all()
     try:
         pid = os.fork()
         if pid == 0:
-            _live(plan, theirs)
+            _live(plan, theirs, open_now)
     except BaseException:
         ours.close()
         raise
@@ -189,11 +190,11 @@ def fork(plan: Plan) -> tuple[int, Channel]:
 # The keeper's process
 
 
-def _live(plan: Plan, channel: Channel) -> NoReturn:
+def _live(plan: Plan, channel: Channel, open_before: list[int]) -> NoReturn:
     """Run the child to its end: it never returns into the parent's code."""
     status = BUG
     try:
-        status = _serve(plan, channel)
+        status = _serve(plan, channel, open_before)
     except BaseException as error:
         plan.log.exception("the queue keeper has failed: %s", error)
         sys.excepthook(type(error), error, error.__traceback__)
@@ -201,7 +202,7 @@ def _live(plan: Plan, channel: Channel) -> NoReturn:
         os._exit(status)
 
 
-def _serve(plan: Plan, channel: Channel) -> int:
+def _serve(plan: Plan, channel: Channel, open_before: list[int]) -> int:
     import gc
 
     gc.freeze()  # what belongs to the main process is not ours to collect
@@ -209,7 +210,7 @@ def _serve(plan: Plan, channel: Channel) -> int:
     process.be_seen()
     _be_known(plan)
     windows = [] if plan.window is None else [plan.window.fd]
-    process.close_all_but({channel.fileno(), *plan.log.keep(), *windows})
+    process.close_all_but({channel.fileno(), *plan.log.keep(), *windows}, open_before)
     process.redirect_stdin()
     _guard_signals(plan.window)
     from graced.jobs import wire

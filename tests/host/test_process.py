@@ -291,7 +291,7 @@ def test_all_descriptors_are_closed_but_those_to_keep() -> None:
     high = os.dup2(closed, 900)
 
     def check() -> None:
-        process.close_all_but([keep])
+        process.close_all_but([keep], process.our_fds())
         standing = set(process.open_fds())
         gone = not {closed, high} & standing
         os._exit(0 if gone and {0, 1, 2, keep} <= standing else 1)
