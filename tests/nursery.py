@@ -148,7 +148,6 @@ class Nursery:
             self.write(code)
         env = {"SAY": str(self.feed.fd), **pool.pop("env", {})}
         spare = pool.pop("spare", False)
-        user = pool.pop("user", None)
         window = self.stacks.lend() if pool.pop("window", False) else None
         keys = {"worker": "users:W", "path": (str(self.home),), **pool}
         log = Log(fd=os.open(self.home / "log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
@@ -162,7 +161,6 @@ class Nursery:
             log=log,
             keep=(self.feed.fd,),
             window=window,
-            user=user,
             spare=spare,
         )
         ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's

@@ -129,7 +129,10 @@ def test_a_module_that_is_not_there(nursery: Nursery) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
-def test_a_folder_that_may_not_be_entered_is_named(nursery: Nursery) -> None:
+def test_a_folder_that_may_not_be_entered_is_named() -> None:
+    import pwd
+
+    nobody = pwd.getpwnam("nobody").pw_uid
     with tempfile.TemporaryDirectory(prefix="graced-", dir="/tmp") as home:
         closed = Path(home, "closed")
         package = closed / "package"
@@ -142,11 +145,25 @@ def test_a_folder_that_may_not_be_entered_is_named(nursery: Nursery) -> None:
             ("package:W", package, "module 'package' has no class 'W'"),
         ]:
             shut.chmod(0o700)
-            kind, text = nursery.fork("", worker=worker, path=(str(closed),), user="nobody")
-            assert kind == "failed"
+            read, write = os.pipe()
+            pool = settings.Pool("jobs", worker=worker, path=(str(closed),))
+
+            def load(pool: settings.Pool = pool, write: int = write) -> None:
+                os.setuid(nobody)
+                try:
+                    load_class(pool)
+                except LoadError as error:
+                    os.write(write, error.reason.encode())
+
+            child = os.fork()
+            if child == 0:
+                in_child(load)
+            os.close(write)
+            with open(read, encoding="utf-8") as said:
+                text = said.read()
+            os.waitpid(child, 0)
             assert f"{why}; user nobody may not enter {shut}: permission denied" in text
             shut.chmod(0o755)
-            nursery.zygote_ended()
 
 
 def test_a_crash_in_an_import_is_its_end(nursery: Nursery) -> None:
