@@ -122,7 +122,7 @@ def _run_as_told(args: Arguments) -> int:
 
 
 def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
-    from graced.host import configfile, daemonize, process, signals
+    from graced.host import configapart, configfile, daemonize, process, signals
     from graced.start import prepare, start
 
     process.remember_open_fds(None)
@@ -144,17 +144,18 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
         return start(settings, again, os.environ, prepared)
 
     [log] = prepared.log.keep()
-    return daemonize.run(body, log_file, log, prepared.pidfile, prepared.descriptors())
+    keep = prepared.descriptors() | configapart.descriptors(settings)
+    return daemonize.run(body, log_file, log, prepared.pidfile, keep)
 
 
 def _read(config: str | None, sets: list[str]) -> tuple[Reading, Callable[[], Reading]]:
     """Read the configuration; also return how to read the same again."""
-    from graced.host import configfile
+    from graced.host import configapart, configfile
 
     path = configfile.find(config, os.environ)
 
     def again() -> Reading:
-        return configfile.read(path, os.environ, sets)
+        return configapart.read(path, os.environ, sets)
 
     return again(), again
 
@@ -301,9 +302,9 @@ def _named_socket(args: Arguments) -> str | None:
 
 def _check(args: Arguments) -> int:
     from graced.check import check
+    from graced.host import configfile
 
-    reading, _ = _read(args.config, args.set)
-    return check(reading, args.show)
+    return check(configfile.read(args.config, os.environ, args.set), args.show)
 
 
 def _doctor(args: Arguments) -> int:

@@ -18,6 +18,7 @@ from graced.core.record import Record
 from graced.family import Family, LoadError, Order, Voice, in_one_line
 from graced.host import process, signals, stdlog
 from graced.host.channel import Channel, ChannelClosed
+from graced.host.configapart import opened
 from graced.host.interpreter import Before, set_environment
 from graced.host.log import Log, open_log, say
 from graced.host.scoreboard import Scoreboard
@@ -102,6 +103,7 @@ def _live(plan: Plan, channel: Channel, open_before: list[int]) -> None:
     os.setsid()  # a group of its own too; no terminal, so that no code can type into it
     process.be_seen()
     process.set_name("graced-zygote")
+    plan = plan.replace(pool=opened(plan.pool))
     voice = _voice(plan)
     keep = _keep_only(plan, channel, voice, open_before)
     if plan.fd_limit is not None:
