@@ -281,10 +281,9 @@ def test_a_reload_once_the_folder_of_a_relative_path_is_gone(daemon: Daemon) -> 
     shutil.rmtree(daemon.short / "here")
     daemon.config = here
     done = daemon.run("reload")
-    assert (done.returncode, done.stderr) == (
-        1,
-        f"graced: config.yaml: {REMOVED} an absolute path\n",
-    )
+    why = f"config.yaml: {REMOVED} an absolute path"
+    refused = f"graced: reload refused, generation 1 goes on: {why}\n"
+    assert (done.returncode, done.stderr) == (1, refused)
     assert daemon.workers()[0]["generation"] == 1
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
