@@ -278,10 +278,14 @@ def _ask(
 
 def _socket(args: Arguments) -> str:
     """Return where the daemon listens, whether it does or not. Raises WhichDaemon."""
+    from graced.host import configfile, runtimedir, unixsocket
+
     named = _named_socket(args)
+    user = configfile.read_user(args.config, os.environ, args.set)
+    if user is not None:
+        unixsocket.know(user)
     if named is not None:
         return named
-    from graced.host import configfile, runtimedir
     from graced.host.configidentity import Unknown
     from graced.host.controlclient import WhichDaemon
 
@@ -289,7 +293,7 @@ def _socket(args: Arguments) -> str:
         name, folder = configfile.read_identity(args.config, os.environ, args.set)
     except Unknown as error:
         raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None
-    return os.path.join(runtimedir.find(name, folder, os.environ), runtimedir.SOCKET)
+    return os.path.join(runtimedir.find(name, folder, os.environ, user), runtimedir.SOCKET)
 
 
 def _named_socket(args: Arguments) -> str | None:

@@ -169,6 +169,12 @@ DOCS: dict[str, Doc] = {
     "pools.NAME.max_waiting": Doc(
         "How many jobs may wait; a submit beyond that is refused. `null`: no limit.", "100000"
     ),
+    "pools.NAME.submit_group": Doc(
+        "A group whose members may submit jobs to this pool and wait for those, and nothing else: "
+        "they can't stop the daemon, nor see, take or drop jobs. Null: who may submit may also do "
+        "all the rest.",
+        "www-data",
+    ),
     "pools.NAME.backoff.first": Doc("The wait before the first probe.", "500ms"),
     "pools.NAME.backoff.factor": Doc("How much longer each wait is than the one before.", "1.5"),
     "pools.NAME.backoff.limit": Doc("The longest wait, at least `first`.", "5m"),

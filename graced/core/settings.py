@@ -78,6 +78,7 @@ class Pool(Record):
     retry: Retry = Retry()
     keep_done: Duration = 86400.0
     max_waiting: int | None = None
+    submit_group: str | None = None
 
 
 class Settings(Record):

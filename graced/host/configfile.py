@@ -73,6 +73,7 @@ def read(
         configrules.check(settings, blame)
         if to_run:
             configrules.check_account(settings, blame)
+            configrules.check_code(settings, blame)
     problems = _few(sorted(layers.problems + walk.problems, key=lambda problem: problem.order))
     return Reading(
         settings if not problems else None, problems, walk.sources, tuple(layers.files), path
@@ -90,6 +91,21 @@ def read_identity(
 
     named = path is not None or bool(environ.get("GRACED_CONFIG"))
     return identity(find(path, environ), environ, sets, named=named)
+
+
+def read_user(path: str | None, environ: Mapping[str, str], sets: Sequence[str]) -> int | None:
+    """Return the number of the configured user; None if there is none to be found."""
+    import pwd
+
+    from graced.host.configidentity import user
+
+    name = user(find(path, environ), environ, sets)
+    if name is None:
+        return None
+    try:
+        return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
 
 
 def show(reading: Reading) -> str:

@@ -48,7 +48,7 @@ def identity(
     default = Settings()
     values: dict[str, str | None] = {"name": default.name, "runtime_dir": default.runtime_dir}
     wrong: dict[str, str] = {}  # why a key has no value, where the last layer's can't be read
-    for key, value, source in _said(path, environ, sets, named=named):
+    for key, value, source in _said(path, environ, sets, KEYS, named=named):
         wrong.pop(key, None)
         try:
             values[key] = _read(key, value)
@@ -58,6 +58,17 @@ def identity(
     if "runtime_dir" in wrong or (values["runtime_dir"] is None and "name" in wrong):
         raise Unknown(wrong.get("runtime_dir") or wrong["name"])
     return values["name"] or default.name, values["runtime_dir"]
+
+
+def user(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> str | None:
+    """Return the user that the last layer names, None where that can't be known."""
+    found = None
+    try:
+        for _, value, _ in _said(path, environ, sets, ("user",), named=False):
+            found = value
+    except Unknown:
+        return None
+    return found.text if isinstance(found, Scalar) and not found.is_null else None
 
 
 def _read(key: str, value: Node | None) -> str | None:
@@ -100,19 +111,19 @@ def _check(key: str, value: str, source: Source) -> None:
 
 
 def _said(
-    path: str, environ: Mapping[str, str], sets: Sequence[str], *, named: bool
+    path: str, environ: Mapping[str, str], sets: Sequence[str], keys: Sequence[str], *, named: bool
 ) -> Iterator[tuple[str, Node | None, Source]]:
     base = base_of(path)
     beside = os.path.join(os.path.dirname(path), "config.d")
     if named or os.path.lexists(path):
-        yield from _in_file(path, base)
+        yield from _in_file(path, base, keys)
     for overlay in _overlays(beside):
-        yield from _in_file(os.path.join(beside, overlay), os.path.join(base, "config.d"))
+        yield from _in_file(os.path.join(beside, overlay), os.path.join(base, "config.d"), keys)
     names = variables(environ)
     pairs = [(name[len(PREFIX) :].lower(), f"${name}", environ[name]) for name in names]
     pairs += [(key, "--set", value) for key, _, value in (flag.partition("=") for flag in sets)]
     for key, where, value in pairs:
-        if key in KEYS:
+        if key in keys:
             source = Source(printable(where), base)
             composed = compose(value, source)
             null = Scalar("", True, Mark(source))
@@ -126,7 +137,9 @@ def _overlays(beside: str) -> list[str]:
         raise _unknown(beside, wrong) from None
 
 
-def _in_file(path: str, base: str) -> Iterator[tuple[str, Node | None, Source]]:
+def _in_file(
+    path: str, base: str, keys: Sequence[str]
+) -> Iterator[tuple[str, Node | None, Source]]:
     try:
         text = read_bytes(path, "check the path").decode("utf-8", "replace").removeprefix("\ufeff")
     except Wrong as wrong:
@@ -134,7 +147,7 @@ def _in_file(path: str, base: str) -> Iterator[tuple[str, Node | None, Source]]:
     source = Source(printable(path), base, is_file=True)
     composed = compose(text, source)
     entries = composed.tree.entries if isinstance(composed.tree, Map) else {}
-    for key in KEYS:
+    for key in keys:
         if key in entries:
             yield key, entries[key].value, source
         elif not composed.complete:

@@ -149,6 +149,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "max_errors": Whole(1),
         "max_rounds": Whole(1),
         "max_waiting": Whole(1),
+        "submit_group": Text(texts.group, "group"),
         "max_age": Seconds(zero=False),
         "max_rss": Bytes(1 << 20),
         "surge": Whole(0, MOST_WORKERS),

@@ -10,6 +10,7 @@ import os
 import stat
 
 from graced.core.settings import Pool, Settings
+from graced.host import safepaths
 from graced.host.configkinds import Plain, Pools, Section, Variables, fields
 from graced.host.configtexts import Wrong
 from graced.host.configtree import (
@@ -185,6 +186,7 @@ def read_bytes(path: str, advice: str) -> bytes:
     """Return what is in a regular file, without ever waiting for a pipe or a device."""
     try:
         _check_regular(os.stat(path))
+        _check_trust(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             _check_regular(os.fstat(descriptor))
@@ -204,6 +206,17 @@ def _read(descriptor: int) -> bytes:
     while len(data) <= LARGEST and (more := os.read(descriptor, LARGEST + 1 - len(data))):
         data += more
     return data
+
+
+def _check_trust(path: str) -> None:
+    """Refuse, as root, a file that others could write: it says what root runs and opens."""
+    if os.geteuid() != 0 or "\0" in path:
+        return
+    try:
+        safepaths.demand(path)
+    except safepaths.Unsafe as error:
+        advice = "name another file with -c, run graced as that user (sudo -u), or chown it to root"
+        raise Wrong(f"is not for root to read: {error}", advice) from None
 
 
 def _check_regular(status: os.stat_result) -> None:

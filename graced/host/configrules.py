@@ -49,6 +49,25 @@ def check_account(settings: Settings, blame: Blame) -> None:
         _may_become("group", settings.group, wanted, os.getegid(), euid, blame)
 
 
+def check_code(settings: Settings, blame: Blame) -> None:
+    """Blame folders of code that root would run and others can write to."""
+    import os
+
+    if os.geteuid() != 0 or settings.user not in (None, "root"):
+        return
+    from graced.host import safepaths
+
+    for name, pool in settings.pools.items():
+        for index, folder in enumerate(pool.path):
+            try:
+                safepaths.demand(folder)
+            except safepaths.Unsafe as error:
+                key = f"pools.{name}.path"
+                what = f"root would run code that others can change: {error}"
+                advice = "set user, run graced as that user (sudo -u), or chown it to root"
+                blame((f"{key}.{index}", key), what, advice)
+
+
 def _may_become(what: str, name: str, wanted: int, own: int, euid: int, blame: Blame) -> None:
     """Blame *name* unless who runs as *euid*, with the id *own*, may change it to *wanted*."""
     if euid != 0 and wanted != own:

@@ -55,9 +55,12 @@ class Connection:
         self._watch: int | None = None
         try:
             self._socket.settimeout(timeout)
-            unixsocket.connect(self._socket, path)
+            unixsocket.connect_to_daemon(self._socket, path)
             self.pid = unixsocket.peer(self._socket)[0]
             self._watch = _pidfd(self.pid)
+        except unixsocket.Impostor as error:
+            self._socket.close()
+            raise ControlError(str(error)) from None
         except OSError as error:
             self._socket.close()
             raise _connect_error(path, error) from error

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 
 TYPE_CHECKING = False
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 MOST_LINKS: Final = 40
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-# What graced makes in its folders: one that holds nothing else may be given to its user.
-_OURS: Final = re.compile(r"lock|(control|queue-.*)\.sock(\.\d+)?|.*\.db(-[a-z]+)?|.*\.lock")
 
 
 class Unsafe(Exception):
@@ -108,10 +105,18 @@ def give_folder(path: str, mode: int, owner: Owner) -> None:
         os.close(parent)
     try:
         _check(os.fstat(folder), path, folder, sticky=False)
-        if all(map(_OURS.fullmatch, os.listdir(folder))):
+        if all(map(_is_ours, os.listdir(folder))):
             _give_all(folder, owner)
     finally:
         os.close(folder)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether graced makes files of this name in its folders."""
+    if name.startswith(("control.sock", "queue-")):
+        return True
+    whole, _, part = name.rpartition("-")
+    return name.endswith((".db", "lock")) or (whole.endswith(".db") and part.isalpha())
 
 
 def _give_all(folder: int, owner: Owner) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LONGEST: Final = 107
 BACKLOG: Final = 128
+_PEERGROUPS: Final = 59  # SO_PEERGROUPS, see socket(7)
+_MOST_GROUPS: Final = 65536
 
 
 def connect(sock: socket.socket, path: str) -> None:
@@ -29,6 +31,66 @@ def peer(sock: socket.socket) -> tuple[int, int, int]:
     told = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
     pid, uid, gid = memoryview(told).cast("I")
     return pid, uid, gid
+
+
+class Impostor(Exception):
+    """Somebody else than the daemon may listen there; says who, and what to do."""
+
+
+def connect_to_daemon(sock: socket.socket, path: str) -> None:
+    """Connect to a daemon's socket, if nobody else can have put one there.
+
+    Its folder has to be root's, ours or the configured user's, or one that root has made for
+    its owner; whoever listens has to be one of those. Raises Impostor, or what connect() raises.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    owner = os.stat(folder).st_uid
+    known = {0, os.geteuid(), *_configured}
+    if owner not in known and not _is_given_by_root(folder):
+        raise Impostor(f"{path}: {_whose(owner)}")
+    connect(sock, path)
+    uid = peer(sock)[1]
+    if uid not in (*known, owner):
+        raise Impostor(f"{path}: {_whose(uid)}")
+
+
+_configured: set[int] = set()
+
+
+def know(uid: int) -> None:
+    """Trust what is in the folders of the user that the configuration names."""
+    _configured.add(uid)
+
+
+def _is_given_by_root(folder: str) -> bool:
+    """Whether only root can have made a folder: nobody else may write to those above it."""
+    above = os.path.dirname(os.path.realpath(folder))
+    while True:
+        found = os.stat(above)
+        if found.st_uid != 0 or found.st_mode & 0o022:
+            return False
+        if above == "/":
+            return True
+        above = os.path.dirname(above)
+
+
+def _whose(uid: int) -> str:
+    import pwd
+
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return (
+        f"belongs to user {name}, who is neither root, nor you, nor the user of the configuration;"
+        f" set user: {name} there, or ask as that user: sudo -u {name}"
+    )
+
+
+def groups(sock: socket.socket) -> set[int]:
+    """Return the group numbers of the process at the other end (SO_PEERGROUPS)."""
+    told = sock.getsockopt(SOL_SOCKET, _PEERGROUPS, 4 * _MOST_GROUPS)
+    return {peer(sock)[2], *memoryview(told).cast("I")}
 
 
 def bind(sock: socket.socket, path: str, mode: int = 0o660) -> None:

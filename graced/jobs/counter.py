@@ -147,6 +147,11 @@ class Counter:
 
         def accept() -> tuple[int, bytes]:
             first, count = ledger.submit(payloads, delay, max_attempts, self._book.clock.now())
+            if visitor.submits_only:
+                visitor.submitted = [
+                    *visitor.submitted[1 - MOST_WAITS :],
+                    range(first, first + count),
+                ]
             return Kind.SUBMITTED, wire.encode({"first": first, "count": count})
 
         self._new_jobs(visitor, accept)
@@ -211,6 +216,8 @@ class Counter:
 
     def _wait(self, _ledger: Ledger, visitor: Visitor, body: bytes) -> None:
         id = requests.job_id(body)
+        if visitor.submits_only and not any(id in jobs for jobs in visitor.submitted):
+            raise Protocol("you may wait for a job on the connection that has submitted it")
         if len(visitor.waits) >= MOST_WAITS:
             raise Protocol(f"who waits for {MOST_WAITS} jobs waits for no other")
         self._be_asked(visitor, lambda: self._wait_for(visitor, id))

@@ -9,6 +9,7 @@ import os
 import time
 
 from graced.core.record import Record
+from graced.host import unixsocket
 from graced.host.controlclient import NoDaemon
 from graced.host.log import say
 from graced.jobs import wire
@@ -112,7 +113,9 @@ def _sockets(folder: str) -> list[str]:
 def is_running(control: str) -> bool:
     """Whether a daemon has its control socket there."""
     try:
-        wire.connect(control).close()
+        wire.connect_to_daemon(control).close()
+    except unixsocket.Impostor:  # somebody else's is none
+        return False
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         return False
     except OSError:  # it is there, and we may not or cannot talk to it now

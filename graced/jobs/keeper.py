@@ -213,11 +213,9 @@ def _serve(plan: Plan, channel: Channel, open_before: list[int]) -> int:
     process.close_all_but({channel.fileno(), *plan.log.keep(), *windows}, open_before)
     process.redirect_stdin()
     _guard_signals(plan.window)
-    from graced.jobs import wire
-
     elder = _find_elder(plan)
     try:
-        listener = wire.listen(plan.socket)
+        listener = listen(plan)
     except OSError as error:
         channel.send(("failed", f"{plan.socket}: {error}"))
         return FAILED
@@ -266,3 +264,28 @@ def _find_elder(plan: Plan) -> socket.socket | None:
         elder.close()
         return None
     return elder
+
+
+def listen(plan: Plan) -> socket.socket:
+    """Return a socket that listens at the plan's place. Raises OSError."""
+    from graced.jobs import wire
+
+    listener = wire.listen(plan.socket, _mode(plan))
+    open_to(plan)
+    return listener
+
+
+def open_to(plan: Plan) -> None:
+    """Let members of submit_group get to the socket, if there is one; who they are is seen there.
+
+    The folder may be this user's alone, and has only names in it that others may know.
+    """
+    os.chmod(plan.socket, _mode(plan))
+    folder = os.path.dirname(plan.socket)
+    found = os.stat(folder)
+    if plan.policy.submit_group is not None and found.st_uid == os.geteuid():
+        os.chmod(folder, found.st_mode & 0o7777 | 0o011)
+
+
+def _mode(plan: Plan) -> int:
+    return 0o660 if plan.policy.submit_group is None else 0o666

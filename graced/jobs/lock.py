@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import random
+import stat
 import time
 from contextlib import suppress
 
@@ -21,6 +22,30 @@ class Occupied(Trouble):
     def __init__(self, text: str, holder: str) -> None:
         super().__init__(text)
         self.holder = holder
+
+
+def make_private(fd: int) -> None:
+    """Let nobody else open a lock, as with older versions: who can read it can hold it."""
+    found = os.fstat(fd)
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+        os.fchmod(fd, 0o600)
+
+
+def make_ready(path: str) -> None:
+    """Have a queue's file that is its user's alone before anything is written to it. OSError.
+
+    By its name: to close a descriptor of the file would free the locks that SQLite has on it.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(FileNotFoundError):
+            found = os.lstat(name)
+            ours = found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode)
+            if ours and found.st_mode & 0o077:
+                os.chmod(name, 0o600)
 
 
 class Lock:
@@ -48,7 +73,7 @@ class Lock:
 
     def _take(self, about: str) -> None:
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise Trouble(f"{self.path}: {error.strerror or error}") from None
         try:
@@ -60,6 +85,7 @@ class Lock:
                 raise Trouble(f"{self.path}: {error.strerror or error}") from None
             raise Occupied(f"{self.path}: another process keeps this queue", holder) from None
         self._fd, self._about = fd, about
+        make_private(fd)
         try:
             os.ftruncate(fd, 0)
             os.pwrite(fd, about.encode(), 0)

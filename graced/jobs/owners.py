@@ -44,9 +44,9 @@ def _command(queue: str, owner: str) -> str:
 def hold(queue: str, owner: str) -> int:
     """Take a worker's own lock; return the descriptor that is to stay open."""
     path = path_of(queue, owner)
-    os.makedirs(folder(queue), 0o770, exist_ok=True)
+    os.makedirs(folder(queue), 0o700, exist_ok=True)
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(fd, path):

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 
 from graced.core.record import Record
+from graced.host import unixsocket
 from graced.jobs import owners, value, wire
 from graced.jobs.job import MAX_EVIDENCE, Discarded, Done, Job, Postponed, Raised
 from graced.jobs.queue import QueueError, QueueGone
@@ -288,9 +289,11 @@ class ClientEnd:
         self._path = path
         self._tell = tell
         try:
-            self._sock = wire.connect(path, blocking=True)
+            self._sock = wire.connect_to_daemon(path)
         except (FileNotFoundError, ConnectionRefusedError):
             raise QueueGone(f"{path}: no daemon keeps this queue") from None
+        except unixsocket.Impostor as error:
+            raise QueueError(str(error)) from None
         except PermissionError:
             remedy = "be root, the daemon's user or in its group"
             raise QueueError(f"{path}: permission denied; {remedy}") from None

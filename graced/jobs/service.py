@@ -23,6 +23,7 @@ from graced.jobs import requests, wire
 from graced.jobs.book import Book
 from graced.jobs.counter import Counter
 from graced.jobs.departed import Departed
+from graced.jobs.keeper import listen, open_to
 from graced.jobs.policy import Policy
 from graced.jobs.timing import NEVER
 from graced.jobs.trouble import Trouble
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from graced.jobs.ledger import Ledger
     from graced.jobs.row import Row
 
+SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
 MOST_PARKED = 64  # frames of one worker that wait for the file
 LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
 
@@ -61,6 +63,7 @@ class Service:
         self._timer_is_for: int | None = None  # moment of the queue's clock
         self._workers: dict[str, Visitor] = {}
         self._visitors = Visitors(listener, self._epoll, plan.log, self._handle, self._left)
+        self._visitors.submit_group = plan.policy.submit_gid
         self._send = self._visitors.send
         self._book = Book(plan, self._to_main.append)
         self._departed = Departed(plan, self._visitors, self._workers, self._book.clock)
@@ -215,6 +218,8 @@ class Service:
     def _handle(self, visitor: Visitor, kind: int, body: bytes) -> None:
         handler = self._handlers.get(kind)
         ledger = self._book.ledger
+        if visitor.submits_only and kind not in SUBMITTING:
+            raise Protocol("members of submit_group may submit jobs, and nothing else")
         if kind == Kind.YIELD and visitor.trusted:
             self._yield(visitor, body)
         elif handler is None:
@@ -313,7 +318,7 @@ class Service:
             case ("count",):
                 self._counter.ask(lambda: self._to_main.append(("counts", self._book.counts())))
             case ("settings", *_):
-                self._book.apply(Policy.told(message))
+                self._apply(Policy.told(message))
             case ("log", *told):
                 self._log_to(settings.Log(*told))
             case ("listen",):
@@ -327,11 +332,20 @@ class Service:
         if os.path.lexists(place):
             return
         try:
-            self._visitors.listen_at(wire.listen(place))
+            self._visitors.listen_at(listen(self._plan))
         except OSError as error:
             self._log.error("queue: %s: %s; new workers cannot reach it", place, error)
         else:
             self._log.error("queue: %s was removed; listening there again", place)
+
+    def _apply(self, policy: Policy) -> None:
+        self._plan = self._plan.replace(policy=policy)
+        self._visitors.submit_group = policy.submit_gid
+        self._book.apply(policy)
+        try:
+            open_to(self._plan)
+        except OSError as error:
+            self._log.error("queue: %s: %s", self._plan.socket, error.strerror)
 
     def _log_to(self, wanted: settings.Log) -> None:
         """Follow the main process to another log, as its user."""

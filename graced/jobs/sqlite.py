@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii as escaped
 from urllib.parse import quote
 
 from graced.jobs import schema
-from graced.jobs.lock import Lock
+from graced.jobs.lock import Lock, make_ready
 from graced.jobs.place import Place, Sight
 from graced.jobs.row import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
 from graced.jobs.trouble import Trouble
@@ -62,6 +62,8 @@ class Store:
             raise Trouble(f"{self.path}: {error.strerror or error}") from None
 
     def _open(self) -> sqlite3.Connection:
+        with suppress(OSError):  # SQLite says it better
+            make_ready(self.path)
         try:
             db = sqlite3.connect(self.path, timeout=BUSY_WAIT, isolation_level=None)
         except sqlite3.Error as error:
@@ -154,6 +156,7 @@ class Store:
         try:
             with suppress(FileNotFoundError):
                 os.unlink(path)  # one that was broken off
+            make_ready(path)
             with closing(sqlite3.connect(path, isolation_level=None)) as copy:
                 self._db.backup(copy)
         except (OSError, sqlite3.Error) as error:

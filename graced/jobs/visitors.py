@@ -45,6 +45,8 @@ class Visitor:
         "settles",
         "sock",
         "stream",
+        "submits_only",
+        "submitted",
         "trusted",
         "uid",
         "waits",
@@ -55,6 +57,8 @@ class Visitor:
         self.fd = sock.fileno()
         self.uid = unixsocket.peer(sock)[1]
         self.trusted = self.uid in (0, os.geteuid())  # it may be a worker
+        self.submits_only = False  # of submit_group: it may wait for its own jobs,
+        self.submitted: list[range] = []  #   which are these
         self.heard_at = time.monotonic()
         self.held = 0  # bytes that we keep for it
         self.frames = wire.Frames()
@@ -87,6 +91,7 @@ class Visitors:
         self._by_fd: dict[int, Visitor] = {}
         self._held: dict[int, int] = {}  # bytes by users
         self._deaf = False  # out of descriptors: nobody new is let in
+        self.submit_group: int | None = None  # whose members may submit, and no more
         epoll.register(listener.fileno(), select.EPOLLIN)
 
     def all(self) -> list[Visitor]:
@@ -127,8 +132,18 @@ class Visitors:
             room = self._make_room_for(visitor.uid)
             self._by_fd[visitor.fd] = visitor
             self._epoll.register(visitor.fd, select.EPOLLIN)
-            if not room:
+            if not self._may_come(visitor):
+                self._refuse(visitor, "you may not use this queue; be in its submit_group")
+            elif not room:
                 self._refuse(visitor, f"{MOST} others of your user wait here; try again later")
+
+    def _may_come(self, visitor: Visitor) -> bool:
+        """Whether it has rights here; without a submit_group the socket's mode has decided that."""
+        if self.submit_group is None or visitor.trusted:
+            return True
+        groups = unixsocket.groups(visitor.sock)
+        visitor.submits_only = os.getegid() not in groups
+        return not visitor.submits_only or self.submit_group in groups
 
     def _make_room_for(self, uid: int) -> bool:
         """Whether one more of a user's may come in; who has been silent for longest has to go."""

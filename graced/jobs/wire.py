@@ -160,9 +160,14 @@ def connect(path: str, *, blocking: bool = False) -> socket.socket:
     return _socket(unixsocket.connect, path, blocking=blocking)
 
 
-def listen(path: str) -> socket.socket:
+def connect_to_daemon(path: str) -> socket.socket:
+    """Return a blocking socket connected to a daemon's; OSError, or unixsocket.Impostor."""
+    return _socket(unixsocket.connect_to_daemon, path, blocking=True)
+
+
+def listen(path: str, mode: int = 0o660) -> socket.socket:
     """Return a non-blocking listening socket that took a path's place in one step."""
-    return _socket(unixsocket.bind, path)
+    return _socket(lambda sock, place: unixsocket.bind(sock, place, mode), path)
 
 
 def _socket(

@@ -68,6 +68,7 @@ runtime_dir: null
 state_dir: null
 user: null
 group: null
+max_lease: 1h
 log:
   level: info                   # debug info warning error
   format: auto                  # journal under systemd, text else; or json
@@ -98,6 +99,7 @@ pools:
     retry: {first: 1s, factor: 2, limit: 10m}
     keep_done: 1d
     max_waiting: null
+    submit_group: null
 """
 
 
