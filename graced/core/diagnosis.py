@@ -56,8 +56,6 @@ PROTECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "KeyringMode": ("private",),
     "SystemCallArchitectures": ("native",),
 }
-# What a root main process, whose workers are somebody else, can't do without.
-ROOT_NEEDS: Final = ("CapabilityBoundingSet", "PrivateUsers", "ProtectProc", "RemoveIPC")
 
 
 class Facts(Record):
@@ -287,7 +285,11 @@ def _user(facts: Facts) -> Iterator[Finding]:
         yield Finding("User", what, "User=graced, or `user:` in the configuration")
     elif not is_root and settings.user not in (None, user):
         what = f"the configuration wants user {settings.user}, but User={user} cannot change it"
-        yield Finding("User", what, f"User={settings.user}, or User=root (see root.conf)")
+        yield Finding("User", what, f"User={settings.user}")
+    elif is_root and settings.user is not None:
+        what = f"systemd starts the daemon as root, which then becomes user {settings.user}"
+        remedy = f"User={settings.user}, and no other line of the former root.conf"
+        yield Finding("User", what, remedy)
 
 
 def _runtime_directory(facts: Facts) -> Iterator[Finding]:
@@ -329,10 +331,9 @@ def _descriptor_store(facts: Facts) -> Iterator[Finding]:
 
 def _protections(facts: Facts) -> Iterator[Finding]:
     """Find the lines in drop-ins that undo what the shipped unit protects."""
-    as_root = facts.settings is not None and facts.settings.user is not None
     for name, good in PROTECTIONS.items():
         now = value(facts, name)
-        if now in good or (as_root and name in ROOT_NEEDS):
+        if now in good:
             continue
         for place, line in _lines(facts, name):
             yield Finding(name, f"{place}: {line} undoes what the unit protects", "take it out")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
+import pwd
 import random
 import select
 import shutil
@@ -1028,6 +1030,59 @@ def test_another_user_may_submit_and_not_be_a_worker(kept: Kept, tmp_path: Path)
 
     pid = in_a_process(stranger)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_members_of_submit_group_submit_and_nothing_else(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid)
+    with Kept(tmp_path, QUICK.replace(submit_group=group.gr_name)) as kept:
+        kept.start()
+        [others] = kept.client().submit(["1"])
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            folder.chmod(folder.stat().st_mode | 0o011)
+
+        def member() -> None:
+            os.setgroups([group.gr_gid])
+            os.setgid(12345)
+            os.setuid(12345)
+            client = kept.client()
+            [mine] = client.submit(["2"])
+            assert mine == others + 1
+            with pytest.raises(QueueError, match="on the connection that has submitted it"):
+                client.wait(others)
+            for ask in (
+                lambda: kept.client().jobs(None, 0, 10),
+                lambda: kept.client().drop([mine]),
+                lambda: kept.client().retry([mine]),
+                lambda: kept.client().counts(),
+            ):
+                with pytest.raises(QueueError, match="may submit jobs, and nothing else"):
+                    ask()
+
+        def stranger() -> None:
+            os.setgroups([])
+            os.setgid(12345)
+            os.setuid(12346)
+            with pytest.raises((QueueError, QueueGone)):
+                kept.client().submit(["3"])
+
+        for somebody in (member, stranger):
+            pid = in_a_process(somebody)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert kept.counts()["waiting"] == 2
+
+
+def test_a_queue_is_for_its_user_alone_also_one_of_older_versions(tmp_path: Path) -> None:
+    for name in ("jobs.db", "jobs.db-keeper"):
+        (tmp_path / name).touch(0o660)
+        (tmp_path / name).chmod(0o660)
+    with Kept(tmp_path, QUICK) as kept:
+        kept.start()
+        kept.client().submit(["1"])
+        take(kept.worker(1))
+        files = [path for path in tmp_path.rglob("*") if not path.is_socket()]
+        assert {path for path in files if path.stat().st_mode & 0o077} == set()
 
 
 def test_it_goes_on_when_it_has_no_descriptors_left(kept: Kept) -> None:

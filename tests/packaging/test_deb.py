@@ -114,7 +114,6 @@ def expected(source: Path, units: str) -> set[str]:
         *(f"{DOCS}/{name}" for name in told),
         *(f"{DOCS}/examples/{path.name}" for path in (source / "examples").glob("*.py")),
         f"{DOCS}/examples/hardened.conf",
-        f"{DOCS}/examples/root.conf",
     }
 
 

@@ -85,6 +85,18 @@ def give_up(why: str) -> NoReturn:
     pytest.skip(why)
 
 
+# The drop-in root.conf of 0.1, which an upgrade finds where somebody has copied it.
+ROOT_CONF = """\
+[Service]
+User=root
+Group=root
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_KILL CAP_CHOWN
+SystemCallFilter=@setuid @chown
+PrivateUsers=no
+ProtectProc=default
+"""
+
+
 class Machine:
     """One booted machine; a context manager that leaves nothing of it behind.
 

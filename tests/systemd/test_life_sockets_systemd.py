@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 from harness import DEADLINE
-from machine import GATE, LAB, UNIT, Machine
+from machine import GATE, LAB, ROOT_CONF, UNIT, Machine
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -177,7 +177,7 @@ def test_a_reload_takes_back_what_systemd_kept(machine: Machine) -> None:
 
 
 def test_root_opens_what_another_user_serves(machine: Machine) -> None:
-    machine.dropin(machine.run("cat", "/src/systemd/root.conf"))
+    machine.dropin(ROOT_CONF)
     machine.dropin("CapabilityBoundingSet=CAP_NET_BIND_SERVICE")
     machine.configure(
         "crew:Greeter",

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from machine import APP, GATE, SUITES, UNIT, Machine
+from machine import APP, GATE, ROOT_CONF, SUITES, UNIT, Machine
 
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to build a file system
 
@@ -318,7 +318,7 @@ def test_hardened_it_works_reloads_and_stops(machine: Machine) -> None:
 
 
 def test_as_root_with_a_user_for_its_workers(machine: Machine) -> None:
-    machine.dropin(machine.run("cat", "/src/systemd/root.conf"))
+    machine.dropin(ROOT_CONF)
     start(machine, "crew:Environment", top={"user": "daemon"})
     assert all(line.words[1] == "1" for line in machine.events.wait("^ids", 2))
     status = json.loads(machine.run("graced", "status", "--json"))
