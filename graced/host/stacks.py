@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 WINDOW: Final = 32 << 20  # bytes, of which only those take memory that are written
+PLAIN: Final = bytes((10, *range(32, 127)))  # what faulthandler writes; all else it escapes
 LARGEST: Final = 12 << 20  # of one dump: 100 threads of 100 frames, names of 500 characters
 THREADS: Final = 100  # that faulthandler prints, the newest first: the main one is the last
 DEPTH: Final = 100  # frames that it prints of each
@@ -88,7 +89,11 @@ class Stacks:
         found = self._used(record)
         if found is None:
             return ""
-        return arranged(above_our_own(found[1].strip(b"\0").decode("utf-8", "replace")))
+        data = found[1].strip(b"\0")
+        strange = data.translate(None, PLAIN)[:1]
+        if strange:  # somebody else has written there, perhaps without end
+            data = data[: data.index(strange)]
+        return arranged(above_our_own(data.decode("utf-8", "replace")))
 
     def lend(self) -> Window:
         """Return a window for a process that has no record. OSError if no descriptor is left."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -106,6 +107,14 @@ def test_the_last_window_does_not_reach_beyond(windows: Stacks) -> None:
     write(windows, 0, b"y" * (WINDOW + 10))
     assert windows.read(0).startswith("yyy")
     assert f"{WINDOW - LONGEST} more characters are left out" in windows.read(0)
+
+
+def test_what_is_no_stack_costs_little_to_leave_out(windows: Stacks) -> None:
+    """A worker that wrote nonsense there held the main process up for seconds."""
+    write(windows, 1, b"Thread 0x1 (most recent call first):\n" + os.urandom(1 << 20) * 16)
+    began = time.process_time()
+    assert len(windows.read(1)) < 200
+    assert time.process_time() - began < 1.0
 
 
 def test_nothing_is_allocated_before_it_is_written(windows: Stacks) -> None:
