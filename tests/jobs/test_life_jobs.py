@@ -665,6 +665,9 @@ def test_who_may_only_read_the_file_may_look_at_it(jobs: Daemon) -> None:
     jobs.configure(jobs.settings["pools"], state_dir=str(folder))
     submitted(jobs, "--", "true")
     folder.chmod(0o755)
+    assert as_somebody(12345, ["jobs", "-c", str(jobs.config)]) != 0  # at first, only its user may
+    for file in folder.glob("jobs.db*"):
+        file.chmod(0o644)
     config = jobs.short / "config.yaml"
     config.write_text(jobs.config.read_text())
     assert as_somebody(12345, ["jobs", "-c", str(config)]) == 0
