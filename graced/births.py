@@ -57,6 +57,7 @@ class Birth:
         self._load = load
         self._stacks = stacks
         self.children = [(order, scoreboard.record(order.record)) for order in orders]
+        self.pids: dict[int, int] = {}  # of those who are born; later they write what they like
 
     # -- in the zygote -------------------------------------------------------------
 
@@ -105,8 +106,9 @@ class Birth:
             word = b""
         if not word:
             return LOST
-        for _, record in self.children:
+        for order, record in self.children:
             if record.pid:
+                self.pids[order.worker] = record.pid
                 guard(record.pid, record)
                 record.words[BORN_WHOLE] = 1
         try:

@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 
-from graced.births import LOST, Birth
+from graced.births import Birth
 from graced.core import settings
 from graced.core.record import Record
 from graced.family import Family, LoadError, Order, Voice, in_one_line
@@ -336,9 +336,8 @@ class Zygote:
             self._fd_limit = process.room_for_fds(2 * len(orders)) or self._fd_limit
         birth = Birth(self._family, self._load, self._plan.scoreboard, self._plan.stacks, orders)
         failure = birth.labour(self._guard, self._own_fds(), self._fd_limit)
-        pids = {order.worker: record.pid for order, record in birth.children}
-        born = [] if failure == LOST else [(who, pid) for who, pid in pids.items() if pid]
-        unborn = [(who,) for who, pid in pids.items() if failure == LOST or not pid]
+        born = list(birth.pids.items())
+        unborn = [(order.worker,) for order in orders if order.worker not in birth.pids]
         if born:
             self._channel.send_all(("spawned", born))
         if unborn:

@@ -268,3 +268,24 @@ def test_an_exit_out_of_a_teardown_is_said(daemon: Daemon) -> None:
     os.kill(daemon.events.wait("^setup")[0].pid, signal.SIGTERM)
     daemon.log.wait(r"died: exited with status 0 in teardown\(\), after")
     daemon.events.wait("^setup", 2)
+
+
+HASTY = """
+from crew import Idle, say
+from graced.host.scoreboard import PID
+
+class Hasty(Idle):
+    def __init__(self):
+        self._life.score.words[PID] = 65536
+"""
+
+
+def test_who_is_born_is_known_before_it_can_say_otherwise(daemon: Daemon) -> None:
+    """Its zygote had reported what the worker had written meanwhile: that one was never killed."""
+    daemon.module("hasty", HASTY)
+    pool = {"worker": "hasty:Hasty", "path": [str(daemon.home), str(TESTS)], "workers": 20}
+    daemon.configure({"jobs": pool}).start().ready()
+    assert set(daemon.worker_pids()) == {line.pid for line in daemon.events.matching("^setup ")}
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    daemon.nothing_left()
