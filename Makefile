@@ -32,8 +32,13 @@ rpm:                                ## dist/graced-VERSION-1.noarch.rpm, with rp
 image:                              ## dist/graced-VERSION.tar, with buildah, podman or docker
 	packaging/container/build dist
 
-sbom: $(VENV)/.ready-to-test        ## dist/graced-VERSION.cdx.json, for what is there of VERSION
-	$(BIN)/python packaging/sbom dist
+sbom: $(VENV)/.ready-to-test        ## dist/graced-VERSION.cdx.json, what graced needs and is made of
+	rm -rf build/sbom && $(BIN)/python -m venv --without-pip build/sbom && mkdir -p dist
+	$(BIN)/python -m pip --python build/sbom/bin/python install --quiet '.[title]'
+	sed "s/^dynamic = .*/version = \"$$(packaging/source version)\"/" pyproject.toml >build/sbom/graced.toml
+	SOURCE_DATE_EPOCH=$$(packaging/source epoch) $(BIN)/cyclonedx-py environment build/sbom \
+	    --pyproject build/sbom/graced.toml --output-reproducible \
+	    --output-file dist/graced-$$(packaging/source version).cdx.json
 
 clean:                              ## all that was made here, dist/ too
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -109,7 +109,6 @@ def expected(source: Path, units: str) -> set[str]:
         "/usr/share/man/man5/graced.yaml.5.gz",
         "/usr/share/bash-completion/completions/graced",
         "/usr/share/zsh/vendor-completions/_graced",
-        "/usr/share/fish/vendor_completions.d/graced.fish",
         "/usr/share/lintian/overrides/graced",
         *(f"{DOCS}/{name}" for name in told),
         *(f"{DOCS}/examples/{path.name}" for path in (source / "examples").glob("*.py")),
