@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from harness import ROOT
+
+from benchmarks import mutants
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,3 +41,22 @@ def test_the_rows_on_jobs_say_how_soon_one_begins_and_what_it_costs_to_submit() 
     lines = json.loads(result.stdout)
     assert len(lines) == 4, result.stderr
     assert all(line["found"].get("graced", 0) > 0 for line in lines), lines
+
+
+def test_mutants_know_what_can_be_changed_and_which_tests_belong_to_it() -> None:
+    file = Path("graced/core/backoff.py")
+    found = mutants.mutants_of(file)
+    source = (ROOT / file).read_bytes()
+    assert all(source[m.start : m.end].decode() == m.old != m.new for m in found)
+    for mutant in found:
+        ast.parse(source[: mutant.start] + mutant.new.encode() + source[mutant.end :])
+    assert len({(mutant.start, mutant.new) for mutant in found}) == len(found) > 30
+    assert mutants.tests_of(file)[0] == "tests/core/test_backoff.py"
+
+
+def test_the_fast_tests_kill_a_mutant() -> None:
+    file = Path("graced/core/backoff.py")
+    [mutant, *_] = [m for m in mutants.mutants_of(file) if m.old == "worker == self.probe"]
+    tests = ("tests/core/test_backoff.py",)
+    assert mutants.run_tests(None, tests, 120).passed
+    assert not mutants.run_tests(mutant, tests, 120).passed
