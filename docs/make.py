@@ -15,12 +15,12 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from graced.core import settings, units  # noqa: E402  (found by the line above)
-from graced.core.keys import DOCS, SECTIONS  # noqa: E402
-from graced.core.record import Record  # noqa: E402
-from graced.host import configkinds as kinds  # noqa: E402
-from graced.host import configtexts as texts  # noqa: E402
-from graced.host.configshow import leaf  # noqa: E402
+from graced import settings, units  # noqa: E402  (found by the line above)
+from graced.config import scalars as kinds  # noqa: E402
+from graced.config import schema as texts  # noqa: E402
+from graced.config.reference import DOCS, SECTIONS  # noqa: E402
+from graced.config.show import leaf  # noqa: E402
+from graced.record import Record  # noqa: E402
 
 DURATION = r"^ *(\d+\.?\d*|\.\d+) *(ms|s|m|h|d)?$"
 TEXT = {"type": ["string", "number"]}
@@ -57,7 +57,7 @@ def keys() -> list[str]:
 INTRODUCTION = """\
 # Configuration
 
-<!-- Made by docs/make.py from graced/core/settings.py and graced/core/keys.py. -->
+<!-- Made by docs/make.py from graced/settings.py and graced/config/reference.py. -->
 
 graced reads one YAML file: what `-c` names, else `$GRACED_CONFIG`, else `./config.yaml`, else
 `/etc/graced/config.yaml`. `graced check` reads it, tells every problem with its place, and

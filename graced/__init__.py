@@ -6,9 +6,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from graced.jobs import Discard, Job, JobWorker, Retry
-    from graced.socketworker import SocketWorker
-    from graced.worker import Worker, WorkerInterrupt
+    from graced.queue.job import Discard, Job, Retry
+    from graced.workers.base import Worker, WorkerInterrupt
+    from graced.workers.job_worker import JobWorker
+    from graced.workers.socket_worker import SocketWorker
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,13 +25,13 @@ __all__ = [
 
 # Looked up when they are asked for: a command of graced needs none of them.
 _HOMES = {
-    "Discard": "graced.jobs",
-    "Job": "graced.jobs",
-    "JobWorker": "graced.jobs",
-    "Retry": "graced.jobs",
-    "SocketWorker": "graced.socketworker",
-    "Worker": "graced.worker",
-    "WorkerInterrupt": "graced.worker",
+    "Discard": "graced.queue.job",
+    "Job": "graced.queue.job",
+    "JobWorker": "graced.workers.job_worker",
+    "Retry": "graced.queue.job",
+    "SocketWorker": "graced.workers.socket_worker",
+    "Worker": "graced.workers.base",
+    "WorkerInterrupt": "graced.workers.base",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from graced.cli import main
+from graced.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

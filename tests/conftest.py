@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Daemon
+from daemon_harness import Daemon
 from hypothesis import HealthCheck, settings
-from nursery import Nursery
+from zygote_harness import ZygoteHarness
 
 # Here, before any test is read: a machine that stands still for a moment is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=list(HealthCheck))
@@ -41,9 +41,9 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
+def harness(tmp_path: Path) -> Iterator[ZygoteHarness]:
     """A main process without a core, for zygotes and workers; none is left after the test."""
-    made = Nursery(tmp_path)
+    made = ZygoteHarness(tmp_path)
     yield made
     made.close()
 

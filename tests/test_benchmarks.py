@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import ROOT
+from daemon_harness import ROOT
 
 from benchmarks import mutants
 

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import ROOT, Daemon
+from daemon_harness import ROOT, Daemon
 
 import graced
-from graced import cli
-from graced.core import settings
-from graced.host import configfile, signals
+from graced import settings
+from graced.cli import main
+from graced.config import reader
+from graced.host import signals
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
@@ -51,7 +52,7 @@ def graced_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Return the commands that the program itself knows, with what parses their words."""
-    actions = cli._parser()._actions
+    actions = main._parser()._actions
     [commands] = [a for a in actions if isinstance(a, argparse._SubParsersAction)]
     return dict(commands.choices)
 
@@ -115,7 +116,7 @@ def test_every_command_line_is_one() -> None:
     assert len(lines) > 15
     for page, words in lines:
         try:
-            cli._parsed(words)
+            main._parsed(words)
         except SystemExit:
             pytest.fail(f"{page.name}: graced {shlex.join(words)}")
 
@@ -205,7 +206,7 @@ def test_yaml_in_the_docs_is_right(tmp_path: Path) -> None:
     for page, text in blocks("yaml"):
         file = tmp_path / "config.yaml"
         file.write_text(text)
-        reading = configfile.read(str(file), {}, ())
+        reading = reader.read(str(file), {}, ())
         assert reading.settings is not None, f"{page.name}: {reading.problems}"
 
 

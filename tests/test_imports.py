@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import ROOT
+from daemon_harness import ROOT
 
 HEAVY = {
     "argparse",
@@ -44,20 +44,30 @@ def loaded_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["graced", "graced.cli", "graced.supervisor", "graced.zygote", "graced.worker"],
+    [
+        "graced",
+        "graced.cli.main",
+        "graced.supervisor.loop",
+        "graced.zygote.process",
+        "graced.workers.base",
+    ],
 )
 def test_no_heavy_module_is_imported(module: str) -> None:
     assert loaded_by(f"import {module}") & HEAVY == set()
 
 
 def test_the_main_process_needs_no_public_socket_module() -> None:
-    assert "socket" not in loaded_by("import graced.supervisor, graced.desk")
+    assert "socket" not in loaded_by("import graced.supervisor.loop, graced.supervisor.requests")
 
 
 def test_a_start_needs_the_supervisor_only_once_its_zygotes_are_forked() -> None:
-    assert "graced.supervisor" not in loaded_by("import graced.cli, graced.start")
+    assert "graced.supervisor.loop" not in loaded_by(
+        "import graced.cli.main, graced.supervisor.start"
+    )
 
 
 def test_the_queue_is_not_loaded_for_pools_without_one() -> None:
-    assert "graced.jobs.keeper" not in loaded_by("import graced.supervisor")
-    assert not {"sqlite3", "_sqlite3"} & loaded_by("import graced.supervisor, graced.worker")
+    assert "graced.queue.sqlite.keeper" not in loaded_by("import graced.supervisor.loop")
+    assert not {"sqlite3", "_sqlite3"} & loaded_by(
+        "import graced.supervisor.loop, graced.workers.base"
+    )

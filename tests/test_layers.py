@@ -1,7 +1,7 @@
-"""Imports go down only: who may know whom, read from the source without running it.
+"""Who may import whom: read from the source without running it, imports in functions included.
 
-core decides and knows nothing below Python's types; host and jobs know core; the supervisor, the
-zygote and the worker know those; the command line knows all.
+core decides and knows nothing but Python's types. Packages are named after the processes they
+are for; each imports from those that are named beside it, and from the plain files at the root.
 """
 
 from __future__ import annotations
@@ -14,41 +14,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "graced"
-FLOORS = {  # each may import from floors that are lower, and from its own
-    "core": 0,
-    "host": 1,
-    "jobs.": 2,
-    "watch": 2,  # what the scoreboard says, as events
-    "orphans": 2,  # how a zygote leads its workers down without a main process
-    "family": 2,  # what workers have in common, and what is each one's own
-    "score": 3,  # what a worker says on the scoreboard
-    "workerlife": 3,
-    "worker": 4,
-    "jobs": 5,  # hands on what users import
-    "jobs.worker": 5,
-    "socketworker": 5,
-    "loader": 5,
-    "workers": 6,
-    "births": 6,
-    "spares": 6,  # workers that are born before they are needed
-    "zygote": 6,
-    "processes": 7,
-    "stackroom": 8,
-    "queues": 8,
-    "graves": 8,
-    "report": 8,
-    "sockets": 8,
-    "ground": 8,  # what all children are given
-    "desk": 9,
-    "places": 9,  # what others find the daemon by
-    "supervisor": 9,
-    "start": 9,
-    "check": 9,
-    "doctor": 9,
-    "": 9,  # the package itself hands on what users import
-    "commandline": 9,
-    "cli": 10,
-    "__main__": 11,
+PLAIN = {"record", "settings", "units", "text", "clock", "exitcodes"}  # they import each other only
+WORKERS = {"workers", "queue", "host", "log"}
+MAY = {
+    "core": set(),
+    "log": set(),
+    "host": {"log"},
+    "config": {"host", "log"},
+    "control": {"host", "log"},
+    "queue": {"host", "log", "cli"},
+    "workers": {"queue", "host", "log"},
+    "zygote": {"config"} | WORKERS,
+    "supervisor": {"core", "zygote", "control", "config"} | WORKERS,
+    "doctor": {"config", "host", "log"},
+    "cli": {"supervisor", "zygote", "control", "config", "doctor"} | WORKERS,
+    "": {"cli"} | WORKERS,  # graced/__init__.py hands on what users import
 }
 # What core may have of the standard library: types and arithmetic, nothing that does anything.
 PURE = {"__future__", "collections", "enum", "functools", "itertools", "math", "operator", "typing"}
@@ -71,13 +51,10 @@ def imported(file: Path) -> Iterator[tuple[str, int]]:
                 yield (deeper if is_module(deeper) else node.module), node.lineno
 
 
-def floor(module: str) -> int:
-    name = module.partition(".")[2]
-    package = name.split(".")[0]
-    for known in (name, f"{package}." if "." in name else package, package):
-        if known in FLOORS:
-            return FLOORS[known]
-    raise AssertionError(f"{module} is on no floor: say in this test where it belongs")
+def package(module: str) -> str:
+    """Return the package of a module; '' for graced/__init__.py and __main__.py."""
+    name = [*module.split("."), ""][1]
+    return "" if name == "__main__" else name
 
 
 def module_name(file: Path) -> str:
@@ -91,18 +68,19 @@ def is_module(name: str) -> bool:
 
 
 @pytest.mark.parametrize("file", modules(), ids=module_name)
-def test_imports_go_down_only(file: Path) -> None:
-    own = floor(module_name(file))
+def test_each_package_imports_only_what_it_may(file: Path) -> None:
+    own = package(module_name(file))
+    may = {own, "", *PLAIN} | (set() if own in PLAIN else MAY[own])
     for name, line in imported(file):
-        if name.split(".")[0] == "graced" and is_module(name) and name != "graced":
-            assert floor(name) <= own, f"{file}:{line}: {name} is above {module_name(file)}"
+        if name.split(".")[0] == "graced" and is_module(name):
+            assert package(name) in may, f"{file}:{line}: {own or 'graced'} may not import {name}"
 
 
 @pytest.mark.parametrize("file", sorted((PACKAGE / "core").glob("*.py")), ids=module_name)
 def test_core_knows_nothing_of_the_machine(file: Path) -> None:
     for name, line in imported(file):
         top = name.split(".")[0]
-        allowed = name.startswith("graced.core") or top in PURE
+        allowed = top == "graced" or top in PURE  # which of graced, the test above knows
         assert allowed, f"{file}:{line}: core must not import {name}"
 
 

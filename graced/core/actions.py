@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from graced.core.record import Record
-from graced.core.settings import Pool
+from graced.record import Record
+from graced.settings import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from graced.core.settings import Backoff as Limits
+from graced.settings import Backoff as Limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

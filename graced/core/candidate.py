@@ -9,7 +9,7 @@ from enum import Enum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from graced.core.settings import Pool as Settings
+    from graced.settings import Pool as Settings
 
 
 class Trial(Enum):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from graced.core.actions import Action
     from graced.core.events import Event
     from graced.core.member import Member
-    from graced.core.settings import Settings
     from graced.core.zygotes import Zygote
+    from graced.settings import Settings
 else:
 
     def assert_never(value):

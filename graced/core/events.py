@@ -7,8 +7,8 @@ messages and the scoreboard; :mod:`graced.core.daemon` alone reads them.
 
 from __future__ import annotations
 
-from graced.core.record import Record
-from graced.core.settings import Settings
+from graced.record import Record
+from graced.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ ladder deals with it.
 from __future__ import annotations
 
 from graced.core.member import State
-from graced.core.record import Record
+from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

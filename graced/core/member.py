@@ -6,7 +6,7 @@ from enum import Enum, IntEnum
 
 from graced.core.actions import Drain, Interrupt, Kill, Say
 from graced.core.backoff import Birth
-from graced.core.settings import Pool
+from graced.settings import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

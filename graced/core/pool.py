@@ -18,8 +18,8 @@ from graced.core.candidate import Candidate, Trial
 from graced.core.events import Died
 from graced.core.member import HASTY, Asked, Member, State, Verdict, count, seconds
 from graced.core.slots import Slots
-from graced.core.units import show_size
 from graced.core.zygotes import Stage, Zygotes
+from graced.units import show_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from graced.core.actions import Action
     from graced.core.context import Context
-    from graced.core.settings import Pool as Settings
     from graced.core.zygotes import Zygote
+    from graced.settings import Pool as Settings
 
 REMEMBERED = 10  # deaths shown in a status
 UNASKED = "was interrupted, but not by graced: by a SIGINT of its own, or by hand"

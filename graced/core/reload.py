@@ -15,7 +15,7 @@ from graced.core.pool import Mode, Pool
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.core.daemon import Daemon
-    from graced.core.settings import Settings
+    from graced.settings import Settings
 
 FIXED = ("name", "runtime_dir", "state_dir", "user", "group")
 

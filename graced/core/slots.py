@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.core.candidate import Candidate
     from graced.core.member import Member
-    from graced.core.settings import Pool as Settings
+    from graced.settings import Pool as Settings
 
 
 class Slots:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from graced.core.member import State as WorkerState
 from graced.core.member import count, seconds
-from graced.core.record import Record
 from graced.core.reload import State
+from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

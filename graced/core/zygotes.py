@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from graced.core.context import Context
-    from graced.core.settings import Pool as Settings
+    from graced.settings import Pool as Settings
 
 
 class Stage(Enum):

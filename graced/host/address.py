@@ -7,7 +7,7 @@ looking them up can take long, and can turn out otherwise at the next reload.
 
 from __future__ import annotations
 
-from graced.core.record import Record
+from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from _socket import SCM_RIGHTS, SOL_SOCKET
 from collections import deque
 from sys import byteorder
 
-from graced.core.plaintext import one_line
-from graced.host.log import say
+from graced.log.logger import say
+from graced.text import one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from graced.core.record import Record
+from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 Installed before anything else is imported: to PID 1 a signal without a handler
 is lost, and to others it is death. What workers do with theirs is in
-:mod:`graced.workerlife`.
+:mod:`graced.workers.runtime`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The worker that needs no code: a job is a command line, run as a subprocess.
 
 Its output goes to the log line by line. What a job is and what becomes of it is said in
-:mod:`graced.jobs.worker`.
+:mod:`.job_worker`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import signal
 import time
 from contextlib import contextmanager, suppress
 
-from graced.core import units
+from graced import units
 from graced.host import process
 from graced.host.scoreboard import CHILD_GROUP
-from graced.jobs import owners
-from graced.jobs.job import Discard, Failed
-from graced.jobs.worker import JobWorker
+from graced.queue.job import Discard, Failed
+from graced.queue.sqlite import liveness
+from graced.workers.job_worker import JobWorker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
     from typing import Any
 
-    from graced.jobs.job import Job
+    from graced.queue.job import Job
 
 LONGEST = 8192  # bytes of one line of output; a longer one is logged in pieces
 TAIL = 4096  # bytes of output kept with a failure
@@ -86,7 +86,7 @@ class Command(JobWorker):
             words[CHILD_GROUP] = os.getpid()
             os.setpgid(0, 0)
             for fd in locks:
-                owners.name_group(fd, os.getpid())
+                liveness.name_group(fd, os.getpid())
             process.set_parent_death_signal(signal.SIGKILL)
 
         about = {"GRACED_JOB_ID": str(job.id), "GRACED_JOB_ATTEMPT": str(job.attempt)}

@@ -7,25 +7,25 @@ import math
 from typing import Any
 
 import pytest
-from world import Code, Process, Work, World, pool, started, world
+from core_simulator import Code, Process, Simulator, Work, pool, simulator, started
 
 from graced.core import actions as ac
 from graced.core import backoff as core
 from graced.core import events as ev
 from graced.core.backoff import Birth, wait
-from graced.core.settings import Backoff
+from graced.settings import Backoff
 
 
 def broken(process: Process) -> Work:
     return Work(setup=0.001, setup_fails="exited with status 1 in setup()")
 
 
-def kill(made: World, slot: int = 0) -> None:
+def kill(made: Simulator, slot: int = 0) -> None:
     made.die(made.alive(slot=slot)[0], "killed by SIGSEGV")
     made.settle()
 
 
-def in_backoff(**values: Any) -> World:
+def in_backoff(**values: Any) -> Simulator:
     """A pool whose one worker died, and its replacement too."""
     made = started(pool(**values))
     made.run(10)
@@ -85,7 +85,7 @@ def test_first_death_is_replaced_at_once_the_second_means_backoff() -> None:
 
 
 def test_replacement_that_completed_a_round_is_replaced_at_once() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=1.0)
     made.start().run(10.5)
     for _ in range(5):
@@ -96,7 +96,7 @@ def test_replacement_that_completed_a_round_is_replaced_at_once() -> None:
 
 
 def test_replacement_whose_rounds_all_raised_did_not_complete_one() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=0.1, raises=True, dies_after=10)
     made.start().run(5)
     assert made.pool().backoff.active
@@ -137,7 +137,7 @@ def test_successors_that_die_without_surge() -> None:
 
 
 def test_stuck_rounds_mean_backoff() -> None:
-    made = world(pool(round_timeout=1.0))
+    made = simulator(pool(round_timeout=1.0))
     made.work_for = lambda p: Work(round=math.inf, frozen=True)
     made.start().run(30)
     assert made.pool().backoff.active
@@ -159,7 +159,7 @@ def test_two_workers_that_exit_at_once_are_started_24_times_in_10_seconds_at_mos
 
 
 def test_two_workers_that_become_ready_and_exit_too() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(setup=0.0, lives=0.001)
     made.start().run(10)
     assert 8 <= len(made.births()) <= 24
@@ -208,7 +208,7 @@ def test_probe_ordered_from_a_lost_zygote_fails_and_nothing_spins() -> None:
 
 
 def test_healthy_neighbours_do_not_end_it() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(round=0.2) if p.slot == 0 else Work(setup_fails="no")
     made.start().run(20)
     assert made.pool().backoff.active
@@ -411,7 +411,7 @@ def test_planned_end_of_the_probe_proves_nothing() -> None:
     assert made.serving() != [probe]
 
 
-def unasked(process: Process, made: World, signal: str) -> Work:
+def unasked(process: Process, made: Simulator, signal: str) -> Work:
     """Of a worker that sends itself a signal as soon as it is ready."""
     send = made.sigint if signal == "INT" else made.sigterm
     made._after(0.02, lambda: send(process))
@@ -451,7 +451,7 @@ def test_one_interrupted_by_hand_is_replaced_at_once_and_no_death() -> None:
 
 @pytest.mark.parametrize("how", ["DrainAsked", "InterruptAsked"])
 def test_interrupt_of_graced_s_own_counts_for_nothing(how: str) -> None:
-    made = world(pool(drain_timeout=1.0))
+    made = simulator(pool(drain_timeout=1.0))
     made.work_for = lambda p: Work(round=math.inf)
     made.start().run(1)
     made.do(getattr(ev, how)())
@@ -461,7 +461,7 @@ def test_interrupt_of_graced_s_own_counts_for_nothing(how: str) -> None:
 
 
 def test_interrupt_of_its_own_in_a_drain_counts_for_the_job() -> None:
-    made = world(pool(drain_timeout=10.0))
+    made = simulator(pool(drain_timeout=10.0))
     made.work_for = lambda p: Work(round=math.inf)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -542,7 +542,7 @@ def test_scale_down_below_the_probe() -> None:
 
 
 def test_first_start_gives_up_after_three() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = broken
     end = made.start().until_exit(5)
     assert len(made.births()) == 3
@@ -553,7 +553,7 @@ def test_first_start_gives_up_after_three() -> None:
 
 
 def test_first_start_of_many_gives_up_after_one_probe() -> None:
-    made = world(pool(workers=4))
+    made = simulator(pool(workers=4))
     made.work_for = broken
     made.start().until_exit(5)
     assert len(made.births()) == 9
@@ -561,21 +561,21 @@ def test_first_start_of_many_gives_up_after_one_probe() -> None:
 
 @pytest.mark.parametrize("ready_timeout", [2.0, 300.0])
 def test_first_start_that_hangs_gives_up_after_three(ready_timeout: float) -> None:
-    made = world(pool(ready_timeout=ready_timeout, backoff=Backoff(reset=60.0)))
+    made = simulator(pool(ready_timeout=ready_timeout, backoff=Backoff(reset=60.0)))
     made.work_for = lambda p: Work(setup=None)
     assert made.start().until_exit(1000).code == 1
     assert len(made.births()) == 3
 
 
 def test_probe_that_hangs_for_longer_than_reset_is_no_success() -> None:
-    made = world(pool(workers=2, ready_timeout=300.0, backoff=Backoff(reset=60.0)))
+    made = simulator(pool(workers=2, ready_timeout=300.0, backoff=Backoff(reset=60.0)))
     made.work_for = lambda p: Work(setup=None)
     assert made.start().until_exit(1000).code == 1
     assert len(made.births()) == 5
 
 
 def test_failed_import_ends_the_first_start_at_once() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.code_for = lambda z: Code(fails="ImportError: no module named 'nope'")
     end = made.start().until_exit(1)
     assert end.code == 1
@@ -584,7 +584,7 @@ def test_failed_import_ends_the_first_start_at_once() -> None:
 
 
 def test_other_pools_are_drained_when_one_gives_up() -> None:
-    made = world(pool("a"), pool("b"))
+    made = simulator(pool("a"), pool("b"))
     made.work_for = lambda p: broken(p) if p.pool.name == "b" else Work(round=5.0)
     end = made.start().until_exit(20)
     assert end.code == 1
@@ -593,7 +593,7 @@ def test_other_pools_are_drained_when_one_gives_up() -> None:
 
 
 def test_pool_that_was_ready_once_never_gives_up_though_the_daemon_was_not() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(lives=0.5) if p.slot == 0 else Work(setup_fails="no")
     made.start().run(1000)
     assert made.exit is None
@@ -607,7 +607,7 @@ def test_daemon_that_was_ready_never_gives_up() -> None:
 
 
 def test_worker_that_becomes_ready_in_time_saves_the_start() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: broken(p) if p.nth < 2 else Work(round=0.1)
     made.start().run(5)
     assert made.exit is None

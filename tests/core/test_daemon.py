@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from world import Code, Work, World, pool, settings, started, world
+from core_simulator import Code, Simulator, Work, pool, settings, simulator, started
 
 from graced.core import actions as ac
 from graced.core import events as ev
@@ -16,7 +16,7 @@ from graced.core.zygotes import Stage
 CHAIN = (pool("db"), pool("api", after=("db",)), pool("web", after=("api",)))
 
 
-def at(made: World, kind: type[ac.Action], **fields: object) -> float:
+def at(made: Simulator, kind: type[ac.Action], **fields: object) -> float:
     """When the first action of a kind was asked for."""
     for time, action in made.did:
         if isinstance(action, kind) and all(getattr(action, k) == v for k, v in fields.items()):
@@ -24,7 +24,7 @@ def at(made: World, kind: type[ac.Action], **fields: object) -> float:
     raise AssertionError(f"no {kind.__name__}")
 
 
-def first_signal(made: World, name: str) -> float:
+def first_signal(made: Simulator, name: str) -> float:
     return min(t for p in made.processes.values() if p.pool.name == name for t, _ in p.heard)
 
 
@@ -32,7 +32,7 @@ def first_signal(made: World, name: str) -> float:
 
 
 def test_ready_is_told_once_when_every_worker_of_every_pool_is() -> None:
-    made = world(pool("a", workers=2), pool("b"))
+    made = simulator(pool("a", workers=2), pool("b"))
     made.work_for = lambda p: Work(setup=3.0 if p.slot == 1 else 0.1)
     made.start().run(2.9)
     assert made.law.words == []
@@ -49,7 +49,7 @@ def test_ready_is_told_once_when_every_worker_of_every_pool_is() -> None:
 
 
 def test_pool_starts_after_those_that_it_comes_after_are_ready() -> None:
-    made = world(*reversed(CHAIN))
+    made = simulator(*reversed(CHAIN))
     made.work_for = lambda p: Work(setup=1.0)
     made.start().until(lambda: made.daemon.ready)
     starts = {a.pool.name: t for t, a in made.did if isinstance(a, ac.StartZygote)}
@@ -58,12 +58,12 @@ def test_pool_starts_after_those_that_it_comes_after_are_ready() -> None:
 
 
 def test_pools_without_an_order_start_together() -> None:
-    made = world(pool("a"), pool("b")).start()
+    made = simulator(pool("a"), pool("b")).start()
     assert len(made.actions(ac.StartZygote)) == 2
 
 
 def test_pool_of_several_workers_holds_up_the_next_until_all_are_ready() -> None:
-    made = world(pool("a", workers=2), pool("b", after=("a",)))
+    made = simulator(pool("a", workers=2), pool("b", after=("a",)))
     made.work_for = lambda p: Work(setup=5.0 if p.slot == 1 else 0.1)
     made.start().run(4.9)
     assert len(made.actions(ac.StartZygote)) == 1
@@ -72,7 +72,7 @@ def test_pool_of_several_workers_holds_up_the_next_until_all_are_ready() -> None
 
 
 def test_pool_that_is_scaled_to_nothing_during_the_start_still_loads_its_code() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.code_for = lambda z: Code(imports=5.0)
     made.start()
     made.do(ev.ScaleAsked("jobs", 0))
@@ -90,7 +90,7 @@ def test_pool_that_is_scaled_to_nothing_during_the_start_still_loads_its_code() 
 
 
 def test_slot_that_died_holds_ready_back() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(lives=1.0) if p.nth == 0 else Work(setup=5.0)
     made.start().run(0.5)
     made.work_for = lambda p: Work(setup_fails="no")
@@ -103,7 +103,7 @@ def test_slot_that_died_holds_ready_back() -> None:
 
 
 def test_slot_that_was_scaled_away_and_back_holds_ready_back() -> None:
-    made = world(pool("a", workers=2), pool("b"))
+    made = simulator(pool("a", workers=2), pool("b"))
     made.work_for = lambda p: Work(setup=5.0 if p.pool.name == "b" else 0.1)
     made.start().run(1)
     made.work_for = lambda p: Work(setup=10.0)
@@ -117,7 +117,7 @@ def test_slot_that_was_scaled_away_and_back_holds_ready_back() -> None:
 
 
 def test_start_gives_systemd_a_time() -> None:
-    made = world(pool(ready_timeout=30.0)).start()
+    made = simulator(pool(ready_timeout=30.0)).start()
     (extend,) = made.actions(ac.Extend)
     assert 30.0 <= extend.seconds <= 100.0
     made.run(100)
@@ -125,7 +125,7 @@ def test_start_gives_systemd_a_time() -> None:
 
 
 def test_deadlines_that_systemd_was_given_are_never_missed() -> None:
-    made = world(*CHAIN)
+    made = simulator(*CHAIN)
     made.work_for = lambda p: Work(setup=25.0, round=28.0, teardown=4.0)
     made.start()
     promised = 0.0
@@ -155,7 +155,7 @@ def test_drain_asks_systemd_for_the_time_of_all_pools_one_after_the_other() -> N
 
 
 def test_lease_in_a_drain_gives_systemd_the_time_that_it_may_take() -> None:
-    made = world(pool(drain_timeout=10.0, stop_timeout=5.0))
+    made = simulator(pool(drain_timeout=10.0, stop_timeout=5.0))
     made.work_for = lambda p: Work(round=math.inf, leases=((2.0, 500.0, 500.0),))
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -172,7 +172,7 @@ def test_lease_in_a_drain_gives_systemd_the_time_that_it_may_take() -> None:
 
 
 def test_drain_tells_stopping_first_and_exits_with_0() -> None:
-    made = world(pool(workers=3))
+    made = simulator(pool(workers=3))
     made.work_for = lambda p: Work(round=7.0)
     made.start().run(1)
     before = len(made.did)
@@ -185,7 +185,7 @@ def test_drain_tells_stopping_first_and_exits_with_0() -> None:
 
 
 def test_second_drain_changes_nothing() -> None:
-    made = world(pool(drain_timeout=10.0))
+    made = simulator(pool(drain_timeout=10.0))
     made.work_for = lambda p: Work(round=9.0)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -197,7 +197,7 @@ def test_second_drain_changes_nothing() -> None:
 
 
 def test_drain_while_interrupting_changes_nothing() -> None:
-    made = world(pool(drain_timeout=10.0))
+    made = simulator(pool(drain_timeout=10.0))
     made.work_for = lambda p: Work(round=9.0, teardown=2.0)
     made.start().run(1)
     made.do(ev.InterruptAsked())
@@ -251,7 +251,7 @@ def test_pool_without_workers_still_comes_between() -> None:
 
 
 def test_drain_during_the_start() -> None:
-    made = world(*CHAIN)
+    made = simulator(*CHAIN)
     made.work_for = lambda p: Work(setup=100.0 if p.pool.name == "api" else 0.1)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -262,7 +262,7 @@ def test_drain_during_the_start() -> None:
 
 
 def test_drain_before_anything_is_imported() -> None:
-    made = world(*CHAIN).start()
+    made = simulator(*CHAIN).start()
     made.do(ev.DrainAsked())
     assert made.until_exit(1).code == 0
     assert made.births() == []
@@ -281,7 +281,7 @@ def test_drain_in_backoff() -> None:
 
 
 def test_death_in_a_drain_is_not_replaced() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(round=5.0)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -303,7 +303,7 @@ def test_nothing_happens_after_the_exit() -> None:
 
 
 def test_interrupt_reaches_all_pools_at_once() -> None:
-    made = world(*CHAIN)
+    made = simulator(*CHAIN)
     made.work_for = lambda p: Work(round=50.0, teardown=1.0)
     made.start().until(lambda: made.daemon.ready)
     now = made.now
@@ -315,7 +315,7 @@ def test_interrupt_reaches_all_pools_at_once() -> None:
 
 
 def test_interrupt_during_a_drain() -> None:
-    made = world(pool(drain_timeout=100.0))
+    made = simulator(pool(drain_timeout=100.0))
     made.work_for = lambda p: Work(round=50.0)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -337,7 +337,7 @@ def test_interrupt_during_a_drain_reaches_pools_that_waited() -> None:
 
 
 def test_interrupt_after_a_start_that_gave_up() -> None:
-    made = world(pool("a"), pool("b"))
+    made = simulator(pool("a"), pool("b"))
     made.work_for = lambda p: Work(round=100.0) if p.pool.name == "a" else Work(setup_fails="no")
     made.start().until(lambda: made.daemon.stopping)
     made.do(ev.InterruptAsked())
@@ -345,7 +345,7 @@ def test_interrupt_after_a_start_that_gave_up() -> None:
 
 
 def test_second_interrupt_kills_at_once_and_a_third_changes_nothing() -> None:
-    made = world(pool(workers=2, stop_timeout=100.0))
+    made = simulator(pool(workers=2, stop_timeout=100.0))
     made.work_for = lambda p: Work(round=50.0, deaf_to_int=True, dies_late=0.5)
     made.start().run(1)
     made.do(ev.InterruptAsked())
@@ -359,7 +359,7 @@ def test_second_interrupt_kills_at_once_and_a_third_changes_nothing() -> None:
 
 
 def test_second_interrupt_with_one_worker() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=50.0, frozen=True)
     made.start().run(1)
     made.do(ev.InterruptAsked())
@@ -368,7 +368,7 @@ def test_second_interrupt_with_one_worker() -> None:
 
 
 def test_interrupt_does_not_give_new_time_to_those_already_interrupted() -> None:
-    made = world(pool(drain_timeout=1.0, stop_timeout=5.0))
+    made = simulator(pool(drain_timeout=1.0, stop_timeout=5.0))
     made.work_for = lambda p: Work(round=math.inf, deaf_to_int=True)
     made.start().run(1)
     now = made.now
@@ -380,7 +380,7 @@ def test_interrupt_does_not_give_new_time_to_those_already_interrupted() -> None
 
 
 def test_interrupts_ladder_ends_with_a_kill() -> None:
-    made = world(pool(stop_timeout=5.0))
+    made = simulator(pool(stop_timeout=5.0))
     made.work_for = lambda p: Work(round=math.inf, frozen=True)
     made.start().run(1)
     now = made.now
@@ -481,7 +481,7 @@ def test_import_that_is_over_after_its_time_out_is_ignored() -> None:
 
 
 def test_a_daemon_that_drains_is_not_ready_though_every_worker_is_there() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(round=50.0)
     made.start().run(1)
     assert made.daemon.ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from world import Code, Process, Work, World, pool, started, world
+from core_simulator import Code, Process, Simulator, Work, pool, simulator, started
 
 from graced.core import actions as ac
 from graced.core import events as ev
@@ -21,7 +21,7 @@ def heard(process: Process) -> list[str]:
     return [what for _, what in process.heard]
 
 
-def only(made: World) -> Process:
+def only(made: Simulator) -> Process:
     (process,) = made.alive()
     return process
 
@@ -37,17 +37,17 @@ def test_workers_of_a_start_are_ordered_together() -> None:
 
 
 def test_zygote_gets_its_pools_settings() -> None:
-    from graced.core.settings import Settings
+    from graced.settings import Settings
 
     mail = pool("mail", env={"A": "1"})
-    made = World(Settings(pools={"mail": mail})).start()
+    made = Simulator(Settings(pools={"mail": mail})).start()
     (zygote,) = made.actions(ac.StartZygote)
     assert (zygote.pool, zygote.generation) == (mail, 1)
 
 
 def test_limits_are_jittered_downwards_by_a_tenth() -> None:
     spread = iter([0.0, 0.0, 1.0, 1.0, 0.5, 0.5])
-    made = world(
+    made = simulator(
         pool(workers=3, max_rounds=1000, max_rss=1000), jitter=lambda: next(spread)
     ).start()
     made.until(lambda: made.daemon.ready)
@@ -56,7 +56,7 @@ def test_limits_are_jittered_downwards_by_a_tenth() -> None:
 
 
 def test_max_rounds_of_one_stays_one_and_none_is_zero() -> None:
-    made = world(pool(max_rounds=1), jitter=lambda: 1.0).start()
+    made = simulator(pool(max_rounds=1), jitter=lambda: 1.0).start()
     made.until(made.births)
     assert made.births()[0].max_rounds == 1
     assert made.births()[0].max_rss == 0
@@ -94,7 +94,7 @@ def test_planned_end_is_no_death() -> None:
 
 
 def test_worker_drained_by_hand_has_a_replacement_while_it_finishes() -> None:
-    made = world(pool(drain_timeout=100.0))
+    made = simulator(pool(drain_timeout=100.0))
     made.work_for = lambda p: Work(round=50.0)
     made.start().run(1)
     made.sigterm(made.alive()[0])
@@ -107,7 +107,7 @@ def test_worker_drained_by_hand_has_a_replacement_while_it_finishes() -> None:
 
 
 def test_worker_drained_by_hand_is_on_the_ladder() -> None:
-    made = world(pool(drain_timeout=3.0, stop_timeout=2.0))
+    made = simulator(pool(drain_timeout=3.0, stop_timeout=2.0))
     made.work_for = lambda p: Work(round=math.inf, deaf_to_int=True) if p.nth == 0 else Work()
     made.start().run(1)
     first = made.alive()[0]
@@ -119,7 +119,7 @@ def test_worker_drained_by_hand_is_on_the_ladder() -> None:
 
 
 def test_only_the_last_deaths_are_kept() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=1.0)
     made.start()
     for number in range(15):
@@ -134,9 +134,9 @@ def test_only_the_last_deaths_are_kept() -> None:
 # -- the ladder ----------------------------------------------------------------------
 
 
-def ladder(**work: object) -> tuple[World, Process]:
+def ladder(**work: object) -> tuple[Simulator, Process]:
     """A world whose one worker was just asked to drain, in a round that never ends."""
-    made = world(pool(drain_timeout=10.0, stop_timeout=4.0))
+    made = simulator(pool(drain_timeout=10.0, stop_timeout=4.0))
     made.work_for = lambda p: Work(**{"round": math.inf, **work})  # type: ignore[arg-type]
     made.start().run(1)
     made.now = 2000.0
@@ -166,7 +166,7 @@ def test_interrupts_are_repeated_until_acknowledged_but_no_drain() -> None:
 
 
 def test_drain_is_repeated_to_one_whose_handlers_may_not_stand() -> None:
-    made = world(pool(drain_timeout=10.0, stop_timeout=4.0))
+    made = simulator(pool(drain_timeout=10.0, stop_timeout=4.0))
     made.start()
     made.until(lambda: any(member.pid for member in made.daemon.members()))
     [member] = made.daemon.members()
@@ -193,7 +193,7 @@ def test_drain_that_is_not_answered_is_told_once(answers: bool) -> None:
 
 def test_clean_leave_of_one_that_has_not_acknowledged_is_no_death() -> None:
     """Its own handler of SIGTERM was called, and it left with status 0."""
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(round=math.inf, deaf_to_term=True)
     made.start().run(1)
     made.do(ev.ScaleAsked("jobs", 1))
@@ -234,7 +234,7 @@ def test_worker_that_finishes_its_round_is_not_interrupted() -> None:
 
 
 def test_time_outs_of_zero_leave_no_rung_out() -> None:
-    made = world(pool(drain_timeout=0.0, stop_timeout=0.0))
+    made = simulator(pool(drain_timeout=0.0, stop_timeout=0.0))
     made.work_for = lambda p: Work(round=math.inf, frozen=True)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -247,7 +247,7 @@ def test_time_outs_of_zero_leave_no_rung_out() -> None:
 
 def draining_with_lease(start: float, lease: float, ends: float, **work: object) -> Process:
     """A drain asked 1 s after ready, with a lease ``start`` seconds after the drain."""
-    made = world(pool(drain_timeout=10.0, stop_timeout=4.0))
+    made = simulator(pool(drain_timeout=10.0, stop_timeout=4.0))
     settings: dict[str, object] = {"round": math.inf, "deaf_to_int": True, **work}
     made.work_for = lambda p: Work(**settings, leases=((1.0 + start, lease, ends),))  # type: ignore[arg-type]
     made.start()
@@ -306,7 +306,7 @@ def test_lease_counts_from_the_rung_though_it_was_not_known_when_that_began() ->
 
 
 def test_second_interrupt_kills_under_a_lease() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=math.inf, leases=((0.5, 100.0, 100.0),))
     made.start().run(1)
     made.do(ev.InterruptAsked())
@@ -325,7 +325,7 @@ def test_worker_that_survives_a_kill_gets_it_again() -> None:
 
 
 def test_drain_in_setup_interrupts_at_once() -> None:
-    made = world(pool(drain_timeout=100.0, stop_timeout=4.0))
+    made = simulator(pool(drain_timeout=100.0, stop_timeout=4.0))
     made.work_for = lambda p: Work(setup=50.0)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -342,7 +342,7 @@ def test_acknowledgement_from_setup_is_an_interrupt() -> None:
 
 
 def test_drain_in_a_setup_that_hangs_takes_stop_timeout_only() -> None:
-    made = world(pool(drain_timeout=100.0, stop_timeout=4.0, ready_timeout=1000.0))
+    made = simulator(pool(drain_timeout=100.0, stop_timeout=4.0, ready_timeout=1000.0))
     made.work_for = lambda p: Work(setup=None, deaf_to_int=True)
     made.start().run(1)
     at = made.now
@@ -354,7 +354,7 @@ def test_drain_in_a_setup_that_hangs_takes_stop_timeout_only() -> None:
 
 
 def test_worker_drained_before_it_is_born_hears_of_it_at_its_birth() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.code_for = lambda z: Code(forks=1.0)
     made.start().until(made.births)
     made.do(ev.DrainAsked())
@@ -364,7 +364,7 @@ def test_worker_drained_before_it_is_born_hears_of_it_at_its_birth() -> None:
     assert heard(process) == ["TERM"]
 
 
-def leave_unborn(made: World, event: ev.Event) -> float:
+def leave_unborn(made: Simulator, event: ev.Event) -> float:
     """Have a stop asked for while a zygote owes a worker; return how long the stop takes."""
     made.start().until(made.births)
     made.run(0.1)
@@ -380,7 +380,7 @@ def leave_unborn(made: World, event: ev.Event) -> float:
 def test_stop_does_not_wait_for_a_zygote_that_does_not_fork(
     drain_timeout: float, event: ev.Event
 ) -> None:
-    made = world(pool(drain_timeout=drain_timeout, stop_timeout=4.0))
+    made = simulator(pool(drain_timeout=drain_timeout, stop_timeout=4.0))
     made.code_for = lambda z: Code(forks=None)
     assert leave_unborn(made, event) == pytest.approx(2.0, abs=0.01)
     assert made.exit == ac.Exit(0, None)
@@ -393,7 +393,7 @@ def test_stop_does_not_wait_for_a_zygote_that_does_not_fork(
 def test_worker_that_turns_up_when_its_zygote_is_killed_leaves_in_time(
     drain_timeout: float,
 ) -> None:
-    made = world(pool(drain_timeout=drain_timeout, stop_timeout=4.0))
+    made = simulator(pool(drain_timeout=drain_timeout, stop_timeout=4.0))
     made.code_for = lambda z: Code(silent=True)
     made.work_for = lambda p: Work(setup=None, frozen=True)
     assert leave_unborn(made, ev.DrainAsked()) <= drain_timeout + 4.0 + 0.01
@@ -403,7 +403,7 @@ def test_worker_that_turns_up_when_its_zygote_is_killed_leaves_in_time(
 
 
 def test_worker_that_turns_up_in_a_stop_now_leaves_in_time() -> None:
-    made = world(pool(stop_timeout=4.0))
+    made = simulator(pool(stop_timeout=4.0))
     made.code_for = lambda z: Code(silent=True)
     made.work_for = lambda p: Work(setup=None, frozen=True)
     assert leave_unborn(made, ev.InterruptAsked()) == pytest.approx(4.0, abs=0.01)
@@ -412,7 +412,7 @@ def test_worker_that_turns_up_in_a_stop_now_leaves_in_time() -> None:
 
 
 def test_stop_now_after_a_drain_leaves_a_zygote_no_more_time() -> None:
-    made = world(pool(stop_timeout=4.0))
+    made = simulator(pool(stop_timeout=4.0))
     made.code_for = lambda z: Code(forks=None)
     made.start().until(made.births)
     at = made.now
@@ -424,7 +424,7 @@ def test_stop_now_after_a_drain_leaves_a_zygote_no_more_time() -> None:
 
 
 def test_worker_that_was_in_a_round_all_along_finishes_it() -> None:
-    made = world(pool(stop_timeout=0.5, drain_timeout=30.0))
+    made = simulator(pool(stop_timeout=0.5, drain_timeout=30.0))
     made.code_for = lambda z: Code(silent=True)
     made.work_for = lambda p: Work(setup=0.05, round=6.0)
     made.start().until(made.births)
@@ -435,7 +435,7 @@ def test_worker_that_was_in_a_round_all_along_finishes_it() -> None:
 
 
 def test_zygote_that_was_to_fork_in_time_is_left_alone() -> None:
-    made = world(pool(stop_timeout=4.0))
+    made = simulator(pool(stop_timeout=4.0))
     made.code_for = lambda z: Code(forks=0.5)
     made.work_for = lambda p: Work(round=9.0)
     made.start().until(made.serving)
@@ -448,7 +448,7 @@ def test_zygote_that_was_to_fork_in_time_is_left_alone() -> None:
 
 
 def test_interrupt_reaches_a_worker_that_was_not_born_yet() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.code_for = lambda z: Code(forks=1.0)
     made.start().until(made.births)
     made.do(ev.DrainAsked())
@@ -459,7 +459,7 @@ def test_interrupt_reaches_a_worker_that_was_not_born_yet() -> None:
 
 
 def test_second_interrupt_kills_a_worker_as_soon_as_it_is_born() -> None:
-    made = world(pool(stop_timeout=10.0))
+    made = simulator(pool(stop_timeout=10.0))
     made.code_for = lambda z: Code(forks=0.02)
     made.work_for = lambda p: Work(frozen=True)
     made.start().until(made.births)
@@ -471,7 +471,7 @@ def test_second_interrupt_kills_a_worker_as_soon_as_it_is_born() -> None:
 
 
 def test_worker_born_after_its_zygote_was_given_up_is_still_led_down() -> None:
-    made = world(pool(stop_timeout=1.0, ready_timeout=1.0))
+    made = simulator(pool(stop_timeout=1.0, ready_timeout=1.0))
     made.code_for = lambda z: Code(forks=None)
     made.work_for = lambda p: Work(setup=None, frozen=True)
     made.start().until(lambda: made.actions(ac.KillZygote))
@@ -525,7 +525,7 @@ def test_slot_of_a_hanging_setup_is_not_given_away_before_its_end() -> None:
 
 
 def test_birth_order_counts_for_ready_timeout() -> None:
-    made = world(pool(ready_timeout=2.0))
+    made = simulator(pool(ready_timeout=2.0))
     made.code_for = lambda z: Code(forks=1.5)
     made.work_for = lambda p: Work(setup=1.0)
     made.start().run(2.2)
@@ -536,8 +536,8 @@ def test_birth_order_counts_for_ready_timeout() -> None:
 # -- rounds that take too long ---------------------------------------------------------
 
 
-def stuck(**work: object) -> World:
-    made = world(pool(round_timeout=5.0))
+def stuck(**work: object) -> Simulator:
+    made = simulator(pool(round_timeout=5.0))
     values: dict[str, object] = {"round": 0.1, "stuck_round": 3, **work}
     made.work_for = lambda p: Work(**values) if p.nth == 0 else Work()  # type: ignore[arg-type]
     return made.start().until(lambda: made.actions(ac.PrintStack))
@@ -577,7 +577,7 @@ def test_second_stuck_round_of_a_forgiven_worker_is_seen() -> None:
 
 
 def test_stuck_round_under_a_lease_is_killed_when_the_lease_ends() -> None:
-    made = world(pool(round_timeout=5.0))
+    made = simulator(pool(round_timeout=5.0))
     made.work_for = lambda p: Work(round=math.inf, leases=((2.0, 20.0, 9.0),), frozen=True)
     made.start().until(made.serving)
     process, at = only(made), made.now
@@ -602,7 +602,7 @@ def test_interrupted_worker_is_not_killed_for_the_round_it_had() -> None:
 
 
 def test_stuck_end_of_a_worker_that_was_leaving_is_not_its_slots_trouble() -> None:
-    made = world(pool(round_timeout=5.0, drain_timeout=100.0))
+    made = simulator(pool(round_timeout=5.0, drain_timeout=100.0))
     made.work_for = lambda p: Work(round=0.1, stuck_round=3, frozen=True) if p.nth < 2 else Work()
     made.start().until(lambda: only(made).rounds == 3 if made.alive() else False)
     made.law.by_hand = True  # who scales to and fro can have more of them drain
@@ -619,7 +619,7 @@ def test_stuck_end_of_a_worker_that_was_leaving_is_not_its_slots_trouble() -> No
 
 
 def test_worker_stuck_in_a_drain_is_killed_before_drain_timeout_and_fails_the_stop() -> None:
-    made = world(pool(round_timeout=5.0, drain_timeout=100.0))
+    made = simulator(pool(round_timeout=5.0, drain_timeout=100.0))
     made.work_for = lambda p: Work(round=0.1, stuck_round=3, frozen=True)
     made.start().until(lambda: only(made).rounds == 3 if made.alive() else False)
     made.do(ev.DrainAsked())
@@ -679,13 +679,13 @@ def test_killed_from_outside_is_told_as_such_though_the_round_was_overdue() -> N
 # -- recycling -------------------------------------------------------------------------
 
 
-def most_births(made: World, workers: int, life: float) -> float:
+def most_births(made: Simulator, workers: int, life: float) -> float:
     """Return how many births there can be, if no worker lives less than so many seconds."""
     return workers * (1 + (made.now - 1000.0) / life)
 
 
 def test_recycled_worker_leaves_after_its_successor_is_ready() -> None:
-    made = world(pool(workers=2, max_rounds=5))
+    made = simulator(pool(workers=2, max_rounds=5))
     made.work_for = lambda p: Work(round=1.0, setup=2.0, teardown=0.5)
     made.start().until(lambda: made.daemon.ready)
     for _ in range(200):
@@ -713,7 +713,7 @@ def test_wish_to_be_replaced_counts_once() -> None:
 
 
 def test_without_surge_a_recycled_worker_leaves_first() -> None:
-    made = world(pool(workers=3, surge=0, max_rounds=4))
+    made = simulator(pool(workers=3, surge=0, max_rounds=4))
     made.work_for = lambda p: Work(round=1.0, setup=0.5, teardown=0.5)
     made.start().until(lambda: made.daemon.ready)
     for _ in range(300):
@@ -737,7 +737,7 @@ def test_surge_bounds_the_workers_ahead() -> None:
 
 
 def test_never_more_than_workers_drain_in_recycling() -> None:
-    made = world(pool(workers=2, max_rounds=1, drain_timeout=1000.0))
+    made = simulator(pool(workers=2, max_rounds=1, drain_timeout=1000.0))
     made.work_for = lambda p: Work(round=0.5, teardown=20.0)
     made.start().until(lambda: made.daemon.ready)
     end = made.now + 120
@@ -764,7 +764,7 @@ def test_successor_that_hangs_is_gone_before_the_next_one_comes() -> None:
 
 
 def test_recycle_of_a_successor_at_once_goes_on() -> None:
-    made = world(pool(max_rounds=1))
+    made = simulator(pool(max_rounds=1))
     made.work_for = lambda p: Work(round=1.0)
     made.start().run(60)
     assert len(made.births()) == pytest.approx(59, abs=5)
@@ -797,7 +797,7 @@ def test_scale_of_an_unknown_pool_does_nothing() -> None:
 
 
 def test_scale_in_a_stop_does_nothing() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=5.0)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -807,7 +807,7 @@ def test_scale_in_a_stop_does_nothing() -> None:
 
 
 def test_scaled_down_workers_finish_their_round() -> None:
-    made = world(pool(workers=3))
+    made = simulator(pool(workers=3))
     made.work_for = lambda p: Work(round=5.0)
     made.start().run(1)
     made.do(ev.ScaleAsked("jobs", 1))
@@ -819,7 +819,7 @@ def test_scaled_down_workers_finish_their_round() -> None:
 # -- zygotes ---------------------------------------------------------------------------
 
 
-def zygote(made: World) -> None:
+def zygote(made: Simulator) -> None:
     made.end_zygote(next(z for z in made.zygotes.values() if z.state != "gone"))
     made.settle()
 
@@ -842,7 +842,7 @@ def test_lost_zygote_is_started_again_and_its_workers_are_undisturbed() -> None:
 
 
 def test_orders_that_died_with_their_zygote_are_given_again() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.code_for = lambda z: Code(forks=1.0 if len(made.zygotes) == 0 else 0.01)
     made.start().until(made.births)
     zygote(made)
@@ -896,7 +896,7 @@ def test_zygote_that_never_forks_is_replaced() -> None:
 
 
 def test_import_that_hangs_is_ended_by_ready_timeout() -> None:
-    made = world(pool(ready_timeout=4.0))
+    made = simulator(pool(ready_timeout=4.0))
     made.code_for = lambda z: Code(imports=None)
     made.start()
     end = made.until_exit(6)
@@ -906,7 +906,7 @@ def test_import_that_hangs_is_ended_by_ready_timeout() -> None:
 
 
 def test_stop_does_not_wait_for_an_import() -> None:
-    made = world(pool(ready_timeout=100.0))
+    made = simulator(pool(ready_timeout=100.0))
     made.code_for = lambda z: Code(imports=None)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -914,7 +914,7 @@ def test_stop_does_not_wait_for_an_import() -> None:
 
 
 def test_zygote_that_does_not_leave_after_its_import_failed_is_killed() -> None:
-    made = world(pool(stop_timeout=2.0))
+    made = simulator(pool(stop_timeout=2.0))
     made.code_for = lambda z: Code(fails="SyntaxError", lingers=True)
     made.start().until(lambda: made.said("giving up"))
     at = made.now
@@ -955,7 +955,7 @@ def test_idle_pool_has_no_deadline() -> None:
     ids=["frozen", "leased", "unkillable", "setup"],
 )
 def test_stubborn_worker_costs_few_ticks(work: Work) -> None:
-    made = world(pool(drain_timeout=5.0, stop_timeout=5.0))
+    made = simulator(pool(drain_timeout=5.0, stop_timeout=5.0))
     made.work_for = lambda p: work
     made.start().run(1)
     at, ticks = made.now, len(made.ticks)

@@ -10,16 +10,16 @@ import math
 import os
 from dataclasses import replace
 
+from core_simulator import Code, Simulator, Work, pool, settings
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from world import Code, Work, World, pool, settings
 
 from graced.core import events as ev
 from graced.core.pool import Mode
 from graced.core.reload import State
-from graced.core.settings import Backoff, Pool
+from graced.settings import Backoff, Pool
 
 NAMES = ("a", "b", "c")
 
@@ -91,10 +91,10 @@ class Histories(RuleBasedStateMachine):
     @initialize(first=pools(), mix=works, code=codes)
     def begin(self, first: tuple[Pool, ...], mix: list[Work], code: list[Code]) -> None:
         self.jitters = 0
-        self.world = World(settings(*first), jitter=self._jitter)
+        self.simulator = Simulator(settings(*first), jitter=self._jitter)
         self.behave(mix)
         self.load(code)
-        self.world.start()
+        self.simulator.start()
 
     def _jitter(self) -> float:
         self.jitters += 1
@@ -104,103 +104,103 @@ class Histories(RuleBasedStateMachine):
 
     @rule(span=st.sampled_from(SPANS))
     def pass_time(self, span: float) -> None:
-        world = self.world
-        ticks, busiest = len(world.ticks), 1
-        end = world.now + span
-        while world.step(end):
-            busiest = max(busiest, len(world.daemon.members()))
-        world.now = end
-        spent = len(world.ticks) - ticks
+        simulator = self.simulator
+        ticks, busiest = len(simulator.ticks), 1
+        end = simulator.now + span
+        while simulator.step(end):
+            busiest = max(busiest, len(simulator.daemon.members()))
+        simulator.now = end
+        spent = len(simulator.ticks) - ticks
         assert spent <= 10 + 25 * busiest * (span + 1), f"{spent} ticks in {span} s"
 
     @rule(steps=st.integers(1, 6))
     def step(self, steps: int) -> None:
         for _ in range(steps):
-            self.world.step(self.world.now + 100)
+            self.simulator.step(self.simulator.now + 100)
 
     # -- how the world behaves from here on --------------------------------------------
 
     @rule(mix=works)
     def behave(self, mix: list[Work]) -> None:
-        self.world.work_for = lambda p: mix[p.nth % len(mix)]
+        self.simulator.work_for = lambda p: mix[p.nth % len(mix)]
 
     @rule(code=codes)
     def load(self, code: list[Code]) -> None:
-        self.world.code_for = lambda z: code[z.id % len(code)]
+        self.simulator.code_for = lambda z: code[z.id % len(code)]
 
     # -- what people ask for -------------------------------------------------------------
 
     @rule(new=pools(), broken=st.booleans())
     def reload(self, new: tuple[Pool, ...], broken: bool) -> None:
-        self.world.next_config = "config.yaml:1:1: no" if broken else settings(*new)
-        self.world.do(ev.ReloadAsked())
+        self.simulator.next_config = "config.yaml:1:1: no" if broken else settings(*new)
+        self.simulator.do(ev.ReloadAsked())
 
     @rule()
     def reload_unchanged(self) -> None:
-        self.world.do(ev.ReloadAsked())
+        self.simulator.do(ev.ReloadAsked())
 
     @rule(name=st.sampled_from(NAMES), workers=st.integers(0, 4))
     def scale(self, name: str, workers: int) -> None:
-        self.world.law.by_hand = True
-        self.world.do(ev.ScaleAsked(name, workers))
+        self.simulator.law.by_hand = True
+        self.simulator.do(ev.ScaleAsked(name, workers))
 
-    @precondition(lambda self: self.world.now > 1010)
+    @precondition(lambda self: self.simulator.now > 1010)
     @rule(event=st.sampled_from((ev.DrainAsked(), ev.InterruptAsked())))
     def stop(self, event: ev.Event) -> None:
-        self.world.do(event)
+        self.simulator.do(event)
 
     # -- what happens to processes ---------------------------------------------------------
 
     @rule(data=st.data(), how=st.sampled_from(("die", "die", "term", "int", "leave")))
     def hurt_worker(self, data: st.DataObject, how: str) -> None:
-        alive = self.world.alive()
+        alive = self.simulator.alive()
         if not alive:
             return
         process = alive[data.draw(st.integers(0, len(alive) - 1))]
         if how == "die":
-            self.world.die(process, "killed by SIGSEGV")
+            self.simulator.die(process, "killed by SIGSEGV")
         elif how == "leave":
-            self.world.die(process, "drained", planned=True)
+            self.simulator.die(process, "drained", planned=True)
         else:
-            self.world.law.by_hand = True
-            (self.world.sigterm if how == "term" else self.world.sigint)(process)
-        self.world.settle()
+            self.simulator.law.by_hand = True
+            (self.simulator.sigterm if how == "term" else self.simulator.sigint)(process)
+        self.simulator.settle()
 
     @rule(data=st.data())
     def kill_zygote(self, data: st.DataObject) -> None:
-        living = [z for z in self.world.zygotes.values() if z.state != "gone"]
+        living = [z for z in self.simulator.zygotes.values() if z.state != "gone"]
         if living:
-            self.world.end_zygote(living[data.draw(st.integers(0, len(living) - 1))])
-            self.world.settle()
+            self.simulator.end_zygote(living[data.draw(st.integers(0, len(living) - 1))])
+            self.simulator.settle()
 
     @rule(data=st.data())
     def hear_of_the_dead(self, data: st.DataObject) -> None:
-        world = self.world
-        dead = [p.id for p in world.processes.values() if world.daemon.find(p.id) is None]
+        simulator = self.simulator
+        dead = [p.id for p in simulator.processes.values() if simulator.daemon.find(p.id) is None]
         number = dead[data.draw(st.integers(0, len(dead) - 1))] if dead else 10**6
         event = data.draw(st.sampled_from(reports(number)))
-        world.do(ev.Tick())  # time may have passed
-        before = world.status()
-        assert world.daemon.handle(event, world.now) == []
-        assert world.status() == before
+        simulator.do(ev.Tick())  # time may have passed
+        before = simulator.status()
+        assert simulator.daemon.handle(event, simulator.now) == []
+        assert simulator.status() == before
 
     @rule(data=st.data())
     def hear_again(self, data: st.DataObject) -> None:
         """A report that is true, but not news, starts nothing new."""
-        world = self.world
-        members = [m for m in world.daemon.members() if m.pid is not None and not m.leaving]
-        if not members or world.exit is not None:
+        simulator = self.simulator
+        members = [m for m in simulator.daemon.members() if m.pid is not None and not m.leaving]
+        if not members or simulator.exit is not None:
             return
         member = members[data.draw(st.integers(0, len(members) - 1))]
         if member.state.value == "ready":
-            world.do(ev.BecameReady(member.id))
+            simulator.do(ev.BecameReady(member.id))
 
     # -- what always holds -------------------------------------------------------------------
 
     @invariant()
     def status_can_be_told(self) -> None:
         if hasattr(self, "world"):
-            status = self.world.status()
+            status = self.simulator.status()
             assert status["state"] in {s.value for s in State}
 
     def teardown(self) -> None:
@@ -210,38 +210,38 @@ class Histories(RuleBasedStateMachine):
 
     def _recover(self) -> None:
         """A world that behaves again comes to full strength, in the newest generation."""
-        world = self.world
+        simulator = self.simulator
         self.behave([Work(round=0.5)])
         self.load([Code()])
-        for zygote in world.zygotes.values():
+        for zygote in simulator.zygotes.values():
             zygote.code = replace(zygote.code, forks=0.002, fork_fails=None, silent=False)
-        world.next_config = world.daemon.settings
-        world.until(lambda: world.daemon.stopping or self._recovered(), within=300)
-        words = world.law.words
-        if not world.daemon.stopping:
+        simulator.next_config = simulator.daemon.settings
+        simulator.until(lambda: simulator.daemon.stopping or self._recovered(), within=300)
+        words = simulator.law.words
+        if not simulator.daemon.stopping:
             assert words.count("READY") == words.count("RELOADING") + 1
 
     def _recovered(self) -> bool:
-        world = self.world
-        daemon = world.daemon
+        simulator = self.simulator
+        daemon = simulator.daemon
         return daemon.state is State.RUNNING and all(
             made.complete
             and made.mode is Mode.UP
             and not made.backoff.active
-            and len(world.serving(made.name)) >= made.target - (made.settings.surge == 0)
+            and len(simulator.serving(made.name)) >= made.target - (made.settings.surge == 0)
             and all(m.generation == daemon.generation for m in made.staying())
             for made in daemon.pools.values()
         )
 
     def _end(self) -> None:
         """Whatever the world is like, a stop ends."""
-        world = self.world
-        if world.exit is None:
-            world.do(ev.DrainAsked())
-            end = world.until_exit(300)
+        simulator = self.simulator
+        if simulator.exit is None:
+            simulator.do(ev.DrainAsked())
+            end = simulator.until_exit(300)
             assert end.code in (0, 1)
-        assert not world.daemon.members()
-        assert world.law.words.count("STOPPING") == 1
+        assert not simulator.daemon.members()
+        assert simulator.law.words.count("STOPPING") == 1
 
 
 def reports(worker: int) -> list[ev.Event]:

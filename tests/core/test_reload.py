@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
-from world import Code, Process, Work, World, pool, settings, started, world
+from core_simulator import Code, Process, Simulator, Work, pool, settings, simulator, started
 
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.reload import Phase
-from graced.core.settings import Pool, Settings
+from graced.settings import Pool, Settings
 
 
-def reload(made: World, *pools: Pool | str) -> None:
+def reload(made: Simulator, *pools: Pool | str) -> None:
     """Ask for a reload that reads these pools; a text stands for a broken file."""
     if pools:
         first = pools[0]
@@ -22,15 +22,15 @@ def reload(made: World, *pools: Pool | str) -> None:
     made.do(ev.ReloadAsked())
 
 
-def over(made: World) -> bool:
+def over(made: Simulator) -> bool:
     return made.daemon.reloads.current is None and not made.daemon.reloads.queued
 
 
-def ended(made: World) -> list[ac.EndReload]:
+def ended(made: Simulator) -> list[ac.EndReload]:
     return made.actions(ac.EndReload)
 
 
-def refused(made: World, within: float = 100.0) -> str:
+def refused(made: Simulator, within: float = 100.0) -> str:
     made.until(lambda: over(made), within)
     end = ended(made)[-1]
     assert not end.ok
@@ -40,13 +40,13 @@ def refused(made: World, within: float = 100.0) -> str:
     return end.reason or ""
 
 
-def accepted(made: World, within: float = 100.0) -> None:
+def accepted(made: Simulator, within: float = 100.0) -> None:
     made.until(lambda: over(made), within)
     assert ended(made)[-1] == ac.EndReload(True, None)
     assert made.law.words[-1] == "READY"
 
 
-def old(made: World) -> list[Process]:
+def old(made: Simulator) -> list[Process]:
     return made.alive(generation=1)
 
 
@@ -54,7 +54,7 @@ def old(made: World) -> list[Process]:
 
 
 def test_reload_replaces_every_worker_and_loses_none() -> None:
-    made = world(pool(workers=4))
+    made = simulator(pool(workers=4))
     made.work_for = lambda p: Work(round=0.7, setup=0.5, teardown=0.3)
     made.start().until(lambda: made.daemon.ready)
     made.run(1)
@@ -91,7 +91,7 @@ def test_nothing_old_is_touched_before_the_canary_is_ready() -> None:
 
 
 def test_it_is_over_when_the_old_ones_were_told_to_drain_not_when_they_are_gone() -> None:
-    made = world(pool(workers=2, drain_timeout=100.0))
+    made = simulator(pool(workers=2, drain_timeout=100.0))
     made.work_for = lambda p: Work(round=50.0)
     made.start().until(lambda: made.daemon.ready)
     reload(made)
@@ -114,7 +114,7 @@ def test_surge_bounds_the_workers_ahead(surge: int) -> None:
 
 
 def test_zygote_of_the_old_generation_is_killed_once_its_workers_are_gone() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=5.0)
     made.start().run(1)
     reload(made)
@@ -126,7 +126,7 @@ def test_zygote_of_the_old_generation_is_killed_once_its_workers_are_gone() -> N
 
 
 def test_new_settings_hold_for_new_workers_only() -> None:
-    made = world(pool(workers=1, drain_timeout=3.0, stop_timeout=1.0))
+    made = simulator(pool(workers=1, drain_timeout=3.0, stop_timeout=1.0))
     made.work_for = lambda p: Work(round=math.inf, deaf_to_int=True)
     made.start().run(1)
     now = made.now
@@ -144,7 +144,7 @@ def test_pool_is_added() -> None:
 
 
 def test_pool_is_removed() -> None:
-    made = world(pool("a"), pool("b", workers=2))
+    made = simulator(pool("a"), pool("b", workers=2))
     made.work_for = lambda p: Work(round=5.0)
     made.start().run(1)
     reload(made, pool("a"))
@@ -173,7 +173,7 @@ def test_removed_pool_outlives_the_old_workers_that_came_after_it() -> None:
 
 def test_killed_workers_of_a_removed_pool_count_only_if_the_stop_meets_them() -> None:
     for seconds, code in ((5.0, 0), (0.0, 1)):
-        made = world(pool("a"), pool("b", drain_timeout=1.0, stop_timeout=1.0))
+        made = simulator(pool("a"), pool("b", drain_timeout=1.0, stop_timeout=1.0))
         made.work_for = lambda p: Work(round=math.inf if p.pool.name == "b" else 1.0, frozen=True)
         made.start().run(1)
         made.alive("a")[0].work.frozen = False
@@ -247,7 +247,7 @@ def test_no_canary_before_all_code_is_loaded() -> None:
 # -- refused ----------------------------------------------------------------------------
 
 
-def untouched(made: World, count: int = 2) -> None:
+def untouched(made: Simulator, count: int = 2) -> None:
     """The old generation has not missed a round, and the next reload works."""
     made.run(20)
     assert len(made.serving(generation=1)) == count
@@ -403,7 +403,7 @@ def test_added_pool_of_a_refused_reload_goes_and_may_come_again_at_once() -> Non
 
 
 def test_removed_pool_that_comes_back_is_waited_for() -> None:
-    made = world(pool("a"), pool("b"))
+    made = simulator(pool("a"), pool("b"))
     made.work_for = lambda p: Work(round=9.0)
     made.start().run(1)
     reload(made, pool("a"))
@@ -509,7 +509,7 @@ def test_one_that_follows_a_refused_one() -> None:
 
 
 def test_further_reload_waits_for_the_draining() -> None:
-    made = world(pool(workers=2, drain_timeout=1000.0))
+    made = simulator(pool(workers=2, drain_timeout=1000.0))
     made.work_for = lambda p: Work(round=100.0)
     made.start().until(lambda: made.daemon.ready)
     reload(made)
@@ -526,7 +526,7 @@ def test_further_reload_waits_for_the_draining() -> None:
 
 
 def test_reload_asked_during_the_start_begins_when_ready() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(setup=5.0)
     made.start().run(1)
     reload(made)
@@ -537,7 +537,7 @@ def test_reload_asked_during_the_start_begins_when_ready() -> None:
 
 
 def test_reload_mends_a_start_that_is_in_backoff() -> None:
-    made = world(pool(workers=2), pool("late", after=("jobs",)))
+    made = simulator(pool(workers=2), pool("late", after=("jobs",)))
     made.work_for = lambda p: (
         Work(setup_fails="no") if p.slot == 1 and p.generation == 1 else Work()
     )
@@ -553,7 +553,7 @@ def test_reload_mends_a_start_that_is_in_backoff() -> None:
 
 
 def test_refused_reload_of_a_start_in_backoff() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(setup_fails="no") if p.slot == 1 else Work()
     made.start().run(5)
     reload(made, "broken")
@@ -599,7 +599,7 @@ def test_commit_while_workers_are_recycled(surge: int) -> None:
 
 
 def test_recycling_all_the_time_does_not_keep_a_reload_from_its_end() -> None:
-    made = world(pool(workers=4, max_rounds=1, surge=4))
+    made = simulator(pool(workers=4, max_rounds=1, surge=4))
     made.work_for = lambda p: Work(round=0.5, setup=0.4)
     made.start().until(lambda: made.daemon.ready)
     reload(made)
@@ -653,7 +653,7 @@ def test_slots_that_died_under_the_old_code_owe_nothing_to_the_new() -> None:
     assert not made.pool().backoff.active
 
 
-def _second(made: World) -> bool:
+def _second(made: Simulator) -> bool:
     """Whether slot 1 already had a worker of the new generation."""
     return any(p.slot == 1 and p.generation == 2 and p.pid for p in made.processes.values())
 
@@ -680,7 +680,7 @@ def test_round_of_the_canary_does_not_speak_for_the_old_code() -> None:
 # -- stops --------------------------------------------------------------------------------------
 
 
-def phase(made: World) -> Phase | None:
+def phase(made: Simulator) -> Phase | None:
     current = made.daemon.reloads.current
     return None if current is None else current.phase
 
@@ -717,7 +717,7 @@ def test_a_stop_tells_whether_the_new_generation_was_in_force() -> None:
 
 
 def test_reload_asked_in_a_stop_is_refused() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=5.0)
     made.start().run(1)
     made.do(ev.DrainAsked())
@@ -745,7 +745,7 @@ def test_removed_pools_that_are_held_leave_in_a_stop() -> None:
 
 
 def test_recycling_all_the_time_leaves_room_for_the_canary() -> None:
-    made = world(pool(workers=2, max_age=0.5))
+    made = simulator(pool(workers=2, max_age=0.5))
     made.work_for = lambda p: Work(setup=0.31)
     made.start().until(lambda: made.daemon.ready)
     made.run(5)
@@ -755,7 +755,7 @@ def test_recycling_all_the_time_leaves_room_for_the_canary() -> None:
 
 @pytest.mark.parametrize("surge", [0, 1])
 def test_recycling_all_the_time_lets_every_slot_have_its_turn(surge: int) -> None:
-    made = world(pool(workers=4, max_rounds=1, surge=surge))
+    made = simulator(pool(workers=4, max_rounds=1, surge=surge))
     made.work_for = lambda p: Work(round=0.1 if p.slot < 2 else 4.0, setup=0.5)
     made.start().until(lambda: made.daemon.ready)
     reload(made)
@@ -789,7 +789,7 @@ def test_canary_in_a_slot_that_has_just_become_empty_counts_as_ahead() -> None:
 
 
 def test_canary_beside_a_slot_that_is_between_two_workers_counts_as_ahead() -> None:
-    made = world(pool("a", workers=2, round_timeout=3.0), pool("b"))
+    made = simulator(pool("a", workers=2, round_timeout=3.0), pool("b"))
     stuck = Work(round=math.inf, frozen=True, dies_late=2.0)
     made.work_for = lambda p: stuck if p.pool.name == "a" and p.slot == 0 else Work()
     made.start().until(lambda: made.daemon.ready)
@@ -803,7 +803,7 @@ def test_canary_beside_a_slot_that_is_between_two_workers_counts_as_ahead() -> N
 
 
 def test_canary_does_not_prove_the_slot_of_the_old_generation() -> None:
-    made = world(pool("a", workers=2), pool("b"))
+    made = simulator(pool("a", workers=2), pool("b"))
     made.work_for = lambda p: (
         Work(setup_fails="no") if (p.pool.name, p.slot) == ("a", 0) else Work()
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from world import Work, World, pool, started, world
+from core_simulator import Simulator, Work, pool, simulator, started
 
 from graced.core import events as ev
 from graced.core.status import LastReload, Reading, line, picture
@@ -15,7 +15,7 @@ WORKER = {"slot", "pid", "state", "generation", "rounds", "errors", "busy_for", 
 DEATH = {"slot", "pid", "at", "reason", "rounds"}
 
 
-def text(made: World, last: LastReload | None = None) -> str:
+def text(made: Simulator, last: LastReload | None = None) -> str:
     readings = {
         p.id: Reading(p.rounds, 0, made.now - p.round_began if p.phase == "busy" else None)
         for p in made.alive()
@@ -38,7 +38,7 @@ def test_every_key_of_the_contract_and_no_other() -> None:
 
 
 def test_values_of_a_busy_worker() -> None:
-    made = world(pool())
+    made = simulator(pool())
     made.work_for = lambda p: Work(round=10.0)
     made.start().until(made.serving)
     made.run(32.5)
@@ -65,7 +65,7 @@ def test_values_of_a_busy_worker() -> None:
 
 
 def test_states_of_workers() -> None:
-    made = world(pool(drain_timeout=2.0, stop_timeout=2.0))
+    made = simulator(pool(drain_timeout=2.0, stop_timeout=2.0))
     made.work_for = lambda p: Work(setup=1.0, round=math.inf, deaf_to_int=True, dies_late=0.5)
     made.start().until(made.alive)
 
@@ -93,7 +93,7 @@ def test_workers_are_in_the_order_of_their_slots() -> None:
 
 
 def test_those_on_the_way_out_are_not_ready() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(round=5.0)
     made.start().run(1)
     made.do(ev.ScaleAsked("jobs", 1))
@@ -128,7 +128,7 @@ def test_line_of_a_daemon_at_work() -> None:
 
 
 def test_line_of_a_start_and_of_a_reload() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(setup=1.0 + p.slot)
     made.start().run(1.5)
     assert text(made) == "starting: 1/2 workers ready"
@@ -138,7 +138,7 @@ def test_line_of_a_start_and_of_a_reload() -> None:
 
 
 def test_line_of_a_drain() -> None:
-    made = world(pool(workers=4, drain_timeout=30.0))
+    made = simulator(pool(workers=4, drain_timeout=30.0))
     made.work_for = lambda p: Work(round=100.0 if p.slot < 2 else None)
     made.start().until(lambda: len(made.serving()) == 4)
     made.alive(slot=2)[0].work.teardown = 100.0
@@ -149,12 +149,12 @@ def test_line_of_a_drain() -> None:
 
 
 def test_line_of_an_interrupt_and_of_a_failure() -> None:
-    made = world(pool(workers=2))
+    made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(round=5.0, frozen=True)
     made.start().run(1)
     made.do(ev.InterruptAsked())
     assert text(made) == "stopping: 2 workers left"
-    failed = world(pool())
+    failed = simulator(pool())
     failed.work_for = lambda p: Work(setup_fails="no")
     failed.start().until_exit()
     assert text(failed) == "failed: pool jobs can't start: no"

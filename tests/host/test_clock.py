@@ -6,7 +6,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.host import clock
+from graced import clock
 
 EPOCH = datetime.datetime(1970, 1, 1)
 DIGITS = 0.002  # seconds; milliseconds are told, and two clocks need not agree on less

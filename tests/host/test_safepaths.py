@@ -10,7 +10,7 @@ import pytest
 
 from graced.host import safepaths
 from graced.host.address import parse
-from graced.host.listening import adjust, file_at, open_address
+from graced.host.listeners import adjust, file_at, open_address
 from graced.host.safepaths import Unsafe
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")

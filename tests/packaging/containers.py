@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import DEADLINE, ROOT, Feed, Line, Pump, Splitter
+from daemon_harness import DEADLINE, ROOT, Feed, Line, Pump, Splitter
 from machine import LAB, Machine, give_up, impossible, lab
 
 import graced

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from harness import ROOT
+from daemon_harness import ROOT
 
 import graced
 

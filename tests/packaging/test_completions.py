@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Daemon
+from daemon_harness import ROOT, Daemon
 from terminal import Terminal
 
-from graced import cli
+from graced.cli import main as cli
 
 SCRIPT = ROOT / "packaging" / "completions"
 FILES = {"bash": "graced.bash", "zsh": "_graced"}
@@ -94,7 +94,10 @@ COMPLETED = [
 def desk(daemon: Daemon) -> tuple[Path, dict[str, str]]:
     """A folder with config.yaml, whose daemon has two pools; an environment to ask it from."""
     daemon.configure(
-        {"jobs": {"worker": "graced.workers:Command"}, "big-mail": {"worker": "crew:Idle"}}
+        {
+            "jobs": {"worker": "graced.workers:Command"},
+            "big-mail": {"worker": "sample_workers:Idle"},
+        }
     )
     daemon.start().ready()
     folder, programs = daemon.home / "desk", daemon.home / "programs"

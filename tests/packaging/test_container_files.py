@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import ROOT
+from daemon_harness import ROOT
 
 import graced
-from graced import cli
-from graced.core import diagnosis
-from graced.host import configfile
+from graced.cli import main
+from graced.config import reader
+from graced.doctor import rules
 
 FOLDER = ROOT / "packaging" / "container"
 KUBERNETES = [FOLDER / "kubernetes.yaml", FOLDER / "kubernetes-statefulset.yaml"]
@@ -46,9 +46,9 @@ def pod(file: Path) -> dict[str, Any]:
 def longest_stop(text: str, tmp_path: Path) -> float:
     """Return how long a stop may take by a configuration, in seconds."""
     (tmp_path / "config.yaml").write_text(text)
-    reading = configfile.read(str(tmp_path / "config.yaml"), {}, ())
+    reading = reader.read(str(tmp_path / "config.yaml"), {}, ())
     assert reading.settings is not None, reading.problems
-    return diagnosis.ladder(reading.settings)
+    return rules.ladder(reading.settings)
 
 
 # Schemas
@@ -185,7 +185,7 @@ def test_probes_are_commands_that_exist() -> None:
     lines.append([word.strip(' "') for word in said[1].split(",")])
     for program, *words in lines:
         assert program == "graced"
-        assert cli._parsed(words).do is cli._health
+        assert main._parsed(words).do is main._health
 
 
 def test_nobody_names_another_version() -> None:

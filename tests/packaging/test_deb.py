@@ -12,8 +12,8 @@ from pathlib import Path
 
 import deb
 import pytest
+from daemon_harness import ROOT
 from deb import NEXT, SUITES, VERSION, Packages
-from harness import ROOT
 from machine import EVENTS, UNIT, Machine, give_up, impossible
 
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to build a file system

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import ROOT
+from daemon_harness import ROOT
 
 import graced
-from graced import cli
-from graced.core.keys import DOCS
+from graced.cli import main as cli
+from graced.config.reference import DOCS
 from graced.host import configfile, signals
 
 MAN = ROOT / "docs" / "man"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+from daemon_harness import ROOT
 from rpmlab import NOW, Workshop, workshop
 
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to build file systems

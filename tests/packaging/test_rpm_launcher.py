@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+from daemon_harness import ROOT
 
 import graced
 

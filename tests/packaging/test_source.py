@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+from daemon_harness import ROOT
 
 import graced
 

@@ -1,6 +1,6 @@
 """A machine of the lab with graced installed as a distribution's package would be.
 
-What a test waits for arrives as a line: from the workers of :mod:`crew` on a FIFO, from the
+What a test waits for arrives as a line: from the workers in `sample_workers` on a FIFO, from the
 journal on a pipe. Only what systemd keeps to itself (its properties) is asked for again.
 """
 
@@ -19,9 +19,9 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 import yaml
-from harness import DEADLINE, ROOT, Feed, Line, Pump, Splitter
+from daemon_harness import DEADLINE, ROOT, Feed, Line, Pump, Splitter
 
-LAB = Path(__file__).parent / "lab"
+LAB = Path(__file__).parent / "systemd_vm"
 REQUIRED = "GRACED_LAB_REQUIRED"  # set where a machine that can't be had is a failure
 SUITES = {"bookworm": 252, "bookworm-backports": 254, "trixie": 257, "testing": 258}
 UNIT = "graced.service"
@@ -37,7 +37,7 @@ packages=/usr/lib/python3/dist-packages
 mkdir -p $packages /etc/graced /usr/lib/sysusers.d /usr/lib/systemd/system-preset
 cp -r /src/graced $packages/
 python3 -m compileall -q $packages/graced
-printf '#!/usr/bin/python3\nimport sys\nfrom graced.cli import main\nsys.exit(main())\n' \
+printf '#!/usr/bin/python3\nimport sys\nfrom graced.cli.main import main\nsys.exit(main())\n' \
     >/usr/bin/graced
 chmod 755 /usr/bin/graced
 cp /src/systemd/*.service /src/systemd/*.socket /usr/lib/systemd/system/
@@ -45,7 +45,7 @@ cp /src/systemd/sysusers.d/*.conf /usr/lib/sysusers.d/
 cp /src/systemd/system-preset/*.preset /usr/lib/systemd/system-preset/
 systemd-sysusers
 mkdir -p /srv/app
-cp /src/tests/crew.py /srv/app/
+cp /src/tests/sample_workers.py /srv/app/
 systemctl daemon-reload
 """
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 import pytest
-from harness import DEADLINE
+from daemon_harness import DEADLINE
 from machine import GATE, LAB, ROOT_CONF, UNIT, Machine
 
 pytestmark = pytest.mark.timeout(1800)
@@ -90,14 +90,14 @@ class Answers:
 
 
 def start(machine: Machine, *listen: str) -> None:
-    machine.configure("crew:Greeter", listen=list(listen))
+    machine.configure("sample_workers:Greeter", listen=list(listen))
     machine.systemctl("start")
 
 
 @pytest.fixture
 def activated(machine: Machine) -> Iterator[Machine]:
     """A machine with graced.socket open, and a daemon to serve it that does not run yet."""
-    machine.configure("crew:Greeter", listen="fd:web")
+    machine.configure("sample_workers:Greeter", listen="fd:web")
     machine.systemctl("start", SOCKET)
     yield machine
     machine.systemctl("stop", UNIT)
@@ -169,7 +169,7 @@ def test_a_socket_of_ours_outlives_the_main_process(machine: Machine) -> None:
 def test_a_reload_takes_back_what_systemd_kept(machine: Machine) -> None:
     start(machine, f"tcp://127.0.0.1:{PORT}", f"tcp://127.0.0.1:{PORT + 1}")
     assert machine.show("NFileDescriptorStore") == "2"
-    machine.configure("crew:Greeter", listen=f"tcp://127.0.0.1:{PORT}")
+    machine.configure("sample_workers:Greeter", listen=f"tcp://127.0.0.1:{PORT}")
     machine.systemctl("reload")
     machine.shows("NFileDescriptorStore", "1")
     machine.systemctl("stop")
@@ -180,7 +180,7 @@ def test_root_opens_what_another_user_serves(machine: Machine) -> None:
     machine.dropin(ROOT_CONF)
     machine.dropin("CapabilityBoundingSet=CAP_NET_BIND_SERVICE")
     machine.configure(
-        "crew:Greeter",
+        "sample_workers:Greeter",
         listen=["tcp://127.0.0.1:81", "unix:///run/graced/x.sock"],
         top={"user": "daemon"},
     )
@@ -268,7 +268,7 @@ def test_the_journal_has_fields_and_whole_tracebacks(machine: Machine) -> None:
 
 
 FAILS = f"""
-from crew import pass_gate, say
+from sample_workers import pass_gate, say
 from graced import Worker
 from graced.host import journal
 journal.PATIENCE = 600.0  # the test holds journald up

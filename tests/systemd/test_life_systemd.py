@@ -15,7 +15,9 @@ from machine import APP, GATE, ROOT_CONF, SUITES, UNIT, Machine
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to build a file system
 
 
-def start(machine: Machine, worker: str = "crew:Idle", workers: int = 2, **keys: Any) -> None:
+def start(
+    machine: Machine, worker: str = "sample_workers:Idle", workers: int = 2, **keys: Any
+) -> None:
     """Configure and start the daemon; return when systemd says that it has started."""
     machine.configure(worker, workers, **keys)
     machine.systemctl("start")
@@ -53,12 +55,12 @@ def test_start_returns_when_all_workers_are_ready(machine: Machine) -> None:
 @pytest.mark.waits
 def test_a_start_that_takes_longer_than_the_unit_allows(machine: Machine) -> None:
     machine.dropin("TimeoutStartSec=3")
-    start(machine, "crew:SlowSetup", options={"seconds": 4})
+    start(machine, "sample_workers:SlowSetup", options={"seconds": 4})
     assert machine.show("ActiveState") == "active"
 
 
 def test_a_wrong_configuration_is_not_tried_again(machine: Machine) -> None:
-    machine.configure("crew:Idle", drain_timeout="30 parsecs")
+    machine.configure("sample_workers:Idle", drain_timeout="30 parsecs")
     assert machine.attempt("systemctl", "start", UNIT).returncode != 0
     assert machine.show("ActiveState") == "failed"
     assert machine.show("ExecMainStatus") == "78"
@@ -69,7 +71,12 @@ def test_a_wrong_configuration_is_not_tried_again(machine: Machine) -> None:
 # Reload
 
 
-CODE = "import crew\n\nclass New(crew.Idle):\n    def setup(self):\n        crew.say({!r})\n"
+CODE = """from sample_workers import Idle, say
+
+class New(Idle):
+    def setup(self):
+        say({!r})
+"""
 
 
 def test_a_reload_brings_new_code_in_new_processes(machine: Machine) -> None:
@@ -128,7 +135,7 @@ def test_a_hup_by_hand_is_a_reload_too(machine: Machine) -> None:
 
 
 def test_a_stop_finishes_the_rounds_in_hand(machine: Machine) -> None:
-    start(machine, "crew:Rounds", options={"seconds": 1})
+    start(machine, "sample_workers:Rounds", options={"seconds": 1})
     machine.events.wait("^begin", 2)
     machine.systemctl("stop")
     whole_rounds(machine, 2)
@@ -137,7 +144,7 @@ def test_a_stop_finishes_the_rounds_in_hand(machine: Machine) -> None:
 
 
 def test_a_stop_tells_how_far_it_is(machine: Machine) -> None:
-    start(machine, "crew:Gated", options={"gate": GATE})
+    start(machine, "sample_workers:Gated", options={"gate": GATE})
     machine.events.wait("^begin", 2)
     machine.run("systemctl", "stop", "--no-block", UNIT)
     machine.until(lambda: machine.show("StatusText").startswith("draining: "))
@@ -148,7 +155,7 @@ def test_a_stop_tells_how_far_it_is(machine: Machine) -> None:
 
 
 def test_a_stop_in_the_middle_of_a_start(machine: Machine) -> None:
-    machine.configure("crew:SlowSetup", options={"seconds": 60}, ready_timeout="90s")
+    machine.configure("sample_workers:SlowSetup", options={"seconds": 60}, ready_timeout="90s")
     machine.run("systemctl", "start", "--no-block", UNIT)
     machine.events.wait("^setting-up", 2)
     machine.systemctl("stop")
@@ -169,7 +176,7 @@ def test_a_stop_in_the_middle_of_a_reload(machine: Machine) -> None:
 
 
 def test_an_interrupt_does_not_wait_for_the_rounds(machine: Machine) -> None:
-    start(machine, "crew:Rounds", options={"seconds": 60}, stop_timeout="30s")
+    start(machine, "sample_workers:Rounds", options={"seconds": 60}, stop_timeout="30s")
     machine.events.wait("^begin", 2)
     machine.run("systemctl", "kill", "--kill-who=main", "--signal=INT", UNIT)
     machine.shows("ActiveState", "inactive")
@@ -179,7 +186,7 @@ def test_an_interrupt_does_not_wait_for_the_rounds(machine: Machine) -> None:
 
 
 def test_a_stop_past_the_deadline_kills_and_says_so(machine: Machine) -> None:
-    start(machine, "crew:Deaf", drain_timeout="300ms", stop_timeout="300ms")
+    start(machine, "sample_workers:Deaf", drain_timeout="300ms", stop_timeout="300ms")
     machine.events.wait("^deaf", 2)
     machine.systemctl("stop")
     assert machine.show("Result") == "exit-code"
@@ -191,7 +198,7 @@ def test_a_stop_past_the_deadline_kills_and_says_so(machine: Machine) -> None:
 @pytest.mark.waits
 def test_a_drain_within_its_own_limits_outlives_the_unit_s(machine: Machine) -> None:
     machine.dropin("TimeoutStopSec=3")
-    start(machine, "crew:Rounds", options={"seconds": 6}, drain_timeout="60s")
+    start(machine, "sample_workers:Rounds", options={"seconds": 6}, drain_timeout="60s")
     machine.events.wait("^begin", 2)
     machine.systemctl("stop")
     whole_rounds(machine, 2)
@@ -309,7 +316,7 @@ def test_how_far_it_is_exposed(machine: Machine, dropin: str, score: float) -> N
 
 def test_hardened_it_works_reloads_and_stops(machine: Machine) -> None:
     machine.dropin(machine.run("cat", "/src/systemd/hardened.conf"))
-    start(machine, "crew:Rounds", options={"seconds": 0.2})
+    start(machine, "sample_workers:Rounds", options={"seconds": 0.2})
     machine.events.wait("^end", 2)
     machine.systemctl("reload")
     machine.systemctl("stop")
@@ -319,7 +326,7 @@ def test_hardened_it_works_reloads_and_stops(machine: Machine) -> None:
 
 def test_as_root_with_a_user_for_its_workers(machine: Machine) -> None:
     machine.dropin(ROOT_CONF)
-    start(machine, "crew:Environment", top={"user": "daemon"})
+    start(machine, "sample_workers:Environment", top={"user": "daemon"})
     assert all(line.words[1] == "1" for line in machine.events.wait("^ids", 2))
     status = json.loads(machine.run("graced", "status", "--json"))
     assert all(worker["rss"] for worker in status["pools"]["jobs"]["workers"])
@@ -331,7 +338,7 @@ def test_as_root_with_a_user_for_its_workers(machine: Machine) -> None:
 def test_one_daemon_for_each_file(machine: Machine) -> None:
     shop, mail = "graced@shop.service", "graced@mail.service"
     for name in ("shop", "mail"):
-        machine.configure("crew:Idle", 1, file=name, top={"name": f"graced-{name}"})
+        machine.configure("sample_workers:Idle", 1, file=name, top={"name": f"graced-{name}"})
     machine.run("systemctl", "start", shop, mail)
     try:
         for unit in (shop, mail):
@@ -375,11 +382,11 @@ ExecReload=kill -HUP $MAINPID
 
 
 def test_the_doctor_finds_nothing_in_what_is_shipped(machine: Machine) -> None:
-    machine.configure("crew:Idle")
+    machine.configure("sample_workers:Idle")
     assert machine.run("graced", "doctor") == "graced.service: nothing wrong\n"
     machine.systemctl("start")  # now it is found by the daemon that runs
     assert machine.run("graced", "doctor") == "graced.service: nothing wrong\n"
-    machine.configure("crew:Idle", file="shop", top={"name": "graced-shop"})
+    machine.configure("sample_workers:Idle", file="shop", top={"name": "graced-shop"})
     said = machine.run("graced", "doctor", "graced@shop")
     assert said == "graced@shop.service: nothing wrong\n"
     machine.dropin(machine.run("cat", "/src/systemd/hardened.conf"))
@@ -387,7 +394,7 @@ def test_the_doctor_finds_nothing_in_what_is_shipped(machine: Machine) -> None:
 
 
 def test_the_doctor_names_what_was_planted(machine: Machine) -> None:
-    machine.configure("crew:Idle", max_rss="200M")
+    machine.configure("sample_workers:Idle", max_rss="200M")
     machine.dropin(FAULTS)
     done = machine.attempt("graced", "doctor", "graced.service")
     assert done.returncode == 1

@@ -1,0 +1,256 @@
+"""What may be written after `graced`: the commands, their options, and how values are read.
+
+What a command does is none of this file's business, see :mod:`graced.cli.main`. Not on the way
+of a plain `graced run`, so here argparse may be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from graced import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Final
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, which takes no notice of what it can't print where Python buffers nothing."""
+
+    commands: Mapping[str, Parser] = {}
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is not None and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+
+def parser(work: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
+    """Return what reads a command line; its `do` is the command's entry in `work`."""
+    parser = Parser(
+        prog="graced",
+        description="Runs pools of worker processes, reloads them safely, and loses no work.",
+        epilog="'graced COMMAND --help' explains a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"graced {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, what, options in COMMANDS:
+        command = commands.add_parser(
+            name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
+        )
+        command.set_defaults(do=work[name])
+        options(command)
+    parser.commands = commands.choices
+    return parser
+
+
+def parse(
+    work: Mapping[str, Callable[[argparse.Namespace], int]], words: Sequence[str]
+) -> argparse.Namespace:
+    """Read a command line: a command's options may stand anywhere among its other words.
+
+    argparse can't do that for commands within commands, so the command's own parser is asked.
+    """
+    whole = parser(work)
+    command = whole.commands.get(words[0]) if words else None
+    if command is None:
+        return whole.parse_args(words)
+    return command.parse_intermixed_args(words[1:])
+
+
+def _config_options(parser: Parser, assignment: Callable[[str], str]) -> None:
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="the configuration (else $GRACED_CONFIG, ./config.yaml, /etc/graced/config.yaml)",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=assignment,
+        help="one value over the file's, such as pools.jobs.workers=8; may be repeated",
+    )
+
+
+def _client_options(parser: Parser) -> None:
+    _config_options(parser, _known_assignment)
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        type=_not_empty,
+        help="the daemon's control socket (else $GRACED_SOCKET, or found by the configuration)",
+    )
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: write a path")
+    return text
+
+
+def _assignment(text: str) -> str:
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return text
+
+
+def _known_assignment(text: str) -> str:
+    """Refuse what would be passed over unseen: then another daemon than the one meant is asked."""
+    from graced.config.identity import flag_problem
+
+    problem = flag_problem(_assignment(text))
+    if problem is not None:
+        raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def _duration(text: str) -> float:
+    from graced.units import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        problem = f"cannot read {text!r} as a duration: {error}; write 30s, 5m or 2h"
+        raise argparse.ArgumentTypeError(problem) from None
+
+
+def _delay(text: str) -> float:
+    from graced.queue.job import is_delay
+
+    seconds = _duration(text)
+    if not is_delay(seconds):
+        raise argparse.ArgumentTypeError(f"{text!r} is more than ten years")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _attempts(text: str) -> int:
+    from graced.settings import MOST_ATTEMPTS
+
+    count = _count(text)
+    if not 1 <= count <= MOST_ATTEMPTS:
+        raise argparse.ArgumentTypeError(f"a job has 1 to {MOST_ATTEMPTS} attempts, not {text}")
+    return count
+
+
+def _run(parser: Parser) -> None:
+    _config_options(parser, _assignment)
+    parser.add_argument(
+        "--daemonize",
+        action="store_true",
+        help="leave the terminal; return when ready, or with the exit status",
+    )
+    parser.add_argument("--pidfile", metavar="FILE", help="where the daemon's number goes")
+
+
+def _check(parser: Parser) -> None:
+    _config_options(parser, _assignment)
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="print the merged configuration and where each value was set",
+    )
+
+
+def _doctor(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument(
+        "--ignore",
+        metavar="DIRECTIVE",
+        action="append",
+        default=[],
+        help="what is meant to be as it is, such as ProtectHome; may be repeated",
+    )
+    parser.add_argument(
+        "unit",
+        metavar="UNIT",
+        nargs="?",
+        help="the unit (else the running daemon's, else graced.service)",
+    )
+
+
+def _status(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+
+
+def _health(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument(
+        "--ready", action="store_true", help="and every pool has all its workers ready"
+    )
+
+
+def _stop(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument(
+        "--now", action="store_true", help="interrupt the rounds in hand instead of finishing them"
+    )
+
+
+def _scale(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("pool", metavar="POOL", help="the pool's name")
+    parser.add_argument("workers", metavar="N", type=_count, help="how many workers")
+
+
+def _submit(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
+    parser.add_argument(
+        "--json", metavar="VALUE", help="the job's payload; -: one JSON value a line from stdin"
+    )
+    parser.add_argument("--delay", metavar="TIME", type=_delay, help="not before: 30s, 5m")
+    parser.add_argument(
+        "--max-attempts", metavar="N", type=_attempts, help="dead after so many (else the pool's)"
+    )
+    parser.add_argument(
+        "--wait", action="store_true", help="wait, print the result, exit with its status"
+    )
+    parser.add_argument("words", metavar="-- COMMAND", nargs="*", help="a command line to run")
+
+
+def _jobs(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("--pool", metavar="P", help="the pool (needed where several have a queue)")
+    parser.add_argument(
+        "--state", choices=("waiting", "taken", "done", "dead"), help="only jobs in this state"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs, one job a line")
+    parser.add_argument(
+        "action", nargs="?", choices=("retry", "drop"), help="try dead jobs again, or remove jobs"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="retry all dead jobs, or drop all that no worker has in hand; else those of --state",
+    )
+    parser.add_argument("ids", metavar="ID", nargs="*", help="the jobs to retry or drop")
+
+
+COMMANDS: Final = (
+    ("run", "run in the foreground", _run),
+    ("check", "tell what is wrong with the configuration", _check),
+    ("doctor", "tell what is wrong with how systemd runs it", _doctor),
+    ("status", "show what runs now", _status),
+    ("health", "tell whether enough workers can work, for probes", _health),
+    ("reload", "load code and configuration anew, and wait", _client_options),
+    ("stop", "stop, and wait until the daemon is gone", _stop),
+    ("scale", "change a pool's size until the next reload", _scale),
+    ("stacks", "print the Python stack of every process", _client_options),
+    ("submit", "add a job to a queue", _submit),
+    ("jobs", "list jobs, retry or drop them", _jobs),
+)

@@ -1,0 +1,283 @@
+"""Where a command finds the pool's queue: at its keeper, or, while no daemon runs, in its file.
+
+What can be asked of either is in :mod:`graced.queue.protocol`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from graced.cli.errors import FAILED, NO_DAEMON, USAGE, WRONG, Refusal
+from graced.control.client import NoDaemon
+from graced.host import unixsocket
+from graced.log.logger import say
+from graced.queue.protocol import QueueError, QueueGone
+from graced.queue.sqlite import wire
+from graced.queue.sqlite.worker_end import ClientEnd
+from graced.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
+    from graced.queue.protocol import ClientQueue, QueueView
+    from graced.queue.sqlite.offline import FileEnd, FileView
+    from graced.settings import Pool, Settings
+
+    T = TypeVar("T")
+
+COMMAND = "graced.workers:Command"
+PATIENCE = 5.0  # seconds for a keeper that is just being started, or started again
+LOOK = 0.05  # seconds between two looks for it
+
+
+def open_queue(args: argparse.Namespace, control: str) -> ClientQueue:
+    """Return the pool's queue: its keeper's if a daemon runs, else its file.
+
+    ``control`` is the control socket's path. Raises Refusal or QueueError.
+    """
+    found = _found(args, control, _opened)
+    assert found is not None
+    return found
+
+
+def find_queue(args: argparse.Namespace, control: str) -> ClientQueue | None:
+    """Return the same, but None if no daemon runs and there is no file."""
+    return _found(args, control, _opened_if_there)
+
+
+def view_queue(args: argparse.Namespace, control: str) -> QueueView | None:
+    """Return the same, to look at only: a daemon may start, however long that is looked at."""
+    return _found(args, control, _viewed)
+
+
+def _found(
+    args: argparse.Namespace, control: str, open_file: Callable[[argparse.Namespace], T]
+) -> ClientEnd | T:
+    end = time.monotonic() + PATIENCE
+    named = bool(args.socket or os.environ.get("GRACED_SOCKET"))
+    while True:
+        if named and not is_running(control):  # no other daemon's queue will do
+            raise Refusal(str(NoDaemon(control)), NO_DAEMON)
+        found = _answering(os.path.dirname(control), args.pool)
+        if found is not None:
+            return found
+        running = is_running(control)
+        if not running:
+            try:
+                return open_file(args)
+            except _Occupied as occupied:  # a keeper that is about to listen, or to leave
+                trouble: Exception = occupied.trouble
+        else:
+            trouble = Refusal(_no_queue(args.pool), FAILED)
+        if time.monotonic() > end:
+            raise trouble
+        time.sleep(LOOK)
+
+
+def _no_queue(pool: str | None) -> str:
+    who = "no pool" if pool is None else f"no pool {pool!r}"
+    return f"the running daemon has {who} whose workers take jobs"
+
+
+def _answering(folder: str, pool: str | None) -> ClientEnd | None:
+    """Return the keeper that listens in a folder; Refusal if there are several."""
+    names = [f"queue-{pool}.sock"] if pool is not None else _sockets(folder)
+    found = {}
+    for name in names:
+        try:
+            found[name] = ClientEnd(os.path.join(folder, name), _tell)
+        except QueueGone:  # a name that a keeper has left behind
+            continue
+    if len(found) > 1:
+        pools = ", ".join(n.removeprefix("queue-").removesuffix(".sock") for n in found)
+        raise Refusal(f"several pools have a queue: {pools}; say which with --pool", USAGE)
+    return next(iter(found.values()), None)
+
+
+def _tell(text: str) -> None:
+    say(f"graced: {text}")
+
+
+def _sockets(folder: str) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return sorted(n for n in names if n.startswith("queue-") and n.endswith(".sock"))
+
+
+def is_running(control: str) -> bool:
+    """Whether a daemon has its control socket there."""
+    try:
+        wire.connect_to_daemon(control).close()
+    except unixsocket.Impostor:  # somebody else's is none
+        return False
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        return False
+    except OSError:  # it is there, and we may not or cannot talk to it now
+        return True
+    return True
+
+
+class _Occupied(Exception):
+    """Somebody else has the file."""
+
+    def __init__(self, trouble: QueueError) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
+def _opened(args: argparse.Namespace) -> FileEnd | None:
+    return _open_file(args, _file_of(args, must_exist=False))
+
+
+def _opened_if_there(args: argparse.Namespace) -> FileEnd | None:
+    return _open_file(args, _file_of(args, must_exist=True))
+
+
+def _viewed(args: argparse.Namespace) -> FileView | None:
+    from graced.queue.sqlite.offline import FileView
+
+    file = _file_of(args, must_exist=True)
+    return None if file is None else FileView(file.path)
+
+
+def _open_file(args: argparse.Namespace, file: _File | None) -> FileEnd | None:
+    from graced.queue.sqlite.lock import Occupied
+    from graced.queue.sqlite.offline import FileEnd
+
+    if file is None:
+        return None
+    try:
+        return FileEnd(file.path, file.pool)
+    except Occupied as occupied:
+        raise _Occupied(occupied) from None
+
+
+def _file_of(args: argparse.Namespace, *, must_exist: bool) -> _File | None:
+    """Return the file that is meant, after having become the user who may use it."""
+    settings = _settings(args)
+    _become_the_daemons_user(settings)
+    files = _files(settings, _state_dir(settings, make=False))
+    pool = _pool(files, args.pool, must_exist=must_exist)
+    if pool is None:
+        return None
+    file = files[pool.name]
+    _become_the_owner(file.path)
+    if not must_exist:
+        _state_dir(settings, make=True)
+    return file
+
+
+def _state_dir(settings: Settings, *, make: bool) -> str:
+    from graced.host import directories
+
+    known = (settings.name, settings.state_dir, os.environ)
+    try:
+        if make:
+            return directories.state_path(*known)
+        return directories.find_state(*known)
+    except directories.Unusable as error:
+        raise Refusal(str(error), error.exit_code) from None
+
+
+class _File(Record):
+    """Where a pool's queue is, or would be if the pool has one."""
+
+    pool: Pool
+    path: str
+    is_there: bool
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the pool's workers take jobs, as far as that can be known.
+
+        Nobody but a daemon runs the user's code. It makes the file of each pool that needs one,
+        so before the first start it is known of some pools alone.
+        """
+        return self.is_there or bool(self.pool.queue) or self.pool.worker == COMMAND
+
+
+def _files(settings: Settings, folder: str) -> dict[str, _File]:
+    from graced.queue.protocol import locate
+
+    files = {}
+    for name, pool in settings.pools.items():
+        path = locate(pool.queue, name, folder)
+        files[name] = _File(pool, path, _is_there(path))
+    return files
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # it cannot be seen: whoever opens it tells why
+        return True
+    return True
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from graced.config import reader
+
+    reading = reader.read(args.config, os.environ, args.set, to_run=False)
+    if reading.settings is None:
+        problems = "\n".join(map(str, reading.problems))
+        raise Refusal(f"no daemon runs, and its configuration is wrong:\n{problems}", WRONG)
+    return reading.settings
+
+
+def _pool(files: Mapping[str, _File], wanted: str | None, *, must_exist: bool) -> Pool | None:
+    """Return the pool that is meant; None if it has to have a file, and there is none."""
+    if wanted is not None and wanted not in files:
+        raise Refusal(f"there is no pool {wanted!r}; there are {', '.join(files)}", USAGE)
+    meant = _meant(files) if wanted is None else [files[wanted]]
+    if must_exist:
+        meant = [file for file in meant if file.is_there]
+        if not meant:
+            return None
+    if len(meant) > 1:
+        names = ", ".join(file.pool.name for file in meant)
+        raise Refusal(f"no daemon runs; say which pool with --pool: {names}", USAGE)
+    [file] = meant
+    if not file.is_sure:
+        name = file.pool.name
+        say(f"graced: no daemon has taken jobs for pool {name!r} yet; this waits for one that does")
+    return file.pool
+
+
+def _meant(files: Mapping[str, _File]) -> list[_File]:
+    """Return the files that may be meant where nobody says which."""
+    return [file for file in files.values() if file.is_sure] or list(files.values())
+
+
+def _become_the_daemons_user(settings: Settings) -> None:
+    """Drop root's rights as a daemon does: what root writes into a queue, that user could not."""
+    from graced.host import directories, process
+
+    if os.geteuid() != 0:
+        return
+    try:
+        uid, gid, *_ = process.account(settings.user, settings.group)
+        if uid != 0:
+            dirs = settings.runtime_dir, settings.state_dir
+            directories.give(settings.name, *dirs, os.environ, (uid, gid))
+            process.change_user(settings.user, settings.group)
+    except process.ProcessError as error:
+        raise Refusal(str(error), WRONG) from None
+
+
+def _become_the_owner(file: str) -> None:
+    """As root still, become whose the file or its folder is: under systemd only that says it."""
+    from graced.host import process
+
+    for path in (os.path.dirname(file), file):
+        try:
+            process.become_owner_of(path)
+        except process.ProcessError as error:
+            raise Refusal(str(error), WRONG) from None

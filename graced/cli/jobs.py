@@ -1,0 +1,306 @@
+"""`graced submit` and `graced jobs`: from words on a command line to a queue, and back.
+
+Where the queue is, is found out by :mod:`graced.cli.find_queue`; how a job is shown is in
+:mod:`graced.cli.job_table`; what a queue can be asked is in :mod:`graced.queue.protocol`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from codecs import BOM_UTF8 as BOM
+
+from graced.cli.errors import FAILED, NO_DAEMON, USAGE, Refusal
+from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
+from graced.cli.job_table import Table, evidence, json_line
+from graced.log.logger import say
+from graced.queue import jsonvalue
+from graced.queue.job import MAX_PAYLOAD
+from graced.queue.protocol import QueueError, QueueGone
+from graced.queue.sqlite import wire
+from graced.queue.sqlite.worker_end import ClientEnd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+    from typing import Any, BinaryIO
+
+    from graced.queue.protocol import ClientQueue, QueueView
+
+PAGE = 500  # jobs asked for at once
+TIMED_OUT = 124  # exit status, as timeout(1) has it
+
+
+def submit(args: argparse.Namespace, control: str) -> int:
+    """Run `graced submit`; return its exit status. ``control`` is the control socket's path."""
+    return _guarded(lambda: _submit(args, control))
+
+
+def jobs(args: argparse.Namespace, control: str) -> int:
+    """Run `graced jobs`; return its exit status."""
+    return _guarded(lambda: _jobs(args, control))
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except Refusal as refusal:
+        say(f"graced: {refusal}")
+        return refusal.exit_code
+    except QueueGone as error:
+        say(f"graced: {error}")
+        return NO_DAEMON
+    except QueueError as error:
+        say(f"graced: {error}")
+        return FAILED
+
+
+# graced submit
+
+
+def _submit(args: argparse.Namespace, control: str) -> int:
+    delay, max_attempts = args.delay or 0.0, args.max_attempts or 0
+    if args.json == "-" and not args.words:
+        return _stream(args, control, delay, max_attempts)
+    payload = _payload(args)
+    end = open_queue(args, control)
+    if args.wait and not isinstance(end, ClientEnd):
+        raise Refusal("--wait: no daemon runs, so nobody would do the job", NO_DAEMON)
+    [id] = end.submit([payload], delay, max_attempts)
+    if args.wait:
+        return _wait(args, control, end, id)
+    print(id)
+    return 0
+
+
+def _payload(args: argparse.Namespace) -> str:
+    """Return the payload that the command line says, as JSON text."""
+    if bool(args.words) == (args.json is not None):
+        raise Refusal("submit: write a command line after --, or --json VALUE, one of them", USAGE)
+    if args.words:
+        text = jsonvalue.written({"argv": args.words})
+    else:
+        text = _checked(os.fsencode(args.json).removeprefix(BOM), "--json")
+    if jsonvalue.size(text) > MAX_PAYLOAD:
+        raise Refusal(f"a job is at most {MAX_PAYLOAD} bytes of JSON", USAGE)
+    return text
+
+
+def _checked(raw: bytes, where: str) -> str:
+    """Return one JSON value's text; Refusal if it is none."""
+    try:
+        text = raw.decode()
+        jsonvalue.read(text)
+    except UnicodeDecodeError:
+        raise Refusal(f"{where}: not UTF-8", FAILED) from None
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{where}: not a JSON value: {error}", FAILED) from None
+    return text
+
+
+def _stream(args: argparse.Namespace, control: str, delay: float, max_attempts: int) -> int:
+    if args.wait:
+        raise Refusal("--wait is for one job", USAGE)
+    source = _standard_input()
+    end = open_queue(args, control)
+    progress = Progress()
+    try:
+        count = end.stream(_lines(source, progress), delay, max_attempts)
+    except Refusal as refusal:
+        raise Refusal(f"{refusal}; nothing was submitted", refusal.exit_code) from None
+    finally:
+        progress.clear()
+        end.close()
+    print(f"{count} jobs submitted" if count != 1 else "1 job submitted")
+    return 0
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:  # closed, when Python started
+        raise Refusal("--json -: standard input is closed; nothing was submitted", FAILED)
+    source = sys.stdin.buffer
+    os.set_blocking(source.fileno(), True)  # else what comes late is taken for the end
+    return source
+
+
+def _lines(source: BinaryIO, progress: Progress) -> Iterator[str]:
+    """Yield one payload of each line that is not blank."""
+    number = 0
+    while raw := _line(source):
+        number += 1
+        stripped = (raw.removeprefix(BOM) if number == 1 else raw).strip()
+        if len(stripped) > MAX_PAYLOAD:
+            raise Refusal(f"standard input:{number}: longer than {MAX_PAYLOAD} bytes", FAILED)
+        if stripped:
+            yield _checked(stripped, f"standard input:{number}")
+            progress.show(number)
+
+
+def _line(source: BinaryIO) -> bytes:
+    try:
+        return source.readline(MAX_PAYLOAD + len(BOM) + 2)
+    except OSError as error:
+        raise Refusal(f"standard input: {error.strerror or error}", FAILED) from None
+
+
+class Progress:
+    """How far it is, for people: on a terminal only."""
+
+    def __init__(self) -> None:
+        self._shown = False
+        self._visible = sys.stderr is not None and sys.stderr.isatty()
+
+    def show(self, count: int) -> None:
+        """Tell every thousandth."""
+        if self._visible and count % wire.CHUNK_JOBS == 0:
+            self._shown = True
+            sys.stderr.write(f"\r{count:,} jobs ")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Leave nothing behind."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+# --wait
+
+
+def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> int:
+    """Wait for a job's end, over restarts of its keeper; print its result."""
+    while True:
+        try:
+            ended = end.wait(id)
+            break
+        except QueueGone:
+            end.close()
+            end = _next_end(args, control, id)
+    done, result = ended["state"] == "done", _result(ended)
+    if done or result is not None:
+        print(json.dumps(result))
+    if not done:
+        say(f"graced: job {id} {_fate(ended)}")
+    return _status(ended, result, command=bool(args.words))
+
+
+def _next_end(args: argparse.Namespace, control: str, id: int) -> ClientQueue:
+    """Return where the job is now that its keeper is gone; Refusal if the daemon is gone, too."""
+    gone = Refusal(f"the daemon is gone; job {id} stays in the queue", NO_DAEMON)
+    try:
+        end = find_queue(args, control)
+    except (Refusal, QueueError):  # those who may submit need not have a right to the file
+        if is_running(control):
+            raise
+        raise gone from None
+    if end is None:
+        raise gone
+    return end
+
+
+def _result(ended: dict[str, Any]) -> Any:
+    """Return what handle() returned, or what is known of how a command that failed has ended."""
+    text = ended.get("result")
+    return evidence(ended).get("result") if text is None else json.loads(text)
+
+
+def _status(ended: dict[str, Any], result: Any, *, command: bool) -> int:
+    """Return 0 for what is done. Else a command's status, as a shell has it; 1 for all others."""
+    if ended["state"] == "done":
+        return 0
+    if not command:
+        return FAILED
+    if evidence(ended).get("timed_out"):
+        return TIMED_OUT
+    status = result.get("exit") if isinstance(result, dict) else None
+    number = result.get("signal") if isinstance(result, dict) else None
+    if isinstance(number, int):
+        status = 128 + number
+    # A command may have left with 0 and have failed all the same; 256 would come out as 0, too.
+    return status if isinstance(status, int) and 0 < status < 256 else FAILED
+
+
+def _fate(job: dict[str, Any]) -> str:
+    if job["state"] == "gone":
+        return "was dropped"
+    attempts = job.get("attempts", 0)
+    tries = f"{attempts} attempt{'s' if attempts != 1 else ''}"
+    reason = evidence(job).get("reason", "nobody knows why")
+    return f"is {job['state']} after {tries}: {reason}"
+
+
+# graced jobs
+
+
+def _jobs(args: argparse.Namespace, control: str) -> int:
+    if args.action:
+        return _change(args, control)
+    if args.ids:
+        raise Refusal("jobs: write retry or drop before the numbers", USAGE)
+    if args.all:
+        raise Refusal("jobs: --all goes with retry or drop", USAGE)
+    end = view_queue(args, control)
+    show = json_line if args.json else Table()
+    for job in _all(end, args.state):
+        print(show(job))
+    return 0
+
+
+def _all(end: QueueView | None, state: str | None) -> Iterator[dict[str, Any]]:
+    after = 0
+    while end is not None:
+        page = end.jobs(state, after, PAGE)
+        if not page:
+            return
+        yield from page
+        after = page[-1]["id"]
+
+
+def _change(args: argparse.Namespace, control: str) -> int:
+    ids = [_id(text) for text in args.ids]
+    if bool(ids) == args.all:
+        raise Refusal(f"jobs {args.action}: write the numbers of the jobs, or --all", USAGE)
+    end = find_queue(args, control)
+    if args.all:
+        return _change_all(args, end)
+    refused = dict.fromkeys(ids, "no such job") if end is None else _changed(args, end, ids)
+    if end is not None:
+        end.close()
+    return _refused(refused)
+
+
+def _refused(refused: dict[int, str]) -> int:
+    for id, why in refused.items():
+        say(f"graced: job {id}: {why}")
+    return FAILED if refused else 0
+
+
+def _changed(args: argparse.Namespace, end: ClientQueue, ids: list[int]) -> dict[int, str]:
+    return (end.retry if args.action == "retry" else end.drop)(ids)
+
+
+def _change_all(args: argparse.Namespace, end: ClientQueue | None) -> int:
+    """Retry or drop all jobs of a state, those that there are now; tell how many."""
+    state = args.state or ("dead" if args.action == "retry" else None)
+    changed = 0
+    refused: dict[int, str] = {}
+    ids = [job["id"] for job in _all(end, state)]
+    for at in range(0, len(ids), PAGE):
+        assert end is not None
+        some = ids[at : at + PAGE]
+        no = _changed(args, end, some)
+        refused |= no
+        changed += len(some) - len(no)
+    if end is not None:
+        end.close()
+    did = "retried" if args.action == "retry" else "dropped"
+    print(f"{changed} jobs {did}" if changed != 1 else f"1 job {did}")
+    return _refused(refused)
+
+
+def _id(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise Refusal(f"jobs: {text!r} is not the number of a job", USAGE)
+    return int(text)

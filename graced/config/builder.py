@@ -1,0 +1,226 @@
+"""A tree into typed settings: which keys are there, which are unknown, what is wrong.
+
+A wrong value is a problem and the walk goes on, so that one run shows them all.
+Single values are read by :mod:`graced.config.validators`; what has to agree with
+each other is looked at by :mod:`graced.config.rules`.
+"""
+
+from __future__ import annotations
+
+from graced.config.nodes import Entry, Items, Map, Mark, Scalar, Source
+from graced.config.scalars import (
+    Addresses,
+    Field,
+    Folders,
+    Names,
+    Plain,
+    Pools,
+    Section,
+    Text,
+    Variables,
+    fields,
+)
+from graced.config.schema import Wrong, address, check_name, folder
+from graced.config.validators import plain, read_scalar, remedy, suggestion, text
+from graced.settings import Log, Pool, Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from graced.config.nodes import Node, Problem
+    from graced.config.scalars import Kind, Mapped
+    from graced.record import Record
+
+_MAPPING = "write keys and values below it, indented"
+_POOL_NAME = Text(lambda name, _mark: name, "name")  # whether there is one is a rule
+_FOLDER = Text(folder, "path")
+_ADDRESS = Text(address, "address")
+_FEW = 20  # suggestions take time
+EMPTY = Map({}, Mark(Source("default", "")))
+
+
+class Walk:
+    """One reading of a tree: the problems found, and where each value came from."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.marks: dict[str, Mark] = {}  # of what was set
+        self.sources: dict[str, str] = {}  # of every key; "default" for what was not set
+
+    def settings(self, tree: Map) -> Settings:
+        """Return the settings of *tree*, with defaults in place of what is wrong."""
+        return Settings(**self._section(Settings, tree, ""))
+
+    def problem(self, mark: Mark, key: str, what: str, advice: str) -> None:
+        """Note that the value of *key* is wrong."""
+        self.problems.append(mark.problem(key, what, advice))
+
+    # Mappings
+
+    def _section(self, record: type[Record], node: Map, prefix: str) -> dict[str, Any]:
+        known = fields(record)
+        for name, entry in node.entries.items():
+            if name not in known:
+                advice = self._unknown_advice(name, record)
+                self.problem(entry.key.mark, prefix + name, "unknown key", advice)
+        defaults = vars(record)["_defaults"]
+        return {
+            name: self._field(field, node.entries.get(name), prefix + name, defaults[name])
+            for name, field in known.items()
+        }
+
+    def _unknown_advice(self, name: str, record: type[Record]) -> str:
+        known = tuple(fields(record))
+        for section, place in ((Pool, "pools.NAME"), (Log, "log")):
+            if record is Settings and name in fields(section):
+                return f"did you mean '{place}.{name}'?"
+        if record is Pool and name in fields(Settings):
+            return "move it out of the pool"
+        return suggestion(name if len(self.problems) < _FEW else "", known)
+
+    def _field(self, field: Field, entry: Entry | None, key: str, default: Any) -> Any:
+        node = entry.value if entry else None
+        if node:
+            self.marks[key] = node.mark
+        if isinstance(field.kind, (Section, Pools, Variables, Plain)):
+            return self._mapping(field.kind, node or EMPTY, key)
+        self.sources[key] = node.mark.place if node else "default"
+        if node is None:
+            return default
+        if field.nullable and isinstance(node, Scalar) and node.is_null:
+            return None
+        try:
+            return self._value(field.kind, node, key)
+        except Wrong as wrong:
+            self.problem(node.mark, key, wrong.what, wrong.remedy)
+            return default
+
+    def _mapping(self, kind: Mapped, node: Node, key: str) -> Any:
+        tree = self._map(node, key)
+        match kind:
+            case Section(record):
+                return record(**self._section(record, tree, f"{key}."))
+            case Pools():
+                return {name: self._pool(name, entry) for name, entry in tree.entries.items()}
+            case Variables():
+                self._note_leaves(tree, key)
+                return self._variables(tree, key)
+            case Plain():
+                self._note_leaves(tree, key)
+                return self._plain_map(tree, key)
+
+    def _map(self, node: Node, key: str) -> Map:
+        """Return a mapping; a key with nothing below it is an empty one."""
+        if isinstance(node, Map):
+            return node
+        if not (isinstance(node, Scalar) and node.is_null):
+            self.problem(node.mark, key, "is not a mapping", _MAPPING)
+        return Map({}, node.mark)
+
+    def _pool(self, name: str, entry: Entry) -> Pool:
+        key = f"pools.{name}"
+        self.marks[key] = entry.key.mark
+        try:
+            check_name(name, entry.key.mark)
+        except Wrong as wrong:
+            self.problem(entry.key.mark, key, wrong.what, wrong.remedy)
+        return Pool(name, **self._section(Pool, self._map(entry.value, key), f"{key}."))
+
+    def _note_leaves(self, node: Node, key: str) -> None:
+        """Note where the values came from whose keys are the user's own."""
+        if isinstance(node, Map) and node.entries:
+            for name, entry in node.entries.items():
+                self._note_leaves(entry.value, f"{key}.{name}")
+        else:
+            self.sources[key] = node.mark.place
+
+    def _variables(self, node: Map, key: str) -> dict[str, str]:
+        found = {}
+        for name, entry in node.entries.items():
+            try:
+                found[_variable_name(name)] = _variable(entry.value)
+            except Wrong as wrong:
+                self.problem(entry.value.mark, f"{key}.{name}", wrong.what, wrong.remedy)
+        return found
+
+    # Values
+
+    def _value(self, kind: Kind, node: Node, key: str) -> Any:
+        match kind:
+            case Names():
+                return self._list(node, key, _POOL_NAME, "[jobs]")
+            case Folders():
+                return self._list(node, key, _FOLDER, "[src]")
+            case Addresses():
+                if isinstance(node, Scalar) and not node.is_null:
+                    return (_ADDRESS.check(text(node, _ADDRESS.noun), node.mark),)
+                return self._list(node, key, _ADDRESS, "[tcp://127.0.0.1:8080]")
+            case Section() | Pools() | Variables() | Plain():
+                raise AssertionError(kind)
+        if not isinstance(node, Scalar):
+            raise Wrong(f"is {_shape(node)}", remedy(kind))
+        return read_scalar(kind, node)
+
+    def _list(self, node: Node, key: str, kind: Text, example: str) -> tuple[str, ...]:
+        if isinstance(node, Scalar) and node.is_null:
+            return ()
+        if not isinstance(node, Items):
+            raise Wrong("is not a list", f"write a list, such as {example}")
+        found = []
+        for index, item in enumerate(node.items):
+            self.marks[f"{key}.{index}"] = item.mark
+            try:
+                found.append(kind.check(text(_scalar(item), kind.noun), item.mark))
+            except Wrong as wrong:
+                self.problem(item.mark, f"{key}.{index}", wrong.what, wrong.remedy)
+        return tuple(found)
+
+    # Plain data
+
+    def _plain_map(self, node: Map, key: str) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for written, entry in node.entries.items():
+            where = f"{key}.{written}"
+            name = self._plain(entry.key, where)
+            if name in found:  # 1 and true are one key to Python
+                self.problem(entry.key.mark, where, "is set twice", "remove one of them")
+            found[name] = self._plain(entry.value, where)
+        return found
+
+    def _plain(self, node: Node, key: str) -> Any:
+        if isinstance(node, Map):
+            return self._plain_map(node, key)
+        if isinstance(node, Items):
+            return [self._plain(item, f"{key}.{index}") for index, item in enumerate(node.items)]
+        try:
+            return plain(node)
+        except Wrong as wrong:
+            self.problem(node.mark, key, wrong.what, wrong.remedy)
+            return None
+
+
+def _shape(node: Node) -> str:
+    return "a list" if isinstance(node, Items) else "a mapping"
+
+
+def _scalar(node: Node) -> Scalar:
+    if not isinstance(node, Scalar):
+        raise Wrong(f"is {_shape(node)}", "write a text")
+    return node
+
+
+def _variable_name(name: str) -> str:
+    if not name or "=" in name or "\0" in name:
+        raise Wrong("cannot be the name of a variable", "write a name without '='")
+    return name
+
+
+def _variable(node: Node) -> str:
+    """Return the value of a variable: a number, true, yes are what was written."""
+    scalar = _scalar(node)
+    if scalar.is_null:
+        raise Wrong("is empty", "write '' for an empty text")
+    if "\0" in scalar.text:
+        raise Wrong("has a NUL character", "leave it out: no variable can have one")
+    return scalar.text

@@ -1,0 +1,155 @@
+"""Rules between values of the configuration: what none of them alone does wrong."""
+
+from __future__ import annotations
+
+from graced.config.nodes import quoted
+from graced.config.scalars import MOST_WORKERS
+from graced.config.validators import suggestion
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from graced.settings import Backoff, Pool, Retry, Settings
+
+    # Takes the keys that are part of it, the one to blame first; what is wrong; what to do.
+    Blame = Callable[[tuple[str, ...], str, str], None]
+
+
+def check(settings: Settings, blame: Blame) -> None:
+    """Look at all rules but :func:`check_account`."""
+    _pools(settings, blame)
+    _workers(settings, blame)
+    _queues(settings, blame)
+    _addresses(settings, blame)
+    for pool in settings.pools.values():
+        _after(pool, tuple(settings.pools), blame)
+        _growth(f"pools.{pool.name}.backoff", pool.backoff, blame)
+        _growth(f"pools.{pool.name}.retry", pool.retry, blame)
+    _circle(settings, blame)
+
+
+def check_account(settings: Settings, blame: Blame) -> None:
+    """Blame a user or a group that who runs this could not become: whoever starts a daemon has to.
+
+    Who asks a daemon, or writes into its queue, need not.
+    """
+    import os
+
+    euid = os.geteuid()
+    if settings.user is not None:
+        import pwd
+
+        wanted = pwd.getpwnam(settings.user).pw_uid
+        _may_become("user", settings.user, wanted, euid, euid, blame)
+    if settings.group is not None:
+        import grp
+
+        wanted = grp.getgrnam(settings.group).gr_gid
+        _may_become("group", settings.group, wanted, os.getegid(), euid, blame)
+
+
+def check_code(settings: Settings, blame: Blame) -> None:
+    """Blame folders of code that root would run and others can write to."""
+    import os
+
+    if os.geteuid() != 0 or settings.user not in (None, "root"):
+        return
+    from graced.host import safepaths
+
+    for name, pool in settings.pools.items():
+        for index, folder in enumerate(pool.path):
+            try:
+                safepaths.demand(folder)
+            except safepaths.Unsafe as error:
+                key = f"pools.{name}.path"
+                what = f"root would run code that others can change: {error}"
+                advice = "set user, run graced as that user (sudo -u), or chown it to root"
+                blame((f"{key}.{index}", key), what, advice)
+
+
+def _may_become(what: str, name: str, wanted: int, own: int, euid: int, blame: Blame) -> None:
+    """Blame *name* unless who runs as *euid*, with the id *own*, may change it to *wanted*."""
+    if euid != 0 and wanted != own:
+        blame(
+            (what,),
+            f"only root can become the {what} {quoted(name)}, and graced was not started by root",
+            f"leave {what} out, or start graced as root",
+        )
+
+
+def _pools(settings: Settings, blame: Blame) -> None:
+    if not settings.pools:
+        blame(("pools",), "there are no pools", "write at least one, such as pools: {jobs: {}}")
+
+
+def _workers(settings: Settings, blame: Blame) -> None:
+    keys = tuple(f"pools.{name}.workers" for name in settings.pools)
+    workers = sum(pool.workers for pool in settings.pools.values())
+    if workers > MOST_WORKERS:
+        what = f"all pools together have {workers} workers, more than {MOST_WORKERS}"
+        blame(keys, what, "write fewer, or run a second daemon")
+    if settings.pools and settings.watchdog_quorum > workers:
+        what = f"is more than all workers of all pools, which are {workers}"
+        blame(("watchdog_quorum", *keys), what, "lower it, or write more workers")
+
+
+def _queues(settings: Settings, blame: Blame) -> None:
+    owners: dict[str, str] = {}
+    for name, pool in settings.pools.items():
+        first = owners.setdefault(pool.queue, name) if pool.queue else name
+        if first != name:
+            what = f"pool {first} has the same queue"
+            blame((f"pools.{name}.queue",), what, "write another file for each pool")
+
+
+def _addresses(settings: Settings, blame: Blame) -> None:
+    """Blame an address that is listened on twice: nobody could say who gets a connection."""
+    owners: dict[str, str] = {}
+    for name, pool in settings.pools.items():
+        for index, text in enumerate(pool.listen):
+            from graced.host.address import parse
+
+            place = parse(text).place
+            if place in owners:
+                what = f"pool {owners[place]} listens on {place} already"
+                blame((f"pools.{name}.listen.{index}", f"pools.{name}.listen"), what, "remove one")
+            owners[place] = name
+
+
+def _growth(key: str, growing: Backoff | Retry, blame: Blame) -> None:
+    if growing.limit < growing.first:
+        keys = (f"{key}.limit", f"{key}.first")
+        blame(keys, "limit is less than first", "write a longer limit or a shorter first")
+
+
+def _after(pool: Pool, known: tuple[str, ...], blame: Blame) -> None:
+    seen = set()
+    for index, name in enumerate(pool.after):
+        key = (f"pools.{pool.name}.after.{index}",)
+        if name == pool.name:
+            blame(key, "a pool cannot come after itself", f"take {name} out")
+        elif name in seen:
+            blame(key, f"names {name} twice", "remove one of them")
+        elif name not in known:
+            blame(key, f"there is no pool {quoted(name)}", suggestion(name, known))
+        seen.add(name)
+
+
+def _circle(settings: Settings, blame: Blame) -> None:
+    """Blame pools that wait for each other."""
+    waiting = {
+        name: {other for other in pool.after if other in settings.pools and other != name}
+        for name, pool in settings.pools.items()
+    }
+    while ready := [name for name, others in waiting.items() if not others & waiting.keys()]:
+        for name in ready:
+            del waiting[name]
+    if not waiting:
+        return
+    path = [next(iter(waiting))]
+    while path[-1] not in path[:-1]:  # all that is left waits for something that is left
+        path.append(min(waiting[path[-1]] & waiting.keys()))
+    circle = path[path.index(path[-1]) :]
+    what = f"these pools wait for each other: {' after '.join(circle)}"
+    blame((f"pools.{circle[0]}.after",), what, "take one of them out")

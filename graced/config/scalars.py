@@ -1,0 +1,182 @@
+"""What each key of the configuration may be.
+
+The records of :mod:`graced.settings` say which keys there are; the tables
+here say which kind each is. The schema and the reference are made from them too.
+How a text becomes a value of its kind is in :mod:`graced.config.validators`.
+"""
+
+from __future__ import annotations
+
+from graced import settings
+from graced.config import schema as texts
+from graced.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from graced.config.nodes import Mark
+
+MOST_WORKERS = 1000  # of all pools together: the scoreboard has room for them and their successors
+ENDLESS = 10**15
+
+
+class Seconds(Record):
+    """A duration."""
+
+    zero: bool = True  # whether it may be none at all
+
+
+class Bytes(Record):
+    """A size."""
+
+    least: int = 0
+
+
+class Whole(Record):
+    """A whole number."""
+
+    least: int = 0
+    most: int = ENDLESS
+    word: str = ""  # stands for the number of CPUs
+
+
+class Number(Record):
+    """A number, with a point or without."""
+
+    least: float = 0.0
+    most: float = 1e6
+
+
+class Switch(Record):
+    """True or false."""
+
+
+class Choice(Record):
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+
+class Text(Record):
+    """A text; *check* returns it as the settings shall have it, or raises Wrong."""
+
+    check: Callable[[str, Mark], str]
+    noun: str
+    pattern: str = ""
+
+
+class Names(Record):
+    """A list of names of pools."""
+
+
+class Folders(Record):
+    """A list of folders."""
+
+
+class Addresses(Record):
+    """An address to listen on, or a list of them."""
+
+
+class Variables(Record):
+    """Environment variables."""
+
+
+class Plain(Record):
+    """A mapping of plain data with keys of the user's own."""
+
+
+class Section(Record):
+    """A mapping of keys that are known."""
+
+    record: type[Record]
+
+
+class Pools(Record):
+    """A mapping of names to pools."""
+
+
+if TYPE_CHECKING:
+    Single: TypeAlias = Seconds | Bytes | Whole | Number | Switch | Choice | Text
+    Listed: TypeAlias = Names | Folders | Addresses
+    Mapped: TypeAlias = Variables | Plain | Section | Pools
+    Kind: TypeAlias = Single | Listed | Mapped
+
+
+class Field(Record):
+    """A key: what it may be, and whether it may be null."""
+
+    kind: Kind
+    nullable: bool = False
+
+
+# Which key is which
+
+_BY_TYPE: dict[str, Kind] = {
+    "Duration": Seconds(),
+    "float": Number(1.0),
+    "bool": Switch(),
+    "Level": Choice(settings.LEVELS),
+    "Format": Choice(settings.FORMATS),
+    "Log": Section(settings.Log),
+    "Backoff": Section(settings.Backoff),
+    "Retry": Section(settings.Retry),
+    "Mapping[str, Pool]": Pools(),
+}
+
+_BY_KEY: dict[type[Record], dict[str, Kind]] = {
+    settings.Settings: {
+        "name": Text(texts.check_name, "name", texts.NAME),
+        "runtime_dir": Text(texts.folder, "path"),
+        "state_dir": Text(texts.folder, "path"),
+        "user": Text(texts.user, "user"),
+        "group": Text(texts.group, "group"),
+        "max_lease": Seconds(zero=False),
+        "watchdog_quorum": Whole(0, MOST_WORKERS),
+    },
+    settings.Log: {"file": Text(texts.file, "path")},
+    settings.Pool: {
+        "worker": Text(texts.worker_class, "class", texts.CLASS),
+        "workers": Whole(1, MOST_WORKERS, "cpus"),
+        "after": Names(),
+        "path": Folders(),
+        "env": Variables(),
+        "options": Plain(),
+        "listen": Addresses(),
+        "ready_timeout": Seconds(zero=False),
+        "round_timeout": Seconds(zero=False),
+        "max_errors": Whole(1),
+        "max_rounds": Whole(1),
+        "max_waiting": Whole(1),
+        "submit_group": Text(texts.group, "group"),
+        "max_age": Seconds(zero=False),
+        "max_rss": Bytes(1 << 20),
+        "surge": Whole(0, MOST_WORKERS),
+        "queue": Text(texts.queue, "URL", texts.QUEUE),
+        "max_attempts": Whole(1, settings.MOST_ATTEMPTS),
+    },
+    settings.Backoff: {
+        "first": Seconds(zero=False),
+        "limit": Seconds(zero=False),
+        "reset": Seconds(zero=False),
+    },
+    settings.Retry: {},
+}
+
+_fields: dict[type[Record], dict[str, Field]] = {}
+
+
+def fields(record: type[Record]) -> dict[str, Field]:
+    """Return the keys of *record* in a file, in order, and what each may be."""
+    if record not in _fields:
+        written = dict(record.__annotations__)
+        if record is settings.Pool:
+            del written["name"]  # it is the key
+        _fields[record] = {name: _field(record, name, text) for name, text in written.items()}
+    return _fields[record]
+
+
+def _field(record: type[Record], name: str, written: str) -> Field:
+    kind = _BY_KEY[record].get(name) or _BY_TYPE[written.removesuffix(" | None")]
+    return Field(kind, written.endswith(" | None"))

@@ -1,0 +1,125 @@
+"""Texts of the configuration that name something: which are fit for it, and why others are not.
+
+Names, classes, paths, addresses, queues, users. Which key is which of them is said in
+:mod:`graced.config.scalars`; values that are more than a name, such as durations,
+are read in :mod:`graced.config.validators`.
+"""
+
+from __future__ import annotations
+
+from graced.config.nodes import quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.config.nodes import Mark
+
+NAME = r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
+LONGEST_NAME = 32
+CLASS = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
+QUEUE = r"sqlite:///[^?#\x00-\x1f]*[^/?#\x00-\x1f]"
+
+
+class Wrong(Exception):
+    """A value that can't be: what is wrong with it, and what to write."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+
+def is_name(text: str) -> bool:
+    """Tell whether *text* can be the name of a daemon or of a pool, as :data:`NAME` says.
+
+    It has to serve in file names, process titles and names of variables, where
+    two underscores separate keys.
+    """
+    parts = text.replace("-", "_").split("_")
+    return (
+        len(text) <= LONGEST_NAME
+        and text.isascii()
+        and text[:1].isalpha()
+        and all(part.isalnum() for part in parts)
+    )
+
+
+def check_name(text: str, _mark: Mark) -> str:
+    if not is_name(text):
+        raise Wrong(
+            f"{quoted(text)} cannot be a name",
+            f"write up to {LONGEST_NAME} letters and digits, a letter first, "
+            "with single dashes or underscores between them",
+        )
+    return text
+
+
+def worker_class(text: str, _mark: Mark) -> str:
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+        raise Wrong(
+            f"{quoted(text)} does not name a class", "write module:Class, such as shop.mail:Sender"
+        )
+    return text
+
+
+def file(text: str, mark: Mark) -> str:
+    if text.endswith("/"):
+        raise Wrong(f"{quoted(text)} names a folder", "write the path of a file")
+    return folder(text, mark)
+
+
+def folder(text: str, mark: Mark) -> str:
+    """Return a path, absolute: what is relative starts from the folder of its file."""
+    if not text or "\0" in text:
+        raise Wrong(f"{quoted(text)} cannot be a path", "write a path")
+    import os.path
+
+    return os.path.normpath(os.path.join(mark.source.base, text))
+
+
+def address(text: str, _mark: Mark) -> str:
+    from graced.host.address import BadAddress, parse
+
+    try:
+        parse(text)
+    except BadAddress as error:
+        raise Wrong(error.what, error.remedy) from None
+    return text
+
+
+def queue(text: str, _mark: Mark) -> str:
+    advice = "write sqlite:///jobs.db (in state_dir) or sqlite:////var/lib/jobs.db"
+    scheme, _, path = text.partition("://")
+    if scheme != "sqlite":
+        raise Wrong(f"there is no queue for {quoted(text)}, only sqlite so far", advice)
+    if not path.startswith("/"):
+        raise Wrong(f"{quoted(text)} names a host", advice)
+    if path.endswith("/") or path == "/:memory:":
+        raise Wrong(f"{quoted(text)} names no file", advice)
+    if any(c in "?#" or c < " " for c in path):
+        raise Wrong(f"{quoted(text)} is more than the path of a file", advice)
+    return text
+
+
+def user(text: str, _mark: Mark) -> str:
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(int(text)) if _is_id(text) else pwd.getpwnam(text)
+    except (KeyError, ValueError, OverflowError):
+        raise Wrong(f"there is no user {quoted(text)}", "write a user of this host") from None
+    return entry.pw_name
+
+
+def group(text: str, _mark: Mark) -> str:
+    import grp
+
+    try:
+        entry = grp.getgrgid(int(text)) if _is_id(text) else grp.getgrnam(text)
+    except (KeyError, ValueError, OverflowError):
+        raise Wrong(f"there is no group {quoted(text)}", "write a group of this host") from None
+    return entry.gr_name
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10

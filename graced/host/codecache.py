@@ -1,0 +1,111 @@
+"""graced's modules that a process has not imported yet, kept as they are now.
+
+An upgrade replaces files under a running daemon. What is imported after that, by a new zygote
+say, comes from memory, so that no process is made of two versions. Kept as bytes, since
+most of it will never be needed.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec, SourceFileLoader
+    from types import CodeType, ModuleType
+    from typing import Any
+else:
+    # Python has them at hand; the public module costs time and memory.
+    from _frozen_importlib import ModuleSpec
+    from _frozen_importlib_external import SourceFileLoader
+
+# What only commands import, each in a process of its own.
+COMMANDS = (
+    "__main__",
+    "cli.arguments",
+    "cli.check",
+    "cli.daemonize",
+    "cli.errors",
+    "cli.find_queue",
+    "cli.job_table",
+    "cli.jobs",
+    "cli.status_table",
+    "config.reference",
+    "control.client",
+    "doctor.facts",
+    "doctor.rules",
+    "queue.sqlite.offline",
+)
+
+
+class Reserve:
+    """Finds and loads what is kept; first in `sys.meta_path`, and inherited by forks."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[bytes, str]] = {}  # code, file
+
+    def keep(self, name: str, file: str) -> None:
+        """Keep a module; one that can't be read is left as it is."""
+        try:
+            code = SourceFileLoader(name, file).get_code(name)
+        except (OSError, SyntaxError, ValueError):  # it is just being replaced
+            return
+        self._kept[name] = (marshal.dumps(code), file)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a module that is kept, see importlib.abc.MetaPathFinder."""
+        kept = self._kept.get(name)
+        if kept is None:
+            return None
+        # Not a subclass of importlib.abc.Loader, which takes long to import.
+        loader: Any = self
+        spec = ModuleSpec(name, loader, origin=kept[1], is_package=_is_package(kept[1]))
+        spec.has_location = True
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(os.path.dirname(kept[1]))
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Let Python make the module, see importlib.abc.Loader."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run what is kept."""
+        code: CodeType = marshal.loads(self._kept[module.__name__][0])
+        exec(code, module.__dict__)
+
+
+def keep_all() -> Iterator[None]:
+    """Keep what a daemon may still import of graced, one at each step; if not done before."""
+    if any(isinstance(finder, Reserve) for finder in sys.meta_path):
+        return
+    package = sys.modules["graced"]
+    reserve = Reserve()
+    sys.meta_path.insert(0, reserve)
+    needless = {f"graced.{name}" for name in COMMANDS}
+    for name, file in _modules("graced", package.__path__[0]):
+        if name not in needless and name not in sys.modules:
+            reserve.keep(name, file)
+            yield
+
+
+def _modules(package: str, folder: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and file of each module in a folder and those below."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:  # a zip, say: nobody replaces files in it one by one
+        return
+    for entry in entries:
+        stem, extension = os.path.splitext(entry.name)
+        if extension == ".py":
+            yield (package if stem == "__init__" else f"{package}.{stem}"), entry.path
+        elif entry.is_dir() and stem.isidentifier() and stem != "__pycache__":
+            yield from _modules(f"{package}.{stem}", entry.path)
+
+
+def _is_package(file: str) -> bool:
+    return os.path.basename(file) == "__init__.py"

@@ -1,0 +1,262 @@
+"""The connections to a keeper: who knocks, what they write, what they have not yet read.
+
+Whole frames are handed on as they come; what they mean is the business of
+:mod:`.server` and :mod:`.client_requests`. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import time
+
+from graced.host import unixsocket
+from graced.queue.sqlite import wire
+from graced.queue.sqlite.wire import Kind, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from graced.log.logger import Log
+
+UNREAD = 8 << 20  # bytes that a client may leave unread
+MOST = 512  # connections of one user that are no worker's
+MOST_HELD = 64 << 20  # bytes of theirs that are half a frame, or not yet read
+AT_ONCE = 64  # are let in before others have their turn
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+class Visitor:
+    """One connection: a worker's once it has said HELLO, a client's else."""
+
+    __slots__ = (
+        "confirmed",
+        "fd",
+        "frames",
+        "heard_at",
+        "held",
+        "out",
+        "owner",
+        "parked",
+        "questions",
+        "settles",
+        "sock",
+        "stream",
+        "submits_only",
+        "submitted",
+        "trusted",
+        "uid",
+        "waits",
+    )
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.uid = unixsocket.peer(sock)[1]
+        self.trusted = self.uid in (0, os.geteuid())  # it may be a worker
+        self.submits_only = False  # of submit_group: it may wait for its own jobs,
+        self.submitted: list[range] = []  #   which are these
+        self.heard_at = time.monotonic()
+        self.held = 0  # bytes that we keep for it
+        self.frames = wire.Frames()
+        self.out = bytearray()
+        self.owner: str | None = None
+        self.parked: list[tuple[int, bytes]] = []  # frames that wait for the file
+        self.settles = 0  # read on this connection,
+        self.confirmed = 0  #   and durable
+        self.stream: int | None = None
+        self.questions = 0  # not answered
+        self.waits: set[int] = set()  # for the ends of these jobs
+
+
+class Visitors:
+    """Everybody who is connected. ``handle`` gets each frame, ``left`` everybody who is gone."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        epoll: select.epoll,
+        log: Log,
+        handle: Callable[[Visitor, int, bytes], None],
+        left: Callable[[Visitor], None],
+    ) -> None:
+        self._listener = listener
+        self._epoll = epoll
+        self._log = log
+        self._handle = handle
+        self._left = left
+        self._by_fd: dict[int, Visitor] = {}
+        self._held: dict[int, int] = {}  # bytes by users
+        self._deaf = False  # out of descriptors: nobody new is let in
+        self.submit_group: int | None = None  # whose members may submit, and no more
+        epoll.register(listener.fileno(), select.EPOLLIN)
+
+    def all(self) -> list[Visitor]:
+        """Return everybody who is connected now."""
+        return list(self._by_fd.values())
+
+    def is_here(self, visitor: Visitor) -> bool:
+        """Whether a connection is open."""
+        return self._by_fd.get(visitor.fd) is visitor
+
+    def hear(self, fd: int, event: int) -> bool:
+        """Do what epoll says can be done; False if it is none of ours."""
+        visitor = self._by_fd.get(fd)
+        if visitor is not None:
+            if event & select.EPOLLOUT:
+                self._push(visitor)
+            if event & ~select.EPOLLOUT:
+                self.read(visitor)
+        elif fd == self._listener.fileno():
+            self.accept()
+        else:
+            return False
+        return True
+
+    def accept(self) -> None:
+        """Let in whoever knocks."""
+        for _ in range(AT_ONCE):
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._stop_listening(error)
+                return
+            sock.setblocking(False)
+            visitor = Visitor(sock)
+            room = self._make_room_for(visitor.uid)
+            self._by_fd[visitor.fd] = visitor
+            self._epoll.register(visitor.fd, select.EPOLLIN)
+            if not self._may_come(visitor):
+                self._refuse(visitor, "you may not use this queue; be in its submit_group")
+            elif not room:
+                self._refuse(visitor, f"{MOST} others of your user wait here; try again later")
+
+    def _may_come(self, visitor: Visitor) -> bool:
+        """Whether it has rights here; without a submit_group the socket's mode has decided that."""
+        if self.submit_group is None or visitor.trusted:
+            return True
+        groups = unixsocket.groups(visitor.sock)
+        visitor.submits_only = os.getegid() not in groups
+        return not visitor.submits_only or self.submit_group in groups
+
+    def _make_room_for(self, uid: int) -> bool:
+        """Whether one more of a user's may come in; who has been silent for longest has to go."""
+        same = [v for v in self._by_fd.values() if v.uid == uid and v.owner is None]
+        if len(same) < MOST:
+            return True
+        silent = [v for v in same if not (v.waits or v.questions)]
+        if silent:
+            self.close(min(silent, key=lambda v: v.heard_at))
+        return bool(silent)
+
+    def _refuse(self, visitor: Visitor, why: str) -> None:
+        self.send(visitor, Kind.REFUSED, why.encode())
+        self.close(visitor)
+
+    def _weigh(self, visitor: Visitor) -> None:
+        """Let go of who makes us keep more than its user may; a worker keeps to its bounds."""
+        held = 0 if visitor.owner else visitor.frames.unfinished + len(visitor.out)
+        total = self._held.get(visitor.uid, 0) + held - visitor.held
+        self._held[visitor.uid], visitor.held = total, held
+        if total > MOST_HELD and held:
+            visitor.out.clear()
+            self._refuse(visitor, f"over {MOST_HELD >> 20} MB of your user's are unfinished here")
+
+    def _stop_listening(self, error: OSError) -> None:
+        if self._by_fd:
+            self._deaf = True
+            self._epoll.unregister(self._listener.fileno())
+            self._log.error("queue: %s; nobody new until somebody leaves", error.strerror)
+
+    def read(self, visitor: Visitor) -> bool:
+        """Read once from a connection; False if there is nothing, or nothing more."""
+        data = wire.receive(visitor.sock)
+        if not data:
+            if data is not None:
+                self.close(visitor)
+            return False
+        visitor.heard_at = time.monotonic()
+        self.serve(visitor, visitor.frames.feed(data))
+        if self.is_here(visitor):
+            self._weigh(visitor)
+        return True
+
+    def serve(self, visitor: Visitor, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Hand on what somebody has written; who writes what can't be is sent away."""
+        try:
+            for kind, body in frames:
+                if not self.is_here(visitor):
+                    break
+                self._handle(visitor, kind, body)
+        except Protocol as error:
+            self._refuse(visitor, str(error))
+
+    def send(self, visitor: Visitor, kind: int, body: bytes = b"") -> None:
+        """Send a frame, now or as soon as the other side takes it."""
+        data = wire.HEADER.pack(len(body), kind) + body
+        if visitor.out:
+            visitor.out += data
+            if len(visitor.out) > UNREAD:
+                self.close(visitor)
+            else:
+                self._weigh(visitor)
+            return
+        try:
+            sent = visitor.sock.send(data, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # gone; its end of file comes too
+            return
+        if sent < len(data):
+            visitor.out += data[sent:]
+            self._epoll.modify(visitor.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def _push(self, visitor: Visitor) -> None:
+        try:
+            sent = visitor.sock.send(visitor.out, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close(visitor)
+            return
+        del visitor.out[:sent]
+        if not visitor.out:
+            self._epoll.modify(visitor.fd, select.EPOLLIN)
+
+    def close(self, visitor: Visitor) -> None:
+        """Hang up."""
+        if self._by_fd.pop(visitor.fd, None) is None:
+            return
+        self._epoll.unregister(visitor.fd)
+        visitor.sock.close()
+        self._held[visitor.uid] = self._held.get(visitor.uid, 0) - visitor.held
+        if not self._held[visitor.uid]:
+            del self._held[visitor.uid]
+        self._left(visitor)
+        if self._deaf:
+            self._deaf = False
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+
+    def listen_at(self, listener: socket.socket) -> None:
+        """Let in who knocks at another socket from now on."""
+        before, self._listener = self._listener, listener
+        if not self._deaf:
+            self._epoll.unregister(before.fileno())
+            self._epoll.register(listener.fileno(), select.EPOLLIN)
+        before.close()
+
+    def close_listener(self, path: str) -> None:
+        """Remove our socket's name, unless another keeper has it by now."""
+        try:
+            with wire.connect(path) as probe:
+                mine = probe.getpeername() == self._listener.getsockname()
+            if mine:
+                os.unlink(path)
+        except OSError:  # gone, or in a folder of another user: a dead name harms nobody
+            pass

@@ -1,0 +1,146 @@
+"""Workers that are gone, or may be: a keeper gives back their jobs once nothing of them is left.
+
+The main process tells the death of its own workers; of those that it did not start, only
+the lock that each of them holds says whether it lives, see :mod:`.liveness`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from graced.queue.sqlite import liveness
+from graced.queue.sqlite.timing import NEVER, Clock, Patience
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from graced.queue.sqlite.connections import Visitor, Visitors
+    from graced.queue.sqlite.dispatcher import Ledger
+    from graced.queue.sqlite.keeper import Plan
+
+SAY_AFTER = 3.0  # seconds that a process may take to die before it is said who does not
+FOUND = '{"reason":"found taken when the daemon came back after a crash"}'
+
+
+class Departed:
+    """All owners whose end is not yet in the file. Evidence: what makes the attempt count."""
+
+    def __init__(
+        self, plan: Plan, visitors: Visitors, workers: Mapping[str, Visitor], clock: Clock
+    ) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._visitors = visitors
+        self._workers = workers  # who is connected
+        self._dead: dict[str, str | None] = {}  # evidence of those who surely are,
+        self._lingering: dict[str, str | None] = {}  #   and of those who may live
+        self._buried: list[str] = []  # with the next commit
+        self._say_at: dict[str, float] = {}  # when it is to be said who holds an owner's lock
+        self.looking = Patience(0.01, 2.0)  # for the end of those who linger
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether one that is dead has left something that still dies, and has its lock."""
+        return bool(self._dead) or any(self._plan.is_ours(owner) for owner in self._lingering)
+
+    def find(self, ledger: Ledger) -> None:
+        """The file has just been opened: who of those in it is none of ours?"""
+        for name in [*ledger.owners, *liveness.listed(self._plan.file)]:
+            if not self._plan.is_ours(name):
+                self._lingering[name] = liveness.word_left(self._plan.file, name, FOUND)
+        if self._lingering:
+            self.looking.soon()
+
+    def told(self, owner: str, evidence: str | None) -> None:
+        """The main process has reaped a worker."""
+        self._dead[owner] = evidence
+
+    def introduced(self, owner: str) -> None:
+        """A worker has said HELLO; nobody may tell us of its end, or it has come already."""
+        ours = self._plan.is_ours(owner)
+        dead = not liveness.lives(self._plan.file, owner, tidy=False)
+        if dead or not ours:
+            self._lingering.setdefault(owner, None if ours else FOUND)
+        if dead:
+            self.looking.soon()
+
+    def left(self, owner: str) -> None:
+        """A worker's connection is gone."""
+        if owner in self._lingering:
+            self.looking.soon()
+
+    def bury(self, ledger: Ledger) -> None:
+        """Give back what the dead had in hand, once nothing of them is left."""
+        if self._dead:
+            self._hear_strangers()
+            for owner in list(self._dead):
+                self._hear_out(owner)
+                self._lingering[owner] = self._dead.pop(owner)
+                self._look_for(ledger, owner)
+        if self.looking.is_due():
+            for owner in list(self._lingering):
+                self._look_for(ledger, owner)
+            self._look_again()
+
+    def buried(self) -> list[str]:
+        """Return whose end was written down since the last call."""
+        buried, self._buried = self._buried, []
+        return buried
+
+    def _hear_strangers(self) -> None:
+        """One of the dead may have just connected."""
+        self._visitors.accept()
+        for visitor in self._visitors.all():
+            if visitor.owner is None:
+                self._visitors.read(visitor)
+
+    def _hear_out(self, owner: str) -> None:
+        """Read what a worker wrote before it died."""
+        visitor = self._workers.get(owner)
+        visitors = self._visitors
+        while visitor is not None and visitors.is_here(visitor) and visitors.read(visitor):
+            pass
+
+    def _look_for(self, ledger: Ledger, owner: str) -> None:
+        if owner in self._workers and not self._plan.is_ours(owner):
+            return  # it talks to us, so it lives; the end of its connection is the next hint
+        if liveness.lives(self._plan.file, owner, command=not self._plan.is_ours(owner)):
+            self._say_who(ledger, owner)
+            if self.looking.due is None:
+                self.looking.soon()
+            return
+        evidence = self._lingering.pop(owner)
+        self._say_at.pop(owner, None)
+        if owner in ledger.owners:
+            ledger.bury(owner, evidence, self._clock.now(), alone=evidence != FOUND)
+        visitor = self._workers.get(owner)
+        if visitor is not None:
+            self._visitors.close(visitor)
+        self._buried.append(owner)
+
+    def _say_who(self, ledger: Ledger, owner: str) -> None:
+        """Say, once, why the jobs of a dead worker do not come back."""
+        known = ledger.owners.get(owner)
+        taken = [] if known is None else list(known.rows)
+        now = time.monotonic()
+        if not taken or now < self._say_at.setdefault(owner, now + SAY_AFTER):
+            return
+        self._say_at[owner] = NEVER
+        jobs = "job" if len(taken) == 1 else "jobs"
+        self._plan.log.warning(
+            f"queue: {jobs} {', '.join(map(str, taken))} can't be given back yet:"
+            f" {liveness.who_holds(self._plan.file, owner)}; waiting for the end of that"
+        )
+
+    def leave_word(self) -> None:
+        """Leave to the next keeper what the main process has said of those who linger."""
+        for owner, evidence in self._lingering.items():
+            if self._plan.is_ours(owner) and owner not in self._workers:
+                liveness.leave_word(self._plan.file, owner, evidence)
+
+    def _look_again(self) -> None:
+        if any(owner not in self._workers for owner in self._lingering):
+            self.looking.failed()
+        else:
+            self.looking.over()

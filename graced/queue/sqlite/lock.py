@@ -1,0 +1,110 @@
+"""The right to open a queue's file, which one process has at a time. Nothing of what is in it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import stat
+import time
+from contextlib import suppress
+
+from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.place import identity_of
+
+LOOK = 0.02  # seconds between two tries
+
+
+class Occupied(Trouble):
+    """Another process has the file; ``holder`` is what it wrote about itself."""
+
+    def __init__(self, text: str, holder: str) -> None:
+        super().__init__(text)
+        self.holder = holder
+
+
+def make_private(fd: int) -> None:
+    """Let nobody else open a lock, as with older versions: who can read it can hold it."""
+    found = os.fstat(fd)
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+        os.fchmod(fd, 0o600)
+
+
+def make_ready(path: str) -> None:
+    """Have a queue's file that is its user's alone before anything is written to it. OSError.
+
+    By its name: to close a descriptor of the file would free the locks that SQLite has on it.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(FileNotFoundError):
+            found = os.lstat(name)
+            ours = found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode)
+            if ours and found.st_mode & 0o077:
+                os.chmod(name, 0o600)
+
+
+class Lock:
+    """The right to open the file: an flock on a file beside it, held until close()."""
+
+    def __init__(self, path: str) -> None:
+        self.path = f"{path}-keeper"
+        self._fd = -1
+        self._about = ""
+
+    def take(self, about: str, patience: float = 0.0) -> None:
+        """Take the lock and write down who has it: the path of its socket, or nothing.
+
+        Of other commands, which are soon done with it, it is awaited for so many seconds.
+        """
+        end = time.monotonic() + patience
+        while True:
+            try:
+                self._take(about)
+                return
+            except Occupied as occupied:
+                if occupied.holder or time.monotonic() >= end:
+                    raise
+            time.sleep(LOOK * (1 + random.random()))  # so that no two keep in step
+
+    def _take(self, about: str) -> None:
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise Trouble(f"{self.path}: {error.strerror or error}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 4096, 0).decode(errors="replace")
+            os.close(fd)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise Trouble(f"{self.path}: {error.strerror or error}") from None
+            raise Occupied(f"{self.path}: another process keeps this queue", holder) from None
+        self._fd, self._about = fd, about
+        make_private(fd)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, about.encode(), 0)
+        except OSError:  # on a full disk: it only makes the hand-over to another keeper slower
+            os.ftruncate(fd, 0)
+
+    def keep(self) -> None:
+        """Take it once more if its file was removed. Occupied if another process was quicker."""
+        mine, fd = os.fstat(self._fd), self._fd
+        if identity_of(self.path) == (mine.st_dev, mine.st_ino):
+            return
+        with suppress(OSError):  # then it can't be taken either, for the same reason
+            os.makedirs(os.path.dirname(self.path) or ".", 0o750, exist_ok=True)
+        self.take(self._about)
+        os.close(fd)
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,122 @@
+"""What workers and clients ask of a keeper: the bodies of their frames, read and checked.
+
+Protocol is raised for what cannot be; nothing here changes anything. The frames
+themselves are in :mod:`.wire`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from graced.queue import jsonvalue
+from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
+from graced.queue.protocol import STATES
+from graced.queue.sqlite import wire
+from graced.queue.sqlite.rows import SHOWN
+from graced.queue.sqlite.wire import Protocol
+from graced.settings import MOST_ATTEMPTS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+PAGE = 500  # jobs in one listing
+MOST_IDS = 100_000  # jobs in one request to retry or to drop
+MOST_JSON = 4 << 20  # bytes of a request in JSON, which takes many times that once it is read
+LONGEST_NAME = 100  # characters of an owner's name
+BIGGEST = (1 << 63) - 1  # what SQLite takes for a number
+OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
+    lambda text, _after: Done(text or None),
+    lambda text, _after: Raised(text),
+    Postponed,
+    lambda text, _after: Discarded(text),
+)
+
+
+def introduction(body: bytes) -> tuple[str, list[tuple[int, int]]]:
+    """Return who says HELLO, and what it has in hand."""
+    said = _fields(body)
+    name, holds = said.get("owner"), said.get("holds")
+    if not isinstance(name, str) or not isinstance(holds, list) or not all(map(_is_held, holds)):
+        raise Protocol("a HELLO that says no owner or no jobs")
+    if not name.replace(":", "").isalnum() or not name.isascii() or len(name) > LONGEST_NAME:
+        raise Protocol("an owner of a strange name")
+    return name, [(id, attempt) for id, attempt in holds]
+
+
+def _is_held(job: Any) -> bool:
+    return isinstance(job, list) and len(job) == 2 and all(map(_is_number, job))
+
+
+def settlement(body: bytes) -> tuple[int, int, Outcome, bool]:
+    """Return the job, its attempt, what became of it, and whether another one is wanted."""
+    try:
+        id, attempt, number, more, after = wire.SETTLEMENT.unpack_from(body)
+        outcome = OUTCOMES[number](body[wire.SETTLEMENT.size :].decode(), after)
+    except (struct.error, IndexError, UnicodeDecodeError):
+        raise Protocol("a settle that cannot be read") from None
+    _check_delay(after)
+    return id, attempt, outcome, bool(more)
+
+
+def parcel(body: bytes) -> tuple[list[str], float, int]:
+    """Return payloads, the delay and max_attempts of what is submitted."""
+    payloads, delay, max_attempts = wire.unpack_payloads(body)
+    _check_delay(delay)
+    if max_attempts > MOST_ATTEMPTS:
+        raise Protocol(f"a job has at most {MOST_ATTEMPTS} attempts")
+    if any(jsonvalue.size(p) > MAX_PAYLOAD for p in payloads):
+        raise Protocol(f"a payload is at most {MAX_PAYLOAD} bytes of JSON")
+    return payloads, delay, max_attempts
+
+
+def job_id(body: bytes) -> int:
+    """Return the job that a client waits for."""
+    return _number(_fields(body), "id")
+
+
+def job_ids(body: bytes) -> list[int]:
+    """Return the jobs that are to be retried or dropped."""
+    ids = _fields(body).get("ids")
+    if not isinstance(ids, list) or not all(type(id) is int for id in ids):
+        raise Protocol("ids is not a list of numbers")
+    if len(ids) > MOST_IDS:
+        raise Protocol(f"{len(ids)} jobs at once; at most {MOST_IDS}")
+    return ids
+
+
+def page(body: bytes) -> tuple[tuple[int, ...], int, int]:
+    """Return the states that are to be listed, after which id, and how many jobs."""
+    wanted = _fields(body)
+    after, limit = _number(wanted, "after"), _number(wanted, "limit")
+    state = wanted.get("state")
+    states = SHOWN.get(state) if state is None or isinstance(state, str) else None
+    if states is None:
+        raise Protocol(f"no such state; there are {', '.join(STATES)}")
+    return states, after, max(1, min(limit, PAGE))
+
+
+def _check_delay(seconds: float) -> None:
+    if not is_delay(seconds):
+        raise Protocol("a delay must be between 0 and ten years")
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    if len(body) > MOST_JSON:
+        raise Protocol(f"a request of {len(body)} bytes; at most {MOST_JSON}")
+    fields = wire.decode(body)
+    if not isinstance(fields, dict):
+        raise Protocol("a request is a JSON object")
+    return fields
+
+
+def _number(fields: dict[str, Any], name: str) -> int:
+    number: Any = fields.get(name)
+    if not _is_number(number):
+        raise Protocol(f"{name} is no number from 0 to {BIGGEST}")
+    return number  # type: ignore[no-any-return]
+
+
+def _is_number(found: Any) -> bool:
+    return type(found) is int and 0 <= found <= BIGGEST

@@ -1,0 +1,123 @@
+"""A client's end of a queue without a keeper: its file, opened by the command itself.
+
+While it is open no keeper gets it. The same rules hold, those of :mod:`.dispatcher`.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from graced.cli.errors import NO_DAEMON, Refusal
+from graced.queue.policy import Policy
+from graced.queue.sqlite.dispatcher import Ledger
+from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.place import Sight
+from graced.queue.sqlite.room import Room
+from graced.queue.sqlite.rows import SHOWN
+from graced.queue.sqlite.store import PAGE_BYTES, Store, View
+from graced.queue.sqlite.timing import Clock
+from graced.queue.sqlite.worker_end import chunks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from graced.settings import Pool
+
+
+PATIENCE = 120.0  # seconds for other commands that have the file: there may be hundreds
+
+
+class FileView:
+    """A queue's file, only to be looked at, page by page: it is nobody's meanwhile."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._clock = Clock()
+
+    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return a page of jobs in the order of their ids, beginning after one."""
+        with closing(View(self._file)) as view:
+            self._clock.at_least(view.clock())
+            page = view.page(SHOWN[state], after, limit, PAGE_BYTES)
+        return [self._clock.shown(job) for job in page]
+
+
+class FileEnd:
+    """A queue's file, opened by ourselves: no keeper has it, and none gets it meanwhile."""
+
+    def __init__(self, file: str, pool: Pool) -> None:
+        self._store = Store(file, patience=PATIENCE)
+        self._room = Room(file)
+        self._clock = Clock()
+        self._clock.at_least(self._store.clock())
+        self._ledger = Ledger(self._store, Policy.of(pool), lambda: 0.5)
+        self._tidy()
+
+    def submit(
+        self, payloads: Sequence[str], delay: float = 0.0, max_attempts: int = 0
+    ) -> Sequence[int]:
+        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
+        first, count = self._ledger.submit(payloads, delay, max_attempts, self._clock.now())
+        self._commit()
+        return range(first, first + count)
+
+    def stream(self, payloads: Iterable[str], delay: float = 0.0, max_attempts: int = 0) -> int:
+        """Accept any number of payloads, all or none, in bounded memory; return how many."""
+        ledger = self._ledger
+        stream = ledger.open_stream()
+        try:
+            for chunk in chunks(payloads):
+                ledger.stage(stream, chunk, max_attempts, self._clock.now())
+                self._commit()
+            count = ledger.seal(stream, delay, self._clock.now())
+            self._commit()
+        except BaseException:
+            ledger.refuse_submits()
+            ledger.scrap(stream)
+            raise
+        self._tidy()
+        return count
+
+    def wait(self, job: int) -> dict[str, Any]:
+        """Return the listing of a job that has ended; there is nobody to wait for."""
+        found = self._store.listing(job) or {"id": job, "state": "gone"}
+        if found["state"] in ("waiting", "taken"):
+            raise Refusal(f"the daemon is gone; job {job} stays in the queue", NO_DAEMON)
+        return found
+
+    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return a page of jobs in the order of their ids, beginning after one."""
+        page = self._store.page(SHOWN[state], after, limit, PAGE_BYTES)
+        return [self._clock.shown(job) for job in page]
+
+    def retry(self, ids: Sequence[int]) -> dict[int, str]:
+        """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
+        refused = self._ledger.retry(ids, self._clock.now())
+        self._commit()
+        return refused
+
+    def drop(self, ids: Sequence[int]) -> dict[int, str]:
+        """Forget jobs that nobody works on; return the refusals by id."""
+        refused = self._ledger.drop(ids)
+        self._commit()
+        return refused
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many jobs there are in each state."""
+        return self._ledger.counts(self._clock.now())
+
+    def close(self) -> None:
+        """Let a keeper have the file."""
+        self._store.close()
+
+    def _commit(self) -> None:
+        if self._store.look() is not Sight.FINE:
+            raise Trouble(f"{self._store.path}: it was removed or moved meanwhile")
+        self._room.check(self._store, self._ledger.new_bytes())
+        self._ledger.commit(self._clock.now())
+
+    def _tidy(self) -> None:
+        while self._ledger.untidy:
+            self._ledger.tidy(self._clock.now())

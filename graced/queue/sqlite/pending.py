@@ -1,0 +1,111 @@
+"""What has changed in a queue and is not in the file yet; how many jobs are in each state.
+
+What is in memory is the truth and the file follows: if it cannot be written the batch is
+kept. Who changes what, and why, is said in :mod:`.dispatcher`.
+"""
+
+from __future__ import annotations
+
+from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.rows import RESERVED, Batch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.queue.sqlite.rows import Row
+    from graced.queue.sqlite.store import Store
+
+
+class Changes:
+    """The changes since the last commit. ``counts`` is by state, of all jobs."""
+
+    def __init__(self, store: Store, counts: list[int]) -> None:
+        self.counts = counts
+        self.batch = Batch()
+        self._unsure = Batch()  # in the open transaction
+        self._reserving: list[Row] = []  # durable with the next commit
+        self._store = store
+
+    def add(self, row: Row) -> None:
+        """A new job."""
+        self.batch.fresh[row.id] = row
+        self.counts[row.state] += 1
+
+    def move(self, row: Row, state: int) -> None:
+        """A job goes on to another state."""
+        self.counts[row.state] -= 1
+        self.counts[state] += 1
+        row.state = state
+        if row.id not in self.batch.fresh:
+            self.batch.dirty[row.id] = row
+
+    def reserve(self, row: Row) -> None:
+        """A job goes on to be reserved, which holds once it is written."""
+        self.move(row, RESERVED)
+        self._reserving.append(row)
+
+    def delete(self, row: Row) -> None:
+        """A job is to be forgotten."""
+        batch = self.batch
+        for pending in (batch.dirty, batch.fresh, batch.endings):
+            pending.pop(row.id, None)
+        self.counts[row.state] -= 1
+        batch.deleted.add(row.id)
+
+    def withdraw(self) -> list[Row]:
+        """Take all new jobs out of the batch that cannot be written, and return them."""
+        batch = self.batch
+        fresh, batch.fresh = batch.fresh, {}
+        withdrawn = []
+        for row in fresh.values():
+            batch.dirty.pop(row.id, None)
+            if row.id not in batch.deleted:
+                self.counts[row.state] -= 1
+                withdrawn.append(row)
+        return withdrawn
+
+    def find(self, id: int) -> Row | None:
+        """Return a row as it is now, whether or not it has been written."""
+        batch, unsure = self.batch, self._unsure
+        if id in batch.deleted or id in unsure.deleted:
+            return None
+        found = batch.fresh.get(id) or batch.dirty.get(id)
+        found = found or unsure.fresh.get(id) or unsure.dirty.get(id)
+        return found or self._store.row(id)
+
+    # -- into the file
+
+    def put(self) -> None:
+        """Write what changed, into the open transaction."""
+        batch, self.batch = self.batch, Batch()
+        self._unsure.absorb(batch)
+        try:
+            self._store.put(batch)
+        except Trouble:
+            self._recall()
+            raise
+
+    def write(self) -> Batch | None:
+        """Write all that changed, and return it.
+
+        Trouble if it cannot be written; then it stays pending.
+        """
+        if self.batch:
+            self.put()
+        if not self._unsure:
+            return None
+        try:
+            self._store.commit()
+        except Trouble:
+            self._recall()
+            raise
+        for row in self._reserving:
+            row.durable = row.state == RESERVED
+        self._reserving.clear()
+        written, self._unsure = self._unsure, Batch()
+        for row in written.fresh.values():
+            row.is_written()
+        return written
+
+    def _recall(self) -> None:
+        """The transaction came to nothing: all that it had is pending again."""
+        self.batch, self._unsure = self._unsure, Batch()

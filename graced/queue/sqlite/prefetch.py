@@ -1,0 +1,69 @@
+"""Workers as a queue knows them, and the jobs that are reserved for the quick ones.
+
+A quick worker's next jobs are *reserved* by the commit that settles its last one, so that
+they are handed out without waiting for the next commit, which may settle several. A
+reserved job still waits: idle workers may have it, and a worker that is no longer quick
+loses it. When that is done is said in :mod:`.dispatcher`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.queue.sqlite.rows import Row
+
+QUICK = 50  # ms that a round may take for the next job to be reserved,
+VERY_QUICK = 5  # ms for
+DEPTH = 4  #   so many
+
+
+class Owner:
+    """A worker, as the queue knows it."""
+
+    __slots__ = ("depth", "name", "reserve", "rows", "since")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: dict[int, Row] = {}  # handed to it, and not settled
+        self.reserve: dict[int, Row] = {}  # its next jobs, unless somebody idle is there first
+        self.depth = 0  # how many those may be
+        self.since = 0  # when it got its job
+
+    def took(self, ms: int) -> None:
+        """Take note of how long a round took."""
+        self.depth = DEPTH if ms <= VERY_QUICK else int(ms <= QUICK)
+
+    def next_reserved(self) -> Row | None:
+        """Return the first of its next jobs."""
+        return next(iter(self.reserve.values()), None)
+
+
+class Reserves:
+    """All that is reserved, in the order in which it was. Times are milliseconds."""
+
+    def __init__(self) -> None:
+        self._all: deque[tuple[int, Owner, Row]] = deque()  # some entries are stale
+
+    def add(self, owner: Owner, row: Row, now: int) -> None:
+        """A job is reserved for a worker."""
+        owner.reserve[row.id] = row
+        self._all.append((now, owner, row))
+
+    def slowest(self, now: int) -> Owner | None:
+        """Return a worker that has left a reserved job waiting for too long."""
+        while self._all:
+            since, owner, row = self._all[0]
+            if owner.reserve.get(row.id) is row:
+                return owner if now - since > QUICK else None
+            self._all.popleft()
+        return None
+
+    def steal(self) -> Row | None:
+        """Take what has been reserved for the longest time."""
+        while self._all:
+            _since, owner, row = self._all.popleft()
+            if owner.reserve.pop(row.id, None) is row:
+                return row
+        return None

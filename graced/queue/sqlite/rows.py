@@ -1,0 +1,111 @@
+"""A job as its keeper sees it: one row of the file, and the batch of changes to many.
+
+Plain data; the rules are in :mod:`.dispatcher`, the SQL in :mod:`.store`.
+"""
+
+from __future__ import annotations
+
+# Plain numbers, not an enum: sqlite3 binds exact ints three times as fast.
+WAITING, RESERVED, TAKEN, DONE, DEAD, STAGED = range(6)
+
+# What the world sees: a reserved job still waits.
+NAMES = ("waiting", "waiting", "taken", "done", "dead", "staged")
+
+SMALL = 512  # characters: a longer payload is read from the file when its job is handed out
+
+
+# What is listed of each; None: of all. What is staged is nobody's business yet.
+SHOWN: dict[str | None, tuple[int, ...]] = {
+    None: (WAITING, RESERVED, TAKEN, DONE, DEAD),
+    "waiting": (WAITING, RESERVED),
+    "taken": (TAKEN,),
+    "done": (DONE,),
+    "dead": (DEAD,),
+}
+
+
+class Row:
+    """One job. Times are milliseconds since the epoch, since they outlive a boot."""
+
+    __slots__ = (
+        "due",
+        "durable",
+        "ended",
+        "failures",
+        "id",
+        "limit",
+        "owner",
+        "payload",
+        "state",
+        "submitted",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        state: int,
+        due: int,
+        failures: int,
+        limit: int,
+        submitted: int,
+        owner: str | None = None,
+        payload: str | None = None,
+    ) -> None:
+        self.id = id
+        self.state = state
+        self.due = due  # when it may be taken
+        self.failures = failures  # attempts that counted
+        self.limit = limit  # attempts it has; 0: as many as the pool gives
+        self.submitted = submitted
+        self.owner = owner
+        self.ended: int | None = None
+        self.payload = payload  # None: not read from the file
+        self.durable = False  # the file says that it is reserved for its owner
+
+    def is_written(self) -> None:
+        """It is in the file: a long payload need not be in memory."""
+        if self.payload is not None and len(self.payload) > SMALL:
+            self.payload = None
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that is under way, or comes next."""
+        return self.failures + 1
+
+
+class Batch:
+    """All that has to be written before anybody is answered."""
+
+    __slots__ = ("clock", "deleted", "dirty", "endings", "fresh", "sealed", "staged", "streams")
+
+    def __init__(self) -> None:
+        self.fresh: dict[int, Row] = {}  # not in the file yet, with payloads
+        self.dirty: dict[int, Row] = {}  # in the file, changed
+        self.endings: dict[int, tuple[str | None, str | None]] = {}  # id: result, evidence
+        self.deleted: set[int] = set()
+        self.streams: list[int] = []  # streams that began
+        self.staged: list[tuple[int, list[Row]]] = []  # stream, its rows
+        self.sealed: list[tuple[int, int]] = []  # stream that ended, due
+        self.clock: int | None = None  # the queue's time, to be written with the rest
+
+    def absorb(self, later: Batch) -> None:
+        """Take over what changed later: of a row, the last change is the row itself."""
+        self.fresh.update(later.fresh)
+        self.dirty.update(later.dirty)
+        self.endings.update(later.endings)
+        self.deleted |= later.deleted
+        self.streams += later.streams
+        self.staged += later.staged
+        self.sealed += later.sealed
+        self.clock = later.clock or self.clock
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.dirty
+            or self.fresh
+            or self.endings
+            or self.deleted
+            or self.streams
+            or self.staged
+            or self.sealed
+        )

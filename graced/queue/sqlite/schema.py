@@ -1,0 +1,97 @@
+"""What a queue's file looks like inside, and how an older one becomes like the present ones.
+
+What is read from it and written to it in daily life is in :mod:`.store`.
+"""
+
+from __future__ import annotations
+
+from graced.queue.sqlite.errors import Trouble
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+
+VERSION = 1
+APPLICATION = 0x67726364  # "grcd", in the file's header: no other program's database
+
+SCHEMA = """
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    state INTEGER NOT NULL,
+    due INTEGER NOT NULL,
+    failures INTEGER NOT NULL DEFAULT 0,
+    max_attempts INTEGER NOT NULL DEFAULT 0,
+    submitted INTEGER NOT NULL,
+    ended INTEGER,
+    owner TEXT
+);
+CREATE TABLE payloads (id INTEGER PRIMARY KEY, payload TEXT NOT NULL);
+CREATE TABLE endings (id INTEGER PRIMARY KEY, result TEXT, evidence TEXT);
+CREATE TABLE streams (id INTEGER PRIMARY KEY AUTOINCREMENT, due INTEGER);
+CREATE INDEX waiting ON jobs (due, id) WHERE state = 0;
+CREATE INDEX ended ON jobs (ended) WHERE state = 3;
+CREATE INDEX dead ON jobs (id) WHERE state = 4;
+CREATE INDEX staged ON jobs (owner, id) WHERE state = 5;
+"""
+
+# The queue's own time, as the last keeper has written it down. An older graced, which goes
+# by the wall clock alone, leaves it as it is: no new version.
+CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, ms INTEGER NOT NULL)"
+
+# What leads from a version to the next one; the last is always VERSION - 1.
+MIGRATIONS: dict[int, str] = {}
+
+
+def prepare(db: sqlite3.Connection, path: str) -> None:
+    """Make an open file ready for use: the newest schema, and durable commits.
+
+    Raises Trouble if it is of another program, or of a newer graced.
+    """
+    version, fresh = check(db, path)
+    if fresh:
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before all else is written
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA secure_delete=FAST")  # else what is deleted is written, to a full disk too
+    db.execute("PRAGMA cache_size=-16384")
+    db.execute("PRAGMA journal_size_limit=16777216")
+    _migrate(db, version, fresh=fresh)
+
+
+def check(db: sqlite3.Connection, path: str) -> tuple[int, bool]:
+    """Return a file's version, and whether there is nothing in it yet. Trouble as above."""
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    application = int(db.execute("PRAGMA application_id").fetchone()[0])
+    tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    if tables and application != APPLICATION:
+        raise Trouble(f"{path}: a database of another program; name another file")
+    if version > VERSION:
+        raise Trouble(
+            f"{path}: written by a newer graced (file version {version}, this one"
+            f" reads up to {VERSION}); upgrade graced or name another file"
+        )
+    return version, not tables
+
+
+def _migrate(db: sqlite3.Connection, version: int, *, fresh: bool) -> None:
+    db.execute("BEGIN IMMEDIATE")  # fails here if the file cannot be written
+    try:
+        if fresh:
+            _script(db, SCHEMA)
+            db.execute(f"PRAGMA application_id={APPLICATION}")
+        else:
+            for step in range(version, VERSION):
+                _script(db, MIGRATIONS[step])
+        db.execute(CLOCK)
+        db.execute(f"PRAGMA user_version={VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _script(db: sqlite3.Connection, script: str) -> None:
+    # Not executescript(): it commits first, and a migration is all or nothing.
+    for statement in script.split(";"):
+        db.execute(statement)

@@ -1,0 +1,395 @@
+"""A queue's file as its keeper has it: open or not, writable or not, when to try again.
+
+What is in it is the business of :mod:`.dispatcher`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+
+from graced.queue.sqlite import wire
+from graced.queue.sqlite.dispatcher import Ledger
+from graced.queue.sqlite.errors import READ_ONLY, Trouble, is_read_only
+from graced.queue.sqlite.lock import Occupied
+from graced.queue.sqlite.place import Sight
+from graced.queue.sqlite.readers import readers
+from graced.queue.sqlite.room import NEARLY_FULL, Room
+from graced.queue.sqlite.store import PAGE_BYTES, Store
+from graced.queue.sqlite.timing import Clock, Patience
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from graced.queue.policy import Policy
+    from graced.queue.sqlite.keeper import Plan
+    from graced.queue.sqlite.rows import Row
+
+LONG_LOG = 64 << 20  # bytes of the write-ahead log that somebody should know of
+LOOK_AT_LOG = 1.0  # seconds
+AGAIN_BYTES = 256 << 10  # of new jobs that must fit before any are taken again
+BREATH = 0.001  # seconds without a word after which the keeper has time for itself
+
+
+class Book:
+    """The file of one keeper. ``tell`` hears ("degraded", why) and ("well",)."""
+
+    def __init__(self, plan: Plan, tell: Callable[[tuple[Any, ...]], None]) -> None:
+        self.clock = Clock()
+        self.ledger: Ledger | None = None  # None: not open
+        self.trouble: str | None = None  # why there can be no new jobs
+        self._lacks_room = False  # that is why
+        self._plan = plan
+        self._policy = plan.policy
+        self._tell = tell
+        self._store: Store | None = None
+        self._is_away = False  # its file is, from where it was
+        self._has_copy = False  # of a file that was replaced
+        self._room = Room(plan.file)
+        self._log_looked_at = 0.0
+        self._log_told = LONG_LOG  # bytes, the size that is told next
+        self._told: set[str] = set()  # what the main process has heard since all was well
+        self._opening = Patience(0.05, 10.0)
+        self._writing = Patience(0.05, 5.0)
+        self._ballasting = Patience(0.5, 5.0)
+        self._tidied_until = 0.0  # when the next step of tidying may come between requests
+        self._opening.soon()
+
+    # -- open and closed
+
+    @property
+    def wants_opening(self) -> bool:
+        """Whether it is closed, and it is time to try."""
+        return self.ledger is None and self._opening.is_due()
+
+    def open(self) -> bool:
+        """Try to open the file; False if it is not to be had now."""
+        try:
+            self._store = self._opened()
+            self.clock.at_least(self._store.clock())
+            self.ledger = Ledger(self._store, self._policy, _chance)
+        except Trouble as trouble:
+            self._close_store()
+            self._degrade(str(trouble), lacks_room=trouble.full)
+            self._opening.failed()
+            return False
+        self._opening.over()
+        self._recover()
+        return True
+
+    def _opened(self) -> Store:
+        path, about = self._plan.file, self._plan.socket
+        try:
+            return Store(path, about=about)
+        except Occupied:
+            raise
+        except Trouble as trouble:
+            if trouble.full and self._room.ballast.drop():
+                return Store(path, about=about)
+            raise
+
+    def apply(self, policy: Policy) -> None:
+        """Go by other settings from now on."""
+        self._policy = policy
+        if self.ledger is not None:
+            self.ledger.apply(policy)
+
+    def close(self) -> int:
+        """Leave it as the next keeper wants it; return how much could not be written."""
+        if self.ledger is None or self._store is None:
+            return 0
+        left = int(self.ledger.pending)
+        self._gone_where(copy=True)
+        self._room.ballast.drop()
+        self._store.close()
+        return left
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        self._store = self.ledger = None
+
+    # -- when
+
+    @property
+    def rests(self) -> bool:
+        """Whether writing has failed, and it is too early to try again."""
+        return self._writing.due is not None and not self._writing.is_due()
+
+    def rest_no_longer(self) -> None:
+        """Write at the next opportunity, whatever went wrong before."""
+        self._writing.over()
+
+    def sleep(self, *, idle: bool) -> float:
+        """Return how many seconds nothing has to be done about it."""
+        wait = min(self._opening.left(), self._writing.left(), self._ballasting.left())
+        ledger = self.ledger
+        if ledger is None or self._writing.due is not None:
+            return wait
+        if ledger.has_chores(self.clock.now()):
+            return min(wait, 0 if idle else BREATH)
+        return wait
+
+    def next_due(self) -> int | None:
+        """Return the moment of the queue's clock at which something has to be done."""
+        ledger = self.ledger
+        if ledger is None or self._writing.due is not None:
+            return None
+        moments = [due for due in (ledger.next_due(), ledger.next_prune) if due is not None]
+        return min(moments, default=None)
+
+    # -- writing
+
+    def commit(
+        self,
+        ledger: Ledger,
+        listen: Callable[[], bool] | None,
+        refuse: Callable[[str], None],
+    ) -> list[Row] | None:
+        """Write all that changed; return what may be handed out, None if it can't be written.
+
+        New jobs that can't be are taken out, and ``refuse`` is told why.
+        """
+        try:
+            self._tend(ledger, refuse)
+            self._refuse_beyond_room(ledger, refuse)
+            handouts = ledger.commit(self.clock.now(), listen)
+        except Trouble as trouble:
+            ledger.refuse_submits()
+            refuse(str(trouble))
+            if not self._written_after_all(ledger, trouble):
+                self.failed(trouble)
+                return None
+            self._recover()  # or tell that there is no room left
+            return ledger.handouts()
+        self._watch_log()
+        if self._is_away and self._store is not None:
+            self._leave_log(self._store)
+        return handouts
+
+    def _refuse_beyond_room(self, ledger: Ledger, refuse: Callable[[str], None]) -> None:
+        size, store = ledger.new_bytes(), self._store
+        if not size or store is None or self._room.has(store, size):
+            return
+        ledger.refuse_submits()
+        refuse(self._nearly_full())
+        if not self._room.has(store, 0):
+            self._degrade(self._nearly_full(), lacks_room=True)
+            self._ballasting.failed()
+
+    def _written_after_all(self, ledger: Ledger, trouble: Trouble) -> bool:
+        """Write all but new jobs; only where there is no other room, in that of the ballast."""
+        store = self._store
+        if store is None or not trouble.full:
+            return False
+        for spend in (False, True):
+            if ledger.pending:
+                self._room.make(store, spend=spend)
+            try:
+                ledger.write()
+            except Trouble:  # the same once more
+                continue
+            return True
+        return False
+
+    def _watch_log(self) -> None:
+        """Tell once, and whenever it has doubled, that somebody keeps the log from its end."""
+        now = time.monotonic()
+        if now < self._log_looked_at + LOOK_AT_LOG or self._store is None:
+            return
+        self._log_looked_at = now
+        size = self._store.log_size()
+        if size < LONG_LOG:
+            self._log_told = LONG_LOG
+        elif size >= self._log_told:
+            self._log_told = 2 * size
+            self._plan.log.warning(
+                f"{self._plan.file}-wal has grown to {size >> 20} MB, since a reader's transaction"
+                f" does not end: {', '.join(readers(self._plan.file)) or 'of another program'};"
+                " end it, and the space is used again"
+            )
+
+    def _tend(self, ledger: Ledger, refuse: Callable[[str], None]) -> None:
+        """See that all that is written will be found; Trouble if nothing may be.
+
+        What was removed is made anew. What was moved, or replaced by another file, gets no
+        new jobs, since those would be found by nobody; what was accepted is worked off.
+        """
+        store, file = self._store, self._plan.file
+        assert store is not None
+        sight = store.look()
+        if sight is not Sight.AWAY:
+            store.keep_lock()
+        match sight:
+            case Sight.LOST_LOG:
+                store.renew_log()
+                self._plan.log.error(f"{file}-wal: it was removed; made anew, no job is lost")
+            case Sight.REMOVED:
+                store.make_anew()
+                self._room.ballast.drop()
+                self._recover()
+                self._plan.log.error(f"{file}: it was removed; made anew, with all its jobs")
+            case Sight.EMPTIED:
+                raise Trouble(f"{file}: it was emptied; restore it, and restart the daemon")
+            case Sight.AWAY:
+                self._recover()
+                ledger.refuse_submits()
+                refuse(str(self.trouble))
+
+    def _gone_where(self, *, copy: bool = False) -> str | None:
+        """Say why the open file is not the one that the next keeper will open; None if it is.
+
+        Of one without a name there is a copy, of how it was at first and in the end (`copy`).
+        """
+        store, file = self._store, self._plan.file
+        self._is_away = store is not None and store.place.look() is Sight.AWAY
+        if store is None or not self._is_away:
+            return None
+        self._leave_log(store)
+        where = store.place.now()
+        if where is None:
+            where = f"{file}-replaced"
+            if copy or not self._has_copy:
+                self._has_copy = True
+                self._keep_copy(store, where)
+        if store.place.is_taken:
+            return (
+                f"{file}: another file is in its place: no new jobs; those there are, are in"
+                f" {where}; put it back, or restart the daemon to take up the other one"
+            )
+        return (
+            f"{file}: it was moved to {where}: no new jobs;"
+            " move it back, or restart the daemon to begin another one"
+        )
+
+    def _leave_log(self, store: Store) -> None:
+        """Have nothing in the log of a file that is away: it would be taken for another file's."""
+        with suppress(Trouble):  # as far as its readers let us
+            store.fold()
+            store.place.unlink_logs()
+
+    def _keep_copy(self, store: Store, path: str) -> None:
+        try:
+            store.copy_to(path)
+        except Trouble as trouble:
+            self._plan.log.error(str(trouble))
+
+    def written(self) -> None:
+        """It could be written: see whether all is well again."""
+        if self._writing.due is not None:
+            self._recover()
+
+    def read_ahead(self, ledger: Ledger) -> bool:
+        """Read on where few waiting jobs are in memory; whether that is worth a commit."""
+        if not ledger.is_low:
+            return False
+        try:
+            ledger.read_ahead()
+        except Trouble as trouble:
+            self.failed(trouble)
+            return False
+        return True
+
+    def tidy(self, ledger: Ledger, *, idle: bool) -> None:
+        """Do a step of what can wait; it gets a third of the time that others need."""
+        began = time.monotonic()
+        if self._writing.due is not None or ledger.pending:
+            return
+        if began < self._tidied_until and not idle:
+            return
+        try:
+            self._tidy(ledger)
+            self._tidied_until = _later(began)
+        except Trouble as trouble:
+            self.failed(trouble)
+
+    def _tidy(self, ledger: Ledger) -> None:
+        try:
+            ledger.tidy(self.clock.now())
+        except Trouble as trouble:
+            if not trouble.full or self._store is None:
+                raise
+            self._room.make(self._store, spend=True)  # it may free more than that
+            ledger.tidy(self.clock.now())
+            self._recover()
+
+    def keep_ballast(self) -> None:
+        """Try again to have a ballast, if it is time."""
+        if self._ballasting.is_due():
+            self._recover()
+
+    # -- reading
+
+    def listing(self, id: int) -> dict[str, Any] | None:
+        """Return all that is known of a job, None if there is no such job."""
+        try:
+            found = None if self._store is None else self._store.listing(id)
+        except Trouble as trouble:
+            return {"id": id, "state": "unknown", "evidence": wire.encode(str(trouble)).decode()}
+        return None if found is None else self.clock.shown(found)
+
+    def page(self, states: tuple[int, ...], after: int, limit: int) -> list[dict[str, Any]]:
+        """Return jobs in the order of their ids. Trouble if the file can't be read."""
+        store = self._store
+        page = [] if store is None else store.page(states, after, limit, PAGE_BYTES)
+        return [self.clock.shown(job) for job in page]
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many jobs are in each state; nothing while the file is not open."""
+        return {} if self.ledger is None else self.ledger.counts(self.clock.now())
+
+    # -- how it is
+
+    def failed(self, trouble: Trouble) -> None:
+        """The file could not be used: say so, and let some time pass."""
+        self._degrade(str(trouble), lacks_room=trouble.full)
+        self._writing.failed()
+
+    def _degrade(self, why: str, *, lacks_room: bool) -> None:
+        self._lacks_room = lacks_room
+        if why == self.trouble:
+            return
+        kind = "room" if lacks_room else why
+        self._tell(("still" if kind in self._told else "degraded", why))
+        self._told.add(kind)
+        self.trouble = why
+
+    def _recover(self) -> None:
+        self._writing.over()
+        why = self._gone_where() or (self._nearly_full() if self._lacks() else None)
+        if why is not None:
+            self._degrade(why, lacks_room=self._lacks_room)
+            self._ballasting.failed()
+            return
+        self._ballasting.over()
+        if self.trouble is not None:
+            self.trouble = None
+            self._lacks_room = False
+            self._told.clear()
+            self._tell(("well",))
+
+    def _lacks(self) -> bool:
+        """Whether there is no room; a little more is wanted once there was none."""
+        store = self._store
+        if store is None or not self._room.keep_ballast(store):
+            self._lacks_room = True
+        elif self._room.has(store, AGAIN_BYTES):
+            self._lacks_room = False
+        return self._lacks_room
+
+    def _nearly_full(self) -> str:
+        if is_read_only(self._plan.file):
+            return f"{self._plan.file}: {READ_ONLY}"
+        return f"{self._plan.file}: {NEARLY_FULL}"
+
+
+def _later(began: float) -> float:
+    ended = time.monotonic()
+    return ended + 2 * (ended - began)
+
+
+def _chance() -> float:
+    return int.from_bytes(os.urandom(4), "little") / (1 << 32)

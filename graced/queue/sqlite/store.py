@@ -1,0 +1,492 @@
+"""The queue's file: all that is read from it and written to it, statement by statement.
+
+One process at a time may open the file: whoever holds the flock on the file beside it.
+What it looks like inside is in :mod:`.schema`, what its failures mean in
+:mod:`.errors`. No rule on who gets which job, no clock, no socket.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from json.encoder import encode_basestring_ascii as escaped
+from urllib.parse import quote
+
+from graced.queue.sqlite import schema
+from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.lock import Lock, make_ready
+from graced.queue.sqlite.place import Place, Sight
+from graced.queue.sqlite.rows import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+AHEAD_CHARACTERS = 1 << 20  # of payloads that are read ahead with their rows
+PAGE_BYTES = 1 << 20  # of the texts in one listing
+SPARE_PAGES = 1024  # empty pages that are kept for what comes; so is a quarter of all
+SHRUNK_PAGES = 512  # given back in one step
+BUSY_WAIT = 0.2  # seconds for whoever looks into the file with other tools
+
+_COLUMNS = "id, state, due, failures, max_attempts, submitted, owner"
+_UPDATE = "UPDATE jobs SET state=?, due=?, failures=?, owner=?, ended=? WHERE id=?"
+_INSERT = (
+    "INSERT INTO jobs (id, state, due, failures, max_attempts, submitted, owner)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_FORGET = ("DELETE FROM jobs", "DELETE FROM payloads", "DELETE FROM endings")
+
+
+class Store:
+    """One open queue file. Every method may raise Trouble."""
+
+    def __init__(self, path: str, *, about: str = "", patience: float = 0.0) -> None:
+        self.path = path
+        self._lock = Lock(path)
+        self._lock.take(about, patience)
+        self._is_closed = False  # it could not be opened again
+        try:
+            self._db = self._open()
+            self.place = self._placed()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _placed(self) -> Place:
+        try:
+            return Place(self.path)
+        except OSError as error:
+            self._db.close()
+            raise Trouble(f"{self.path}: {error.strerror or error}") from None
+
+    def _open(self) -> sqlite3.Connection:
+        with suppress(OSError):  # SQLite says it better
+            make_ready(self.path)
+        try:
+            db = sqlite3.connect(self.path, timeout=BUSY_WAIT, isolation_level=None)
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+        try:
+            schema.prepare(db, self.path)
+        except sqlite3.Error as error:
+            db.close()
+            raise Trouble.of(self.path, error) from None
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        """Close the file; the WAL is folded into it if that can be done."""
+        self.place.close()
+        try:
+            self._db.close()
+        except sqlite3.Error:  # what was committed is in the WAL, whatever became of the rest
+            pass
+        finally:
+            self._lock.release()
+
+    # -- where it is
+
+    def keep_lock(self) -> None:
+        """Have the lock, whatever became of its file. Occupied if another process has it now."""
+        self._lock.keep()
+
+    def look(self) -> Sight:
+        """See whether the file is where it was opened. It is opened again if that had failed."""
+        if self._is_closed:
+            self._reopen()
+        return self.place.look()
+
+    def fold(self) -> None:
+        """Write all that is in the log into the file, and empty the log."""
+        busy = self._read("PRAGMA wal_checkpoint(TRUNCATE)", ())[0][0]
+        if busy:
+            raise Trouble(f"{self.path}: another program reads it; close that one")
+
+    def shorten_log(self) -> None:
+        """Fold the log into the file and cut it, as far as its readers let us at once."""
+        self._read("PRAGMA busy_timeout=0", ())
+        try:
+            self._read("PRAGMA wal_checkpoint(TRUNCATE)", ())
+        finally:
+            self._read(f"PRAGMA busy_timeout={round(BUSY_WAIT * 1000)}", ())
+
+    def log_size(self) -> int:
+        """Return the bytes of the log."""
+        return _size(f"{self.path}-wal")
+
+    def growth(self) -> int:
+        """Return by how many bytes the file will grow once the log is folded into it."""
+        pages, size = self._pragma("page_count"), self._pragma("page_size")
+        return max(pages * size - _size(self.path), 0)
+
+    def spare(self) -> int:
+        """Return the bytes of the file that nothing is in."""
+        return self._pragma("freelist_count") * self._pragma("page_size")
+
+    def shrink(self) -> bool:
+        """Give some of a file that is mostly empty back to the disk; return whether to go on."""
+        spare = self._pragma("freelist_count")
+        kept = max(SPARE_PAGES, self._pragma("page_count") // 4)
+        if spare < kept:
+            return False
+        try:  # a script, since execute() goes one step, which is one page
+            self._db.executescript(f"PRAGMA incremental_vacuum({SHRUNK_PAGES})")
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+        left = self._pragma("freelist_count")
+        if kept <= left < spare:
+            return True
+        self._read("PRAGMA wal_checkpoint(PASSIVE)", ())  # which cuts it
+        return False  # where none was given back an older graced has made the file
+
+    def _pragma(self, name: str) -> int:
+        return int(self._read(f"PRAGMA {name}", ())[0][0])
+
+    def renew_log(self) -> None:
+        """Begin another log in the place of one that is gone: what it had is in the file then."""
+        self.fold()
+        self._reopen()
+
+    def copy_to(self, path: str) -> None:
+        """Write all that is open to another file, durably."""
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # one that was broken off
+            make_ready(path)
+            with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                self._db.backup(copy)
+        except (OSError, sqlite3.Error) as error:
+            raise Trouble(f"{path}: cannot write a copy of the queue: {error}") from None
+
+    def make_anew(self) -> None:
+        """Write all that is open to a new file with the name of the one that was removed."""
+        copy = f"{self.path}-anew"
+        try:
+            self.copy_to(copy)
+            self.fold()  # a log that stays behind has to be empty: it is no log of the new file
+            os.link(copy, self.path)
+            os.unlink(copy)
+            _sync(os.path.dirname(self.path) or ".")
+        except OSError as error:
+            raise Trouble(f"{self.path}: it was removed: {error.strerror or error}") from None
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """Close the file and open the one of its name. Nothing must be unwritten."""
+        self._db.close()
+        self._is_closed = True
+        self._db = self._open()
+        found = self._placed()
+        self.place.close()
+        self.place, self._is_closed = found, False
+
+    # -- reading
+
+    def load(self) -> tuple[dict[int, int], list[Row], list[tuple[int, int | None]], int]:
+        """Return what a keeper must know: counts by state, owned rows, streams, last id."""
+        try:
+            counts = dict(self._db.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
+            owned = self._rows("WHERE state IN (1, 2)", ())
+            streams = self._db.execute("SELECT id, due FROM streams").fetchall()
+            last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='jobs'").fetchone()
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+        return counts, owned, streams, int(last[0]) if last else 0
+
+    def clock(self) -> int:
+        """Return the queue's time as it was last written down, in ms since the epoch."""
+        found = self._read("SELECT ms FROM clock", ())
+        return int(found[0][0]) if found else 0
+
+    def last_stream(self) -> int:
+        """Return the highest number that a stream ever had."""
+        found = self._read("SELECT seq FROM sqlite_sequence WHERE name='streams'", ())
+        return int(found[0][0]) if found else 0
+
+    def staged(self, stream: int) -> int:
+        """Return how many rows of a stream are still staged."""
+        query = "SELECT count(*) FROM jobs WHERE state = 5 AND owner=?"
+        return int(self._read(query, (stream_owner(stream),))[0][0])
+
+    def ahead(self, after: tuple[int, int], limit: int) -> list[Row]:
+        """Return the waiting rows after a (due, id), in order, with their small payloads.
+
+        SQLite reads all of a text to tell its length: where there are long ones, few are read.
+        """
+        which = "WHERE state = 0 AND (due, id) > (?, ?) ORDER BY due, id LIMIT ?"
+        rows = self._rows(which, (*after, limit))
+        try:
+            found = self._db.execute(
+                f"SELECT payload FROM jobs JOIN payloads USING (id) {which}", (*after, limit)
+            )
+            room = AHEAD_CHARACTERS
+            for row, (text,) in zip(rows, found, strict=False):
+                room -= len(text)
+                row.payload = text if len(text) <= SMALL else None
+                if room < 0:
+                    break
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+        return rows
+
+    def payload(self, id: int) -> str:
+        """Return one payload."""
+        return str(self._read("SELECT payload FROM payloads WHERE id=?", (id,))[0][0])
+
+    def row(self, id: int) -> Row | None:
+        """Return one row, or None."""
+        found = self._rows("WHERE id=?", (id,))
+        return found[0] if found else None
+
+    def page(
+        self, states: Sequence[int], after: int, limit: int, size: int
+    ) -> list[dict[str, Any]]:
+        """Return jobs in some states, in the order of their ids.
+
+        So many that their texts take up to `size` bytes in a JSON body; one at least.
+        """
+        marks = ", ".join(map(str, states))
+        found = self._some(
+            size,
+            f"SELECT {_COLUMNS}, ended, payload, result, evidence FROM jobs"
+            " JOIN payloads USING (id) LEFT JOIN endings USING (id)"
+            f" WHERE state IN ({marks}) AND id > ? ORDER BY id LIMIT ?",
+            (after, limit),
+        )
+        return [_listing(columns) for columns in found]
+
+    def listing(self, id: int) -> dict[str, Any] | None:
+        """Return the listing of one job, or None."""
+        found = self.page(range(STAGED), id - 1, 1, 0)
+        return found[0] if found and found[0]["id"] == id else None
+
+    def oldest_done(self) -> int | None:
+        """Return when the first of the done jobs ended."""
+        found = self._read("SELECT min(ended) FROM jobs WHERE state = 3", ())
+        return None if found[0][0] is None else int(found[0][0])
+
+    # -- writing
+
+    def put(self, batch: Batch) -> None:
+        """Write a batch into the open transaction; after Trouble there is none."""
+        try:
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN IMMEDIATE")
+            self._write(batch)
+        except sqlite3.Error as error:
+            self._undo()
+            raise Trouble.of(self.path, error) from None
+
+    def commit(self) -> None:
+        """Make durable all that was put; after Trouble nothing of it is there."""
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._undo()
+            raise Trouble.of(self.path, error) from None
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:  # SQLite itself has rolled back after most errors
+            self._db.execute("ROLLBACK")
+
+    def _write(self, batch: Batch) -> None:
+        many = self._db.executemany
+        if batch.streams or batch.staged or batch.sealed:
+            self._write_streams(batch)
+        if batch.fresh:
+            self._insert(batch.fresh.values())
+        if batch.dirty:
+            many(
+                _UPDATE,
+                [
+                    (r.state, r.due, r.failures, r.owner, r.ended, r.id)
+                    for r in batch.dirty.values()
+                ],
+            )
+        if batch.endings:
+            many(
+                "INSERT OR REPLACE INTO endings VALUES (?, ?, ?)",
+                [(id, *texts) for id, texts in batch.endings.items()],
+            )
+        if batch.clock is not None:
+            self._db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (batch.clock,))
+        if batch.deleted:
+            for statement in _FORGET:
+                many(f"{statement} WHERE id=?", [(id,) for id in batch.deleted])
+
+    def _write_streams(self, batch: Batch) -> None:
+        many = self._db.executemany
+        many("INSERT OR IGNORE INTO streams (id) VALUES (?)", [(s,) for s in batch.streams])
+        for _stream, rows in batch.staged:
+            self._insert(rows)
+        many("UPDATE streams SET due=? WHERE id=?", [(due, s) for s, due in batch.sealed])
+
+    def _insert(self, rows: Iterable[Row]) -> None:
+        kept = list(rows)
+        self._db.executemany(
+            _INSERT,
+            [(r.id, r.state, r.due, r.failures, r.limit, r.submitted, r.owner) for r in kept],
+        )
+        self._db.executemany(
+            "INSERT INTO payloads VALUES (?, ?)", [(r.id, r.payload) for r in kept]
+        )
+
+    def promote(self, stream: int, due: int, limit: int) -> int:
+        """Let some rows of a sealed stream wait; after the last one, forget the stream."""
+        return int(self._transaction(self._promote, stream, due, limit))
+
+    def _promote(self, stream: int, due: int, limit: int) -> int:
+        moved = self._db.execute(
+            f"UPDATE jobs SET state={WAITING}, due=?, owner=NULL WHERE id IN"
+            " (SELECT id FROM jobs WHERE state = 5 AND owner=? ORDER BY id LIMIT ?)",
+            (due, stream_owner(stream), limit),
+        ).rowcount
+        if moved < limit:
+            self._db.execute("DELETE FROM streams WHERE id=?", (stream,))
+        return moved
+
+    def scrap(self, stream: int, limit: int) -> int:
+        """Delete some rows of a stream that was never sealed; after the last, the stream."""
+        return int(self._transaction(self._scrap, stream, limit))
+
+    def _scrap(self, stream: int, limit: int) -> int:
+        deleted = self._forget(
+            "SELECT id FROM jobs WHERE state = 5 AND owner=? LIMIT ?",
+            (stream_owner(stream), limit),
+        )
+        if deleted < limit:
+            self._db.execute("DELETE FROM streams WHERE id=?", (stream,))
+        return deleted
+
+    def prune(self, before: int, limit: int) -> int:
+        """Delete some done jobs that ended before a moment."""
+        which = f"SELECT id FROM jobs WHERE state = {DONE} AND ended < ? ORDER BY ended LIMIT ?"
+        return int(self._transaction(self._forget, which, (before, limit)))
+
+    def _forget(self, which: str, arguments: tuple[Any, ...]) -> int:
+        ids = self._db.execute(which, arguments).fetchall()
+        for statement in _FORGET:
+            self._db.executemany(f"{statement} WHERE id=?", ids)
+        return len(ids)
+
+    # -- inside
+
+    def _transaction(self, work: Any, *arguments: Any) -> Any:
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            result = work(*arguments)
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._undo()
+            raise Trouble.of(self.path, error) from None
+        return result
+
+    def _read(self, query: str, arguments: tuple[Any, ...]) -> list[Any]:
+        try:
+            return self._db.execute(query, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+
+    def _some(self, size: int, query: str, arguments: tuple[Any, ...]) -> list[Any]:
+        """Return rows whose texts take up to `size` bytes as ASCII JSON; at least one row."""
+        found: list[Any] = []
+        try:
+            for columns in self._db.execute(query, arguments):
+                size -= sum(len(escaped(text)) for text in columns if isinstance(text, str))
+                if found and size < 0:
+                    break
+                found.append(columns)
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+        return found
+
+    def _rows(self, where: str, arguments: tuple[Any, ...]) -> list[Row]:
+        return [Row(*c) for c in self._read(f"SELECT {_COLUMNS} FROM jobs {where}", arguments)]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _sync(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class View(Store):
+    """A queue's file that is only read, and is nobody's meanwhile: whoever keeps it goes on."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._db = self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
+        where = quote(self.path)
+        try:
+            try:
+                return self._checked(f"file:{where}?mode=ro")
+            except sqlite3.OperationalError:
+                if os.path.exists(f"{self.path}-wal"):
+                    raise
+                # Nobody has it open, and we may not put a log beside it, as SQLite wants to.
+                return self._checked(f"file:{where}?mode=ro&immutable=1")
+        except sqlite3.Error as error:
+            raise Trouble.of(self.path, error) from None
+
+    def _checked(self, uri: str) -> sqlite3.Connection:
+        db = sqlite3.connect(uri, uri=True, timeout=BUSY_WAIT, isolation_level=None)
+        try:
+            _version, self._is_fresh = schema.check(db, self.path)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def page(
+        self, states: Sequence[int], after: int, limit: int, size: int
+    ) -> list[dict[str, Any]]:
+        """Return jobs as the store does; of a file in which nothing is yet, none."""
+        return [] if self._is_fresh else super().page(states, after, limit, size)
+
+    def clock(self) -> int:
+        """Return the queue's time as it was last written down; 0 if that was never done."""
+        tables = "SELECT count(*) FROM sqlite_master WHERE name='clock'"
+        return super().clock() if self._read(tables, ())[0][0] else 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def stream_owner(stream: int) -> str:
+    """Return what stands in the owner's column of a staged row."""
+    return f"stream:{stream}"
+
+
+def _listing(columns: tuple[Any, ...]) -> dict[str, Any]:
+    id, state, due, failures, limit, submitted, owner, ended, payload, result, evidence = columns
+    return {
+        "id": id,
+        "state": NAMES[state],
+        "attempts": failures + (state in (TAKEN, DONE)),
+        "max_attempts": limit or None,
+        "submitted": submitted / 1000,
+        "due": due / 1000,
+        "ended": None if ended is None else ended / 1000,
+        "owner": owner if state == TAKEN else None,
+        "payload": payload,
+        "result": result,
+        "evidence": evidence,
+        "dead": state == DEAD,
+    }

@@ -1,0 +1,94 @@
+"""The queue's two clocks: its own for jobs, which outlive a boot; monotonic for patience."""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+NEVER = float("inf")
+
+
+SHOWN = ("submitted", "due", "ended")  # the moments in a job's listing, in seconds
+
+
+def wall_ms() -> int:
+    """Return milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def boot_ms() -> int:
+    """Return the milliseconds since the boot, a suspend included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Clock:
+    """The queue's time, in milliseconds: the wall's, but it never goes back.
+
+    It follows the wall clock where that is set forward: what is due then is due. Where that
+    is set back it goes on at its own pace, ahead of it. The keepers that follow begin where
+    it was: it is written down with the jobs, see :meth:`.dispatcher.Ledger.commit`.
+    """
+
+    def __init__(self) -> None:
+        self._now = wall_ms()
+        self._since = boot_ms()
+
+    def now(self) -> int:
+        """Return the time."""
+        elapsed = boot_ms()
+        self._now = max(wall_ms(), self._now + elapsed - self._since)
+        self._since = elapsed
+        return self._now
+
+    def at_least(self, ms: int) -> None:
+        """It has been as late as that."""
+        self._now = max(self.now(), ms)
+
+    def wall(self, ms: int) -> int:
+        """Return what the wall clock shows, or would have shown, at a moment of the queue's."""
+        return ms - (self.now() - wall_ms())
+
+    def shown(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Put the wall clock's moments into a job's listing, and return it."""
+        for name in SHOWN:
+            if job[name] is not None:
+                job[name] = self.wall(round(job[name] * 1000)) / 1000
+        return job
+
+
+class Patience:
+    """When to try again what failed: later and later, at a limit. Monotonic seconds."""
+
+    __slots__ = ("_delay", "_first", "_limit", "due")
+
+    def __init__(self, first: float, limit: float) -> None:
+        self._first = first
+        self._limit = limit
+        self._delay = first
+        self.due: float | None = None
+
+    def failed(self) -> None:
+        """Try again after a while, a longer one each time."""
+        self.due = time.monotonic() + self._delay
+        self._delay = min(2 * self._delay, self._limit)
+
+    def soon(self) -> None:
+        """Try again after the shortest while."""
+        self._delay = self._first
+        self.failed()
+
+    def over(self) -> None:
+        """There is nothing to try."""
+        self._delay = self._first
+        self.due = None
+
+    def left(self) -> float:
+        """Return the seconds until it is time; infinity if there is nothing to try."""
+        return NEVER if self.due is None else self.due - time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time."""
+        return self.due is not None and time.monotonic() >= self.due

@@ -1,0 +1,193 @@
+"""Frames between the keeper, the workers and the commands, over a Unix stream socket.
+
+A frame is the length of its body (4 bytes, little-endian), its kind (1 byte), its body.
+What goes around with every job is packed; the rest is JSON, for the socket is open to a
+group, and marshal may crash on what a stranger writes. What frames mean is decided in
+:mod:`.dispatcher`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from enum import IntEnum
+
+from graced.host import unixsocket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+MAX_BODY = 8 << 20
+READ = 1 << 16  # bytes read from one connection before the others get their turn
+CHUNK_BYTES = 2 << 20  # a client closes a batch of payloads at this size,
+CHUNK_JOBS = 1000  # or at this number: about 5 ms of the keeper's time
+MOST_JOBS = 10_000  # payloads in one frame, however short: each takes its own memory
+
+
+class Kind(IntEnum):
+    """What a frame says. Numbers are never used twice: an old worker may talk to a new keeper."""
+
+    # A worker says
+    HELLO = 1  # {"owner", "holds": [[id, attempt]]}
+    ASK = 2  # idle: hand me a job
+    SETTLE = 3  # SETTLEMENT, then JSON text
+    LEAVE = 4  # nothing in hand, nothing wanted
+    # A worker is told
+    JOB = 5  # HANDOUT, then the payload
+    SETTLED = 6  # COUNT: settles that are durable, of this connection
+    # A client says
+    SUBMIT = 10  # PARCEL, lengths, payloads
+    STREAM = 11  # PARCEL: what comes next belongs together
+    CHUNK = 12  # PARCEL, lengths, payloads
+    STREAM_END = 13  # empty
+    WAIT = 14  # {"id"}
+    LIST = 15  # {"state", "after", "limit"}
+    RETRY = 16  # {"ids"}
+    DROP = 17  # {"ids"}
+    COUNTS = 18  # empty
+    # A client is told
+    SUBMITTED = 20  # {"first", "count"}
+    TAKEN_IN = 21  # empty: the chunk is durable
+    ANSWER = 22  # any JSON
+    REFUSED = 23  # text: why not, and what to do
+    # Keepers among themselves
+    YIELD = 30  # leave the file to me, once your main process is gone
+    OCCUPIED = 31  # text: not yet
+
+
+HEADER = struct.Struct("<IB")
+HANDOUT = struct.Struct("<QIQQ")  # id, attempt, submitted (ms), confirmed settles
+SETTLEMENT = struct.Struct("<QIBBd")  # id, attempt, outcome, more, after (s)
+COUNT = struct.Struct("<Q")
+PARCEL = struct.Struct("<dII")  # delay (s), max_attempts (0: the pool's), how many payloads
+
+
+class Protocol(Exception):
+    """The other side wrote what no frame can be."""
+
+
+class Frames:
+    """Bytes in, whole frames out."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    @property
+    def unfinished(self) -> int:
+        """How many bytes of a frame have come that is not whole."""
+        return len(self._rest)
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield (kind, body) of each frame that is complete now."""
+        rest = self._rest
+        if not rest and len(data) >= 5 and HEADER.unpack_from(data)[0] == len(data) - 5:
+            yield data[4], data[5:]  # one whole frame: what nearly always comes
+            return
+        rest += data
+        at = 0
+        try:
+            while len(rest) - at >= HEADER.size:
+                length, kind = HEADER.unpack_from(rest, at)
+                if length > MAX_BODY:
+                    raise Protocol(f"a frame of {length} bytes; at most {MAX_BODY} are allowed")
+                end = at + HEADER.size + length
+                if len(rest) < end:
+                    break
+                body = bytes(rest[at + HEADER.size : end])
+                at = end
+                yield kind, body
+        finally:
+            del rest[:at]
+
+
+def frame(kind: int, body: bytes = b"") -> bytes:
+    """Return one frame."""
+    return HEADER.pack(len(body), kind) + body
+
+
+def encode(value: Any) -> bytes:
+    """Return a JSON body: pure ASCII, so that file names in no encoding come through too."""
+    import json
+
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def decode(body: bytes) -> Any:
+    """Return the value of a JSON body; Protocol if it is none."""
+    import json
+
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Protocol(f"a body that is not JSON: {error}") from None
+
+
+def pack_payloads(payloads: Sequence[str], delay: float, max_attempts: int) -> bytes:
+    """Return the body of a SUBMIT or a CHUNK."""
+    raw = [payload.encode() for payload in payloads]
+    lengths = struct.pack(f"<{len(raw)}I", *map(len, raw))
+    return b"".join([PARCEL.pack(delay, max_attempts, len(raw)), lengths, *raw])
+
+
+def unpack_payloads(body: bytes) -> tuple[list[str], float, int]:
+    """Return the payloads, the delay and max_attempts of a SUBMIT or a CHUNK."""
+    try:
+        delay, max_attempts, count = PARCEL.unpack_from(body)
+        if count > MOST_JOBS:
+            raise Protocol(f"{count} jobs at once; at most {MOST_JOBS}, or any number as a stream")
+        at = PARCEL.size + 4 * count
+        lengths = struct.unpack_from(f"<{count}I", body, PARCEL.size)
+        payloads = []
+        for length in lengths:
+            payloads.append(body[at : at + length].decode())
+            at += length
+    except (struct.error, UnicodeDecodeError) as error:
+        raise Protocol(f"payloads that cannot be read: {error}") from None
+    if at != len(body):
+        raise Protocol("payloads of other lengths than announced")
+    return payloads, delay, max_attempts
+
+
+def connect(path: str, *, blocking: bool = False) -> socket.socket:
+    """Return a socket connected to a path; OSError if nobody listens.
+
+    Where many others are connecting too, BlockingIOError, or a moment's wait.
+    """
+    return _socket(unixsocket.connect, path, blocking=blocking)
+
+
+def connect_to_daemon(path: str) -> socket.socket:
+    """Return a blocking socket connected to a daemon's; OSError, or unixsocket.Impostor."""
+    return _socket(unixsocket.connect_to_daemon, path, blocking=True)
+
+
+def listen(path: str, mode: int = 0o660) -> socket.socket:
+    """Return a non-blocking listening socket that took a path's place in one step."""
+    return _socket(lambda sock, place: unixsocket.bind(sock, place, mode), path)
+
+
+def _socket(
+    name: Callable[[socket.socket, str], None], path: str, *, blocking: bool = False
+) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.setblocking(blocking)
+    try:
+        name(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def receive(sock: socket.socket) -> bytes | None:
+    """Return what has come, or None; nothing but `b""` comes from who is gone."""
+    try:
+        return sock.recv(READ)
+    except BlockingIOError:
+        return None
+    except OSError:  # reset by the other side
+        return b""

@@ -1,0 +1,95 @@
+"""Every key of config.yaml, once: its name, its type, its default.
+
+The annotations are read by :mod:`graced.config.scalars`, and texts are turned into
+these types by :mod:`graced.config.validators`; nothing here knows of files or of YAML.
+What each key means is told to users by :mod:`graced.config.reference`.
+"""
+
+from __future__ import annotations
+
+from graced.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Literal
+
+    Level = Literal["debug", "info", "warning", "error"]
+    Format = Literal["auto", "text", "json", "journal"]
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("auto", "text", "json", "journal")
+MAX_LEASE = 3600.0  # seconds
+MOST_ATTEMPTS = 1_000_000_000  # of a job: for ever, and still a number that fits everywhere
+
+Duration = float  # seconds; in a file also 500ms, 30s, 2m, 1h, 1d
+Size = int  # bytes; in a file also 300M, 1G
+
+
+class Backoff(Record):
+    """How long to wait before the next start of a pool that keeps dying."""
+
+    first: Duration = 0.1
+    factor: float = 2.0
+    limit: Duration = 30.0
+    reset: Duration = 60.0
+
+
+class Retry(Record):
+    """How long a job that raised waits before its next attempt."""
+
+    first: Duration = 1.0
+    factor: float = 2.0
+    limit: Duration = 600.0
+
+
+class Log(Record):
+    """Where log lines go, and how they look."""
+
+    level: Level = "info"
+    format: Format = "auto"
+    file: str | None = None
+
+
+class Pool(Record):
+    """A named set of like workers."""
+
+    name: str
+    worker: str = "graced.workers:Command"
+    workers: int = 1
+    after: tuple[str, ...] = ()
+    preload: bool = True
+    path: tuple[str, ...] = ()
+    env: Mapping[str, str] = {}
+    options: Mapping[str, Any] = {}
+    listen: tuple[str, ...] = ()
+    ready_timeout: Duration = 30.0
+    round_timeout: Duration | None = None
+    drain_timeout: Duration = 30.0
+    stop_timeout: Duration = 5.0
+    max_errors: int = 10
+    max_rounds: int | None = None
+    max_age: Duration | None = None
+    max_rss: Size | None = None
+    surge: int = 1
+    backoff: Backoff = Backoff()
+    queue: str | None = None
+    max_attempts: int = 3
+    retry: Retry = Retry()
+    keep_done: Duration = 86400.0
+    max_waiting: int | None = None
+    submit_group: str | None = None
+
+
+class Settings(Record):
+    """The whole configuration of one daemon."""
+
+    name: str = "graced"
+    runtime_dir: str | None = None
+    state_dir: str | None = None
+    user: str | None = None
+    group: str | None = None
+    max_lease: Duration = MAX_LEASE
+    log: Log = Log()
+    watchdog_quorum: int = 1
+    pools: Mapping[str, Pool] = {}

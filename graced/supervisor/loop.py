@@ -1,0 +1,531 @@
+"""The main process: wait, turn what came into events, ask the core, perform its actions.
+
+One thread, one selector, no tick, no user code. Decisions are in
+:mod:`graced.core`; what touches processes is in :mod:`.children`, what
+answers people in :mod:`.requests`, what is said to systemd in :mod:`.reporter`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+from collections import deque
+
+from graced import clock
+from graced.core import actions as ac
+from graced.core import events as ev
+from graced.core.daemon import MARGIN
+from graced.core.pool import Mode
+from graced.core.reload import State
+from graced.host import process, safepaths, signals
+from graced.log.logger import open_log
+from graced.log.sinks import FileSink
+from graced.supervisor.children import Processes, bell_rang
+from graced.supervisor.groups import Graves
+from graced.supervisor.keepers import Queues
+from graced.supervisor.monitor import Watch
+from graced.supervisor.places import Places
+from graced.supervisor.reporter import Report
+from graced.supervisor.shared import lack_of_files
+from graced.supervisor.stacks import Stackroom
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from graced.config.reader import Reading
+    from graced.core.daemon import Daemon
+    from graced.core.pool import Pool
+    from graced.host.directories import RuntimeDir
+    from graced.host.notify import Notifier
+    from graced.log.logger import Log
+    from graced.settings import Settings
+    from graced.supervisor.children import Ahead
+    from graced.supervisor.requests import Desk
+    from graced.supervisor.shared import Ground
+    from graced.supervisor.sockets import Sockets
+    from graced.zygote.process import Plan
+
+MOST = 1000  # workers of all pools together, as in the configuration
+ANSWERS_A_TURN = 32
+LONGEST_SLEEP = 20 * 86400.0  # epoll counts milliseconds in 32 bits
+COUNTED = (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU)  # each is a wish of its own
+CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
+
+
+class Supervisor:
+    """The running daemon."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        ground: Ground,
+        ahead: Ahead,
+        read_again: Callable[[], Reading],
+        notifier: Notifier,
+        runtime: RuntimeDir,
+        sockets: Sockets | None = None,
+    ) -> None:
+        self.daemon = daemon
+        self.settings = daemon.settings
+        self.log = ground.log
+        self.runtime = runtime
+        self._ground = ground
+        self._sockets = sockets  # None: no pool has ever listened
+        self._notifier = notifier
+        self._read_again = read_again
+        self._proposed = daemon.settings
+        self._events: deque[ev.Event] = deque()
+        self._exit: ac.Exit | None = None
+        self._keeping: Iterator[None] | None = _keep_code(self.log)
+        self.selector = selectors.DefaultSelector()
+        self._signals = signals.install()
+        self._had_terminal = self._signals.had_terminal
+        self.watch = Watch()
+        self.watch.allow_leases(self.settings.max_lease)
+        self.processes = Processes(
+            ground.scoreboard,
+            ground.stacks,
+            self.watch,
+            self.selector,
+            self.emit,
+            self._plan,
+            ahead,
+            self.log,
+        )
+        self.graves = Graves(self.log)
+        self.queues = Queues(self.selector, self.processes, ground, self._look_at_places)
+        self.places = Places(runtime, self.log)
+        self.report = Report(
+            self.daemon,
+            self.watch,
+            self.processes,
+            self.graves.words,
+            self._place_trouble,
+            notifier,
+            self.log,
+        )
+        self.stackroom = Stackroom(
+            ground.stacks, self.watch, self.processes, self.emit, self._label, self.log
+        )
+
+    # -- the loop ---------------------------------------------------------------
+
+    def run(self, first: Sequence[ac.Action]) -> int:
+        """Do what a start begins with, and go on until the core says that it is over.
+
+        Return the exit status.
+        """
+        process.set_name("graced")
+        self._listen()
+        self._perform(first)
+        self.desk = self._open_desk()
+        self._digest()
+        gc.freeze()  # what a start makes, stays
+        gc.enable()
+        while not self._over():
+            ready = self.selector.select(self._timeout())
+            for key, events in ready:
+                key.data(events)
+            self._look_at_clock()
+            self._digest()
+            self._serve()
+            if not ready and self._may_keep():
+                self._keep()
+        assert self._exit is not None
+        return self._leave(self._exit)
+
+    def _serve(self) -> None:
+        """Answer those who ask, but let signals and workers have their turn in between."""
+        for _ in range(ANSWERS_A_TURN):
+            if not self.desk.has_work:
+                return
+            self.desk.serve()
+            self._digest()
+
+    def _over(self) -> bool:
+        """Whether nothing is left: the keepers leave after the last worker."""
+        if self._exit is None:
+            return False
+        if wait := self.graves.stop_waiting():
+            self.report.tell(ac.Extend(wait + MARGIN))
+        if not self.graves.closed:
+            return False
+        self.queues.stop()
+        return self.queues.gone
+
+    def whereabouts(self, worker: int) -> dict[str, Any]:
+        """Return where a worker has its place, for answers."""
+        found = self.daemon.find(worker)
+        if found is None:
+            return {}
+        pool, member = found
+        return {"pool": pool.name, "slot": member.slot, "generation": member.generation}
+
+    def _label(self, worker: int) -> str:
+        found = self.daemon.find(worker)
+        return f"{worker}" if found is None else found[1].label
+
+    def emit(self, event: ev.Event) -> None:
+        """Hand an event in; it is dealt with before the loop sleeps again."""
+        self._events.append(event)
+
+    def _listen(self) -> None:
+        self.selector.register(self._signals, selectors.EVENT_READ, self._signalled)
+        self.selector.register(self._ground.bell, selectors.EVENT_READ, self._rung)
+
+    def _open_desk(self) -> Desk:
+        """Open the control socket, and import it: the first zygotes are at their imports too."""
+        from graced.supervisor.requests import Desk
+
+        desk = Desk(self, self.runtime.socket)
+        desk.open(self.selector)
+        return desk
+
+    def _look_at_places(self) -> None:
+        """See that others find us, before somebody has to."""
+        self.places.look(self.desk, self.queues)
+
+    def _place_trouble(self) -> str | None:
+        return self.places.trouble or self.queues.trouble()
+
+    def _may_keep(self) -> bool:
+        """Whether graced's code is to be kept now: the start is over, and all that hurries."""
+        return self._keeping is not None and self.daemon.state is State.RUNNING
+
+    def _keep(self) -> None:
+        """Keep one module more."""
+        if self._keeping is not None and next(self._keeping, self) is self:
+            self._keeping = None
+
+    def _timeout(self) -> float | None:
+        """Return how long nothing is due; for ever, if nothing is."""
+        if self._may_keep() or self.desk.has_work or self.processes.more_to_reap:
+            return 0.0
+        deadlines = (
+            self.daemon.next_deadline(),
+            self.watch.next_deadline(),
+            self.desk.next_deadline(),
+            self.report.next_deadline(),
+            self.stackroom.next_deadline(),
+            self.queues.next_deadline(),
+            self.graves.next_deadline(),
+        )
+        first = min((time for time in deadlines if time is not None), default=None)
+        if first is None:
+            return None
+        return min(max(first - clock.monotonic(), 0.0), LONGEST_SLEEP)
+
+    def _look_at_clock(self) -> None:
+        if self.processes.more_to_reap:
+            self.processes.reap()
+        now = clock.monotonic()
+        due = self.daemon.next_deadline()
+        if due is not None and now >= due:
+            self.emit(ev.Tick())
+        for event in self.watch.due(now):
+            self.emit(event)
+        self.stackroom.tick(now)
+        self.queues.tick(now)
+        self.graves.tick(now)
+        self.desk.tick(now)
+
+    def _digest(self) -> None:
+        """Let the core decide about all that came, then tell what has become of it."""
+        while self._events:
+            event = self._events.popleft()
+            now = clock.monotonic()
+            if isinstance(event, ev.InterruptAsked) and self._exit is not None:
+                self.graves.give_up()  # every worker is gone: nothing else is left to be hurried
+            if isinstance(event, CORE_EVENTS_LEASED):
+                for lease in self.watch.leases(now):
+                    self._perform(self.daemon.handle(lease, now))
+            self._perform(self.daemon.handle(event, now))
+        if self._sockets is not None and self.daemon.stopping:
+            self._sockets.stop_listening(self._silent_pools(), self.settings)
+        self.queues.retain(self.daemon.pools)
+        self.report.refresh(self.selector, clock.monotonic())
+
+    def _silent_pools(self) -> set[str]:
+        """Return the pools that serve nobody any more; a loop of the user's own may yet."""
+        return {
+            pool.name
+            for pool in self.daemon.pools.values()
+            if pool.mode is Mode.LEAVING and all(map(self.watch.accepts, pool.members))
+        }
+
+    # -- what comes in ----------------------------------------------------------
+
+    def _rung(self, events: int) -> None:
+        # A signal to everybody came to us as well: what it says goes before what workers make of it
+        self._signalled(events)
+        now = clock.monotonic()
+        for worker in self.watch.who(bell_rang(self._ground.bell)):
+            self.processes.met(worker)
+            for event in self.watch.rang(worker, now):
+                self.emit(event)
+                if isinstance(event, ev.BecameReady):
+                    self._see_queue(worker)
+            self.stackroom.rang(worker)
+            if self.watch.takes_jobs(worker):
+                self._see_queue(worker)
+
+    def _see_queue(self, worker: int) -> None:
+        found = self.daemon.find(worker)
+        if found is None:
+            return
+        if self.watch.takes_jobs(worker):
+            self.queues.need(found[1].settings, self.settings)
+            if self.queues.reached(found[0].name, worker, is_cut_off=self.watch.is_cut_off(worker)):
+                self._look_at_places()
+        else:
+            self.queues.not_needed(found[1].settings)
+
+    def _signalled(self, _events: int) -> None:
+        numbers = self._signals.take()
+        # Whoever is reaped now may have been sent the same: then we have asked it, too.
+        for _ in range(min(numbers.count(signal.SIGINT), 2)):
+            self.emit(ev.InterruptAsked())
+        wishes = dict.fromkeys(n for n in numbers if n not in COUNTED)
+        for number in sorted(wishes, key=lambda n: n == signal.SIGCHLD):
+            self._wish(number)
+        step = numbers.count(signal.SIGTTIN) - numbers.count(signal.SIGTTOU)
+        if step:
+            self._step(step)
+
+    def _wish(self, number: int) -> None:
+        match number:
+            case signal.SIGCHLD:
+                self.processes.reap()
+            case signal.SIGTERM:
+                self.emit(ev.DrainAsked())
+            case signal.SIGHUP:
+                self._hung_up()
+            case signal.SIGQUIT:
+                self.stackroom.log_all()
+            case signal.SIGUSR1:
+                self._reopen_log()
+            case signal.SIGUSR2:
+                self.log.warning("SIGUSR2 is reserved and has no effect yet")
+
+    def _reopen_log(self) -> None:
+        if self.log.reopen():
+            self.log.info("log file opened again")
+        else:
+            self.log.error("the log file can't be opened again; the old one goes on")
+
+    def _hung_up(self) -> None:
+        if not self._had_terminal or signals.has_terminal():
+            self.desk.reload_asked(None)
+        elif self._signals.hangup_was_ignored:
+            self._had_terminal = False
+            self.log.info("the terminal is gone; going on: SIGHUP was ignored at the start")
+        else:
+            self.log.warning("the terminal is gone: draining")
+            self.emit(ev.DrainAsked())
+
+    def _step(self, step: int) -> None:
+        if self._had_terminal:
+            return
+        pools = [pool for pool in self.daemon.pools.values() if not pool.going]
+        if len(pools) > 1:
+            self.log.warning("there is more than one pool: use graced scale POOL N")
+        elif pools and (trouble := self.scale(pools[0], max(pools[0].target + step, 0))):
+            self.log.warning(trouble)
+
+    def scale(self, pool: Pool, workers: int) -> str | None:
+        """Have another number of workers; return why that can't be."""
+        others = (p.target for p in self.daemon.pools.values() if p is not pool and not p.going)
+        if workers + sum(others) > MOST:
+            return f"all pools together can have at most {MOST} workers"
+        self.emit(ev.ScaleAsked(pool.name, workers))
+        return None
+
+    # -- what goes out ------------------------------------------------------------
+
+    def _perform(self, actions: Sequence[ac.Action]) -> None:
+        for action in actions:
+            match action:
+                case ac.Say(level, text, pool, slot, generation):
+                    self._say(level, text, pool, slot, generation)
+                case ac.StartZygote():
+                    self.processes.start_zygote(action)
+                case ac.KillZygote(zygote):
+                    self.processes.kill_zygote(zygote)
+                case ac.TellReady() | ac.TellReloading() | ac.TellStopping() | ac.Extend() as word:
+                    self.report.tell(word)
+                case ac.ReadConfig() | ac.Commit() | ac.EndReload() | ac.Exit():
+                    self._change(action)
+                case _:
+                    self._do_to_worker(action)
+
+    def _change(self, action: ac.ReadConfig | ac.Commit | ac.EndReload | ac.Exit) -> None:
+        match action:
+            case ac.ReadConfig():
+                self._look_at_places()
+                self.desk.reload_begins()
+                self._read_config()
+            case ac.Commit():
+                self._adopt(self.daemon.settings)
+            case ac.EndReload():
+                if self._sockets is not None and not action.ok:
+                    self._sockets.forget_new()
+                self.report.reload_ended(action)
+                self.desk.reload_ended(action)
+            case ac.Exit():
+                self._exit = action
+
+    def _do_to_worker(self, action: ac.WorkerAction) -> None:
+        match action:
+            case ac.Spawn(zygote, births):
+                self._look_at_places()
+                pool = self.daemon.pools[births[0].pool]
+                settings = pool.zygotes[zygote].settings
+                self.processes.spawn(action, settings)
+            case ac.Drain(worker):
+                self.processes.signal(worker, signal.SIGTERM)
+                if self.watch.in_setup(worker):
+                    self.emit(ev.SeenInSetup(worker))
+            case ac.Interrupt(worker):
+                self.processes.signal(worker, signal.SIGINT)
+            case ac.Kill(worker, force, stuck):
+                self.processes.kill(worker, force=force, stuck=stuck)
+            case ac.Bury(worker, pool_name, slot, reason, counts):
+                self._bury(worker, pool_name, slot, reason, counts)
+            case _:
+                self._look_at_worker(action)
+
+    def _look_at_worker(self, action: ac.PrintStack | ac.LookAt | ac.WatchRounds) -> None:
+        match action:
+            case ac.PrintStack(worker):
+                self.stackroom.print_stuck(worker)
+            case ac.LookAt(worker):
+                if self.watch.waits(worker):
+                    self.emit(ev.SeenWaiting(worker))
+            case ac.WatchRounds(worker):
+                for event in self.watch.watch_rounds(worker):
+                    self.emit(event)
+
+    def _bury(self, worker: int, pool: str, slot: int, reason: str, counts: bool) -> None:
+        self.stackroom.forget(worker)
+        evidence = self.processes.evidence_of(worker, reason)
+        if evidence.get("stack") and evidence.get("signal") not in (None, "SIGKILL"):
+            self._say("error", f"its stack:\n{evidence['stack']}", pool, slot, None)
+        groups = self.processes.groups_of(worker)
+        self.graves.bury(
+            f"{pool}/{slot}",
+            groups,
+            groups[0] if groups and self.processes.lost(groups[0]) else None,
+            lambda: self.queues.buried(pool, worker, evidence, counts=counts),
+        )
+
+    def _say(
+        self, level: str, text: str, pool: str | None, slot: int | None, generation: int | None
+    ) -> None:
+        fields = {"pool": pool, "slot": slot, "generation": generation}
+        self.log.write(level, text, {k: v for k, v in fields.items() if v is not None})
+
+    def _read_config(self) -> None:
+        """Read it again; what goes wrong is the reload's end and not the daemon's."""
+        try:
+            self._take_config(self._read_again())
+        except Exception as error:  # whatever a file may bring about in there
+            self.log.exception("the configuration could not be read")
+            self.emit(ev.ConfigRefused(f"a bug in graced: {type(error).__name__}: {error}"))
+
+    def _take_config(self, reading: Reading) -> None:
+        if reading.settings is None:
+            for problem in reading.problems:
+                self.log.error(str(problem))
+            first = str(reading.problems[0])
+            more = len(reading.problems) - 1
+            self.emit(ev.ConfigRefused(f"{first} (and {more} more)" if more else first))
+        elif (trouble := self._trouble(reading.settings)) is not None:
+            self.emit(ev.ConfigRefused(trouble))
+        else:
+            self._proposed = reading.settings
+            self.emit(ev.ConfigAccepted(reading.settings))
+
+    def _trouble(self, settings: Settings) -> str | None:
+        """Open what is new, while the old goes on; return what can't be had."""
+        _, hard = self._ground.fd_limit or (0, -1)
+        lack = lack_of_files(self.settings, settings, hard)
+        return lack or self._log_trouble(settings) or self._socket_trouble(settings)
+
+    def _socket_trouble(self, settings: Settings) -> str | None:
+        if self._sockets is None and not any(pool.listen for pool in settings.pools.values()):
+            return None
+        from graced.host.listeners import CannotListen
+        from graced.supervisor.sockets import Sockets
+
+        if self._sockets is None:
+            self._sockets = Sockets({}, self._notifier, self.log)
+        try:
+            self._sockets.open(settings)
+        except CannotListen as error:
+            return str(error)
+        return None
+
+    def _log_trouble(self, settings: Settings) -> str | None:
+        """Open a new log file before a zygote does."""
+        file = settings.log.file
+        if file is None or settings.log == self.settings.log:
+            return None
+        try:
+            if os.geteuid() == 0:
+                safepaths.demand_folder(file)
+            FileSink(file).close()
+        except (OSError, safepaths.Unsafe) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            remedy = "name a file that can be written, or restart as root if only root can open it"
+            return f"log.file: {file}: {why}; {remedy}"
+        return None
+
+    def _adopt(self, settings: Settings) -> None:
+        """Go on with the settings of a new generation."""
+        if settings.log != self.settings.log:
+            try:
+                self.log.become(open_log(settings.log, os.environ))
+            except OSError as error:
+                self.log.error(f"{settings.log.file}: {error.strerror}; the old log goes on")
+            else:
+                self.queues.log_to(settings.log)
+        self.settings = settings
+        self.queues.apply(settings)
+        if self._sockets is not None:
+            self._sockets.keep_only(settings)
+
+    def _plan(self, action: ac.StartZygote) -> Plan:
+        listen = () if self._sockets is None else self._sockets.of(action.pool)
+        alone = () if self._sockets is None else self._sockets.alone()
+        new = self._proposed if action.generation > self.daemon.generation else self.settings
+        log = self.log if new.log == self.settings.log else new.log
+        self.watch.allow_leases(new.max_lease)
+        plan = self._ground.plan(action.pool, action.generation, log, listen, new.max_lease)
+        return plan.replace(alone=alone)
+
+    # -- the end ------------------------------------------------------------------
+
+    def _leave(self, end: ac.Exit) -> int:
+        """Nothing is left to supervise: say so and tidy up."""
+        if end.reason is None:
+            self.log.info("stopped")
+        else:
+            self.log.error(f"stopped: {end.reason}")
+        self.log.settle()
+        if self._sockets is not None:
+            self._sockets.close()
+        self.report.leave(end)
+        self.desk.close(end)
+        return end.code
+
+
+def _keep_code(log: Log) -> Iterator[None]:
+    """Bring all of graced's code into memory, bit by bit, while there is nothing else to do."""
+    from graced.host.codecache import keep_all
+
+    yield from keep_all()
+    log.debug("graced's code is in memory: its files may be replaced")

@@ -1,0 +1,46 @@
+"""What others find the daemon by: its folder, lock and sockets, which somebody may sweep away.
+
+They are looked at when somebody asks for a reload, before a worker or a keeper is started, and
+when a worker can't reach its queue; what is gone is made again. Nothing here ticks.
+"""
+
+from __future__ import annotations
+
+from graced.host.directories import AlreadyRunning, Unusable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.host.directories import RuntimeDir
+    from graced.log.logger import Log
+    from graced.supervisor.keepers import Queues
+    from graced.supervisor.requests import Desk
+
+
+class Places:
+    """The runtime directory with all that is in it."""
+
+    def __init__(self, runtime: RuntimeDir, log: Log) -> None:
+        self.trouble: str | None = None  # why nobody can reach us, if nobody can
+        self._runtime = runtime
+        self._log = log
+
+    def look(self, desk: Desk, queues: Queues) -> None:
+        """Make again what is gone, and say so; what can't be is said once."""
+        try:
+            if self._runtime.renew():
+                self._log.error(f"{self._runtime.path}: was removed; made again, with its lock")
+            if desk.listen_again():
+                self._log.error(f"{self._runtime.socket}: was removed; listening there again")
+        except (AlreadyRunning, Unusable) as error:
+            self._tell(f"nobody can reach this daemon any more: {error}")
+        except OSError as error:
+            what = f"{self._runtime.socket}: {error.strerror}"
+            self._tell(f"nobody can reach this daemon any more: {what}; look at that folder")
+        else:
+            self.trouble = None
+            queues.listen_again()
+
+    def _tell(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self._log.error(trouble)

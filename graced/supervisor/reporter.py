@@ -1,0 +1,147 @@
+"""What systemd is told: ready, reloading, stopping, status, watchdog; and the last words."""
+
+from __future__ import annotations
+
+import selectors
+
+from graced import clock
+from graced.core.actions import EndReload, Exit, Extend, TellReady, TellReloading, TellStopping
+from graced.core.health import examine
+from graced.core.reload import State
+from graced.core.status import LastReload, line, picture
+from graced.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from graced.core.daemon import Daemon
+    from graced.core.health import Health
+    from graced.host.notify import Notifier
+    from graced.log.logger import Log
+    from graced.supervisor.children import Processes
+    from graced.supervisor.monitor import Watch
+
+EVERY = 1.0  # seconds between two looks at a drain, which people watch
+FAREWELL = 0.2  # seconds that the last notices may take
+
+
+class Report:
+    """The daemon as systemd and ``graced status`` see it."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        watch: Watch,
+        processes: Processes,
+        waiting: Callable[[], str | None],
+        trouble: Callable[[], str | None],
+        notifier: Notifier,
+        log: Log,
+    ) -> None:
+        self._daemon = daemon
+        self._watch = watch
+        self._waiting = waiting
+        self._trouble = trouble
+        self._processes = processes
+        self._notifier = notifier
+        self._log = log
+        self._line = ""
+        self._registered = False
+        self._next_line: float | None = None
+        self.last_reload: LastReload | None = None
+        interval = notifier.watchdog_interval
+        self._beat = None if interval is None else interval / 2
+        self._next_beat = None if self._beat is None else clock.monotonic()
+
+    def next_deadline(self) -> float | None:
+        """When there is something to say again, or None."""
+        times = [t for t in (self._next_line, self._next_beat) if t is not None]
+        return min(times, default=None)
+
+    def picture(self, now: float) -> dict[str, Any]:
+        """Return the status as JSON data."""
+        return picture(
+            self._daemon,
+            self._watch.readings(now),
+            lambda member: process.rss(member.pid) if member.pid else None,
+            self.last_reload,
+            now,
+        )
+
+    def words(self) -> str:
+        """Return what STATUS= says."""
+        return self._compose(clock.monotonic())
+
+    # -- to systemd ---------------------------------------------------------------
+
+    def tell(self, word: TellReady | TellReloading | TellStopping | Extend) -> None:
+        """Say one of the words that must not be lost."""
+        status = self._compose(clock.monotonic())
+        match word:
+            case TellReady():
+                self._notifier.ready(status)
+            case TellReloading():
+                self._notifier.reloading(status)
+            case TellStopping():
+                self._notifier.stopping(status)
+            case Extend(seconds):
+                self._notifier.extend(seconds)
+
+    def reload_ended(self, end: EndReload) -> None:
+        """Keep what ``graced status`` says of the last reload."""
+        self.last_reload = LastReload(clock.iso(), end.ok, end.reason, end.incomplete)
+
+    def refresh(self, selector: selectors.BaseSelector, now: float) -> None:
+        """Bring STATUS= up to date, feed the watchdog, send what waits."""
+        self._next_line = now + EVERY if self._daemon.stopping else None
+        text = self._compose(now)
+        if text != self._line:
+            self._line = text
+            self._notifier.status(text)
+        if self._beat is not None and self._next_beat is not None and now >= self._next_beat:
+            self._next_beat = now + self._beat
+            self._feed_watchdog(now)
+        self._flush(selector)
+
+    def leave(self, end: Exit) -> None:
+        """Say the last words; bounded, since nobody may listen."""
+        if end.code:
+            self._notifier.failed(end.code)
+        self._notifier.final(FAREWELL)
+
+    def _compose(self, now: float) -> str:
+        readings = self._watch.readings(now) if self._daemon.state is State.DRAINING else {}
+        text = line(self._daemon, readings, self.last_reload, now)
+        trouble = self._waiting() or (None if self._daemon.stopping else self._trouble())
+        return text if trouble is None else f"{text}; {trouble}"
+
+    def _flush(self, selector: selectors.BaseSelector) -> None:
+        self._notifier.flush()
+        waiting = self._notifier.wants_write
+        if waiting and not self._registered:
+            selector.register(
+                self._notifier, selectors.EVENT_WRITE, lambda _: self._notifier.flush()
+            )
+        elif self._registered and not waiting:
+            selector.unregister(self._notifier)
+        self._registered = waiting
+
+    # -- the watchdog ---------------------------------------------------------------
+
+    def _feed_watchdog(self, now: float) -> None:
+        health = self.health(now)
+        if health.ok:
+            self._notifier.watchdog()
+        else:
+            self._log.warning(f"the watchdog is not fed: {health.words()}")
+
+    def health(self, now: float) -> Health:
+        """Look at the workers as they are at this moment."""
+        return examine(
+            self._daemon.members(),
+            self._daemon.settings.watchdog_quorum,
+            lambda member: process.is_stopped(member.pid or 0),
+            lambda member: self._watch.overdue(member.id, now),
+        )

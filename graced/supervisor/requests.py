@@ -1,0 +1,209 @@
+"""Who asks over the control socket, and who waits for an answer.
+
+Most questions are answered at once; ``stop`` and ``reload`` when it is over. The supervisor
+has one answered at a time, each only when the core has dealt with all that is known: in
+between, a worker may be gone that the core still counts. Nothing that is asked ends the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from functools import partial
+
+from graced import clock
+from graced.control.server import ControlServer, Request
+from graced.core import events as ev
+from graced.host.directories import Unusable
+from graced.supervisor.stacks import own_stack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import selectors
+    from collections.abc import Callable
+    from typing import Any
+
+    from graced.control.server import Client
+    from graced.core.actions import EndReload, Exit
+    from graced.supervisor.loop import Supervisor
+
+    Answer = dict[str, Any]
+
+FAREWELL = 0.5  # seconds that the last answers may take
+
+
+class Desk:
+    """The control socket's requests, and those that are not answered yet."""
+
+    def __init__(self, supervisor: Supervisor, path: str) -> None:
+        self._supervisor = supervisor
+        try:
+            self._server = ControlServer(path)
+        except OSError as error:
+            what = f"{path}: cannot listen there: {error.strerror}"
+            raise Unusable(f"{what}; remove what is there, or set another runtime_dir") from error
+        self._log = supervisor.log
+        self._answers: deque[tuple[Client, Callable[[], Answer]]] = deque()  # that can be given
+        self._stops: list[Client] = []
+        self._next_reload: list[Client] = []  # answered by the reload that is still to begin
+        self._this_reload: list[Client] = []
+
+    def open(self, selector: selectors.BaseSelector) -> None:
+        """Listen."""
+        self._server.register(selector)
+
+    def listen_again(self) -> bool:
+        """Listen anew if the socket was removed; False if it is there. Raises OSError."""
+        return self._server.listen_again()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether :meth:`serve` has something to do."""
+        return bool(self._server.requests or self._answers)
+
+    def next_deadline(self) -> float | None:
+        """When a silent client is dropped, or None."""
+        return self._server.next_deadline()
+
+    def tick(self, now: float) -> None:
+        """Drop clients that are silent for too long."""
+        self._server.expire(now)
+
+    def serve(self) -> None:
+        """Answer one question, or give one answer that had to wait: call it after a digest."""
+        if self._answers:
+            client, compose = self._answers.popleft()
+            self._guarded(client, "an answer", lambda: self._server.reply(client, compose()))
+        elif (request := self._server.take()) is not None:
+            self._guarded(request.client, repr(request.command), lambda: self._asked(request))
+
+    def _guarded(self, client: Client, what: str, answer: Callable[[], None]) -> None:
+        """Whatever goes wrong is an error for the client and a traceback in the log, no more."""
+        try:
+            answer()
+        except Exception as error:  # noqa: BLE001  # nothing that a client asks may end the daemon
+            said = f"{type(error).__name__}: {error}"
+            self._log.exception(f"{what} from pid {client.pid} could not be answered")
+            problem = f"a bug in graced: {said}; the daemon goes on, its log has the traceback"
+            if client.request is not None:
+                self._server.reply(client, {"ok": False, "error": problem})
+
+    def close(self, end: Exit) -> None:
+        """Answer those who waited for the end, and stop listening."""
+        for client in self._stops:
+            self._server.reply(client, {"ok": end.code == 0, "code": end.code, "error": end.reason})
+        self._server.close(FAREWELL)
+
+    # -- reloads ------------------------------------------------------------------
+
+    def reload_asked(self, client: Client | None) -> None:
+        """Have the core reload; a client is answered when that reload is over."""
+        if client is not None:
+            self._next_reload.append(client)
+        self._supervisor.emit(ev.ReloadAsked())
+
+    def reload_begins(self) -> None:
+        """Whoever asked until now is answered by this reload."""
+        self._this_reload += self._next_reload
+        self._next_reload = []
+
+    def reload_ended(self, end: EndReload) -> None:
+        """Answer those who waited for this reload; at a stop, all of them."""
+        waiting, self._this_reload = self._this_reload, []
+        if self._supervisor.daemon.stopping:
+            waiting, self._next_reload = waiting + self._next_reload, []
+        generation = self._supervisor.daemon.generation
+        why = end.reason
+        if end.incomplete:
+            why = f"reload incomplete: {why}"
+        elif not (end.ok or self._supervisor.daemon.stopping):
+            why = f"reload refused, generation {generation} goes on: {why}"
+        for client in waiting:
+            self._server.reply(client, {"ok": end.ok, "error": why, "generation": generation})
+
+    # -- requests -------------------------------------------------------------------
+
+    def _asked(self, request: Request) -> None:
+        match request.command:
+            case "status":
+                answer = (request.client, self._status)
+                self._supervisor.queues.count(partial(self._answers.append, answer))
+            case "health":
+                self._server.reply(request.client, self._health())
+            case "stop":
+                self._stop(request)
+            case "reload":
+                self.reload_asked(request.client)
+            case "scale":
+                self._server.reply(request.client, self._scale(request.arguments))
+            case "stacks":
+                self._stacks(request.client)
+            case _:
+                problem = f"no command {request.command!r}; is this graced of another version?"
+                self._server.reply(request.client, {"ok": False, "error": problem})
+
+    def _status(self) -> Answer:
+        from graced import __version__
+
+        supervisor = self._supervisor
+        who = {"name": supervisor.settings.name, "version": __version__, "pid": os.getpid()}
+        status = {**who, **supervisor.report.picture(clock.monotonic())}
+        for name, pool in status["pools"].items():
+            pool["queue"] = supervisor.queues.counts(name)
+        return {"ok": True, "status": status}
+
+    def _health(self) -> Answer:
+        report = self._supervisor.report
+        health = report.health(clock.monotonic())
+        ready = self._supervisor.daemon.ready
+        stopped = self._supervisor.queues.stopped()
+        words = {"health": "; ".join([health.words(), *stopped]), "status": report.words()}
+        return {"ok": True, "healthy": health.ok and not stopped, "ready": ready, **words}
+
+    def _stop(self, request: Request) -> None:
+        self._stops.append(request.client)
+        now = bool(request.arguments.get("now"))
+        self._supervisor.log.info(f"asked to stop{' now' if now else ''}")
+        daemon = self._supervisor.daemon
+        if not now:
+            self._supervisor.emit(ev.DrainAsked())
+        elif not daemon.interrupting:
+            self._supervisor.emit(ev.InterruptAsked())
+
+    def _scale(self, arguments: dict[str, Any]) -> Answer:
+        name, workers = arguments.get("pool"), arguments.get("workers")
+        daemon = self._supervisor.daemon
+        pool = daemon.pools.get(name) if isinstance(name, str) else None
+        if daemon.stopping:
+            return {"ok": False, "error": "the daemon is stopping"}
+        if pool is None or pool.going:
+            known = ", ".join(sorted(name for name, p in daemon.pools.items() if not p.going))
+            return {"ok": False, "error": f"no pool {name!r}; there are: {known}"}
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
+            return {"ok": False, "error": "workers must be a whole number"}
+        before = pool.target
+        trouble = self._supervisor.scale(pool, workers)
+        if trouble is not None:
+            return {"ok": False, "error": trouble}
+        return {"ok": True, "pool": pool.name, "from": before, "to": workers}
+
+    def _stacks(self, client: Client) -> None:
+        supervisor = self._supervisor
+        stacks: list[Answer] = [{"process": "main", "pid": os.getpid(), "stack": own_stack()}]
+        living = supervisor.processes.living()
+        missing = set(living)
+
+        def take(worker: int, entry: Answer, text: str) -> None:
+            stacks.append({**entry, "stack": text})
+            missing.discard(worker)
+            if not missing:
+                answer()
+
+        def answer() -> None:
+            self._answers.append((client, lambda: {"ok": True, "stacks": stacks}))
+
+        for worker, pid in living.items():
+            entry = {"process": "worker", "pid": pid, **supervisor.whereabouts(worker)}
+            supervisor.stackroom.ask(worker, partial(take, worker, entry))
+        if not living:
+            answer()

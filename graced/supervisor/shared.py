@@ -1,0 +1,119 @@
+"""What the main process has in common with its children, and the first of those.
+
+The zygotes of a start need nothing of what the main process has besides the core. So they are
+forked before it imports the rest, and import the pools' code at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from graced.core.actions import StartZygote
+from graced.host.scoreboard import Scoreboard
+from graced.host.stackdump import Stacks
+from graced.zygote.process import Plan, fork_with
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+    from graced import settings
+    from graced.core.actions import Action
+    from graced.log.logger import Log
+    from graced.settings import Pool, Settings
+    from graced.supervisor.children import Ahead
+    from graced.supervisor.sockets import Sockets
+
+SCHEME: Final = "sqlite:///"
+OWN_FILES: Final = 24  # descriptors of the main process, besides those of its pools
+
+
+class Ground:
+    """What all children of one main process are given, and where its pools' queues are."""
+
+    def __init__(self, settings: Settings, log: Log, runtime_dir: str, state_dir: str) -> None:
+        self._name = settings.name
+        self.log = log
+        self.fd_limit: tuple[int, int] | None = None  # what user code gets, if we took more
+        self.runtime_dir = runtime_dir
+        self.state_dir = state_dir
+        self.scoreboard = Scoreboard()
+        self.stacks = Stacks.create()
+        self.bell, self._bell_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.daemon_id = os.urandom(8).hex()
+
+    def plan(
+        self,
+        pool: Pool,
+        generation: int,
+        log: Log | settings.Log,
+        listen: tuple[int, ...],
+        max_lease: float,
+    ) -> Plan:
+        """Return what a zygote has to know."""
+        return Plan(
+            pool=pool,
+            generation=generation,
+            name=self._name,
+            log=log,
+            runtime_dir=self.runtime_dir,
+            state_dir=self.state_dir,
+            scoreboard=self.scoreboard,
+            bell=self._bell_end,
+            stacks=self.stacks,
+            main_pid=os.getpid(),
+            keep=(*self.log.keep(), *listen),
+            listen=listen,
+            queue=self.queue_address(pool),
+            max_lease=max_lease,
+            fd_limit=self.fd_limit,
+        )
+
+    def queue_address(self, pool: Pool) -> str:
+        """Return what a worker has to know of its queue: `Address` of `worker_end`, as text."""
+        return "\n".join((self.daemon_id, self.queue_socket(pool), self.queue_file(pool)))
+
+    def queue_socket(self, pool: Pool) -> str:
+        """Return where a pool's queue keeper listens."""
+        return os.path.join(self.runtime_dir, f"queue-{pool.name}.sock")
+
+    def queue_file(self, pool: Pool) -> str:
+        """Return the file of a pool's queue: its URL's, a relative one in the state directory."""
+        url = pool.queue or f"{SCHEME}{pool.name}.db"
+        return os.path.join(self.state_dir, url.removeprefix(SCHEME))
+
+
+def lack_of_files(old: Settings | None, new: Settings, hard: int) -> str | None:
+    """Return what to say if the main process may not open as many files as it needs.
+
+    While one generation replaces another there are the zygotes of both.
+    """
+    pools = [*(new if old is None else old).pools.values(), *new.pools.values()]
+    needed = OWN_FILES + sum(2 + len(pool.listen) for pool in pools)
+    if hard >= needed or hard < 0:  # RLIM_INFINITY
+        return None
+    return (
+        f"the main process may open {hard} files, and so many pools need {needed}:"
+        f" set LimitNOFILE={needed} in the unit, or the hard limit of ulimit -n"
+    )
+
+
+def fork_ahead(
+    actions: Sequence[Action], ground: Ground, sockets: Sockets | None, max_lease: float
+) -> Ahead:
+    """Fork the zygotes that are among these actions, before those are performed.
+
+    One that can't be forked is left for then, when there is somebody to tell.
+    """
+    ahead: Ahead = {}
+    for action in actions:
+        if isinstance(action, StartZygote):
+            listen = () if sockets is None else sockets.of(action.pool)
+            plan = ground.plan(action.pool, action.generation, ground.log, listen, max_lease)
+            plan = plan.replace(alone=() if sockets is None else sockets.alone())
+            try:
+                ahead[action.zygote] = fork_with(ground.stacks, plan)
+            except OSError:
+                break
+    return ahead

@@ -1,0 +1,261 @@
+"""The sockets that the pools listen on: open from the first start to the end of the daemon.
+
+They belong to the main process. Zygotes and workers inherit them, so that connections wait, and
+are not refused, while workers are replaced. A reload opens what is new before anything else is
+tried, and closes what is no longer wanted once it is in force. What we opened ourselves is
+stored with systemd (FDSTORE in sd_notify(3)): it outlives a crash of the main process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import EADDRINUSE
+
+from graced.host import safepaths
+from graced.host.address import parse
+from graced.host.listeners import (
+    STORED,
+    CannotListen,
+    NotGiven,
+    adjust,
+    file_at,
+    is_at,
+    listens,
+    open_address,
+    put_away,
+    stop_listening,
+    stored_name,
+    take_over,
+)
+from graced.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+
+    from graced.host.address import Address
+    from graced.host.listeners import File
+    from graced.host.notify import Notifier
+    from graced.log.logger import Log
+    from graced.settings import Pool, Settings
+
+LOOK_AGAIN = 0.02  # seconds
+
+
+class _Socket(Record):
+    """One that we have opened, or taken up, and the file at its path then."""
+
+    fd: int
+    address: Address
+    file: File | None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it can't be found any more: somebody has removed its file, or replaced it."""
+        return self.file != file_at(self.address)
+
+
+class Sockets:
+    """All listening sockets, by address; those that systemd hands over, by name."""
+
+    def __init__(self, given: dict[str, list[int]], notifier: Notifier, log: Log) -> None:
+        self._given = given
+        self._notifier = notifier
+        self._log = log
+        self._open: dict[str, _Socket] = {}  # by place; what is not systemd's
+        self._new: dict[str, _Socket] = {}  # opened for settings that are not yet in force
+        self._silent: set[str] = set()  # places where callers are refused, in a stop
+        self._stored: set[str] = set()  # names under which systemd keeps them
+
+    def open_as_root(self, settings: Settings, owner: tuple[int, int], patience: float) -> None:
+        """Open what only root may be able to, before it becomes somebody else: `owner`."""
+        self.open(settings, patience, _may_need_root)
+        for each in self._new.values():
+            if each.address.kind == "unix":
+                os.chown(each.address.name, *owner, follow_symlinks=False)
+
+    def open(
+        self,
+        settings: Settings,
+        patience: float = 0.0,
+        which: Callable[[Address], bool] = lambda _: True,
+    ) -> None:
+        """Open what is not open yet, or is gone, all or nothing, for settings to come.
+
+        CannotListen says what can't be had; an address that somebody else has, after
+        `patience` seconds. :meth:`keep_only` is to follow once these settings are in
+        force, or :meth:`forget_new`.
+        """
+        end = time.monotonic() + patience
+        try:
+            for pool, text in _wanted(settings):
+                if which(address := parse(text)):
+                    self._have(pool, address, end)
+        except CannotListen:
+            self.forget_new()
+            raise
+
+    def forget_new(self) -> None:
+        """Close what was opened for settings that did not come into force."""
+        for place, each in self._new.items():
+            self._drop(each, is_stored=place not in self._open)
+        self._new.clear()
+
+    def keep_only(self, settings: Settings) -> None:
+        """Close what these settings, which are in force, don't name, and tell systemd."""
+        wanted = {address.place: address for address in _addresses(settings)}
+        for place in set(self._open) - (set(wanted) - set(self._new)):
+            self._drop(self._open.pop(place), is_stored=True)
+        self._open |= self._new
+        self._new.clear()
+        for place, each in self._open.items():
+            adjust(each.fd, wanted[place], each.file)
+            self._open[place] = each.replace(address=wanted[place])
+        self._store()
+        self._forget_left_overs()
+
+    def alone(self) -> tuple[int, ...]:
+        """Return the descriptors of sockets that nobody keeps but this daemon's processes."""
+        mine = (*self._open.values(), *self._new.values())
+        return tuple(each.fd for each in mine if stored_name(each.address) not in self._stored)
+
+    def of(self, pool: Pool) -> tuple[int, ...]:
+        """Return the descriptors of a pool's sockets, in the order of its addresses."""
+        return tuple(fd for text in pool.listen for fd in self._fds(parse(text)))
+
+    def descriptors(self) -> list[int]:
+        """Return those of all sockets."""
+        given = [fd for fds in self._given.values() for fd in fds]
+        return [*given, *(each.fd for each in (*self._open.values(), *self._new.values()))]
+
+    def stop_listening(self, leaving: Container[str], settings: Settings) -> None:
+        """At a stop, refuse callers where only these pools listen: nobody would serve them.
+
+        What systemd keeps as well goes on taking callers, for the next start.
+        """
+        staying = {
+            parse(text).place for pool, text in _wanted(settings) if pool.name not in leaving
+        }
+        for place, each in self._open.items():
+            alone = stored_name(each.address) not in self._stored
+            if alone and place not in staying and place not in self._silent:
+                self._silent.add(place)
+                stop_listening(each.fd)
+
+    def close(self) -> None:
+        """Close them all: the daemon is over. What systemd keeps, it keeps for a restart."""
+        for each in self._open.values():
+            stored = stored_name(each.address) in self._stored
+            put_away(each.fd, each.address, None if stored else each.file)
+        self._open.clear()
+
+    # -- one by one ---------------------------------------------------------------
+
+    def _fds(self, address: Address) -> list[int]:
+        if address.kind == "fd":
+            return self._given.get(address.name, [])
+        found = self._new.get(address.place) or self._open.get(address.place)
+        return [] if found is None else [found.fd]
+
+    def _have(self, pool: Pool, address: Address, end: float) -> None:
+        place = address.place
+        if address.kind == "fd":
+            self._have_given(pool, address)
+        elif place not in self._new and (place not in self._open or self._open[place].is_gone):
+            try:
+                _keep_root_out(address)
+                fd = None if place in self._open else self._stored_before(address)
+                fd = self._opened(address, end) if fd is None else fd
+            except CannotListen as error:
+                raise CannotListen(f"pools.{pool.name}.listen: {error}") from error.__cause__
+            if place in self._open:
+                self._log.warning(f"{place}: its file is gone; the new workers have a new one")
+            self._new[place] = _Socket(fd, address, file_at(address))
+
+    def _opened(self, address: Address, end: float) -> int:
+        """Open a socket; wait for its address, in case those who have it are about to let go."""
+        while True:
+            try:
+                return open_address(address)
+            except CannotListen as error:
+                reason = error.__cause__
+                taken = isinstance(reason, OSError) and reason.errno == EADDRINUSE
+                if not taken or time.monotonic() >= end:
+                    raise
+            time.sleep(LOOK_AGAIN)
+
+    def _have_given(self, pool: Pool, address: Address) -> None:
+        fds = self._given.get(address.name, [])
+        where = f"pools.{pool.name}.listen: {address.place}"
+        if not fds:
+            names = sorted(name for name in self._given if not name.startswith(STORED))
+            there = f"there are {', '.join(names)}" if names else "there is none at all"
+            raise NotGiven(
+                f"{where}: systemd hands over no socket of this name, {there};"
+                " see FileDescriptorName= in systemd.socket(5), and restart with the socket unit"
+            )
+        for fd in fds:
+            if not listens(fd):
+                raise NotGiven(f"{where}: is no socket that listens; write ListenStream=")
+            take_over(fd)
+
+    def _stored_before(self, address: Address) -> int | None:
+        """Return the socket that a crash of our predecessor left with systemd."""
+        name = stored_name(address)
+        for fd in self._given.pop(name, []):
+            if is_at(fd, address):
+                self._stored.add(name)
+                adjust(take_over(fd), address, file_at(address))
+                self._log.info(f"{address.place} is open since before the restart")
+                return fd
+            os.close(fd)
+            self._notifier.unstore(name)
+        return None
+
+    def _drop(self, each: _Socket, *, is_stored: bool) -> None:
+        """Close one for good; systemd forgets it too, if it is the one that is stored."""
+        name = stored_name(each.address)
+        if is_stored and name in self._stored:
+            self._stored.remove(name)
+            self._notifier.unstore(name)
+        put_away(each.fd, each.address, each.file)
+
+    def _store(self) -> None:
+        for each in self._open.values():
+            name = stored_name(each.address)
+            if name not in self._stored and self._notifier.store(name, each.fd):
+                self._stored.add(name)
+
+    def _forget_left_overs(self) -> None:
+        """Close what was stored for a configuration that is no more."""
+        for name in [name for name in self._given if name.startswith(STORED)]:
+            for fd in self._given.pop(name):
+                os.close(fd)
+            self._notifier.unstore(name)
+
+
+def _may_need_root(address: Address) -> bool:
+    """Whether root opens it: a port, or a name in a folder that is root's alone."""
+    return address.kind == "tcp" or (address.kind == "unix" and safepaths.is_roots(address.name))
+
+
+def _keep_root_out(address: Address) -> None:
+    """Refuse a name in a folder of somebody else, who could lead root elsewhere."""
+    if os.geteuid() == 0 and address.kind == "unix":
+        try:
+            safepaths.demand_folder(address.name)
+        except safepaths.Unsafe as error:
+            what = f"cannot listen on {address.place} as root: {error}"
+            remedy = "set user, name a folder that is root's alone, or let systemd open it: fd:NAME"
+            raise CannotListen(f"{what}; {remedy}") from None
+
+
+def _wanted(settings: Settings) -> Iterator[tuple[Pool, str]]:
+    for pool in settings.pools.values():
+        for text in pool.listen:
+            yield pool, text
+
+
+def _addresses(settings: Settings) -> list[Address]:
+    return [parse(text) for _, text in _wanted(settings)]

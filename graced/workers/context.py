@@ -1,0 +1,111 @@
+"""What workers of a zygote have in common, what is each one's own, and what is said of its end.
+
+Values that are handed from the zygote through the births to a worker, and its log. How a
+worker lives is in :mod:`.runtime`.
+"""
+
+from __future__ import annotations
+
+from graced import settings
+from graced.log.logger import Log
+from graced.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Order(Record):
+    """A worker to be born: who it is, and its limits (0: none)."""
+
+    worker: int
+    record: int
+    slot: int
+    max_rounds: int = 0
+    max_rss: int = 0
+
+
+class Voice(Log):
+    """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, log: Log) -> Voice:
+        """Return one that writes where `log` does."""
+        return cls(fields=log._fields, output=log._output)
+
+    def speak_as(self, **fields: Any) -> None:
+        """Add to who is speaking, here and in what standard logging brings."""
+        self._fields |= fields
+
+    def job_is(self, job: int | None) -> None:
+        """Add the job in hand, to what user code logs too; None: it is done with."""
+        if job is None:
+            self._fields.pop("job", None)
+        else:
+            self._fields["job"] = job
+
+    def slot_is(self, slot: int) -> None:
+        """Add the slot."""
+        self._fields["slot"] = slot
+
+
+class Family(Record):
+    """What all workers of a zygote have in common."""
+
+    pool: settings.Pool
+    generation: int
+    name: str
+    main_pid: int
+    bell: int  # descriptor; -1: none
+    voice: Voice
+    queue: str | None = None
+    title: Callable[[str], None] | None = None
+    listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
+    alone: tuple[int, ...] = ()  # those of them that systemd does not have as well
+    max_lease: float = settings.MAX_LEASE
+
+
+class Verdict(Record):
+    """How a life ended."""
+
+    left: int
+    status: int = 0
+    text: str = ""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return `ValueError: what it says`, whatever its `__str__` does; of a group also the first."""
+    try:
+        said = " ".join(str(error).split())
+    except Exception as worse:  # noqa: BLE001  # user code's __str__ may raise anything
+        said = f"(its str() raised {type(worse).__name__})"
+    name = type(error).__name__
+    told = f"{name}: {said}" if said else name
+    if isinstance(error, BaseExceptionGroup):
+        return f"{told}: {in_one_line(error.exceptions[0])}"
+    return told
+
+
+def alone(error: BaseException) -> BaseException:
+    """Return what a group of one holds, as that of a task group in which one task has raised."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def exit_status(error: SystemExit) -> int:
+    """Return what Python would exit with."""
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1
+
+
+class LoadError(Exception):
+    """The worker class can't be had; `reason` is one line and says where."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,106 @@
+"""The SocketWorker class that users subclass: accepts connections, one after the other.
+
+How a worker lives is in :mod:`.runtime`; where the sockets come from, in
+:mod:`graced.supervisor.sockets`. All workers of a pool wait for the same sockets. Each waits on
+an epoll of its own, where they are registered with EPOLLEXCLUSIVE: the kernel wakes one worker for
+a connection, not all. (That holds for who sleeps in epoll_wait(2) itself; a poll on the epoll
+would wake them all again.)
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+
+from graced.host.scoreboard import ACCEPTS
+from graced.workers.base import Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from socket import socket
+    from typing import Any, Final
+
+    from graced.workers.runtime import Life
+
+BREATH: Final = 1.0  # seconds until the next try, if the host is short of something
+_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class SocketWorker(Worker):
+    """What one worker does with connections. Subclass it, and give the pool a ``listen``."""
+
+    _asks_for = "handle(self, connection, address)"
+    __door: _Door | None = None
+
+    def handle(self, connection: socket, address: Any) -> None:
+        """Serve one connection: a round, which a drain does not cut. It is closed afterwards.
+
+        `connection` blocks; set a timeout for callers who say nothing. `address` is the
+        caller's as :meth:`socket.socket.accept` returns it. What is raised is logged.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no handle()")
+
+    def _turn(self) -> None:
+        """Wait for a connection and serve it."""
+        door = self.__door
+        if door is None:
+            door = self.__door = _Door(self._life)
+        if self._life.wait_with(door) == "readable":
+            self._answer(door)
+
+    def _answer(self, door: _Door) -> None:
+        """Serve who has knocked: even if asked to drain since, for nobody else was woken."""
+        try:
+            connection, address = door.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # another worker was quicker; hung up
+            return
+        except OSError as error:
+            if self._life.over and error.errno == errno.EINVAL:  # a stop
+                return
+            if error.errno not in _SHORT:
+                raise
+            self._life.diary.warning(f"cannot accept: {error.strerror}; trying again in a second")
+            self._life.wait_for(None, BREATH)
+            return
+        try:
+            self._round(self.handle, connection, address)
+        except BaseException as error:
+            if isinstance(error, SystemExit) or self._life.is_interrupt(error):
+                raise
+            self._tell("handle() raised", error)
+        finally:
+            connection.close()
+
+    @classmethod
+    def _born(cls, life: Life) -> Worker:
+        if not life.family.listen:
+            pool = life.family.pool.name
+            raise RuntimeError(
+                f"{cls.__name__} has nothing to listen on; write pools.{pool}.listen"
+            )
+        life.score.words[ACCEPTS] = cls.run is Worker.run
+        return super()._born(life)
+
+
+class _Door:
+    """The sockets of a worker, and the pipe that a signal wakes it by."""
+
+    def __init__(self, life: Life) -> None:
+        self._epoll = select.epoll()
+        self._sockets = {each.fileno(): each for each in life.sockets()}
+        for fd in self._sockets:
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        self._epoll.register(life.wakeup.fileno(), select.EPOLLIN)
+        self._knocked: list[int] = []
+
+    def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:
+        """Sleep until somebody knocks, or a signal has come."""
+        found = self._epoll.poll(None if milliseconds is None else milliseconds / 1000)
+        self._knocked = [fd for fd, _ in found if fd in self._sockets]
+        return found
+
+    def accept(self) -> tuple[socket, Any]:
+        """Let in who knocked; the others of the same moment are still there at the next."""
+        connection, address = self._sockets[self._knocked[0]].accept()
+        connection.setblocking(True)
+        return connection, address

@@ -1,0 +1,385 @@
+"""A zygote's life: import a pool's code once, fork its workers, guard them if main dies.
+
+Workers are forked by a middle process that leaves at once, so that the main
+process, a child subreaper, adopts them. The order of things at a birth is in :mod:`.spawn`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+
+from graced import settings
+from graced.config.apart import opened
+from graced.host import process, signals
+from graced.host.channel import Channel, ChannelClosed
+from graced.host.interpreter import Before, set_environment
+from graced.host.proctitle import title_setter
+from graced.host.scoreboard import Scoreboard
+from graced.host.stackdump import Stacks
+from graced.log import stdlib
+from graced.log.logger import Log, open_log, say
+from graced.record import Record
+from graced.workers.base import rehearse
+from graced.workers.context import Family, LoadError, Order, Voice, in_one_line
+from graced.workers.importer import CameBack, late_variables, load_class, preload
+from graced.workers.runtime import ANSWERED, PARENT_DIED, Life
+from graced.zygote.orphans import Orphan, lead_down
+from graced.zygote.spares import SpareBirth
+from graced.zygote.spawn import Birth
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Final, NoReturn
+
+    from graced.host.scoreboard import WorkerRecord
+    from graced.host.stackdump import Window
+    from graced.workers.base import Worker
+    from graced.zygote.spares import Spare
+
+FEW: Final = 32  # workers that need no look at the limit of open descriptors
+CALM: Final = 0.001  # seconds without an order, after which a spare is born
+_SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
+_SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+class Plan(Record):
+    """All that a zygote has to know, made by the main process."""
+
+    pool: settings.Pool
+    generation: int
+    scoreboard: Scoreboard
+    bell: int
+    main_pid: int
+    name: str = "graced"
+    log: Log | settings.Log = settings.Log()
+    runtime_dir: str | None = None
+    state_dir: str | None = None
+    stacks: Stacks | None = None
+    keep: tuple[int, ...] = ()
+    queue: str | None = None
+    listen: tuple[int, ...] = ()  # descriptors, which are kept too
+    alone: tuple[int, ...] = ()  # those of them that systemd does not have as well
+    window: Window | None = None  # for its stacks
+    spare: bool = True  # whether there shall be one
+    fd_limit: tuple[int, int] | None = None  # what user code gets, if main took more
+    max_lease: float = settings.MAX_LEASE
+
+
+def fork(plan: Plan) -> tuple[int, Channel]:
+    """Fork a zygote; return its PID and the main process's end of the channel to it."""
+    ours, theirs = Channel.pair()
+    open_now = process.our_fds()
+    mask = process.block_all()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            process.in_child(lambda: _live(plan, theirs, open_now))
+    finally:
+        process.restore(mask)
+    theirs.close()
+    return pid, ours
+
+
+def fork_with(stacks: Stacks, plan: Plan) -> tuple[int, Channel, Window]:
+    """Fork a zygote that has a window for its stacks; return that as well."""
+    window = stacks.lend()
+    try:
+        return *fork(plan.replace(window=window)), window
+    except BaseException:
+        window.give_back()
+        raise
+
+
+# The zygote
+
+
+def _live(plan: Plan, channel: Channel, open_before: list[int]) -> None:
+    gc.freeze()  # what belongs to the main process is not ours to collect
+    gc.enable()  # off during the main process's start
+    os.setsid()  # a group of its own too; no terminal, so that no code can type into it
+    process.be_seen()
+    process.set_name("graced-zygote")
+    plan = plan.replace(pool=opened(plan.pool))
+    voice = _voice(plan)
+    keep = _keep_only(plan, channel, voice, open_before)
+    if plan.fd_limit is not None:
+        process.limit_fds(plan.fd_limit)
+    _guard_signals(plan.window)
+    stdlib.attach(voice)
+    before = Before(keep, (*signals.PASSED_BY, *ANSWERED))
+    try:
+        load = _imported(plan, channel, voice, before)
+        process.set_parent_death_signal(0)
+        if load is None:
+            voice.settle()
+            return
+        _prepare_to_fork()
+        zygote = Zygote(plan, channel, voice, load)
+        channel.send_all(("imported",))
+    except ChannelClosed:  # the main process is gone, and nobody is born yet
+        return
+    except Exception as error:  # noqa: BLE001  # user code may have patched what it comes from
+        voice.exception("the zygote cannot go on after the import", error)
+        reason = f"the zygote cannot go on after the import: {in_one_line(error)}"
+        channel.send_all(("failed", reason))
+        return
+    zygote.live()
+
+
+def _voice(plan: Plan) -> Voice:
+    log = plan.log if isinstance(plan.log, Log) else open_log(plan.log, os.environ)
+    voice = Voice.of(log)
+    voice.speak_as(pool=plan.pool.name, generation=plan.generation)
+    return voice
+
+
+def _keep_only(plan: Plan, channel: Channel, voice: Voice, open_before: list[int]) -> set[int]:
+    keep = {channel.fileno(), plan.bell, *plan.keep, *voice.keep()}
+    if plan.stacks is not None:
+        keep.add(plan.stacks.fileno())
+    if plan.window is not None:
+        keep.add(plan.window.fd)
+    process.close_all_but(keep, open_before)
+    process.redirect_stdin()
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(line_buffering=True)
+    return keep
+
+
+def _guard_signals(window: Window | None) -> None:
+    """Let a signal to everybody pass us by. We are only ever killed."""
+    signals.pass_by(signals.nothing, PARENT_DIED, signal.SIGQUIT)
+    if window is not None:
+        window.print_here()
+    process.enlarge_signal_stack()  # PYTHONFAULTHANDLER has a small one, too
+    process.restore(())
+
+
+def _imported(
+    plan: Plan, channel: Channel, voice: Voice, before: Before
+) -> Callable[[Any], type[Worker]] | None:
+    """Return what gives the class; None if it can't be had, which is said."""
+    try:
+        process.set_parent_death_signal(signal.SIGKILL)  # an import may never look at the channel
+        if os.getppid() != plan.main_pid:
+            return None
+        _set_environment(plan.pool, voice)
+        if not plan.pool.preload:
+            return lambda call: load_class(plan.pool, call)
+        found, warnings = preload(plan.pool, before)
+    except LoadError as error:
+        if isinstance(error, CameBack) or channel.fileno() in before.lost_fds():
+            _end_unheard(error, before, voice)
+        if error.__cause__ is not None:  # else the reason says it all
+            what = "the code cannot be imported"
+            stdlib.report(voice, plan.pool.name, what, error.__cause__)
+        channel.send_all(("failed", error.reason))
+        return None
+    _guard_signals(plan.window)
+    process.set_name("graced-zygote")
+    for warning in warnings:
+        voice.warning(warning)
+    if _uses_log(found):
+        import logging  # noqa: F401  # once for all workers
+    return lambda call: before.resume(call, found)
+
+
+def _end_unheard(error: LoadError, before: Before, voice: Voice) -> NoReturn:
+    """End a process that has no channel, or not its own: only the log can have the reason."""
+    if before.lost_fds():
+        say(f"graced: {error.reason}")
+    else:
+        voice.error(error.reason)
+        voice.settle()
+    os._exit(process.CUT_OFF)
+
+
+def _uses_log(cls: type) -> bool:
+    """Return whether the code of a worker class names `log`: then all shall share logging."""
+    codes = (getattr(f, "__code__", None) for base in cls.__mro__ for f in vars(base).values())
+    return any("log" in code.co_names for code in codes if code is not None)
+
+
+def _prepare_to_fork() -> None:
+    """Let children share as much as they can, for as long as they can."""
+    gc.collect()
+    gc.freeze()
+
+
+def _keep_code(pool: settings.Pool) -> Iterator[None]:
+    """Let workers that import for themselves have graced's code of our version, bit by bit."""
+    if not pool.preload:
+        from graced.host.codecache import keep_all
+
+        yield from keep_all()
+
+
+def _set_environment(pool: settings.Pool, voice: Voice) -> None:
+    for name in _SYSTEMD + _SYSTEMD_FDS:
+        os.environ.pop(name, None)
+    set_environment(pool.env)
+    warning = late_variables(pool)
+    if warning is not None:
+        voice.warning(warning)
+
+
+class Zygote:
+    """A zygote that has its code: it takes orders until the main process is gone."""
+
+    def __init__(
+        self, plan: Plan, channel: Channel, voice: Voice, load: Callable[[Any], type[Worker]]
+    ) -> None:
+        self._plan = plan
+        self._channel = channel
+        self._load = load
+        title = title_setter()
+        if title is not None:
+            title(f"{plan.name}: zygote {plan.pool.name} gen {plan.generation}")
+            process.set_name("graced-zygote")
+        self._family = Family(
+            pool=plan.pool,
+            generation=plan.generation,
+            name=plan.name,
+            main_pid=plan.main_pid,
+            bell=plan.bell,
+            voice=voice,
+            queue=plan.queue,
+            listen=plan.listen,
+            alone=plan.alone,
+            title=title,
+            max_lease=plan.max_lease,
+        )
+        rehearse(Life(self._family))
+        self._wards: dict[int, Orphan] = {}  # by pidfd
+        self._spare: Spare | None = None
+        self._want_spare = False
+        self._keeping = _keep_code(plan.pool)  # before there is a spare
+        self._fd_limit: tuple[int, int] | None = None  # what workers get, if we needed more
+        self._epoll = select.epoll()
+        self._epoll.register(channel.fileno(), select.EPOLLIN)
+
+    def live(self) -> None:
+        """Take orders; after the main process's death lead its workers down and leave."""
+        try:
+            while True:
+                self._epoll_once()
+        except ChannelClosed:
+            pass
+        if self._plan.listen:
+            from graced.host.listeners import let_go  # loaded by whoever opened them
+
+            let_go(self._plan.listen, self._plan.alone)
+        self._drop_spare()
+        lead_down(list(self._wards.items()), self._plan.pool, self._plan.max_lease)
+
+    def _epoll_once(self) -> None:
+        # One at a time: what comes of one may give the number of the next to another.
+        heard = self._epoll.poll(CALM if self._want_spare else None, 1)
+        if not heard:
+            self._bear_spare()
+        for fd, _ in heard:
+            if fd in self._wards:
+                self._forget(fd)
+            elif fd == self._channel.fileno():
+                self._hear()
+            else:
+                self._drop_spare()  # it is dead
+
+    def _hear(self) -> None:
+        message = self._channel.receive()
+        if message is not None:
+            self._obey(message)
+
+    def _forget(self, pidfd: int) -> None:
+        del self._wards[pidfd]
+        os.close(pidfd)
+
+    def _obey(self, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("spawn", orders):
+                self._spawn([Order(*order) for order in orders])
+            case ("adopt", workers):
+                for _, record, pid in workers:
+                    self._guard(pid, self._plan.scoreboard.record(record))
+            case _:
+                raise ValueError(f"an order that no zygote knows: {message!r}")
+
+    def _guard(self, pid: int, record: WorkerRecord) -> None:
+        try:
+            pidfd = process.open_pidfd(pid)
+        except OSError as error:
+            self._family.voice.warning(
+                f"cannot guard worker (pid {pid}): {error.strerror};"
+                " if the main process is killed, it may be left behind"
+            )
+            return
+        if pidfd is not None:
+            self._wards[pidfd] = Orphan(pid, record)
+            self._epoll.register(pidfd, select.EPOLLIN)
+
+    # -- births --------------------------------------------------------------------
+
+    def _spawn(self, orders: list[Order]) -> None:
+        if self._spare is not None and self._hand_over(self._spare, orders[0]):
+            orders = orders[1:]
+        if orders:
+            self._bear(orders)
+        self._want_spare = self._plan.spare
+
+    def _bear(self, orders: list[Order]) -> None:
+        if len(self._wards) + len(orders) > FEW:
+            self._fd_limit = process.room_for_fds(2 * len(orders)) or self._fd_limit
+        birth = Birth(self._family, self._load, self._plan.scoreboard, self._plan.stacks, orders)
+        failure = birth.labour(self._guard, self._own_fds(), self._fd_limit)
+        born = list(birth.pids.items())
+        unborn = [(order.worker,) for order in orders if order.worker not in birth.pids]
+        if born:
+            self._channel.send_all(("spawned", born))
+        if unborn:
+            self._channel.send_all(("unspawned", unborn, failure or "died before it was born"))
+
+    def _own_fds(self) -> list[int]:
+        """Return what no child shall have; at a birth there is no spare."""
+        window = self._plan.window
+        windows = [] if window is None else [window.fd]
+        return [self._channel.fileno(), self._epoll.fileno(), *windows, *self._wards]
+
+    def _bear_spare(self) -> None:
+        """Have one at hand for whoever dies next; if that can't be, the next birth tries again."""
+        if next(self._keeping, self) is not self:
+            return  # it goes on after one more moment of calm
+        self._want_spare = False
+        if self._spare is not None:
+            return
+        try:
+            birth = SpareBirth(self._family, self._load, self._plan.scoreboard, self._plan.stacks)
+        except OSError:  # no descriptor left
+            return
+        self._spare = birth.spare(self._own_fds(), self._fd_limit)
+        if self._spare is not None:
+            self._epoll.register(self._spare.pidfd, select.EPOLLIN)
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.channel.close()
+            os.close(spare.pidfd)
+
+    def _hand_over(self, spare: Spare, order: Order) -> bool:
+        """Let the spare be this worker; False if it was gone before it was."""
+        taken = spare.take(order)
+        self._spare = None
+        spare.channel.close()
+        if not taken:
+            os.close(spare.pidfd)
+            return False
+        record = self._plan.scoreboard.record(order.record)
+        self._wards[spare.pidfd] = Orphan(spare.pid, record)
+        self._channel.send_all(("spawned", [(order.worker, spare.pid)]))
+        return True

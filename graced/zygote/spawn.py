@@ -1,0 +1,209 @@
+"""Births: a zygote's workers are forked by a middle process, and adopted by the main process.
+
+zygote: blocks what a worker has to answer, forks the middle process, waits for its word
+middle: forks the workers, gives its word, waits for the zygote's
+zygote: opens a pidfd on each worker, marks its record, gives its word
+middle: leaves, and is reaped; if the zygote is gone instead, kills the workers first
+worker: sleeps until the main process has adopted it; leaves if its record is not marked
+
+A fork costs what it makes parent and child write to afterwards, page by page. So the
+middle process prepares all it can, and little is done in between. What is born to
+wait for its order is in :mod:`.spares`.
+"""
+
+from __future__ import annotations
+
+import _socket as socket  # the public module adds enums, which take long to import
+import os
+import signal
+
+from graced.host import process
+from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase
+from graced.workers.base import live
+from graced.workers.runtime import ANSWERED, PARENT_DIED, Life
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, NoReturn
+
+    from graced.host.scoreboard import Scoreboard, WorkerRecord
+    from graced.host.stackdump import Stacks
+    from graced.workers.base import Worker
+    from graced.workers.context import Family, Order
+
+    Load = Callable[[Callable[..., Any]], type[Worker]]
+    Guard = Callable[[int, WorkerRecord], None]
+
+LOST: Final = "the middle process was killed during the birth"
+_ALL_BORN: Final = b"-"
+_GO: Final = b"go"
+
+
+class Birth:
+    """The birth of some workers of one zygote."""
+
+    name = "graced-worker"
+
+    def __init__(
+        self,
+        family: Family,
+        load: Load,
+        scoreboard: Scoreboard,
+        stacks: Stacks | None,
+        orders: list[Order],
+    ) -> None:
+        self._family = family
+        self._load = load
+        self._stacks = stacks
+        self.children = [(order, scoreboard.record(order.record)) for order in orders]
+        self.pids: dict[int, int] = {}  # of those who are born; later they write what they like
+
+    # -- in the zygote -------------------------------------------------------------
+
+    def labour(
+        self, guard: Guard, own_fds: list[int], fd_limit: tuple[int, int] | None = None
+    ) -> str | None:
+        """Bring the workers into the world; return why some are missing.
+
+        `guard` is called with each that is born, while its number can't be another's yet.
+        Of the zygote's descriptors none is for its workers; `fd_limit` is, if given.
+        """
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.settimeout(None)  # user code may have set another default
+            theirs.settimeout(None)
+        except OSError as error:
+            return f"cannot fork: {error.strerror}"
+        # Those that a worker has to answer; all others do nothing in a zygote.
+        mask = process.block(*ANSWERED)
+        try:
+            middle = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            return f"cannot fork: {error.strerror}"
+        else:
+            if middle == 0:
+                own_fds = [*own_fds, ours.fileno()]
+                process.in_child(lambda: self._middle(theirs, own_fds, fd_limit))
+        finally:
+            process.restore(mask)
+        theirs.close()
+        try:
+            return self._attend(ours, guard)
+        finally:
+            ours.close()
+            try:
+                os.waitpid(middle, 0)
+            except ChildProcessError:  # a fork handler of user code lets children be reaped
+                pass
+
+    def _attend(self, middle: socket.socket, guard: Guard) -> str | None:
+        try:
+            word = middle.recv(1024)
+        except ConnectionError:
+            word = b""
+        if not word:
+            return LOST
+        for order, record in self.children:
+            if record.pid:
+                self.pids[order.worker] = record.pid
+                guard(record.pid, record)
+                record.words[BORN_WHOLE] = 1
+        try:
+            middle.send(_GO, socket.MSG_NOSIGNAL)
+        except ConnectionError:  # killed, but its work was done: they are whole
+            pass
+        return None if word == _ALL_BORN else word.decode()
+
+    # -- in the middle process -----------------------------------------------------
+
+    def _middle(
+        self, zygote: socket.socket, not_ours: list[int], fd_limit: tuple[int, int] | None
+    ) -> None:
+        process.block(*ANSWERED)  # whatever a fork handler of user code has made of the mask
+        for fd in not_ours:
+            os.close(fd)
+        if fd_limit is not None:
+            process.limit_fds(fd_limit)
+        process.set_name(self.name)
+        self._pid = os.getpid()
+        self._zygote = zygote.fileno()
+        self._life = Life(self._family)
+        self._life.prepare(self._stacks)
+        self._settle_memory()
+        self._part(zygote, self._fork_all())
+
+    def _settle_memory(self) -> None:
+        """Do once what malloc and the dynamic linker would put off to each child."""
+        bytes(100_000)  # a large request sorts the free chunks
+        os.kill(self._pid, PARENT_DIED)
+        process.wait_for_signal(PARENT_DIED)
+
+    def _fork_all(self) -> bytes:
+        be_born = self._be_born
+        for order, record in self.children:
+            try:
+                process.block(*ANSWERED)
+                self._life.own()
+                self._life.become(order, record)
+                pid = os.fork()
+            except OSError as error:
+                return f"cannot fork: {error.strerror}".encode()
+            if pid == 0:
+                be_born(record)
+            record.words[PID] = pid
+            self._part_from(pid)
+        return _ALL_BORN
+
+    def _part_from(self, pid: int) -> None:
+        """Let it lead its own group; on both sides, whoever comes first."""
+        try:
+            os.setpgid(pid, pid)
+        except OSError:  # gone already
+            pass
+
+    def _part(self, zygote: socket.socket, word: bytes) -> None:
+        if self._may_go(zygote, word):
+            return
+        for _, record in self.children:
+            if record.pid:
+                self._undo(record.pid)
+
+    def _undo(self, pid: int) -> None:
+        process.end_group(pid)
+
+    def _may_go(self, zygote: socket.socket, word: bytes) -> bool:
+        """Give our word; return whether the zygote knows all, or is gone."""
+        try:
+            zygote.send(word, socket.MSG_NOSIGNAL)
+            return zygote.recv(16) == _GO
+        except ConnectionError:
+            return False
+
+    # -- in a worker ---------------------------------------------------------------
+
+    def _be_born(self, record: WorkerRecord) -> NoReturn:
+        self._arrive(record)
+        self._life.begin()
+        live(self._life, self._load)
+
+    def _arrive(self, record: WorkerRecord) -> None:
+        """Be the main process's child, or leave."""
+        process.block(*ANSWERED)
+        words = record.words
+        words[PID] = os.getpid()
+        words[PHASE] = Phase.BORN
+        self._settle_down()
+        os.close(self._zygote)
+        # End-of-file from the middle process would come before the adoption. So may a signal:
+        # it comes as each of its threads ends, which fork handlers of user code may start there.
+        process.set_parent_death_signal(PARENT_DIED)
+        while os.getppid() == self._pid:
+            process.wait_for_signal(PARENT_DIED)
+        if os.getppid() != self._family.main_pid or not words[BORN_WHOLE]:
+            os._exit(signal.SIGTERM)
+
+    def _settle_down(self) -> None:
+        process.lead_a_group()

@@ -1,0 +1,254 @@
+"""What every engine of the queue has to do, whatever keeps it.
+
+Subclass :class:`QueueContract` in a test file and give it a ``queue`` fixture: an object
+with the methods of :class:`kept.Kept`, and a keeper or server behind it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from keeper_harness import KeeperHarness, await_news, confirm, reconnect, settle, take, work_off
+
+from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Postponed, Raised
+from graced.queue.protocol import QueueError
+
+SOON = 0.05  # seconds; who asks again and again would take longer
+TRIES = 10  # as another program may have the machine meanwhile
+
+
+class QueueContract:
+    """The tests. One worker's end is in the hands of one worker."""
+
+    def test_what_is_submitted_is_handed_out_in_order(self, queue: KeeperHarness) -> None:
+        ids = queue.client().submit(['{"n": 1}', '"zwei"', "3"])
+        jobs = work_off(queue.worker(1), 3)
+        assert [job.id for job in jobs] == list(ids)
+        assert [job.payload for job in jobs] == [{"n": 1}, "zwei", 3]
+        assert [job.attempt for job in jobs] == [1, 1, 1]
+        assert abs(jobs[0].submitted - time.time()) < 60
+
+    def test_an_idle_worker_gets_a_new_job_at_once(self, queue: KeeperHarness) -> None:
+        worker = queue.worker(1)
+        worker.ask()
+        assert worker.receive() is None
+        client = queue.client()
+
+        def latency() -> float:
+            began = time.monotonic()
+            client.submit(["1"])
+            accepted = time.monotonic()
+            job = take(worker)
+            taken = time.monotonic()
+            settle(worker, job)
+            return taken - accepted - 3 * (accepted - began)  # that long the disk may take, too
+
+        assert any(sorted(latency() for _ in range(20))[10] < SOON for _ in range(TRIES))
+
+    def test_no_two_workers_have_the_same_job(self, queue: KeeperHarness) -> None:
+        queue.client().submit(["1"] * 6)
+        jobs = [take(queue.worker(n)) for n in range(1, 7)]
+        assert len({job.id for job in jobs}) == 6
+
+    def test_a_result_is_kept(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"])
+        worker = queue.worker(1)
+        settle(worker, take(worker), Done('{"exit":0}'))
+        ended = client.wait(id)
+        assert (ended["state"], ended["result"]) == ("done", '{"exit":0}')
+        assert client.counts()["done"] == 1
+
+    def test_what_raised_is_tried_again_and_then_dead(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"], 0, 2)
+        worker = queue.worker(1)
+        for attempt in (1, 2):
+            job = take(worker)
+            assert (job.id, job.attempt) == (id, attempt)
+            settle(worker, job, Raised('{"reason":"no"}'))
+        ended = client.wait(id)
+        assert (ended["state"], ended["attempts"]) == ("dead", 2)
+        assert ended["evidence"] == '{"reason":"no"}'
+
+    def test_a_delay_is_kept(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        client.submit(["1"], 3600)
+        [late] = client.submit(["2"], 0.3)
+        [early] = client.submit(["3"])
+        worker = queue.worker(1)
+        postponed = 0.0
+        for _ in range(2):  # the early one comes first, unless 0.3 s have gone by
+            job = take(worker)
+            if job.id == late:
+                assert time.time() >= job.submitted + 0.29
+                postponed = time.time()
+                settle(worker, job, Postponed("{}", 0.2))
+            else:
+                assert job.id == early
+                settle(worker, job)
+        again = take(worker)
+        assert (again.id, again.attempt) == (late, 2)
+        assert time.time() >= postponed + 0.19
+
+    def test_a_job_can_be_given_up_at_once(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"])
+        worker = queue.worker(1)
+        settle(worker, take(worker), Discarded('{"reason":"useless"}'))
+        assert client.wait(id)["state"] == "dead"
+
+    @pytest.mark.parametrize("counts", [True, False])
+    def test_the_job_of_a_dead_worker_goes_to_another(
+        self, queue: KeeperHarness, counts: bool
+    ) -> None:
+        queue.client().submit(["1"])
+        worker = queue.worker(1)
+        job = take(worker)
+        other = queue.worker(2)
+        other.ask()
+        queue.died(worker, 1, counts, signal=11)
+        again = take(other)
+        assert (again.id, again.attempt) == (job.id, 2 if counts else 1)
+
+    def test_poison_is_dead_with_the_evidence(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"])
+        for number in (1, 2, 3):
+            worker = queue.worker(number)
+            take(worker)
+            queue.died(worker, number, True, signal=11, reason="killed by SIGSEGV")
+        ended = client.wait(id)
+        assert (ended["state"], ended["attempts"]) == ("dead", 3)
+        assert "SIGSEGV" in ended["evidence"]
+
+    def test_what_a_worker_settled_before_it_died_is_settled(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"])
+        worker = queue.worker(1)
+        worker.settle(take(worker), Done(), more=True)
+        queue.died(worker, 1, True)
+        assert client.wait(id)["state"] == "done"
+
+    def test_who_leaves_gives_back_what_it_has_not_begun(self, queue: KeeperHarness) -> None:
+        [id] = queue.client().submit(["1"])
+        worker = queue.worker(1)
+        take(worker)
+        worker.leave()
+        job = take(queue.worker(2))
+        assert (job.id, job.attempt) == (id, 1)
+
+    def test_a_repeated_settle_changes_nothing(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"])
+        worker = queue.worker(1)
+        job = take(worker)
+        settle(worker, job, Raised("{}"))
+        settle(worker, job, Raised("{}"))
+        again = take(worker)
+        assert (again.id, again.attempt) == (id, 2)
+        settle(worker, job, Raised("{}"))
+        assert queue.counts()["taken"] == 1, "that was about the first attempt"
+        settle(worker, again)
+        settle(worker, again, Raised("{}"))
+        assert client.wait(id)["state"] == "done"
+
+    def test_nothing_is_lost_or_doubled_when_the_queue_dies(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        ids = list(client.submit(["1"] * 300))
+        workers = [queue.worker(n) for n in (1, 2)]
+        done = []
+        for _ in range(3):
+            for worker in workers:
+                done += work_off(worker, 20)
+            held = [take(worker) for worker in workers]
+            queue.restart()
+            for worker, job in zip(workers, held, strict=True):
+                worker.settle(job, Done(), more=True)
+            done += held
+        workers[1].leave()
+        confirm(workers[1])
+        while len(done) < len(ids):
+            done += work_off(workers[0], 1)
+        assert sorted(job.id for job in done) == ids
+        assert {job.attempt for job in done} == {1}
+        settle(workers[0], done[-1])
+        assert queue.counts()["done"] == 300
+
+    def test_what_is_in_hand_stays_there_when_the_queue_dies(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"])
+        worker, other = queue.worker(1), queue.worker(2)
+        job = take(worker)
+        queue.restart()
+        other.ask()
+        for end in (worker, other):
+            reconnect(end)
+        quiet = time.monotonic() + 0.3
+        while time.monotonic() < quiet:
+            for end in (worker, other):
+                assert end.receive() is None, "it is in the hands of the first"
+                await_news(end, time.monotonic() + 0.05)
+        settle(worker, job)
+        assert queue.client().wait(id)["state"] == "done"
+
+    def test_a_payload_may_have_a_mebibyte(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        text = "x" * (MAX_PAYLOAD - 2)
+        client.submit([f'"{text}"'])
+        worker = queue.worker(1)
+        job = take(worker)
+        assert job.payload == text
+        settle(worker, job, Done(f'"{text}"'))
+        assert len(client.wait(job.id)["result"]) == MAX_PAYLOAD
+        with pytest.raises(QueueError, match="at most 1048576 bytes"):
+            client.submit([f'"{text}x"'])
+
+    def test_a_stream_is_accepted_whole(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        assert client.stream(str(n) for n in range(2500)) == 2500
+        assert client.counts()["waiting"] == 2500
+        jobs = work_off(queue.worker(1), 2500)
+        assert [job.payload for job in jobs] == list(range(2500))
+
+    def test_a_stream_without_an_end_is_not_accepted(self, queue: KeeperHarness) -> None:
+        def broken():  # type: ignore[no-untyped-def]
+            yield from (str(n) for n in range(1500))
+            raise ValueError("line 1501 is no JSON")
+
+        client = queue.client()
+        with pytest.raises(ValueError, match="1501"):
+            client.stream(broken())
+        client.close()
+        other = queue.client()
+        [id] = other.submit(["42"])
+        assert take(queue.worker(1)).id == id
+        assert other.counts()["waiting"] == 0
+
+    def test_jobs_are_listed(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        ids = client.submit(["1", "2", "3"])
+        worker = queue.worker(1)
+        take(worker)
+        assert [j["id"] for j in client.jobs(None, 0, 10)] == list(ids)
+        assert [j["id"] for j in client.jobs("taken", 0, 10)] == [ids[0]]
+        assert [j["id"] for j in client.jobs("waiting", ids[1], 10)] == [ids[2]]
+        assert [j["payload"] for j in client.jobs("waiting", 0, 1)] == ["2"]
+
+    def test_jobs_are_retried_and_dropped(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        first, second, third = client.submit(["1", "2", "3"], 0, 1)
+        worker = queue.worker(1)
+        settle(worker, take(worker), Raised("{}"))
+        taken = take(worker)
+        assert taken.id == second
+        assert client.drop([second, third, 99]) == {
+            second: "is being worked on",
+            99: "no such job",
+        }
+        assert client.retry([first, second]) == {second: "is being worked on"}
+        settle(worker, taken)
+        again = take(worker)
+        assert (again.id, again.attempt) == (first, 1)
+        assert client.wait(third)["state"] == "gone"

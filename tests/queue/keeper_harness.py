@@ -1,0 +1,160 @@
+"""A real keeper for tests: its process, workers' and clients' ends, waits with a deadline."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from graced.log.logger import Log
+from graced.queue.job import Done, Job, Outcome
+from graced.queue.policy import Policy
+from graced.queue.sqlite.keeper import Keeper, Plan
+from graced.queue.sqlite.worker_end import Address, ClientEnd, WorkerEnd
+
+DEFAULTS = Policy()
+DEADLINE = 60.0  # seconds; only reached by a failure
+
+
+class KeeperHarness:
+    """One queue, kept by a process of its own; the test is its main process."""
+
+    def __init__(self, folder: Path, policy: Policy = DEFAULTS, daemon_id: str = "d1") -> None:
+        self.file = f"{folder}/jobs.db"
+        self.socket = f"{folder}/queue-jobs.sock"
+        plan = Plan("jobs", self.file, self.socket, daemon_id, policy, log=Log())
+        self.keeper = Keeper(plan)
+        self.said: list[tuple[Any, ...]] = []
+        self._ends: list[ClientEnd | WorkerEnd] = []
+
+    def __enter__(self) -> KeeperHarness:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for end in self._ends:
+            end.close()
+        if self.keeper.pid is not None:
+            self.kill()
+        self.keeper.close()
+
+    def start(self) -> KeeperHarness:
+        self.begin()
+        self.until(lambda: self.keeper.open)
+        return self
+
+    def begin(self) -> None:
+        """Start without waiting for it to have the file."""
+        self.keeper.start()
+
+    def kill(self) -> None:
+        """End the keeper as the kernel would: no last words."""
+        pid, self.keeper.pid = self.keeper.pid, None
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def stop(self) -> int:
+        """Stop it as asked; return its exit status."""
+        pid, self.keeper.pid = self.keeper.pid, None
+        assert pid is not None
+        self.keeper.stop()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self.hear()
+        return status
+
+    def hear(self) -> None:
+        self.said += self.keeper.receive()
+
+    def until(self, true: Callable[[], Any]) -> Any:
+        """Wait for what the keeper says to the main process to make something true."""
+        end = time.monotonic() + DEADLINE
+        while not (found := true()):
+            assert time.monotonic() < end, f"it said only {self.said}"
+            fd = self.keeper.fileno()
+            assert fd >= 0, f"the keeper is gone; it said {self.said}"
+            select.select([fd], [], [], 0.2)
+            self.hear()
+        return found
+
+    def counts(self) -> dict[str, Any]:
+        self.keeper.counts = None
+        self.keeper.count()
+        found: dict[str, Any] = self.until(lambda: self.keeper.counts)
+        return found
+
+    def client(self) -> ClientEnd:
+        end = ClientEnd(self.socket)
+        self._ends.append(end)
+        return end
+
+    def worker(self, number: int) -> WorkerEnd:
+        address = Address(self.keeper.plan.daemon_id, self.socket, self.file)
+        end = WorkerEnd(address, number)
+        self._ends.append(end)
+        return end
+
+    def died(self, worker: WorkerEnd, number: int, counts: bool, **evidence: Any) -> None:
+        """Let a worker die: its lock and its connection go with it."""
+        os.close(worker.lock)
+        worker.close()
+        self.keeper.died(number, evidence, counts=counts)
+
+
+def take(worker: WorkerEnd) -> Job:
+    """Wait for a worker's next job, as a worker does."""
+    end = time.monotonic() + DEADLINE
+    worker.ask()
+    while (job := worker.receive()) is None:
+        assert time.monotonic() < end, "no job came"
+        await_news(worker, end)
+    return job
+
+
+def settle(worker: WorkerEnd, job: Job, outcome: Outcome | None = None) -> None:
+    """Settle a job and wait until that is durable."""
+    worker.settle(job, outcome or Done(), more=False)
+    confirm(worker)
+
+
+def confirm(worker: WorkerEnd) -> None:
+    """Wait until all that a worker has settled is durable."""
+    end = time.monotonic() + DEADLINE
+    while worker.unsettled:
+        assert time.monotonic() < end, "a settle was not confirmed"
+        await_news(worker, end)
+        worker.receive()
+
+
+def reconnect(worker: WorkerEnd) -> None:
+    """Wait until a worker that has no job coming is with the next keeper."""
+    end = time.monotonic() + DEADLINE
+    assert worker.receive() is None  # it sees that the last one is gone
+    while worker.fileno() < 0:
+        assert time.monotonic() < end, "it does not find the next keeper"
+        await_news(worker, end)
+        assert worker.receive() is None
+
+
+def await_news(worker: WorkerEnd, end: float) -> None:
+    wait = worker.retry_in()
+    left = max(end - time.monotonic(), 0)
+    fds = [worker.fileno()] if worker.fileno() >= 0 else []
+    select.select(fds, [], [], left if wait is None else min(wait, left))
+
+
+def work_off(worker: WorkerEnd, count: int) -> list[Job]:
+    """Do so many jobs, one after the other, as quickly as may be."""
+    done = []
+    for _ in range(count):
+        job = take(worker)
+        worker.settle(job, Done(), more=True)
+        done.append(job)
+    return done

@@ -1,0 +1,829 @@
+"""Random histories of a queue, with a real file and time as an argument.
+
+Whatever happens, in whatever order: no job is lost, none is in two hands, and an attempt
+counts exactly when the contract says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from graced.queue.job import Discarded, Done, Outcome, Postponed, Raised
+from graced.queue.policy import Policy
+from graced.queue.protocol import QueueError
+from graced.queue.sqlite import bulk
+from graced.queue.sqlite import dispatcher as rules
+from graced.queue.sqlite import lookahead as window
+from graced.queue.sqlite.dispatcher import Ledger
+from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.rows import DEAD, DONE, WAITING, Row
+from graced.queue.sqlite.store import Store
+from graced.settings import Retry
+
+SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None
+POLICY = Policy(max_attempts=3, retry=Retry(1.0, 2.0, 60.0), keep_done=1e9)
+SIZES = (window.AHEAD, window.LOW, window.MOST)
+START = 1_700_000_000_000
+WORKERS = [f"d:{n}" for n in range(4)]
+
+
+class FlakyStore(Store):
+    """A store whose disk is full at times."""
+
+    full = False
+
+    def commit(self) -> None:
+        if self.full:
+            self._undo()
+            raise Trouble("no space", full=True)
+        super().commit()
+
+
+class Worker:
+    """A worker as the model knows it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hand: tuple[int, int] | None = None  # job, attempt
+        self.settled: list[tuple[int, int, Outcome]] = []  # said, not confirmed
+        self.asked = False
+
+    @classmethod
+    def settled_only(cls, other: Worker) -> Worker:
+        ghost = cls(other.name)
+        ghost.settled = other.settled
+        return ghost
+
+
+class Known:
+    """A job as the model knows it; the failures that it may have had."""
+
+    def __init__(self, due: int, limit: int) -> None:
+        self.due = due
+        self.limit = limit or POLICY.max_attempts
+        self.low = self.high = 0
+        self.ends: set[int] = set()  # states in which it may have ended
+        self.gone = False
+
+    def count(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Done):
+            self.ends.add(DONE)
+            return
+        self.low += 1
+        self.high += 1
+        if isinstance(outcome, Discarded) or self.high >= self.limit:
+            self.ends.add(DEAD)
+
+    def may_wait(self) -> bool:
+        return not self.gone and (not self.ends or (DEAD in self.ends and self.low < self.limit))
+
+
+class Histories(RuleBasedStateMachine):
+    """One queue, some workers, a keeper that dies and a disk that fills up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp(dir=SHM)
+        self.now = START
+        self.known: dict[int, Known] = {}
+        self.workers: dict[str, Worker] = {}
+        self.number = 0
+        self.listening = False
+        self.unwritten: list[int] = []  # jobs submitted, and not answered
+        self.unburied: list[tuple[Worker, bool]] = []  # deaths told, and not answered
+        self._open()
+
+    def _open(self) -> None:
+        self.store = FlakyStore(f"{self.folder}/q.db")
+        self.ledger = Ledger(self.store, POLICY, lambda: 0.5)
+
+    def teardown(self) -> None:
+        try:
+            self._finish()
+        finally:
+            window.AHEAD, window.LOW, window.MOST = SIZES
+            self.store.close()
+            shutil.rmtree(self.folder)
+
+    # -- what happens
+
+    @initialize(small=st.booleans(), listening=st.booleans())
+    def sizes(self, small: bool, listening: bool) -> None:
+        """Let what is in memory end after a few rows, or hold everything."""
+        self.listening = listening
+        window.AHEAD, window.LOW, window.MOST = (3, 1, 4) if small else SIZES
+
+    @rule(
+        count=st.integers(1, 6),
+        delay=st.sampled_from([0.0, 0.0, 0.0, 1.5, 40.0]),
+        limit=st.sampled_from([0, 0, 1, 5]),
+    )
+    def submit(self, count: int, delay: float, limit: int) -> None:
+        first, many = self.ledger.submit(["{}"] * count, delay, limit, self.now)
+        assert many == count
+        for id in range(first, first + count):
+            assert id not in self.known, "a number was used twice"
+            self.known[id] = Known(self.now + round(delay * 1000), limit)
+            self.unwritten.append(id)
+        self._commit()
+
+    @rule(count=st.integers(1, 8), finished=st.booleans())
+    def stream(self, count: int, finished: bool) -> None:
+        stream = self.ledger.open_stream()
+        first = self.ledger._last + 1
+        for _ in range(count):
+            self.ledger.stage(stream, ["{}"], 0, self.now)
+        if finished:
+            assert self.ledger.seal(stream, 0.0, self.now) == count
+            for id in range(first, first + count):
+                self.known[id] = Known(self.now, 0)
+                self.unwritten.append(id)
+        else:
+            self.ledger.scrap(stream)
+        self._commit()
+
+    @rule()
+    def hire(self) -> None:
+        if len(self.workers) < 4:
+            self.number += 1
+            worker = Worker(f"d:{self.number}")
+            self.workers[worker.name] = worker
+            self.ledger.join(worker.name, [], self.now)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def ask(self, data: st.DataObject) -> None:
+        worker = self._some(data)
+        if worker.hand is None and not worker.asked:
+            worker.asked = True
+            self._deliver(self.ledger.ask(worker.name, self.now))
+            self._commit()
+
+    @precondition(lambda self: any(w.hand for w in self.workers.values()))
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(
+            [Done(), Done("1"), Done(), Raised("{}"), Postponed("{}", 2.5), Discarded("{}")]
+        ),
+        more=st.booleans(),
+        took=st.sampled_from([0, 3, 200]),
+    )
+    def settle(self, data: st.DataObject, outcome: Outcome, more: bool, took: int) -> None:
+        worker = data.draw(st.sampled_from([w for w in self.workers.values() if w.hand]))
+        assert worker.hand is not None
+        self.now += took
+        (id, attempt), worker.hand = worker.hand, None
+        worker.settled.append((id, attempt, outcome))
+        worker.asked = more
+        self.known[id].count(outcome)
+        self._deliver(self.ledger.settle(worker.name, id, attempt, outcome, more, self.now))
+        self._commit()
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def reconnect(self, data: st.DataObject) -> None:
+        worker = self._some(data)
+        self.ledger.absent(worker.name)
+        self._commit()
+        self._join(worker)
+        self._commit()
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), counts=st.booleans())
+    def die(self, data: st.DataObject, counts: bool) -> None:
+        worker = self._some(data)
+        del self.workers[worker.name]
+        if worker.hand is not None and counts:
+            self.known[worker.hand[0]].count(Raised("{}"))
+        self.ledger.bury(worker.name, "{}" if counts else None, self.now)
+        self.unburied.append((worker, counts))
+        self._commit()
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        worker = self._some(data)
+        if worker.hand is None:
+            self.ledger.leave(worker.name)
+            worker.asked = False
+            self._commit()
+
+    @rule(seconds=st.sampled_from([0.02, 0.2, 1.0, 3.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += round(seconds * 1000)
+        self._commit()
+
+    @rule(full=st.booleans())
+    def disk(self, full: bool) -> None:
+        self.store.full = full
+        self._commit()
+
+    @rule(data=st.data(), lost=st.sets(st.integers(0, 3)), counts=st.booleans())
+    def keeper_dies(self, data: st.DataObject, lost: set[int], counts: bool) -> None:
+        """Some workers die before they can talk to the next keeper."""
+        full, self.store.full = self.store.full, False
+        self.store.close()
+        self._forget_unwritten()
+        self._open()
+        for index, worker in enumerate(list(self.workers.values())):
+            if index in lost:
+                self._die_unheard(worker, counts)
+            else:
+                self._join(worker)
+        for worker, counts in self.unburied:
+            if worker.hand is not None and counts:
+                self.known[worker.hand[0]].low -= 1  # handed out, and not written down as taken
+            self._die_unheard(Worker.settled_only(worker), counts)
+        self._commit()
+        self.store.full = full
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), drop=st.booleans())
+    def change(self, data: st.DataObject, drop: bool) -> None:
+        if self.store.full:
+            return
+        id = data.draw(st.sampled_from(sorted(self.known)))
+        job = self.known[id]
+        held = any(w.hand and w.hand[0] == id for w in self.workers.values())
+        refused = (self.ledger.drop if drop else self._retry)([id])
+        assert not (held and not refused), "somebody works on it"
+        if drop and not refused:
+            job.gone = True
+        elif not refused and job.ends == {DEAD}:
+            job.low = job.high = 0
+            job.ends.clear()
+        if not refused:
+            job.due = min(job.due, self.now)
+        self._commit()
+
+    def _retry(self, ids: list[int]) -> dict[int, str]:
+        return self.ledger.retry(ids, self.now)
+
+    # -- what must hold
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        if self.ledger.pending or self.store.full:
+            return
+        counts, _, _, _ = self.store.load()
+        mine = {s: n for s, n in enumerate(self.ledger._counts) if n}
+        if not self.ledger.untidy:
+            assert mine == counts
+
+    def _deliver(self, row: Row | None) -> None:
+        if row is None:
+            return
+        assert row.owner is not None
+        worker = self.workers[row.owner]
+        holders = [w.name for w in self.workers.values() if w.hand and w.hand[0] == row.id]
+        assert not holders, f"{row.id} is in the hands of {holders}"
+        job = self.known[row.id]
+        assert job.may_wait(), f"{row.id} had ended: {job.ends}"
+        assert job.low < row.attempt <= job.high + 1, (job.low, row.attempt, job.high)
+        assert row.id not in self.unwritten, "handed out before it was durable"
+        assert row.due <= self.now
+        assert worker.hand is None
+        assert worker.asked, "it had not asked"
+        job.low = job.high = row.attempt - 1
+        job.ends.clear()
+        worker.hand, worker.asked = (row.id, row.attempt), False
+
+    # -- steps
+
+    def _some(self, data: st.DataObject) -> Worker:
+        return self.workers[data.draw(st.sampled_from(sorted(self.workers)))]
+
+    def _commit(self) -> None:
+        try:
+            rows = self.ledger.commit(self.now, self._listen if self.listening else None)
+        except Trouble:
+            self.ledger.refuse_submits()
+            self._forget_unwritten()
+            return
+        self._written(rows)
+        while self.ledger.is_low:
+            self.ledger.read_ahead()
+            self._commit()
+        if self.ledger.untidy and not self.ledger.pending:
+            self.ledger.tidy(self.now)
+            if not self.store.full:
+                self._commit()
+
+    def _listen(self) -> bool:
+        """Somebody settles a job while the commit is under way."""
+        busy = [w for w in self.workers.values() if w.hand]
+        if not busy or self.now % 3 == 0:
+            return False
+        worker = busy[self.now % len(busy)]
+        assert worker.hand is not None
+        (id, attempt), worker.hand = worker.hand, None
+        worker.settled.append((id, attempt, Done()))
+        worker.asked = True
+        self.known[id].count(Done())
+        self._deliver(self.ledger.settle(worker.name, id, attempt, Done(), True, self.now))
+        return True
+
+    def _written(self, rows: list[Row]) -> None:
+        self.unwritten.clear()
+        self.unburied.clear()
+        for worker in self.workers.values():
+            worker.settled.clear()
+        for row in rows:
+            self._deliver(row)
+
+    def _forget_unwritten(self) -> None:
+        for id in self.unwritten:
+            del self.known[id]
+        self.unwritten.clear()
+
+    def _join(self, worker: Worker) -> None:
+        held = [(id, attempt) for id, attempt, _ in worker.settled]
+        held += [worker.hand] if worker.hand else []
+        self.ledger.join(worker.name, held, self.now)
+        for id, attempt, outcome in worker.settled:
+            assert self.ledger.settle(worker.name, id, attempt, outcome, False, self.now) is None
+        if worker.asked:
+            self._deliver(self.ledger.ask(worker.name, self.now))
+
+    def _die_unheard(self, worker: Worker, counts: bool) -> None:
+        """A settle that nobody wrote down is lost with the keeper and the worker both."""
+        self.workers.pop(worker.name, None)
+        uncertain = [(id, o) for id, _, o in worker.settled]
+        for id, outcome in uncertain:
+            job = self.known[id]
+            if not isinstance(outcome, Done):
+                job.low -= 1
+            elif counts:
+                job.high += 1
+            job.ends |= {DEAD} if job.high >= job.limit else set()
+            job.ends.discard(DONE)
+        if worker.hand is not None and counts:
+            job = self.known[worker.hand[0]]
+            job.high += 1
+            job.ends |= {DEAD} if job.high >= job.limit else set()
+        self.ledger.bury(worker.name, "{}" if counts else None, self.now)
+
+    def _finish(self) -> None:
+        """With a good disk and one last worker, all jobs come to their ends."""
+        self.store.full = False
+        self._commit()
+        for worker in list(self.workers.values()):
+            if worker.hand:
+                id, attempt = worker.hand
+                worker.hand = None
+                worker.settled.append((id, attempt, Done()))
+                self.known[id].count(Done())
+                self.ledger.settle(worker.name, id, attempt, Done(), False, self.now)
+                self._commit()
+            self.ledger.leave(worker.name)
+            del self.workers[worker.name]
+        last = self.workers["d:last"] = Worker("d:last")
+        self.ledger.join("d:last", [], self.now)
+        for _ in range(10 * len(self.known) + 10):
+            self.now += 100_000
+            if not last.asked and last.hand is None:
+                last.asked = True
+                self._deliver(self.ledger.ask("d:last", self.now))
+            self._commit()
+            if last.hand is not None:
+                (id, attempt), last.hand = last.hand, None
+                last.settled.append((id, attempt, Done()))
+                self.known[id].count(Done())
+                self.ledger.settle("d:last", id, attempt, Done(), False, self.now)
+        self._commit()
+        for id, job in self.known.items():
+            row = self.store.row(id)
+            if job.gone:
+                assert row is None
+            else:
+                assert row is not None, f"{id} is lost"
+                assert row.state in job.ends, (id, row.state, job.ends)
+
+
+Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+TestHistories = Histories.TestCase
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    store = Store(f"{tmp_path}/q.db")
+    yield store
+    store.close()
+
+
+def settled(ledger: Ledger, name: str, row: Row, now: int) -> Row | None:
+    return ledger.settle(name, row.id, row.attempt, Done(), True, now)
+
+
+def test_a_quick_workers_next_job_comes_before_the_commit(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 9, 0, 0, START)
+    ledger.ask("d:1", START)
+    [first] = _commit(ledger, START)
+    assert settled(ledger, "d:1", first, START + 1) is None, "not known to be quick"
+    [second] = _commit(ledger, START + 1)
+    third = settled(ledger, "d:1", second, START + 2)
+    assert third is not None
+    for n in range(3):
+        third = settled(ledger, "d:1", third, START + 3)
+        assert third is not None, n
+    assert settled(ledger, "d:1", third, START + 3) is None, "no more was durable"
+    _commit(ledger, START + 3)
+    assert ledger.counts(START)["taken"] == 1
+
+
+def test_a_reserved_job_is_free_for_the_idle(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 4, 0, 0, START)
+    ledger.ask("d:1", START)
+    [row] = _commit(ledger, START)
+    settled(ledger, "d:1", row, START)
+    [row] = _commit(ledger, START)
+    assert len(ledger.owners["d:1"].reserve) == 2
+    for name in ("d:2", "d:3"):
+        ledger.ask(name, START)
+    assert len(_commit(ledger, START)) == 2
+    assert not ledger.owners["d:1"].reserve
+
+
+def test_the_oldest_job_does_not_wait_for_a_worker_that_became_slow(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 50, 0, 0, START)
+    ledger.ask("d:1", START)
+    [row] = _commit(ledger, START)
+    settled(ledger, "d:1", row, START)
+    _commit(ledger, START)
+    reserved = next(iter(ledger.owners["d:1"].reserve.values()))
+    later = START + 1000
+    ledger.ask("d:2", later)
+    [row] = _commit(ledger, later)
+    assert row is reserved
+
+
+def quick_worker(ledger: Ledger, name: str) -> Row:
+    """Have a worker with a job in hand and others reserved."""
+    ledger.ask(name, START)
+    [row] = _commit(ledger, START)
+    settled(ledger, name, row, START)
+    [row] = _commit(ledger, START)
+    return row
+
+
+def test_what_is_reserved_is_not_handed_out_before_that_is_durable(tmp_path: Path) -> None:
+    store = FlakyStore(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 50, 0, 0, START)
+    row = quick_worker(ledger, "d:1")
+    store.full = True
+    handed = 0
+    while (following := settled(ledger, "d:1", row, START)) is not None:
+        with pytest.raises(Trouble):
+            ledger.commit(START)
+        row, handed = following, handed + 1
+    assert handed == rules.DEPTH
+    with pytest.raises(Trouble):
+        ledger.commit(START)
+    store.full = False
+    assert len(ledger.commit(START)) == 1
+    store.close()
+
+
+def test_what_is_settled_during_a_commit_is_settled_by_it(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 50, 0, 0, START)
+    hand = [quick_worker(ledger, "d:1")]
+    done = []
+
+    def listen() -> bool:
+        row = hand.pop() if hand else None
+        if row is None:
+            return False
+        done.append(row.id)
+        following = settled(ledger, "d:1", row, START)
+        hand.extend([following] if following else [])
+        return True
+
+    assert listen()
+    handouts = ledger.commit(START, listen)
+    assert len(done) == rules.DEPTH + 1
+    assert [r.id for r in handouts] == [done[-1] + 1], "the last had no durable reserve"
+    assert all(found and found.state == DONE for found in map(store.row, done))
+
+
+def test_an_attempt_that_was_not_handed_out_does_not_count(tmp_path: Path) -> None:
+    store = FlakyStore(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"], 0, 0, START)
+    _commit(ledger, START)
+    store.full = True
+    ledger.ask("d:1", START)
+    with pytest.raises(Trouble):
+        ledger.commit(START)
+    ledger.bury("d:1", "{}", START)
+    store.full = False
+    _commit(ledger, START)
+    ledger.ask("d:2", START)
+    [row] = _commit(ledger, START)
+    assert row.attempt == 1
+    store.close()
+
+
+def test_a_reserve_that_the_next_keeper_finds_does_not_count(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+    row = quick_worker(ledger, "d:1")
+    reserved = set(ledger.owners["d:1"].reserve)
+    store.close()
+    store = Store(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.bury("d:1", "{}", START)
+    _commit(ledger, START)
+    failures = {id: found.failures for id in (row.id, *reserved) if (found := store.row(id))}
+    assert failures == {row.id: 1, **dict.fromkeys(reserved, 0)}
+    store.close()
+
+
+def test_memory_is_bounded_however_many_wait(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    for _ in range(20):
+        ledger.submit(["{}"] * 1000, 0, 0, START)
+        _commit(ledger, START)
+    assert len(ledger._waiting._heap) <= 2 * window.MOST
+    assert len(ledger._rows) <= 2 * window.MOST
+
+
+def test_a_retry_that_falls_due_early_is_seen(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "AHEAD", 4)
+    monkeypatch.setattr(window, "LOW", 2)
+    ledger = Ledger(store, POLICY, lambda: 1.0)
+    ledger.submit(["{}"], 0, 0, START)
+    ledger.ask("d:1", START)
+    [row] = _commit(ledger, START)
+    ledger.submit(["{}"] * 20, 3600, 0, START)
+    _commit(ledger, START)
+    ledger.settle("d:1", row.id, 1, Raised("{}"), True, START)
+    assert _commit(ledger, START) == []
+    assert ledger.next_due() == START + 1000
+    [again] = _commit(ledger, START + 1000)
+    assert (again.id, again.attempt) == (row.id, 2)
+
+
+def test_dead_after_its_own_attempts(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"], 0, 2, START)
+    now = START
+    for attempt in (1, 2):
+        ledger.ask("d:1", now)
+        [row] = _commit(ledger, now)
+        assert row.attempt == attempt
+        ledger.bury("d:1", '{"signal":11}', now)
+        _commit(ledger, now)
+        now += 100_000
+    assert ledger.ended() == [(1, DEAD)]
+    listing = store.listing(1)
+    assert listing is not None
+    assert (listing["state"], listing["attempts"]) == ("dead", 2)
+    assert listing["evidence"] == '{"signal":11}'
+    assert ledger.retry([1], now) == {}
+    _commit(ledger, now)
+    row_again = store.row(1)
+    assert row_again is not None
+    assert (row_again.state, row_again.failures) == (WAITING, 0)
+    ledger.ask("d:1", now)
+    [row] = _commit(ledger, now)
+    ledger.settle("d:1", 1, row.attempt, Done(), False, now)
+    _commit(ledger, now)
+    listing = store.listing(1)
+    assert listing is not None
+    assert (listing["state"], listing["evidence"]) == ("done", None), "of a try that counts no more"
+
+
+def test_done_jobs_are_kept_and_then_pruned(store: Store) -> None:
+    policy = POLICY.replace(keep_done=10.0)
+    ledger = Ledger(store, policy, lambda: 0.5)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+    ledger.ask("d:1", START)
+    rows = _commit(ledger, START)
+    while rows:
+        row = settled(ledger, "d:1", rows[0], START)
+        rows = [row] if row else _commit(ledger, START)
+    _commit(ledger, START)
+    assert ledger.next_prune is not None
+    ledger.tidy(START + 9_000)
+    assert ledger.counts(START)["done"] == 3
+    ledger.tidy(ledger.next_prune)
+    assert ledger.counts(START)["done"] == 0
+    assert store.listing(1) is None
+    assert ledger.next_prune is None
+
+
+def test_a_full_queue_refuses_and_says_so(store: Store) -> None:
+    ledger = Ledger(store, POLICY.replace(max_waiting=2), lambda: 0.5)
+    ledger.submit(["{}"] * 2, 0, 0, START)
+    with pytest.raises(QueueError, match=r"the queue is full: 2 jobs wait and max_waiting is 2"):
+        ledger.submit(["{}"], 0, 0, START)
+
+
+def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
+    path = f"{tmp_path}/q.db"
+    store = Store(path)
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+    _commit(ledger, START)
+    assert ledger.drop([1, 2, 3]) == {}
+    _commit(ledger, START)
+    store.close()
+    store = Store(path)
+    assert Ledger(store, POLICY, lambda: 0.5).submit(["{}"], 0, 0, START) == (4, 1)
+    store.close()
+
+
+def test_a_long_stream_is_promoted_in_steps_and_survives_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "STEP", 10)
+    path = f"{tmp_path}/q.db"
+    store = Store(path)
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    stream = ledger.open_stream()
+    for _ in range(5):
+        ledger.stage(stream, ["{}"] * 7, 0, START)
+        _commit(ledger, START)
+    assert ledger.counts(START)["waiting"] == 0
+    assert ledger.seal(stream, 0, START) == 35
+    _commit(ledger, START)
+    ledger.tidy(START)
+    assert ledger.counts(START)["waiting"] == 35
+    store.close()
+    store = Store(path)
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    assert ledger.counts(START)["waiting"] == 35
+    while ledger.untidy:
+        ledger.tidy(START)
+    assert store.load()[0] == {WAITING: 35}
+    store.close()
+
+
+def test_a_stream_that_was_broken_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither rows nor room in the queue, whether it broke off now or with the last keeper."""
+    monkeypatch.setattr(bulk, "STEP", 10)
+    path = f"{tmp_path}/q.db"
+    policy = POLICY.replace(max_waiting=25)
+    store = Store(path)
+    ledger = Ledger(store, policy, lambda: 0.5)
+    for _ in range(2):
+        stream = ledger.open_stream()
+        ledger.stage(stream, ["{}"] * 25, 0, START)
+        _commit(ledger, START)
+        with pytest.raises(QueueError, match="the queue is full"):
+            ledger.stage(stream, ["{}"], 0, START)
+        ledger.scrap(stream)
+        while ledger.untidy:
+            ledger.tidy(START)
+        assert store.load()[0] == {}
+    ledger.stage(ledger.open_stream(), ["{}"] * 25, 0, START)
+    _commit(ledger, START)
+    store.close()
+    store = Store(path)
+    ledger = Ledger(store, policy, lambda: 0.5)
+    assert ledger.has_chores(START)
+    while ledger.untidy:
+        ledger.tidy(START)
+    assert store.load()[0] == {}
+    assert store.load()[2] == []
+    assert ledger.submit(["{}"] * 25, 0, 0, START)[1] == 25
+    store.close()
+
+
+def test_what_was_reserved_first_is_given_on_first(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 4, 0, 0, START)
+    quick_worker(ledger, "d:1")
+    assert list(ledger.owners["d:1"].reserve) == [3, 4]
+    handed = []
+    for name in ("d:2", "d:3"):
+        ledger.ask(name, START)
+        handed += [row.id for row in _commit(ledger, START)]
+    assert handed == [3, 4]
+
+
+def test_how_long_the_oldest_waits(store: Store) -> None:
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    assert "oldest" not in ledger.counts(START)
+    ledger.submit(["{}"], 10, 0, START)
+    _commit(ledger, START)
+    assert "oldest" not in ledger.counts(START + 9_999), "it does not wait before it is due"
+    ledger.submit(["{}"], 12, 0, START)
+    _commit(ledger, START)
+    assert ledger.counts(START + 10_000)["oldest"] == 0
+    assert ledger.counts(START + 12_500)["oldest"] == 2.5
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_is_asked_of_a_job_that_has_just_ended_is_asked_of_that(
+    store: Store, *, written: bool
+) -> None:
+    """It is in the batch, or in the open transaction; in the file it is in hand still."""
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+    for name in ("d:1", "d:2"):
+        ledger.ask(name, START)
+    first, second = _commit(ledger, START)
+
+    asked = []
+
+    def ask() -> bool:
+        asked.append(1)
+        assert ledger.retry([first.id], START) == {first.id: "is done"}
+        if len(asked) == 1:
+            assert ledger.drop([second.id]) == {}
+        assert ledger.retry([second.id], START) == {second.id: "no such job"}
+        return len(asked) == 1  # once more, when the drop is in the open transaction too
+
+    for name, row in (("d:1", first), ("d:2", second)):
+        ledger.settle(name, row.id, 1, Done(), False, START)
+    if not written:
+        ask()
+    ledger.commit(START, ask if written else None)
+    _commit(ledger, START)
+    assert {id: row and row.state for id in (1, 2) for row in [store.row(id)]} == {1: DONE, 2: None}
+
+
+def test_who_killed_a_worker_waits_behind_those_who_did_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait, and whatever came first; not behind one that is not due."""
+    for name, size in zip(("AHEAD", "LOW", "MOST"), (4, 2, 8), strict=True):
+        monkeypatch.setattr(window, name, size)
+    ledger = Ledger(store, POLICY, lambda: 1.0)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+
+    def next_job(now: int) -> int:
+        ledger.ask("d:1", now)
+        [row] = _commit(ledger, now)
+        return row.id
+
+    for id in (1, 2):
+        assert next_job(START) == id
+        ledger.bury("d:1", '{"signal":11}', START)
+    ledger.submit(["{}"] * 20, 5, 0, START)
+    ledger.submit(["{}"], 600, 0, START)
+    _commit(ledger, START)
+    later = START + 60_000
+    assert ledger.next_due() is None
+    assert ledger.counts(later)["oldest"] == 60
+    workers = [f"d:{n}" for n in range(10)]
+    order = []
+    while len(order) < 23:  # more of them at once than there are jobs in memory
+        for name in workers:
+            ledger.ask(name, later)
+        rows = _commit(ledger, later)
+        order += [row.id for row in rows]
+        for row in rows:
+            ledger.settle(str(row.owner), row.id, row.attempt, Done(), False, later)
+    assert order == [3, *range(4, 24), 1, 2]
+
+
+def test_who_was_found_after_a_crash_or_is_retried_by_hand_waits_behind_nobody(
+    store: Store,
+) -> None:
+    ledger = Ledger(store, POLICY, lambda: 1.0)
+    ledger.submit(["{}"] * 3, 0, 0, START)
+    for name in ("d:1", "d:2"):
+        ledger.ask(name, START)
+    assert len(_commit(ledger, START)) == 2
+    ledger.bury("d:1", "{}", START, alone=False)
+    ledger.bury("d:2", "{}", START)
+    assert ledger.retry([2], START) == {}
+    later = START + 60_000
+    ledger.submit(["{}"], 61, 0, START)
+    for name in ("d:3", "d:4", "d:5"):
+        ledger.ask(name, later)
+    assert [row.id for row in _commit(ledger, later)] == [2, 3, 1]
+
+
+def _commit(ledger: Ledger, now: int) -> list[Row]:
+    rows = ledger.commit(now)
+    while ledger.is_low:
+        ledger.read_ahead()
+        rows += ledger.commit(now)
+    return rows

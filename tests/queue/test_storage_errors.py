@@ -1,0 +1,33 @@
+"""Why a queue's file cannot be used, in words that say what to do."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from graced.queue.sqlite.errors import Trouble
+
+
+def io_error() -> sqlite3.Error:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR | 3 << 8  # of a write
+    return error
+
+
+def test_a_file_system_that_has_become_read_only_is_called_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel makes it after an error of the disk, whoever has files open for writing."""
+    found = os.statvfs(tmp_path)
+    room = SimpleNamespace(f_bavail=1 << 40, f_frsize=found.f_frsize, f_flag=os.ST_RDONLY)
+    monkeypatch.setattr(os, "statvfs", lambda _path: room)
+    told = str(Trouble.of(f"{tmp_path}/q.db", io_error()))
+    assert told == f"{tmp_path}/q.db: its file system is read-only; mount it writable"
+
+
+def test_an_error_of_the_disk_says_where_to_look(tmp_path: Path) -> None:
+    assert "see the kernel's log" in str(Trouble.of(f"{tmp_path}/q.db", io_error()))

@@ -1,0 +1,43 @@
+"""What a main process has in common with its children, and the zygotes that it forks ahead."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+from graced.core.actions import StartZygote
+from graced.log.logger import Log
+from graced.queue.sqlite.worker_end import Address
+from graced.settings import Pool, Settings
+from graced.supervisor.shared import Ground, fork_ahead
+
+
+def ground(folder: Path) -> Ground:
+    return Ground(Settings(pools={}), Log(), f"{folder}/run", f"{folder}/state")
+
+
+def test_a_worker_reads_where_its_queue_is(tmp_path: Path) -> None:
+    made = ground(tmp_path)
+    found = Address.read(made.queue_address(Pool("mail")))
+    assert found.daemon_id == made.daemon_id
+    assert found.socket == f"{tmp_path}/run/queue-mail.sock"
+    assert found.file == f"{tmp_path}/state/mail.db"
+
+
+def test_a_queue_s_file_is_its_url_s(tmp_path: Path) -> None:
+    made = ground(tmp_path)
+    assert made.queue_file(Pool("mail", queue="sqlite:///post.db")) == f"{tmp_path}/state/post.db"
+    assert made.queue_file(Pool("mail", queue="sqlite:////var/post.db")) == "/var/post.db"
+
+
+def test_a_zygote_that_cannot_be_forked_ahead_is_left_for_later(tmp_path: Path) -> None:
+    made = ground(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # no descriptor is left
+    try:
+        assert fork_ahead([StartZygote(1, Pool("mail"), 1)], made, None, 60) == {}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
