@@ -298,7 +298,7 @@ class Subject:
     def __exit__(self, *_: object) -> None:
         self.go_on()
         while left := self.processes():
-            for pid, _ in left:
+            for pid, _name in left:
                 with contextlib.suppress(ProcessLookupError):
                     fd = os.pidfd_open(pid)
                     os.kill(pid, signal.SIGKILL)
