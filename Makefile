@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint bench deb rpm image sbom clean help
+.PHONY: run test lint bench sdist deb rpm image sbom clean help
 
 run: $(VENV)/.ready-to-run          ## the daemon of config.yaml, in the foreground; Ctrl-C stops it
 	$(BIN)/graced run -c config.yaml
@@ -23,6 +23,10 @@ bench: $(VENV)/.ready-to-test       ## graced beside a bare fork loop, as ratios
 
 # What is made lands in dist/. The version stands in graced/__init__.py; SOURCE_DATE_EPOCH, or
 # else the last commit, gives the date.
+sdist: $(VENV)/.ready-to-test       ## dist/graced-VERSION.tar.gz, and the wheel beside it
+	$(INSTALL) build
+	SOURCE_DATE_EPOCH=$$(packaging/source epoch) $(BIN)/python -m build --outdir dist
+
 deb:                                ## dist/graced_VERSION_all.deb, with Debian's tools
 	packaging/deb/build dist
 

@@ -6,6 +6,7 @@ import argparse
 import ast
 import hashlib
 import http.server
+import os
 import re
 import shlex
 import shutil
@@ -26,7 +27,9 @@ from graced.cli import main
 from graced.config import reader
 from graced.host import signals
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+# What those read who work on the program, and not with it
+INSIDE = [p for p in PAGES if p.name == "CONTRIBUTING.md" or p.parent.name in ("internals", "adr")]
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 README = TEXT[ROOT / "README.md"]
 EXIT_CODES = {"0", "1", "2", "3", "70", "75", "78"}
@@ -195,6 +198,32 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: no {target}"
+
+
+def test_files_that_contributors_are_sent_to_exist() -> None:
+    assert len(INSIDE) > 10
+    for page in INSIDE:
+        for name in re.findall(
+            r"`(\w[\w.-]*/(?:[\w./-]+\.(?:py|md|scd|yml)|[\w/-]*))`", TEXT[page]
+        ):
+            places = (ROOT / name, ROOT / "graced" / name)
+            assert any(place.exists() for place in places), f"{page.name}: there is no {name}"
+
+
+def test_workflows_use_what_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    steps = [
+        step
+        for file in (ROOT / ".github" / "workflows").glob("*.yml")
+        for job in yaml.safe_load(file.read_text())["jobs"].values()
+        for step in job["steps"]
+    ]
+    script = "\n".join(step.get("run", "") for step in steps)
+    for targets in re.findall(r"^make (.+)$", script, re.M):
+        for target in targets.split():
+            assert re.search(rf"^{target}:", makefile, re.M), f"make {target}"
+    for program in re.findall(r"(?<![\w/])(\.ci/\w+|packaging/[\w/]+)", script):
+        assert os.access(ROOT / program, os.X_OK), program
 
 
 def test_python_in_the_docs_compiles() -> None:
