@@ -16,8 +16,9 @@ from daemon_harness import ROOT
 
 import graced
 from graced.cli import main as cli
+from graced.config import reader
 from graced.config.reference import DOCS
-from graced.host import configfile, signals
+from graced.host import signals
 
 MAN = ROOT / "docs" / "man"
 COMMANDS = (MAN / "graced.8.scd").read_text("utf-8")
@@ -144,7 +145,7 @@ def test_the_manual_s_configuration_is_right(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(text)
     assert len(yaml.safe_load(text)["pools"]) == 2
-    reading = configfile.read(str(file), {}, ())
+    reading = reader.read(str(file), {}, ())
     assert reading.settings is not None, reading.problems
 
 
