@@ -20,9 +20,3 @@ def iso(at_ns: int | None = None) -> str:
     t = time.gmtime(seconds)
     day = f"{t.tm_year:04d}-{t.tm_mon:02d}-{t.tm_mday:02d}"
     return f"{day}T{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}.{rest // 1_000_000:03d}Z"
-
-
-def iso_at(moment: float) -> str:
-    """Return the wall time of a monotonic `moment` (seconds), as :func:`iso` does."""
-    age = time.monotonic_ns() - int(moment * 1_000_000_000)
-    return iso(time.time_ns() - age)

@@ -11,16 +11,13 @@ import _socket as socket  # the public module adds enums, which take long to imp
 import marshal
 import os
 import select
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
 MAX_MESSAGE: Final = 128 * 1024  # bytes; unix(7) allows what fits the send buffer
-MAX_FDS: Final = 16
 _MARK: Final = 8  # bytes that all messages of a channel begin with
-_INT: Final = 4  # bytes of a descriptor's number
 
 
 class ChannelClosed(Exception):
@@ -60,8 +57,8 @@ class Channel:
         """Close this end."""
         self._socket.close()
 
-    def send(self, message: tuple[Any, ...], fds: tuple[int, ...] = ()) -> None:
-        """Send at once, with copies of descriptors if any are given.
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send at once.
 
         ValueError if longer than MAX_MESSAGE, ChannelFull if the other side
         has not read for long, ChannelClosed if it is gone.
@@ -70,19 +67,11 @@ class Channel:
         if len(data) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(data)} bytes; at most {MAX_MESSAGE} go at once")
         try:
-            self._put(data, fds)
+            self._socket.send(data, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             raise ChannelFull("the other side does not read its messages") from None
         except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
             raise ChannelClosed("the other side is gone") from None
-
-    def _put(self, data: bytes, fds: tuple[int, ...]) -> None:
-        if fds:
-            numbers = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in fds)
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)
-            self._socket.sendmsg([data], [rights], socket.MSG_NOSIGNAL)
-        else:
-            self._socket.send(data, socket.MSG_NOSIGNAL)
 
     def receive(self) -> tuple[Any, ...] | None:
         """Return the next message, None if there is none yet.
@@ -96,17 +85,6 @@ class Channel:
         except ConnectionResetError:
             data = b""
         return self._message(data)
-
-    def receive_with_fds(self) -> tuple[tuple[Any, ...], list[int]] | None:
-        """Return the next message and the descriptors that came with it, closed on exec."""
-        room = socket.CMSG_SPACE(MAX_FDS * _INT)
-        try:
-            data, extra, _, _ = self._socket.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
-            return None
-        except ConnectionResetError:
-            data, extra = b"", []
-        return self._message(data), _rights(extra)
 
     def _message(self, data: bytes) -> tuple[Any, ...]:
         if not data:
@@ -129,12 +107,3 @@ class Channel:
                 return self.send(message)
             except ChannelFull:
                 self.wait(to_send=True)
-
-
-def _rights(extra: list[tuple[int, int, bytes]]) -> list[int]:
-    fds: list[int] = []
-    for level, kind, data in extra:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = data[: len(data) - len(data) % _INT]
-            fds += memoryview(whole).cast("i").tolist()
-    return fds

@@ -110,10 +110,6 @@ class Log:
         """Return whether what is written to `fd` arrives where this log does."""
         return self._output.sink.is_behind(fd)
 
-    def enabled(self, level: str) -> bool:
-        """Return whether records of `level` are written."""
-        return LEVELS[level] >= self._output.level
-
     @property
     def level(self) -> str:
         """The lowest level that is written."""
@@ -164,17 +160,6 @@ class Log:
             return
         mine.sink.close()
         mine.level, mine.format, mine.sink = theirs.level, theirs.format, theirs.sink
-
-
-def attach(log: Log, fields: Fields | None = None) -> None:
-    """Send to `log` what this process logs through :mod:`logging`, and its warnings.
-
-    Meant for workers. If their code has not imported logging yet, it is
-    attached at the moment of the import, so that who does not use it does not pay.
-    """
-    from graced.log import stdlib
-
-    stdlib.attach(log.bind(**(fields or {})))
 
 
 def open_log(wanted: settings.Log, environ: Mapping[str, str], fd: int | None = None) -> Log:

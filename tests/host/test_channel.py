@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 
 from graced.host.channel import (
-    MAX_FDS,
     MAX_MESSAGE,
     Channel,
     ChannelClosed,
@@ -113,22 +112,6 @@ def test_a_message_of_the_longest_kind_goes_through(pair: tuple[Channel, Channel
 def test_a_message_too_long_is_refused(pair: tuple[Channel, Channel]) -> None:
     with pytest.raises(ValueError, match="at most"):
         pair[0].send(("x" * MAX_MESSAGE,))
-
-
-def test_descriptors_can_come_along(pair: tuple[Channel, Channel]) -> None:
-    ours, theirs = pair
-    ends = [os.pipe() for _ in range(MAX_FDS // 2)]
-    ours.send(("take", 1), tuple(fd for pair in ends for fd in pair))
-    got = theirs.receive_with_fds()
-    assert got is not None
-    message, fds = got
-    assert message == ("take", 1)
-    assert len(fds) == MAX_FDS
-    assert not any(os.get_inheritable(fd) for fd in fds)
-    os.write(fds[1], b"through")
-    assert os.read(ends[0][0], 10) == b"through"
-    for fd in [*fds, *(fd for pair in ends for fd in pair)]:
-        os.close(fd)
 
 
 def test_wait_is_bounded(pair: tuple[Channel, Channel]) -> None:
