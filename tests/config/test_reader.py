@@ -113,7 +113,7 @@ def test_the_published_example_has_every_key() -> None:
     reading = read(DEFAULTS)
     assert "default" not in reading.sources.values()
     assert reading.sources["pools.jobs.drain_timeout"] == "config.yaml:24:20"
-    assert reading.sources["pools.jobs.env"] == "config.yaml:18:10"
+    assert reading.sources["pools.jobs.env"] == "config.yaml:19:10"
     assert reading.sources.keys() == read(POOL).sources.keys()
 
 
