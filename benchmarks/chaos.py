@@ -165,6 +165,15 @@ class Chaos:
             time.sleep(0.05)
             self.hear()
 
+    def wait(self, client: Client) -> Ended | None:
+        """Wait for a client's end, while what is due happens; judge it. None if it hangs."""
+        while (ended := client.ended()) is None and time.monotonic() < client.until:
+            self.hear()
+            time.sleep(0.05)
+        client.close()
+        self.judge(client.words, ended)
+        return ended
+
     def start(self) -> None:
         """Start the daemon."""
         self.subject.restore()
@@ -303,10 +312,8 @@ class Chaos:
         for _ in range(self.random.randint(0, 2)):
             self.kill()
             time.sleep(0.1)
-        ended = client.wait()
-        client.close()
+        ended = self.wait(client)
         self.subject.restore()
-        self.judge(client.words, ended)
         if ended is not None and ended.status == 0:
             self.fault(f"a reload was not refused: {what!r}; {ended.out}")
 
@@ -370,9 +377,7 @@ class Chaos:
         how = self.random.choice((["TERM"], ["INT"], ["INT", "INT"], ["TERM", "INT"], [], ["now"]))
         if not how or how == ["now"]:
             client = self.subject.client("stop", *(["--now"] if how else []))
-            ended = client.wait()
-            client.close()
-            self.judge(client.words, ended)
+            ended = self.wait(client)
             if ended is None or ended.status == 3:  # no way to it, after a sweep
                 self.subject.signal(signal.SIGTERM)
         for name in how if how != ["now"] else []:
