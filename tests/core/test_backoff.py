@@ -444,7 +444,9 @@ def test_one_interrupted_by_hand_is_replaced_at_once_and_no_death() -> None:
     assert len(made.serving()) == 2
     assert made.pool().deaths == 0
     assert not made.pool().backoff.active
-    assert made.said("was interrupted, but not by graced")
+    assert made.said(
+        "was interrupted, but not by graced: by a SIGINT of its own, or by hand; start"
+    )
     (bury,) = made.actions(ac.Bury)
     assert bury.counts
 
@@ -526,16 +528,30 @@ def test_scale_down_leaves_nothing_to_probe() -> None:
     assert len(made.serving()) == 2
 
 
-def test_scale_down_below_the_probe() -> None:
+@pytest.mark.parametrize("deaf", [False, True])
+def test_scale_down_below_the_probe(deaf: bool) -> None:
     made = started(pool(workers=2))
     made.run(1)
     made.work_for = lambda p: Work(setup=3.0, setup_fails="no")
     kill(made, 1)
+    made.work_for = lambda p: Work(setup=None if deaf else 3.0, setup_fails="no", deaf_to_int=deaf)
     made.until(lambda: made.pool().backoff.probe)
     made.do(ev.ScaleAsked("jobs", 1))
     made.run(10)
     assert len(made.alive()) == 1
     assert not made.pool().backoff.active
+
+
+def test_a_probe_that_had_to_be_killed_is_followed_by_another_one() -> None:
+    made = in_backoff()
+    made.work_for = lambda p: Work(setup=None, deaf_to_int=True)
+    made.until(lambda: made.pool().backoff.probe)
+    made.do(ev.ScaleAsked("jobs", 0))
+    made.work_for = lambda p: Work()
+    made.do(ev.ScaleAsked("jobs", 1))
+    made.run(60)
+    assert made.said("had to be killed")
+    assert len(made.serving()) == 1
 
 
 # -- giving up ------------------------------------------------------------------------

@@ -524,6 +524,23 @@ def test_what_is_settled_during_a_commit_is_settled_by_it(store: Store) -> None:
     assert all(found and found.state == DONE for found in map(store.row, done))
 
 
+def test_a_worker_whose_job_was_refused_after_all_gets_the_next_one(tmp_path: Path) -> None:
+    store = FlakyStore(f"{tmp_path}/q.db")
+    ledger = Ledger(store, POLICY, lambda: 0.5)
+    assert ledger.ask("d:1", START) is None
+    assert not _commit(ledger, START)
+    ledger.submit(["{}"], 0, 0, START)
+    store.full = True
+    with pytest.raises(Trouble):
+        ledger.commit(START)
+    assert ledger.owners["d:1"].rows, "it was to be handed out"
+    ledger.refuse_submits()
+    store.full = False
+    ledger.submit(["{}"], 0, 0, START)
+    assert len(_commit(ledger, START)) == 1
+    store.close()
+
+
 def test_an_attempt_that_was_not_handed_out_does_not_count(tmp_path: Path) -> None:
     store = FlakyStore(f"{tmp_path}/q.db")
     ledger = Ledger(store, POLICY, lambda: 0.5)
