@@ -97,13 +97,18 @@ class LookAt(Record):
 
 
 class Bury(Record):
-    """A worker is gone: settle what it leaves. ``counts``: its job's attempt does."""
+    """A worker is gone: settle what it leaves.
+
+    ``counts``: its job's attempt does; ``interrupted``, by a signal that graced has not sent:
+    it does so unless that is the job's first interrupt.
+    """
 
     worker: int
     pool: str
     slot: int
     reason: str
     counts: bool
+    interrupted: bool = False
 
 
 class TellReady(Record):

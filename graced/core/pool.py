@@ -338,8 +338,9 @@ class Pool:
         else:
             self._unplanned(member, reason, event, jobs, now)
         if member.pid is not None:
-            why = UNASKED if unasked and member.failure is None else reason
-            self._do([Bury(member.id, self.name, member.slot, why, counts)])
+            cut = unasked and member.failure is None
+            why = UNASKED if cut else reason
+            self._do([Bury(member.id, self.name, member.slot, why, counts, cut)])
 
     def not_spawned(self, member: Member, reason: str, at: str, now: float) -> None:
         """A worker could not be forked; to one that was asked to leave that is all the same."""

@@ -393,8 +393,8 @@ class Supervisor:
                 self.processes.signal(worker, signal.SIGINT)
             case ac.Kill(worker, force, stuck):
                 self.processes.kill(worker, force=force, stuck=stuck)
-            case ac.Bury(worker, pool_name, slot, reason, counts):
-                self._bury(worker, pool_name, slot, reason, counts)
+            case ac.Bury():
+                self._bury(action)
             case _:
                 self._look_at_worker(action)
 
@@ -409,9 +409,12 @@ class Supervisor:
                 for event in self.watch.watch_rounds(worker):
                     self.emit(event)
 
-    def _bury(self, worker: int, pool: str, slot: int, reason: str, counts: bool) -> None:
+    def _bury(self, action: ac.Bury) -> None:
+        worker, pool, slot = action.worker, action.pool, action.slot
         self.stackroom.forget(worker)
-        evidence = self.processes.evidence_of(worker, reason)
+        evidence = self.processes.evidence_of(worker, action.reason)
+        if action.interrupted:
+            evidence["interrupted"] = True
         if evidence.get("stack") and evidence.get("signal") not in (None, "SIGKILL"):
             self._say("error", f"its stack:\n{evidence['stack']}", pool, slot, None)
         groups = self.processes.groups_of(worker)
@@ -419,7 +422,7 @@ class Supervisor:
             f"{pool}/{slot}",
             groups,
             groups[0] if groups and self.processes.lost(groups[0]) else None,
-            lambda: self.queues.buried(pool, worker, evidence, counts=counts),
+            lambda: self.queues.buried(pool, worker, evidence, counts=action.counts),
         )
 
     def _say(

@@ -188,7 +188,7 @@ def test_code_that_the_user_may_not_read_is_an_import_that_fails(
 ) -> None:
     code = daemon.short / "code"
     shutil.copytree(ROOT / "graced", code / "graced", ignore=shutil.ignore_patterns("__pycache__"))
-    (code / "graced" / "jobs").chmod(0o700)
+    (code / "graced" / "queue").chmod(0o700)
     daemon.environ["PYTHONPATH"] = os.pathsep.join([str(code), str(Path(yaml.__file__).parents[1])])
     pool = {"worker": "graced.workers:Command", "preload": preload, "path": []}
     daemon.configure({"jobs": pool}, user="nobody", log={"format": "json"})

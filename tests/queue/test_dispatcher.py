@@ -838,6 +838,24 @@ def test_who_was_found_after_a_crash_or_is_retried_by_hand_waits_behind_nobody(
     assert [row.id for row in _commit(ledger, later)] == [2, 3, 1]
 
 
+def test_the_first_interrupt_of_a_job_costs_no_attempt_and_each_further_one_does(
+    store: Store,
+) -> None:
+    ledger = Ledger(store, POLICY, lambda: 1.0)
+    ledger.submit(["{}"], 0, 2, START)
+    attempts = []
+    now = START
+    for _ in range(3):
+        ledger.ask("d:1", now)
+        [row] = _commit(ledger, now)
+        attempts.append(row.attempt)
+        ledger.bury("d:1", "{}", now, interrupted=True)
+        _commit(ledger, now)
+        now += 100_000
+    assert attempts == [1, 1, 2]
+    assert ledger.ended() == [(1, DEAD)]
+
+
 def _commit(ledger: Ledger, now: int) -> list[Row]:
     rows = ledger.commit(now)
     while ledger.is_low:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from graced.queue.sqlite import liveness
+from graced.queue.sqlite import liveness, wire
 from graced.queue.sqlite.timing import NEVER, Clock, Patience
 
 TYPE_CHECKING = False
@@ -113,7 +113,8 @@ class Departed:
         evidence = self._lingering.pop(owner)
         self._say_at.pop(owner, None)
         if owner in ledger.owners:
-            ledger.bury(owner, evidence, self._clock.now(), alone=evidence != FOUND)
+            alone, cut = evidence != FOUND, _is_interrupt(evidence)
+            ledger.bury(owner, evidence, self._clock.now(), alone=alone, interrupted=cut)
         visitor = self._workers.get(owner)
         if visitor is not None:
             self._visitors.close(visitor)
@@ -144,3 +145,11 @@ class Departed:
             self.looking.failed()
         else:
             self.looking.over()
+
+
+def _is_interrupt(evidence: str | None) -> bool:
+    """Whether a worker was interrupted by a signal that graced had not sent."""
+    if evidence is None:
+        return False
+    facts = wire.decode(evidence.encode())
+    return isinstance(facts, dict) and facts.get("interrupted") is True

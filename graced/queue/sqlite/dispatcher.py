@@ -51,6 +51,7 @@ class Ledger:
         self._handouts: dict[int, Row] = {}  # to be handed out after the commit
         self._ended: list[tuple[int, int]] = []  # with the next commit
         self._clock = store.clock()  # the time that is in the file
+        self._interrupted: set[int] = set()  # jobs that an interrupt has cost no attempt
         self._may_shrink = True  # there may be much of the file that nothing is in
         self._load(store)
 
@@ -154,8 +155,19 @@ class Ledger:
         """A job could not be handed out: its worker has not seen it."""
         self._give_back(row)
 
-    def bury(self, name: str, evidence: str | None, now: int, *, alone: bool = True) -> None:
+    def bury(
+        self,
+        name: str,
+        evidence: str | None,
+        now: int,
+        *,
+        alone: bool = True,
+        interrupted: bool = False,
+    ) -> None:
         """A worker and all of its processes are gone; with evidence the attempt counts.
+
+        Where it was `interrupted` by hand, or by its own job, nobody knows which: the first
+        time costs that job no attempt, each further one does, so that no job is repeated for ever.
 
         A worker that died `alone` may have died of its job, which then waits behind all others:
         else a few of that kind keep the pool busy with dying.
@@ -164,7 +176,10 @@ class Ledger:
         for row in list(owner.rows.values()):
             del owner.rows[row.id]
             unseen = row.state == RESERVED or row.id in self._handouts
-            if evidence is None or unseen:
+            free = interrupted and row.id not in self._interrupted
+            if evidence is None or unseen or free:
+                if free and not unseen:
+                    self._interrupted.add(row.id)
                 self._give_back(row)
             else:
                 if alone:
@@ -223,7 +238,7 @@ class Ledger:
         return self._each(ids, lambda row: self._retry(row, now))
 
     def _retry(self, row: Row, now: int) -> str | None:
-        self._waiting.deadly.discard(row.id)
+        self._forget_deaths(row)
         if row.state == DEAD:
             self._changes.batch.endings[row.id] = (None, None)  # of tries that count no more
             row.failures = 0
@@ -244,13 +259,17 @@ class Ledger:
         if row.state == TAKEN or (row.state == RESERVED and not self._unreserve(row)):
             return "is being worked on"
         self._rows.pop(row.id, None)
-        self._waiting.deadly.discard(row.id)
+        self._forget_deaths(row)
         self._handouts.pop(row.id, None)
         self._changes.delete(row)
         row.state = DEAD  # for those who still have it in a list
         self._may_shrink = True
         self._ended.append((row.id, GONE))
         return None
+
+    def _forget_deaths(self, row: Row) -> None:
+        self._waiting.deadly.discard(row.id)
+        self._interrupted.discard(row.id)
 
     def _unreserve(self, row: Row) -> bool:
         """Take a job from a worker's next ones; False if that worker has not been heard yet."""
@@ -481,5 +500,5 @@ class Ledger:
         row.ended = now
         self._changes.move(row, state)
         self._rows.pop(row.id, None)
-        self._waiting.deadly.discard(row.id)
+        self._forget_deaths(row)
         self._ended.append((row.id, state))
