@@ -19,7 +19,8 @@ from graced.config.layers import (
     read_bytes,
     variables,
 )
-from graced.config.nodes import Map, Mark, Scalar, Source, compose, printable
+from graced.config.nodes import Map, Mark, Scalar, Source, printable
+from graced.config.parser import compose
 from graced.config.scalars import fields
 from graced.config.schema import Wrong, check_name, folder
 from graced.config.validators import read_scalar

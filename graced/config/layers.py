@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import stat
 
-from graced.config.nodes import Entry, Map, Mark, Scalar, Source, compose, mark_at, printable
+from graced.config.nodes import Entry, Map, Mark, Scalar, Source, mark_at, printable
+from graced.config.parser import compose
 from graced.config.scalars import Plain, Pools, Section, Variables, fields
 from graced.config.schema import Wrong
 from graced.config.validators import suggestion

@@ -119,15 +119,3 @@ def mark_at(source: Source, text: str, index: int) -> Mark:
     """Return the mark of the character at *index*."""
     before = text[:index]
     return Mark(source, before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1)
-
-
-def compose(text: str, source: Source, key: str = "") -> Composed:
-    """Read one YAML document; *key* is the dotted key that it is the value of."""
-    from graced.config.plain import compose_plain
-
-    tree = compose_plain(text, source)
-    if tree is not None:
-        return Composed(tree, (), True)
-    from graced.config.parser import compose_yaml
-
-    return compose_yaml(text, source, key)

@@ -1,4 +1,4 @@
-"""Any YAML text into a tree, by PyYAML's parser.
+"""YAML text into a tree, by PyYAML's parser.
 
 Built from the parser's events, not its nodes, so that depth and size are bounded
 while reading, whatever the file; what was read of a broken file is kept.
@@ -29,7 +29,7 @@ DEEPEST = 50  # levels
 MOST = 10_000  # values, aliases written out: what takes longer to read would stop the loop
 
 
-def compose_yaml(text: str, source: Source, key: str = "") -> Composed:
+def compose(text: str, source: Source, key: str = "") -> Composed:
     """Read one YAML document; *key* is the dotted key that it is the value of."""
     composer = _Composer(text, source, key)
     try:

@@ -16,9 +16,6 @@ from hypothesis import strategies as st
 
 from graced.config import reader
 from graced.config.identity import Unknown
-from graced.config.nodes import Composed, Source
-from graced.config.parser import compose_yaml
-from graced.config.plain import compose_plain
 from graced.config.reader import Reading
 from graced.config.scalars import fields
 from graced.settings import Backoff, Log, Pool, Retry, Settings
@@ -115,75 +112,6 @@ def test_any_values_of_variables(folder: Path, environ: dict[str, str]) -> None:
     sets = [f"{name.lower().replace('__', '.')}={value}" for name, value in environ.items()]
     read(folder, b"pools: {a: {options: {x: 1}}}", **variables)
     read(folder, b"pools: {a: {options: {x: 1}}}", *sets)
-
-
-# The plain part of YAML
-
-PLAIN = st.sampled_from(
-    [
-        *[
-            "\n",
-            "\n  ",
-            "\n    ",
-            " ",
-            ": ",
-            ":",
-            ", ",
-            ",",
-            "[",
-            "]",
-            "{",
-            "}",
-            " # ",
-            "#",
-            "'",
-            '"',
-        ],
-        *["a", "b", "key: ", "x-y: ", "- ", "-", "1", ".5", "...", "~", "30s", "m:C", "s:///", "@"],
-        *[
-            "a: b\n",
-            "c:\n",
-            "  d: [1, 2]\n",
-            "  e: {f: 'g', h: []}\n",
-            "    i: x\n",
-            "é",
-            "\t",
-            "=",
-            "+",
-        ],
-        *["%", "&", "*", "!", "|", ">", "?", "`", "\\", "\r", "---\n"],
-    ]
-)
-SOURCE = Source("config.yaml", "/", is_file=True)
-
-
-def check_plain(text: str) -> None:
-    """What needs no PyYAML is understood as PyYAML does, down to lines and columns."""
-    plain = compose_plain(text, SOURCE)
-    if plain is not None:
-        assert compose_yaml(text, SOURCE) == Composed(plain, (), True)
-
-
-@settings(max_examples=3000)
-@given(st.lists(PLAIN, max_size=16).map("".join))
-@example("a: '' # c\nb: [ 'x' , {y: z, } ]\n\n # c\nc:\n   d:\n   e: ~\n")
-@example("a: 'x''y'")
-@example('a: ["b"[c]]')
-@example("[a]\n")
-@example("a: b\n  c: d\n")
-@example("a:\n  b:\n c:\n")
-@example(" a: b\nc: d\n")
-@example("a: b\na: c\n")
-@example("a:  b  c  #d\n")
-def test_the_plain_part_of_yaml(text: str) -> None:
-    check_plain(text)
-
-
-@given(st.text("ab:[]{},'\"# \n-~.", max_size=14))
-def test_the_plain_part_of_yaml_by_letters(text: str) -> None:
-    check_plain(text)
-    check_plain(f"a: {text}\n")
-    check_plain(f"a: [{text}]\n")
 
 
 # Trees

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -191,23 +189,6 @@ def test_addresses_are_one_or_a_list() -> None:
     assert (unix.name, unix.mode, unix.backlog) == ("/run/x.sock", 0o666, 7)
     assert (tcp.host, tcp.port, tcp.place) == ("::", 1, "tcp://[::]:1")
     assert named.name == "web"
-
-
-def test_what_is_plain_needs_no_yaml_library() -> None:
-    write(DEFAULTS)
-    program = (
-        "import sys\n"
-        "from graced.host import configfile\n"
-        "assert configfile.read(None, {'GRACED__LOG__LEVEL': 'debug'}, ['name=x']).settings\n"
-        "assert configfile.read_identity(None, {}, ()) == ('graced', None)\n"
-        "slow = {'yaml', 're', 'typing', 'dataclasses', 'difflib', 'pwd', 'grp', 'json', 'enum'}\n"
-        "sys.exit(' '.join(slow & sys.modules.keys()) or 0)\n"
-    )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", program], env=env, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_cpus_are_those_that_may_be_used() -> None:
