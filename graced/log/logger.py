@@ -4,7 +4,7 @@ Writing never blocks and never raises: a record that the descriptor does not tak
 at once is counted, and the count is reported before the next one that it takes.
 What a record looks like is in :mod:`graced.log.formats`, where it goes in
 :mod:`graced.log.sinks`. The standard library's :mod:`logging` has no place here:
-it costs a fifth of the start, blocks on a full pipe and prints its own troubles;
+it costs a fifth of the start, blocks on a full pipe and prints its own errors;
 `log/stdlib.py` brings what user code logs through it into this log.
 """
 

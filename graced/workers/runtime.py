@@ -28,7 +28,6 @@ from graced import settings
 from graced.host import process, stackdump
 from graced.host.scoreboard import TOLD, Ack, Phase
 from graced.host.wakeup import Wakeup, check_open, rest, sleep_on
-from graced.log import stdlib
 from graced.log.logger import Log
 from graced.workers.context import Family, Order, Verdict, Voice, alone, exit_status, in_one_line
 from graced.workers.record import Score, sane
@@ -383,6 +382,8 @@ class Life:
 
     def tell(self, what: str, error: BaseException) -> None:
         """Tell of an exception in the log, and in what user code has hung into logging."""
+        from graced.log import stdlib  # which the zygote has imported; the main process does not
+
         stdlib.report(self.diary, self.family.pool.name, what, error)
 
     # -- waiting -----------------------------------------------------------------

@@ -20,7 +20,6 @@ from graced.host.interpreter import Before, set_environment
 from graced.host.proctitle import title_setter
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
-from graced.log import stdlib
 from graced.log.logger import Log, open_log, say
 from graced.record import Record
 from graced.workers.base import rehearse
@@ -110,6 +109,8 @@ def _live(plan: Plan, channel: Channel, open_before: list[int]) -> None:
     if plan.fd_limit is not None:
         process.limit_fds(plan.fd_limit)
     _guard_signals(plan.window)
+    from graced.log import stdlib  # for all workers at once; the main process has no use for it
+
     stdlib.attach(voice)
     before = Before(keep, (*signals.PASSED_BY, *ANSWERED))
     try:
@@ -177,6 +178,8 @@ def _imported(
         if isinstance(error, CameBack) or channel.fileno() in before.lost_fds():
             _end_unheard(error, before, voice)
         if error.__cause__ is not None:  # else the reason says it all
+            from graced.log import stdlib
+
             what = "the code cannot be imported"
             stdlib.report(voice, plan.pool.name, what, error.__cause__)
         channel.send_all(("failed", error.reason))
@@ -185,8 +188,6 @@ def _imported(
     process.set_name("graced-zygote")
     for warning in warnings:
         voice.warning(warning)
-    if _uses_log(found):
-        import logging  # noqa: F401  # once for all workers
     return lambda call: before.resume(call, found)
 
 
@@ -198,12 +199,6 @@ def _end_unheard(error: LoadError, before: Before, voice: Voice) -> NoReturn:
         voice.error(error.reason)
         voice.settle()
     os._exit(process.CUT_OFF)
-
-
-def _uses_log(cls: type) -> bool:
-    """Return whether the code of a worker class names `log`: then all shall share logging."""
-    codes = (getattr(f, "__code__", None) for base in cls.__mro__ for f in vars(base).values())
-    return any("log" in code.co_names for code in codes if code is not None)
 
 
 def _prepare_to_fork() -> None:
