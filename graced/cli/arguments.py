@@ -1,7 +1,6 @@
 """What may be written after `graced`: the commands, their options, and how values are read.
 
-What a command does is none of this file's business, see :mod:`graced.cli.main`. Not on the way
-of a plain `graced run`, so here argparse may be imported.
+What a command does is none of this file's business, see :mod:`graced.cli.main`.
 """
 
 from __future__ import annotations

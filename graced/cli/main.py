@@ -1,7 +1,4 @@
-"""The commands; the only place that wires the parts.
-
-`graced run` takes a short way past argparse, since it is on the way to READY.
-"""
+"""The commands; the only place that wires the parts."""
 
 from __future__ import annotations
 
@@ -35,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        plain = _plain_run(words)
-        return _run(*plain) if plain is not None else _other(words)
+        return _obey(words)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -77,30 +73,7 @@ def _forget_standard_output() -> None:
 # graced run
 
 
-def _plain_run(words: list[str]) -> tuple[str | None, list[str]] | None:
-    """Return -c and --set of a `run` that has nothing else, None if argparse is needed."""
-    if words[:1] != ["run"]:
-        return None
-    config, sets = None, []
-    rest = iter(words[1:])
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name not in ("-c", "--config", "--set") or (name == "-c" and equals):
-            return None
-        told = value if equals else next(rest, None)
-        if told is None or (not equals and told.startswith("-")):
-            return None
-        if name == "--set":
-            sets.append(told)
-        else:
-            config = told
-    return (config, sets) if all("=" in flag for flag in sets) else None
-
-
 def _run(config: str | None, sets: list[str]) -> int:
-    import gc
-
-    gc.disable()  # imports make no garbage; the supervisor enables it again
     from graced.host import process, signals
 
     process.remember_open_fds(os.environ.get("LISTEN_FDS"))
@@ -345,37 +318,59 @@ def _jobs(args: Arguments) -> int:
 # The command line
 
 
-def _other(words: list[str]) -> int:
-    """Run a command line that is not a plain `graced run`."""
-    from graced.control.client import ControlError, NoDaemon
+def _obey(words: list[str]) -> int:
+    if words[:1] == ["run"]:
+        import gc
 
-    if sys.stdout is not None:
+        gc.disable()  # imports make no garbage; the supervisor enables it again
+    elif sys.stdout is not None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        status = _obey(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # what is written at exit can't be reported any more
+        args = _parsed(words)
+    except SystemExit as leave:  # argparse: 0 after --help, 2 after a bad command line
+        return _left(leave)
+    except OSError as error:
+        return _failed(error)
+    return _run_as_told(args) if args.do is _run_as_told else _ask_daemon(args, words[0])
+
+
+def _ask_daemon(args: Arguments, command: str) -> int:
+    """Do what is no `graced run`; tell what goes wrong on the way to a daemon or a file."""
+    from graced.control.client import ControlError, NoDaemon
+
+    _be_known_as(command)
+    try:
+        status = int(args.do(args))
+        _flush()
         return status
     except (ControlError, NoDaemon) as error:
         say(f"graced: {error}")
         return error.exit_code
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        say(f"graced: {where}{error.strerror or error}")
-        _forget_standard_output()
-        return FAILED
+        return _failed(error)
 
 
-def _obey(words: list[str]) -> int:
+def _left(leave: SystemExit) -> int:
     try:
-        args = _parsed(words)
-    except SystemExit as leave:  # argparse: 0 after --help, 2 after a bad command line
-        return leave.code if isinstance(leave.code, int) else FAILED
-    if args.do is not _run_as_told:
-        _be_known_as(words[0])
-    return int(args.do(args))
+        _flush()
+    except OSError as error:
+        return _failed(error)
+    return leave.code if isinstance(leave.code, int) else FAILED
+
+
+def _flush() -> None:
+    """Write what is buffered: what is written at exit can't be reported any more."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _failed(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):
+        raise error
+    where = f"{error.filename}: " if error.filename else ""
+    say(f"graced: {where}{error.strerror or error}")
+    _forget_standard_output()
+    return FAILED
 
 
 def _be_known_as(command: str) -> None:
@@ -394,6 +389,7 @@ def _parser() -> Parser:
 
 
 def _parsed(words: list[str]) -> Arguments:
+    """Return what a command line says. Raises SystemExit, after telling why on standard error."""
     from graced.cli.arguments import parse
 
     words, tail = _split(words)

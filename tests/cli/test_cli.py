@@ -376,34 +376,6 @@ def test_a_reload_says_which_flags_it_has_no_use_for(paper: Paper) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "plain"),
-    [
-        (["run"], (None, [])),
-        (["run", "-c", "a"], ("a", [])),
-        (["run", "--config=a=b", "--set", "x=y", "--set=z="], ("a=b", ["x=y", "z="])),
-        (["run", "-c", "a", "-c", "b"], ("b", [])),
-        (["run", "-ca"], None),
-        (["run", "-c=a"], None),
-        (["run", "-c", "-x"], None),
-        (["run", "-c"], None),
-        (["run", "--set", "x"], None),
-        (["run", "--daemonize"], None),
-        (["run", "--help"], None),
-        (["check"], None),
-        ([], None),
-    ],
-)
-def test_the_short_way_understands_what_argparse_does(
-    words: list[str], plain: tuple[str | None, list[str]] | None
-) -> None:
-    assert main._plain_run(words) == plain
-    if plain is not None:
-        args = main._parsed(words)
-        assert (args.config, args.set) == plain
-        assert not args.daemonize
-
-
-@pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("jobs retry --pool P 7 8", {"action": "retry", "ids": ["7", "8"], "pool": "P"}),
