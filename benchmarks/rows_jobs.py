@@ -12,8 +12,8 @@ from benchmarks.contenders import OURS, Case, Contender
 from benchmarks.queues import HUEY, PAYLOAD, Pantry, pantry
 from benchmarks.stage import Stage, Trouble
 from benchmarks.table import Line, Target
+from graced.queue.client_end import ClientEnd
 from graced.queue.protocol import QueueGone
-from graced.queue.sqlite.worker_end import ClientEnd
 
 WAITING = 20_000
 SAID = 50  # a worker says that it has done so many

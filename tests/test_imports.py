@@ -67,7 +67,7 @@ def test_a_start_needs_the_supervisor_only_once_its_zygotes_are_forked() -> None
 
 
 def test_the_queue_is_not_loaded_for_pools_without_one() -> None:
-    assert "graced.queue.sqlite.keeper" not in loaded_by("import graced.supervisor.loop")
+    assert "graced.queue.keeper" not in loaded_by("import graced.supervisor.loop")
     assert not {"sqlite3", "_sqlite3"} & loaded_by(
         "import graced.supervisor.loop, graced.workers.base"
     )

@@ -12,9 +12,9 @@ from graced.cli.errors import FAILED, NO_DAEMON, USAGE, WRONG, Refusal
 from graced.control.client import NoDaemon
 from graced.host import unixsocket
 from graced.log.logger import say
+from graced.queue import wire
+from graced.queue.client_end import ClientEnd
 from graced.queue.protocol import QueueError, QueueGone
-from graced.queue.sqlite import wire
-from graced.queue.sqlite.worker_end import ClientEnd
 from graced.record import Record
 
 TYPE_CHECKING = False

@@ -15,11 +15,10 @@ from graced.cli.errors import FAILED, NO_DAEMON, USAGE, Refusal
 from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
 from graced.cli.job_table import Table, evidence, json_line
 from graced.log.logger import say
-from graced.queue import jsonvalue
+from graced.queue import jsonvalue, wire
+from graced.queue.client_end import ClientEnd
 from graced.queue.job import MAX_PAYLOAD
 from graced.queue.protocol import QueueError, QueueGone
-from graced.queue.sqlite import wire
-from graced.queue.sqlite.worker_end import ClientEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

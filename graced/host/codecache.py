@@ -37,6 +37,7 @@ COMMANDS = (
     "control.client",
     "doctor.facts",
     "doctor.rules",
+    "queue.client_end",
     "queue.sqlite.offline",
 )
 

@@ -32,7 +32,7 @@ OUR_FIRST: Final = (
     ("workers/runtime.py", " in guarded"),
     ("workers/base.py", " in live"),
     ("zygote/process.py", " in _live"),
-    ("queue/sqlite/keeper.py", " in _live"),
+    ("queue/keeper_process.py", " in _live"),
 )
 
 

@@ -1,6 +1,6 @@
 """The Queue protocol: what a worker and a client ask of a queue, whatever engine keeps it.
 
-The embedded engine (keeper and SQLite) implements it in :mod:`.sqlite.worker_end`; a later
+The embedded engine (keeper and SQLite) implements it in :mod:`.worker_end`; a later
 one, whose server plays the keeper, implements the same and passes ``tests/queue/contract.py``.
 Here are names and rules only, and the one function that reads a queue's URL.
 """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from graced import settings
     from graced.host.stackdump import Window
-    from graced.queue.sqlite.keeper import Keeper
+    from graced.queue.keeper import Keeper
     from graced.settings import Pool, Settings
     from graced.supervisor.children import Processes
     from graced.supervisor.shared import Ground
@@ -176,10 +176,11 @@ class Queues:
             self._log.warning(f"pool {pool.name} takes no jobs: those in {file} are left there")
 
     def _keeper(self, pool: Pool, settings: Settings) -> Keeper:
+        from graced.queue.keeper import Keeper
+        from graced.queue.plan import KeeperPlan  # for those who have jobs
         from graced.queue.policy import Policy
-        from graced.queue.sqlite.keeper import Keeper, Plan  # for those who have jobs
 
-        plan = Plan(
+        plan = KeeperPlan(
             pool=pool.name,
             file=self._ground.queue_file(pool),
             socket=self._ground.queue_socket(pool),

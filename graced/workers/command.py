@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from graced import units
 from graced.host import process
 from graced.host.scoreboard import CHILD_GROUP
+from graced.queue import liveness
 from graced.queue.job import Discard, Failed
-from graced.queue.sqlite import liveness
 from graced.workers.job_worker import JobWorker
 
 TYPE_CHECKING = False

@@ -1,7 +1,7 @@
 """The JobWorker class that users subclass: takes jobs from its pool's queue, one after the other.
 
 How a worker lives is in :mod:`.runtime`, how it talks to the queue in
-:mod:`graced.queue.sqlite.worker_end`.
+:mod:`graced.queue.worker_end`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from graced.queue.job import (
     is_delay,
 )
 from graced.queue.protocol import QueueError
-from graced.queue.sqlite.worker_end import Address, WorkerEnd, evidence
+from graced.queue.worker_end import Address, WorkerEnd, evidence
 from graced.workers.base import Worker
 from graced.workers.context import alone, in_one_line
 from graced.workers.runtime import INTERRUPT

@@ -24,7 +24,7 @@ import pytest
 from daemon_harness import DEADLINE, SOON, TESTS, Daemon, pidfd, stat, wait_gone
 
 from graced.cli.main import main
-from graced.queue.sqlite.worker_end import ClientEnd
+from graced.queue.client_end import ClientEnd
 
 HERE = str(TESTS / "queue")
 

@@ -152,7 +152,7 @@ def test_no_byte_code_is_made_again(host: Host) -> None:
     """Every date is that of the sources: .pyc files that went by dates would all be stale."""
     script = (
         "import sys, yaml, daemon, sdnotify, setproctitle\n"
-        "import graced.supervisor.loop, graced.queue.sqlite.keeper\n"
+        "import graced.supervisor.loop, graced.queue.keeper\n"
         "for name, module in list(sys.modules.items()):\n"
         "    cached = getattr(module, '__cached__', None)\n"
         "    if cached:\n"

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from graced.log.logger import Log
+from graced.queue.client_end import ClientEnd
 from graced.queue.job import Done, Job, Outcome
+from graced.queue.keeper import Keeper
+from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
-from graced.queue.sqlite.keeper import Keeper, Plan
-from graced.queue.sqlite.worker_end import Address, ClientEnd, WorkerEnd
+from graced.queue.worker_end import Address, WorkerEnd
 
 DEFAULTS = Policy()
 DEADLINE = 60.0  # seconds; only reached by a failure
@@ -26,7 +28,7 @@ class KeeperHarness:
     def __init__(self, folder: Path, policy: Policy = DEFAULTS, daemon_id: str = "d1") -> None:
         self.file = f"{folder}/jobs.db"
         self.socket = f"{folder}/queue-jobs.sock"
-        plan = Plan("jobs", self.file, self.socket, daemon_id, policy, log=Log())
+        plan = KeeperPlan("jobs", self.file, self.socket, daemon_id, policy, log=Log())
         self.keeper = Keeper(plan)
         self.said: list[tuple[Any, ...]] = []
         self._ends: list[ClientEnd | WorkerEnd] = []

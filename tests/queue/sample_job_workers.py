@@ -12,8 +12,8 @@ import time
 from sample_workers import say
 
 from graced import Discard, Job, JobWorker, Retry
+from graced.queue import worker_end
 from graced.queue.job import Done
-from graced.queue.sqlite import worker_end
 
 
 class Counting(JobWorker):

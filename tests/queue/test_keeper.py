@@ -25,16 +25,18 @@ import pytest
 from keeper_harness import DEADLINE, KeeperHarness, confirm, reconnect, settle, take, work_off
 
 from graced.log.logger import Log
+from graced.queue import connections, departures, server, wire
+from graced.queue.client_end import ClientEnd
 from graced.queue.job import MAX_PAYLOAD, Done, Job
+from graced.queue.keeper import Keeper
 from graced.queue.policy import Policy
 from graced.queue.protocol import QueueError, QueueGone
-from graced.queue.sqlite import connections, departures, dispatcher, server, storage, wire
+from graced.queue.sqlite import dispatcher, storage
 from graced.queue.sqlite.dispatcher import Ledger
-from graced.queue.sqlite.keeper import Keeper
 from graced.queue.sqlite.lock import Lock, Occupied
 from graced.queue.sqlite.store import Store
-from graced.queue.sqlite.wire import Kind
-from graced.queue.sqlite.worker_end import ClientEnd, WorkerEnd
+from graced.queue.wire import Kind
+from graced.queue.worker_end import WorkerEnd
 from graced.settings import Retry
 
 FULL = r"no space left|nearly full|disk is full"

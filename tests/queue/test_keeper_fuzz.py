@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from keeper_harness import DEADLINE, KeeperHarness, settle, take
 
+from graced.queue import wire
 from graced.queue.policy import Policy
-from graced.queue.sqlite import wire
-from graced.queue.sqlite.wire import Kind
+from graced.queue.wire import Kind
 from graced.settings import Retry
 
 SECONDS = 4.0  # of each seed

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from graced.queue.sqlite import liveness
+from graced.queue import liveness
 
 
 def test_a_lock_lives_as_long_as_its_worker(tmp_path: Path) -> None:

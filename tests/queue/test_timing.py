@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from keeper_harness import DEADLINE, KeeperHarness, await_news, settle, take
 
+from graced.queue import server, timing
 from graced.queue.job import Postponed
 from graced.queue.policy import Policy
-from graced.queue.sqlite import offline, server, timing
-from graced.queue.sqlite.worker_end import WorkerEnd
+from graced.queue.sqlite import offline
+from graced.queue.worker_end import WorkerEnd
 from graced.settings import Pool, Retry
 
 HOUR = 3_600_000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graced.core.actions import StartZygote
 from graced.log.logger import Log
-from graced.queue.sqlite.worker_end import Address
+from graced.queue.worker_end import Address
 from graced.settings import Pool, Settings
 from graced.supervisor.shared import Ground, fork_ahead
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from graced.cli.errors import NO_DAEMON, Refusal
+from graced.queue.client_end import chunks
 from graced.queue.policy import Policy
 from graced.queue.sqlite.dispatcher import Ledger
 from graced.queue.sqlite.errors import Trouble
@@ -15,8 +16,7 @@ from graced.queue.sqlite.place import Sight
 from graced.queue.sqlite.room import Room
 from graced.queue.sqlite.rows import SHOWN
 from graced.queue.sqlite.store import PAGE_BYTES, Store, View
-from graced.queue.sqlite.timing import Clock
-from graced.queue.sqlite.worker_end import chunks
+from graced.queue.timing import Clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

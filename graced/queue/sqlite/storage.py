@@ -9,7 +9,7 @@ import os
 import time
 from contextlib import suppress
 
-from graced.queue.sqlite import wire
+from graced.queue import wire
 from graced.queue.sqlite.dispatcher import Ledger
 from graced.queue.sqlite.errors import READ_ONLY, Trouble, is_read_only
 from graced.queue.sqlite.lock import Occupied
@@ -17,15 +17,15 @@ from graced.queue.sqlite.place import Sight
 from graced.queue.sqlite.readers import readers
 from graced.queue.sqlite.room import NEARLY_FULL, Room
 from graced.queue.sqlite.store import PAGE_BYTES, Store
-from graced.queue.sqlite.timing import Clock, Patience
+from graced.queue.timing import Clock, Patience
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
-    from graced.queue.sqlite.keeper import Plan
     from graced.queue.sqlite.rows import Row
 
 LONG_LOG = 64 << 20  # bytes of the write-ahead log that somebody should know of
@@ -37,7 +37,7 @@ BREATH = 0.001  # seconds without a word after which the keeper has time for its
 class Book:
     """The file of one keeper. ``tell`` hears ("degraded", why) and ("well",)."""
 
-    def __init__(self, plan: Plan, tell: Callable[[tuple[Any, ...]], None]) -> None:
+    def __init__(self, plan: KeeperPlan, tell: Callable[[tuple[Any, ...]], None]) -> None:
         self.clock = Clock()
         self.ledger: Ledger | None = None  # None: not open
         self.trouble: str | None = None  # why there can be no new jobs

@@ -10,18 +10,18 @@ import time
 from collections import deque
 from itertools import islice
 
+from graced.queue import messages, wire
 from graced.queue.protocol import QueueError
-from graced.queue.sqlite import messages, wire
 from graced.queue.sqlite.errors import Trouble
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES
-from graced.queue.sqlite.wire import Kind, Protocol
+from graced.queue.wire import Kind, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from graced.log.logger import Log
-    from graced.queue.sqlite.connections import Visitor, Visitors
+    from graced.queue.connections import Visitor, Visitors
     from graced.queue.sqlite.dispatcher import Ledger
     from graced.queue.sqlite.storage import Book
 

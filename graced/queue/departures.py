@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 
-from graced.queue.sqlite import liveness, wire
-from graced.queue.sqlite.timing import NEVER, Clock, Patience
+from graced.queue import liveness, wire
+from graced.queue.timing import NEVER, Clock, Patience
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from graced.queue.sqlite.connections import Visitor, Visitors
+    from graced.queue.connections import Visitor, Visitors
+    from graced.queue.plan import KeeperPlan
     from graced.queue.sqlite.dispatcher import Ledger
-    from graced.queue.sqlite.keeper import Plan
 
 SAY_AFTER = 3.0  # seconds that a process may take to die before it is said who does not
 FOUND = '{"reason":"found taken when the daemon came back after a crash"}'
@@ -27,7 +27,7 @@ class Departed:
     """All owners whose end is not yet in the file. Evidence: what makes the attempt count."""
 
     def __init__(
-        self, plan: Plan, visitors: Visitors, workers: Mapping[str, Visitor], clock: Clock
+        self, plan: KeeperPlan, visitors: Visitors, workers: Mapping[str, Visitor], clock: Clock
     ) -> None:
         self._plan = plan
         self._clock = clock

@@ -13,14 +13,15 @@ import socket
 import time
 
 from graced.host import unixsocket
-from graced.queue.sqlite import wire
-from graced.queue.sqlite.wire import Kind, Protocol
+from graced.queue import wire
+from graced.queue.wire import Kind, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from graced.log.logger import Log
+    from graced.queue.plan import KeeperPlan
 
 UNREAD = 8 << 20  # bytes that a client may leave unread
 MOST = 512  # connections of one user that are no worker's
@@ -260,3 +261,26 @@ class Visitors:
                 os.unlink(path)
         except OSError:  # gone, or in a folder of another user: a dead name harms nobody
             pass
+
+
+def listen(plan: KeeperPlan) -> socket.socket:
+    """Return a socket that listens at the plan's place. Raises OSError."""
+    listener = wire.listen(plan.socket, _mode(plan))
+    open_to(plan)
+    return listener
+
+
+def open_to(plan: KeeperPlan) -> None:
+    """Let members of submit_group get to the socket, if there is one; who they are is seen there.
+
+    The folder may be this user's alone, and has only names in it that others may know.
+    """
+    os.chmod(plan.socket, _mode(plan))
+    folder = os.path.dirname(plan.socket)
+    found = os.stat(folder)
+    if plan.policy.submit_group is not None and found.st_uid == os.geteuid():
+        os.chmod(folder, found.st_mode & 0o7777 | 0o011)
+
+
+def _mode(plan: KeeperPlan) -> int:
+    return 0o660 if plan.policy.submit_group is None else 0o666

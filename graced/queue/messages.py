@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import struct
 
-from graced.queue import jsonvalue
+from graced.queue import jsonvalue, wire
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
 from graced.queue.protocol import STATES
-from graced.queue.sqlite import wire
 from graced.queue.sqlite.rows import SHOWN
-from graced.queue.sqlite.wire import Protocol
+from graced.queue.wire import Protocol
 from graced.settings import MOST_ATTEMPTS
 
 TYPE_CHECKING = False

@@ -19,25 +19,24 @@ from graced import settings
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.walltimer import WallTimer
 from graced.log.logger import open_log
+from graced.queue import messages, wire
+from graced.queue.client_requests import Counter
+from graced.queue.connections import Visitor, Visitors, listen, open_to
+from graced.queue.departures import Departed
 from graced.queue.policy import Policy
-from graced.queue.sqlite import messages, wire
-from graced.queue.sqlite.client_requests import Counter
-from graced.queue.sqlite.connections import Visitor, Visitors
-from graced.queue.sqlite.departures import Departed
 from graced.queue.sqlite.errors import Trouble
-from graced.queue.sqlite.keeper import listen, open_to
 from graced.queue.sqlite.storage import Book
-from graced.queue.sqlite.timing import NEVER
-from graced.queue.sqlite.wire import Kind, Protocol
+from graced.queue.timing import NEVER
+from graced.queue.wire import Kind, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import Any
 
-    from graced.queue.sqlite.client_requests import Handler
+    from graced.queue.client_requests import Handler
+    from graced.queue.plan import KeeperPlan
     from graced.queue.sqlite.dispatcher import Ledger
-    from graced.queue.sqlite.keeper import Plan
     from graced.queue.sqlite.rows import Row
 
 SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
@@ -49,7 +48,11 @@ class Service:
     """Everything that one keeper has open."""
 
     def __init__(
-        self, plan: Plan, channel: Channel, listener: socket.socket, elder: socket.socket | None
+        self,
+        plan: KeeperPlan,
+        channel: Channel,
+        listener: socket.socket,
+        elder: socket.socket | None,
     ) -> None:
         self._plan = plan
         self._log = plan.log
