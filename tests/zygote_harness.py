@@ -147,7 +147,6 @@ class ZygoteHarness:
         if code is not None:
             self.write(code)
         env = {"SAY": str(self.feed.fd), **pool.pop("env", {})}
-        spare = pool.pop("spare", False)
         window = self.stacks.lend() if pool.pop("window", False) else None
         keys = {"worker": "users:W", "path": (str(self.home),), **pool}
         log = Log(fd=os.open(self.home / "log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
@@ -161,7 +160,6 @@ class ZygoteHarness:
             log=log,
             keep=(self.feed.fd,),
             window=window,
-            spare=spare,
         )
         ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's
         try:
@@ -193,11 +191,9 @@ class ZygoteHarness:
         children = [self.claim() for _ in range(count)]
         orders = [(c.id, c.index, slot, max_rounds, max_rss) for slot, c in enumerate(children)]
         self.channel.send(("spawn", orders))
-        pids: dict[int, int] = {}
-        while len(pids) < count:  # who was a spare is told of first
-            kind, told = self.told()
-            assert kind == "spawned"
-            pids |= dict(told)
+        kind, told = self.told()
+        assert kind == "spawned"
+        pids = dict(told)
         for child in children:
             child.pid = pids[child.id]
             self.living.add(child.pid)

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from typing import Any, Final, NoReturn
 
     def _sigmask(how: int, mask: Iterable[int], /) -> set[int]: ...
-    def _sigpending() -> set[int]: ...
     def _sigwait(signals: Iterable[int], /) -> int: ...
     def valid_signals() -> set[int]: ...
 else:
     # The public module turns each of 64 signals into an enum member and back at every call.
     from _signal import pthread_sigmask as _sigmask
-    from _signal import sigpending as _sigpending
     from _signal import sigwait as _sigwait
     from _signal import valid_signals
 
@@ -152,12 +150,6 @@ def restore(mask: Iterable[int]) -> None:
 def wait_for_signal(number: int) -> None:
     """Sleep until a signal comes, which must be blocked."""
     _sigwait((number,))
-
-
-def forget_pending(numbers: Iterable[int]) -> None:
-    """Take no notice of what has come so far; the signals must be blocked."""
-    while pending := _sigpending().intersection(numbers):
-        _sigwait(pending)
 
 
 def enlarge_signal_stack() -> None:

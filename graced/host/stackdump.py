@@ -27,7 +27,7 @@ DEPTH: Final = 100  # frames that it prints of each
 LONGEST: Final = 60_000  # characters told of a window, so that a log record and evidence hold them
 CURRENT: Final = "Current thread"
 FIRST: Final = ("Fatal", CURRENT, "Stack")  # how what is told first begins: a crash, and its stack
-FIRST_LENT: Final = RECORDS + 1  # after those of the workers, and of the spares
+FIRST_LENT: Final = RECORDS  # after those of the workers
 OUR_FIRST: Final = (
     ("workers/runtime.py", " in guarded"),
     ("workers/base.py", " in live"),

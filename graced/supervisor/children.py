@@ -440,7 +440,7 @@ class Processes:
         return None
 
     def _stranger(self, exit: Exit) -> None:
-        """A spare, or what else belongs to a zygote, is missed by nobody: tell of its hunger."""
+        """Report the end of what a zygote's code had started only if memory had run out."""
         group = process.group_of(exit.pid)
         zygote = next((z for z in self._zygotes.values() if z.pid == group), None)
         ours = zygote is None or zygote.killed  # what is left of a group, we have killed

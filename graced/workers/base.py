@@ -202,7 +202,7 @@ def live(life: Life, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoRe
 
 
 def rehearse(life: Life) -> None:
-    """Live a short life that nobody sees, in a zygote before its first fork, and in a spare.
+    """Live a short life that nobody sees, in a zygote before its first fork.
 
     What is called for the first time in a process is looked up, linked and
     specialized, and writes to a hundred pages; better once here than in each child.

@@ -27,7 +27,6 @@ from graced.workers.context import Family, LoadError, Order, Voice, in_one_line
 from graced.workers.importer import CameBack, late_variables, load_class, preload
 from graced.workers.runtime import ANSWERED, PARENT_DIED, Life
 from graced.zygote.orphans import Orphan, lead_down
-from graced.zygote.spares import SpareBirth
 from graced.zygote.spawn import Birth
 
 TYPE_CHECKING = False
@@ -38,10 +37,9 @@ if TYPE_CHECKING:
     from graced.host.scoreboard import WorkerRecord
     from graced.host.stackdump import Window
     from graced.workers.base import Worker
-    from graced.zygote.spares import Spare
 
 FEW: Final = 32  # workers that need no look at the limit of open descriptors
-CALM: Final = 0.001  # seconds without an order, after which a spare is born
+CALM: Final = 0.001  # seconds without an order, after which there is time for what can wait
 _SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
 _SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -64,7 +62,6 @@ class Plan(Record):
     listen: tuple[int, ...] = ()  # descriptors, which are kept too
     alone: tuple[int, ...] = ()  # those of them that systemd does not have as well
     window: Window | None = None  # for its stacks
-    spare: bool = True  # whether there shall be one
     fd_limit: tuple[int, int] | None = None  # what user code gets, if main took more
     max_lease: float = settings.MAX_LEASE
 
@@ -207,12 +204,11 @@ def _prepare_to_fork() -> None:
     gc.freeze()
 
 
-def _keep_code(pool: settings.Pool) -> Iterator[None]:
+def _keep_code() -> Iterator[None]:
     """Let workers that import for themselves have graced's code of our version, bit by bit."""
-    if not pool.preload:
-        from graced.host.codecache import keep_all
+    from graced.host.codecache import keep_all
 
-        yield from keep_all()
+    yield from keep_all()
 
 
 def _set_environment(pool: settings.Pool, voice: Voice) -> None:
@@ -252,9 +248,7 @@ class Zygote:
         )
         rehearse(Life(self._family))
         self._wards: dict[int, Orphan] = {}  # by pidfd
-        self._spare: Spare | None = None
-        self._want_spare = False
-        self._keeping = _keep_code(plan.pool)  # before there is a spare
+        self._keeping = None if plan.pool.preload else _keep_code()
         self._fd_limit: tuple[int, int] | None = None  # what workers get, if we needed more
         self._epoll = select.epoll()
         self._epoll.register(channel.fileno(), select.EPOLLIN)
@@ -270,21 +264,18 @@ class Zygote:
             from graced.host.listeners import let_go  # loaded by whoever opened them
 
             let_go(self._plan.listen, self._plan.alone)
-        self._drop_spare()
         lead_down(list(self._wards.items()), self._plan.pool, self._plan.max_lease)
 
     def _epoll_once(self) -> None:
-        # One at a time: what comes of one may give the number of the next to another.
-        heard = self._epoll.poll(CALM if self._want_spare else None, 1)
-        if not heard:
-            self._bear_spare()
+        heard = self._epoll.poll(CALM if self._keeping else None)
+        if not heard and self._keeping and next(self._keeping, self) is self:
+            self._keeping = None
+            self._family.voice.debug("graced's code is in memory")
         for fd, _ in heard:
             if fd in self._wards:
                 self._forget(fd)
-            elif fd == self._channel.fileno():
-                self._hear()
             else:
-                self._drop_spare()  # it is dead
+                self._hear()
 
     def _hear(self) -> None:
         message = self._channel.receive()
@@ -321,13 +312,6 @@ class Zygote:
     # -- births --------------------------------------------------------------------
 
     def _spawn(self, orders: list[Order]) -> None:
-        if self._spare is not None and self._hand_over(self._spare, orders[0]):
-            orders = orders[1:]
-        if orders:
-            self._bear(orders)
-        self._want_spare = self._plan.spare
-
-    def _bear(self, orders: list[Order]) -> None:
         if len(self._wards) + len(orders) > FEW:
             self._fd_limit = process.room_for_fds(2 * len(orders)) or self._fd_limit
         birth = Birth(self._family, self._load, self._plan.scoreboard, self._plan.stacks, orders)
@@ -340,41 +324,7 @@ class Zygote:
             self._channel.send_all(("unspawned", unborn, failure or "died before it was born"))
 
     def _own_fds(self) -> list[int]:
-        """Return what no child shall have; at a birth there is no spare."""
+        """Return what no child shall have."""
         window = self._plan.window
         windows = [] if window is None else [window.fd]
         return [self._channel.fileno(), self._epoll.fileno(), *windows, *self._wards]
-
-    def _bear_spare(self) -> None:
-        """Have one at hand for whoever dies next; if that can't be, the next birth tries again."""
-        if next(self._keeping, self) is not self:
-            return  # it goes on after one more moment of calm
-        self._want_spare = False
-        if self._spare is not None:
-            return
-        try:
-            birth = SpareBirth(self._family, self._load, self._plan.scoreboard, self._plan.stacks)
-        except OSError:  # no descriptor left
-            return
-        self._spare = birth.spare(self._own_fds(), self._fd_limit)
-        if self._spare is not None:
-            self._epoll.register(self._spare.pidfd, select.EPOLLIN)
-
-    def _drop_spare(self) -> None:
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            spare.channel.close()
-            os.close(spare.pidfd)
-
-    def _hand_over(self, spare: Spare, order: Order) -> bool:
-        """Let the spare be this worker; False if it was gone before it was."""
-        taken = spare.take(order)
-        self._spare = None
-        spare.channel.close()
-        if not taken:
-            os.close(spare.pidfd)
-            return False
-        record = self._plan.scoreboard.record(order.record)
-        self._wards[spare.pidfd] = Orphan(spare.pid, record)
-        self._channel.send_all(("spawned", [(order.worker, spare.pid)]))
-        return True

@@ -7,8 +7,7 @@ middle: leaves, and is reaped; if the zygote is gone instead, kills the workers 
 worker: sleeps until the main process has adopted it; leaves if its record is not marked
 
 A fork costs what it makes parent and child write to afterwards, page by page. So the
-middle process prepares all it can, and little is done in between. What is born to
-wait for its order is in :mod:`.spares`.
+middle process prepares all it can, and little is done in between.
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ _GO: Final = b"go"
 
 class Birth:
     """The birth of some workers of one zygote."""
-
-    name = "graced-worker"
 
     def __init__(
         self,
@@ -127,19 +124,17 @@ class Birth:
             os.close(fd)
         if fd_limit is not None:
             process.limit_fds(fd_limit)
-        process.set_name(self.name)
+        process.set_name("graced-worker")
         self._pid = os.getpid()
         self._zygote = zygote.fileno()
         self._life = Life(self._family)
         self._life.prepare(self._stacks)
-        self._settle_memory()
-        self._part(zygote, self._fork_all())
-
-    def _settle_memory(self) -> None:
-        """Do once what malloc and the dynamic linker would put off to each child."""
-        bytes(100_000)  # a large request sorts the free chunks
+        # Once here, not in each child: a large request sorts malloc's free chunks, a signal has
+        # the dynamic linker look up what a wait for one calls.
+        bytes(100_000)
         os.kill(self._pid, PARENT_DIED)
         process.wait_for_signal(PARENT_DIED)
+        self._part(zygote, self._fork_all())
 
     def _fork_all(self) -> bytes:
         be_born = self._be_born
@@ -154,25 +149,18 @@ class Birth:
             if pid == 0:
                 be_born(record)
             record.words[PID] = pid
-            self._part_from(pid)
+            try:  # let it lead a group; the worker does so too, and either may come first
+                os.setpgid(pid, pid)
+            except OSError:  # gone already
+                pass
         return _ALL_BORN
-
-    def _part_from(self, pid: int) -> None:
-        """Let it lead its own group; on both sides, whoever comes first."""
-        try:
-            os.setpgid(pid, pid)
-        except OSError:  # gone already
-            pass
 
     def _part(self, zygote: socket.socket, word: bytes) -> None:
         if self._may_go(zygote, word):
             return
         for _, record in self.children:
             if record.pid:
-                self._undo(record.pid)
-
-    def _undo(self, pid: int) -> None:
-        process.end_group(pid)
+                process.end_group(record.pid)
 
     def _may_go(self, zygote: socket.socket, word: bytes) -> bool:
         """Give our word; return whether the zygote knows all, or is gone."""
@@ -185,17 +173,12 @@ class Birth:
     # -- in a worker ---------------------------------------------------------------
 
     def _be_born(self, record: WorkerRecord) -> NoReturn:
-        self._arrive(record)
-        self._life.begin()
-        live(self._life, self._load)
-
-    def _arrive(self, record: WorkerRecord) -> None:
         """Be the main process's child, or leave."""
         process.block(*ANSWERED)
         words = record.words
         words[PID] = os.getpid()
         words[PHASE] = Phase.BORN
-        self._settle_down()
+        process.lead_a_group()
         os.close(self._zygote)
         # End-of-file from the middle process would come before the adoption. So may a signal:
         # it comes as each of its threads ends, which fork handlers of user code may start there.
@@ -204,6 +187,5 @@ class Birth:
             process.wait_for_signal(PARENT_DIED)
         if os.getppid() != self._family.main_pid or not words[BORN_WHOLE]:
             os._exit(signal.SIGTERM)
-
-    def _settle_down(self) -> None:
-        process.lead_a_group()
+        self._life.begin()
+        live(self._life, self._load)

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from daemon_harness import Daemon, children, comm, wait_gone
+from daemon_harness import ROOT, Daemon, children, comm, wait_gone
 
 from graced.host import oom
 
@@ -45,13 +45,12 @@ def child(daemon: Daemon, name: str) -> int:
     return named[0] if named else 0
 
 
-@pytest.mark.parametrize("name", ["graced-spare", "graced-zygote", "graced-keeper"])
+@pytest.mark.parametrize("name", ["graced-zygote", "graced-keeper"])
 def test_the_hunger_of_one_is_not_told_of_the_next(
     daemon: Daemon, counter: Path, name: str
 ) -> None:
     daemon.pool("graced.workers:Command").start(wrap=under(counter)).ready()
     victim = daemon.until(lambda: child(daemon, name))
-    daemon.until(lambda: child(daemon, "graced-spare"))
     counter.write_text("oom_kill 1\n")
     os.kill(victim, signal.SIGKILL)
     told = daemon.log.wait(HUNGRY)
@@ -68,13 +67,19 @@ def test_the_hunger_of_one_is_not_told_of_the_next(
 def test_whom_a_zygote_takes_along_is_not_told_to_have_been_hungry(
     daemon: Daemon, counter: Path
 ) -> None:
-    daemon.pool(workers=2).start(wrap=under(counter)).ready()
+    code = (
+        "import subprocess\nfrom sample_workers import *\n"
+        "say('started', subprocess.Popen(['sleep', '600']).pid)\n"
+    )
+    daemon.module("starts", code)
+    daemon.pool("starts:Idle", path=[".", str(ROOT / "tests")], workers=2)
+    daemon.start(wrap=under(counter)).ready()
     zygote = daemon.until(lambda: child(daemon, "graced-zygote"))
-    spare = daemon.until(lambda: child(daemon, "graced-spare"))
+    started = int(daemon.events.wait("^started")[0].words[1])
     counter.write_text("oom_kill 2\n")  # the other one is nobody's that we know
     os.kill(zygote, signal.SIGKILL)
     daemon.log.wait("its zygote " + HUNGRY)
-    wait_gone([spare])
+    wait_gone([started])
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     assert len(daemon.log.matching(HUNGRY)) == 1

@@ -237,7 +237,6 @@ def test_thirteen_broken_reloads_leave_no_trace(daemon: Daemon) -> None:
     mend(daemon, "old")
     daemon.start().ready()
     pids = sorted(daemon.worker_pids())
-    daemon.until(lambda: "graced-spare" in map(comm, children(daemon.pid)))
     others = sorted(children(daemon.pid))
     for number, (name, (config, code, reason)) in enumerate(BROKEN.items(), start=1):
         before = rounds_by(daemon)
@@ -447,7 +446,7 @@ def test_a_hundred_reloads_leave_nothing_behind(daemon: Daemon) -> None:
     stop(daemon)
 
 
-FAMILY = ["graced-spare", "graced-worker", "graced-worker", "graced-zygote"]
+FAMILY = ["graced-worker", "graced-worker", "graced-zygote"]
 
 
 def settled(daemon: Daemon) -> dict[str, int]:

@@ -48,7 +48,7 @@ def test_only_the_main_process_speaks_to_systemd(daemon: Daemon) -> None:
 def test_processes_have_names(daemon: Daemon) -> None:
     daemon.pool(workers=2).start().ready()
     assert comm(daemon.pid) == "graced"
-    names = ["graced-spare", "graced-worker", "graced-worker", "graced-zygote"]
+    names = ["graced-worker", "graced-worker", "graced-zygote"]
     daemon.until(lambda: sorted(comm(pid) for pid in children(daemon.pid)) == names)
 
 
@@ -204,8 +204,8 @@ def test_titles_tell_who_is_who(daemon: Daemon) -> None:
     daemon.configure({"one": command, "two": {**command, "workers": 2}}, name="shop")
     daemon.start().ready()
     names = {
-        *("shop: zygote one gen 1", "shop: spare one", "shop: worker one/0 gen 1"),
-        *("shop: zygote two gen 1", "shop: spare two", "shop: worker two/0 gen 1"),
+        *("shop: zygote one gen 1", "shop: worker one/0 gen 1"),
+        *("shop: zygote two gen 1", "shop: worker two/0 gen 1"),
         *("shop: worker two/1 gen 1", "shop: keeper one", "shop: keeper two"),
     }
     daemon.until(lambda: {title(pid) for pid in children(daemon.pid)} == names)

@@ -92,9 +92,9 @@ def test_workers_that_import_for_themselves_are_of_the_old_version(
 ) -> None:
     pool = {"worker": "graced.workers:Command", "preload": False}
     daemon.configure({"jobs": pool}, log={"level": "debug"}).start().ready()
-    daemon.until(lambda: "graced-spare" in daemon.left().values())  # by then its zygote is done
+    daemon.log.wait("graced's code is in memory", 2)  # its zygote's, too
     upgrade(daemon, installed, "replaced")
-    for deaths in (1, 2):  # the second is born after the first spare
+    for deaths in (1, 2):  # its zygote has forked before
         kill(daemon, "graced-worker")
         jobs = daemon.until(lambda n=deaths: at_work_again(daemon, n))  # type: ignore[misc]
         assert jobs["deaths"] == deaths, jobs

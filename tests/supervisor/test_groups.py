@@ -127,7 +127,7 @@ def test_processes_of_others_are_told_and_not_waited_for(
     asker = (
         "import os, time\n"
         "from graced.supervisor.groups import Graves\n"
-        "from graced.host import clock\n"
+        "from graced import clock\n"
         "from test_groups import Lines\n"
         f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "done, log = [], Lines()\n"
@@ -140,7 +140,7 @@ def test_processes_of_others_are_told_and_not_waited_for(
     )
     said = subprocess.run(
         [sys.executable, "-c", asker],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/supervisor"},
         capture_output=True,
         text=True,
         timeout=DEADLINE,

@@ -185,7 +185,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("deed", HARMLESS.values(), ids=HARMLESS)
 def test_a_zygote_goes_on_after_an_import_that(harness: ZygoteHarness, deed: str) -> None:
-    assert fork(harness, deed, spare=True) == ("imported",)
+    assert fork(harness, deed) == ("imported",)
     works(harness)
 
 
@@ -197,7 +197,7 @@ def test_gevent_may_patch_all(harness: ZygoteHarness) -> None:
     import gevent
     gevent.spawn(say, "greenlet"); gevent.sleep(0)
     """
-    assert fork(harness, deed, spare=True) == ("imported",)
+    assert fork(harness, deed) == ("imported",)
     works(harness)
     harness.feed.take()
     assert "greenlet" in harness.feed.lines

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import resource
 import select
 import signal
 import sys
@@ -423,7 +426,7 @@ def test_many_births_one_after_the_other(harness: ZygoteHarness) -> None:
         assert child.ended().status == 0
         harness.scoreboard.release(child.index)
     # The zygote has let go of all of them.
-    until(lambda: len(fds(harness.zygote)) <= few + 2, "descriptors are closed")  # of the spare
+    until(lambda: len(fds(harness.zygote)) <= few, "descriptors are closed")
     with open(f"/proc/{harness.zygote}/task/{harness.zygote}/children") as children:
         assert children.read() == ""
 
@@ -485,8 +488,6 @@ def test_a_signal_before_setup_is_not_lost(harness: ZygoteHarness) -> None:
 
 
 def test_a_birth_that_fails_is_told(harness: ZygoteHarness) -> None:
-    import resource
-
     harness.fork(IDLE)
     assert harness.channel is not None
     resource.prlimit(harness.zygote, resource.RLIMIT_NOFILE, (3, 64))
@@ -502,8 +503,6 @@ def test_a_birth_that_fails_is_told(harness: ZygoteHarness) -> None:
 def test_more_workers_than_descriptors_are_guarded_and_see_the_usual_limit(
     harness: ZygoteHarness,
 ) -> None:
-    import resource
-
     code = """
     import resource
     class W(Worker):
@@ -521,6 +520,63 @@ def test_more_workers_than_descriptors_are_guarded_and_see_the_usual_limit(
         child.send(signal.SIGTERM)
     for child in children:
         assert child.ended().status == 0
+
+
+def test_more_workers_than_descriptors_one_after_the_other(harness: ZygoteHarness) -> None:
+    """Each has the usual limit, and all are guarded."""
+    code = """
+    import resource
+    class W(Worker):
+        def setup(self): say("limit", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        def step(self): self.wait(None)
+    """
+    harness.fork(code)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(harness.zygote, resource.RLIMIT_NOFILE, (64, hard))
+    for _ in range(65):
+        harness.spawn()[0].ready()
+    harness.feed.wait("limit 64", 65)
+    assert guarded(harness.zygote) == harness.living
+
+
+def guarded(zygote: int) -> set[int]:
+    """Return of which processes a zygote has a pidfd; -1 for those that are reaped."""
+    found = set()
+    for fd in os.listdir(f"/proc/{zygote}/fdinfo"):
+        with contextlib.suppress(FileNotFoundError):
+            text = Path(f"/proc/{zygote}/fdinfo/{fd}").read_text()
+            found.update(int(pid) for pid in re.findall(r"^Pid:\s+(-?\d+)", text, re.M))
+    return found
+
+
+def test_a_replacement_has_the_descriptors_of_the_first_worker_and_no_others(
+    harness: ZygoteHarness,
+) -> None:
+    harness.fork(IDLE)
+    first = harness.spawn()[0].ready()
+    second = harness.spawn()[0].ready()
+    first.send(signal.SIGKILL)
+    first.ended()
+    until(lambda: guarded(harness.zygote) == {second.pid}, "its zygote has let go of it")
+    third = harness.spawn()[0].ready()
+    for child in (second, third):
+        until(lambda pid=child.pid: process.state(pid) == "S", "it sleeps")  # type: ignore[misc]
+    assert kinds(second.pid) == kinds(third.pid)
+
+
+def kinds(pid: int) -> list[str]:
+    """Return what a process has open, without the numbers."""
+    folder = Path(f"/proc/{pid}/fd")
+    return sorted(os.readlink(fd).split("[")[0].split("(")[0] for fd in folder.iterdir())
+
+
+def test_each_worker_crashes_into_its_own_window(harness: ZygoteHarness) -> None:
+    harness.fork(IDLE)
+    first, second = (child.ready() for child in harness.spawn(2))
+    os.kill(second.pid, signal.SIGSEGV)
+    assert second.ended().status == signal.SIGSEGV
+    assert "Segmentation fault" in harness.stacks.read(second.index)
+    assert harness.stacks.read(first.index) == ""
 
 
 def test_a_zygote_lives_through_a_signal_to_everybody(harness: ZygoteHarness) -> None:
@@ -580,7 +636,7 @@ def test_threads_that_a_fork_starts_in_the_child_disturb_no_birth(harness: Zygot
 
     os.register_at_fork(after_in_child=start_threads)
     """
-    harness.fork(code + textwrap.indent(IDLE, "    "), spare=True)
+    harness.fork(code + textwrap.indent(IDLE, "    "))
     for _ in range(10):
         for child in harness.spawn(3):
             child.ready().send(signal.SIGTERM)
@@ -594,7 +650,7 @@ def test_a_fork_handler_that_unblocks_signals_disturbs_no_birth(harness: ZygoteH
 
     os.register_at_fork(after_in_child=unblock, after_in_parent=unblock)
     """
-    harness.fork(code + textwrap.indent(IDLE, "    "), spare=True)
+    harness.fork(code + textwrap.indent(IDLE, "    "))
     for child in harness.spawn(20):
         child.ready()
 
