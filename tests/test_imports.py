@@ -56,10 +56,6 @@ def test_no_heavy_module_is_imported(module: str) -> None:
     assert loaded_by(f"import {module}") & HEAVY == set()
 
 
-def test_the_main_process_needs_no_public_socket_module() -> None:
-    assert "socket" not in loaded_by("import graced.supervisor.loop, graced.supervisor.requests")
-
-
 def test_a_start_needs_the_supervisor_only_once_its_zygotes_are_forked() -> None:
     assert "graced.supervisor.loop" not in loaded_by(
         "import graced.cli.main, graced.supervisor.start"

@@ -12,10 +12,10 @@ came of it, :meth:`ControlServer.next_deadline` says when to call :meth:`Control
 
 from __future__ import annotations
 
-import _socket as socket  # the public module adds enums, which take long to import
 import os
 import select
 import selectors
+import socket
 import time
 from collections import deque
 

@@ -71,7 +71,7 @@ def _tcp(text: str) -> Address:
 
 def _numeric(host: str, *, six: bool) -> str:
     """Return a numeric address in its usual form: two spellings are one address."""
-    import _socket as socket
+    import socket
 
     family = socket.AF_INET6 if six else socket.AF_INET
     try:

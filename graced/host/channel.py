@@ -7,10 +7,10 @@ message begins with a number that only the two ends know.
 
 from __future__ import annotations
 
-import _socket as socket  # the public module adds enums, which take long to import
 import marshal
 import os
 import select
+import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

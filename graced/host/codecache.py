@@ -10,17 +10,13 @@ from __future__ import annotations
 import marshal
 import os
 import sys
+from importlib.machinery import ModuleSpec, SourceFileLoader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from importlib.machinery import ModuleSpec, SourceFileLoader
     from types import CodeType, ModuleType
     from typing import Any
-else:
-    # Python has them at hand; the public module costs time and memory.
-    from _frozen_importlib import ModuleSpec
-    from _frozen_importlib_external import SourceFileLoader
 
 # What only commands import, each in a process of its own.
 COMMANDS = (

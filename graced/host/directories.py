@@ -8,9 +8,9 @@ Children must close both descriptors.
 
 from __future__ import annotations
 
-import _socket as socket  # the public module adds enums, which take long to import
 import fcntl
 import os
+import socket
 import stat
 import time
 from errno import EADDRINUSE, EPERM

@@ -7,10 +7,10 @@ collector, limits, handlers of other signals than ours, streams, hooks.
 
 from __future__ import annotations
 
-import _socket as socket  # the public module adds enums, which take long to import
 import _thread
 import os
 import signal
+import socket
 import stat
 import sys
 import time
@@ -182,7 +182,7 @@ def keep_modules() -> None:
                 _copies[id(original)] = copy
     late = sys.modules.get("socket")
     if late is not None and id(late) not in _copies and late.socket.__module__ != "socket":
-        _copies[id(late)] = _loaded_anew(late)
+        _copies[id(late)] = _load_socket_anew(late)
     for name, module in list(sys.modules.items()):
         if name.startswith("graced."):
             mine = vars(module)
@@ -190,14 +190,17 @@ def keep_modules() -> None:
                 mine[key] = _copies[id(mine[key])]
 
 
-def _loaded_anew(module: Any) -> ModuleType:
-    """Return a module of Python's as it was before it was patched, where that came first."""
-    copy = ModuleType(module.__name__)
-    sys.modules[module.__name__] = copy  # enums are put where this says
+def _load_socket_anew(patched: Any) -> ModuleType:
+    """Return the socket module as it was before it was patched: its functions call each other."""
+    copy = ModuleType("socket")
+    below = sys.modules["_socket"]
+    sys.modules["_socket"] = _copies.get(id(below), below)
+    sys.modules["socket"] = copy  # enums are put where this says
     try:
-        module.__spec__.loader.exec_module(copy)
+        patched.__spec__.loader.exec_module(copy)
     finally:
-        sys.modules[module.__name__] = module
+        sys.modules["socket"] = patched
+        sys.modules["_socket"] = below
     return copy
 
 
@@ -299,11 +302,11 @@ def set_environment(env: Mapping[str, str]) -> None:
     if "TZ" in env:
         time.tzset()
     if any(name in env for name in _OF_LOCALE):
-        import _locale
+        import locale
 
         try:
-            _locale.setlocale(_locale.LC_CTYPE, "")
-        except _locale.Error:  # type: ignore[attr-defined]  # it is not installed here
+            locale.setlocale(locale.LC_CTYPE, "")
+        except locale.Error:  # it is not installed here
             pass
 
 

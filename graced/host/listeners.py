@@ -6,8 +6,8 @@ in :mod:`graced.supervisor.sockets`. Nothing here accepts a connection.
 
 from __future__ import annotations
 
-import _socket as socket  # the public module adds enums, which take long to import
 import os
+import socket
 import stat
 
 from graced.host.directories import Unusable

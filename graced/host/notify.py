@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from _socket import SCM_RIGHTS, SOL_SOCKET
 from collections import deque
+from socket import SCM_RIGHTS, SOL_SOCKET
 from sys import byteorder
 
 from graced.log.logger import say

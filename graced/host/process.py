@@ -5,7 +5,7 @@ The only place that calls C by itself; the standard library has no prctl(2).
 
 from __future__ import annotations
 
-import _ctypes  # the public module defines types by the dozen, which takes long to import
+import ctypes
 import errno
 import os
 import signal
@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from typing import Any, Final, NoReturn
 
     def _sigmask(how: int, mask: Iterable[int], /) -> set[int]: ...
-    def _sigwait(signals: Iterable[int], /) -> int: ...
-    def valid_signals() -> set[int]: ...
 else:
-    # The public module turns each of 64 signals into an enum member and back at every call.
+    # The public function turns each of 64 signals into an enum member at every call: at each
+    # fork, and at each of user code's.
     from _signal import pthread_sigmask as _sigmask
-    from _signal import sigwait as _sigwait
-    from _signal import valid_signals
 
 BUG: Final = 70  # exit status: a bug in graced
 LONGEST_LINE: Final = 1000  # of parents; they may change while we look, and lead in a circle
@@ -45,38 +42,18 @@ _CAPABILITIES: Final = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)  # ver
 # Of whoever started us, and of no use or harm to somebody else.
 _PERSONAL: Final = ("DBUS_", "GPG_", "SSH_", "SUDO_", "XDG_")
 _PERSONAL_NAMES: Final = ("DISPLAY", "KRB5CCNAME", "MAIL", "WAYLAND_DISPLAY", "XAUTHORITY")
-_ALL_SIGNALS: Final = frozenset(valid_signals())
+_ALL_SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
 _SIGNAL_STACK: Final = 1 << 20  # bytes; 64 signals, each with the registers of a large processor
 
 
-class _Function(_ctypes.CFuncPtr):
-    """A function of C: takes int, bytes and None, returns int, and keeps errno."""
-
-    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-
-
-class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]  # not subscriptable at run time
-    _type_ = "c"
-
-
-_this_program = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # typeshed knows names only
-
-
-def c_function(name: str) -> Callable[..., int]:
-    """Return a function of C that takes int, bytes and None, and returns int."""
-    return _Function(_ctypes.dlsym(_this_program, name))
-
-
-_c_prctl = c_function("prctl")
-_c_capset = c_function("capset")
-_c_sigaltstack = c_function("sigaltstack")
+_c = ctypes.CDLL(None, use_errno=True)
 _foreign: dict[int, tuple[int, int]] = {}  # see remember_open_fds()
-_signal_stack: list[_Byte] = []  # what is in use is not to be freed
+_signal_stack: list[ctypes.c_char] = []  # what is in use is not to be freed
 
 
 def c_error(what: str) -> OSError:
     """Return the error of a function of C that has just returned -1."""
-    number = _ctypes.get_errno()
+    number = ctypes.get_errno()
     return OSError(number, os.strerror(number), what)
 
 
@@ -96,7 +73,7 @@ class Exit(Record):
 
 
 def _prctl(option: int, value: int | bytes) -> None:
-    if _c_prctl(option, value, 0, 0, 0) != 0:
+    if _c.prctl(option, value, 0, 0, 0) != 0:
         raise c_error(f"prctl({option})")
 
 
@@ -149,7 +126,7 @@ def restore(mask: Iterable[int]) -> None:
 
 def wait_for_signal(number: int) -> None:
     """Sleep until a signal comes, which must be blocked."""
-    _sigwait((number,))
+    signal.sigwait((number,))
 
 
 def enlarge_signal_stack() -> None:
@@ -163,9 +140,9 @@ def enlarge_signal_stack() -> None:
 
     if not _signal_stack:
         area = mmap.mmap(-1, _SIGNAL_STACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        _signal_stack.append(_Byte.from_buffer(area))
-    wanted = pack("PiN", _ctypes.addressof(_signal_stack[0]), 0, _SIGNAL_STACK)  # stack_t
-    if _c_sigaltstack(wanted, None) != 0:
+        _signal_stack.append(ctypes.c_char.from_buffer(area))
+    wanted = pack("PiN", ctypes.addressof(_signal_stack[0]), 0, _SIGNAL_STACK)  # stack_t
+    if _c.sigaltstack(wanted, None) != 0:
         raise c_error("sigaltstack")
 
 
@@ -323,8 +300,8 @@ def become(uid: int, gid: int, name: str | None, *, new_privileges: bool = False
         return
     if not new_privileges:
         _prctl(_SET_NO_NEW_PRIVS, 1)
-    if _c_capset(_CAPABILITIES, bytes(24)) != 0:  # the inheritable ones would stay
-        number = _ctypes.get_errno()
+    if _c.capset(_CAPABILITIES, bytes(24)) != 0:  # the inheritable ones would stay
+        number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
         raise OSError(errno.EPERM, "some of root's identity is left")

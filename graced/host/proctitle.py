@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.machinery import PathFinder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ def title_setter() -> Callable[[str], None] | None:
     Only the extension module is loaded: the package around it imports logging, which
     takes longer than forking a worker.
     """
-    from _frozen_importlib_external import PathFinder  # importlib.machinery, without importlib
-
     homes = [os.path.join(entry, "setproctitle") for entry in sys.path]
     spec = PathFinder.find_spec("_setproctitle", homes)
     if spec is None or spec.loader is None:

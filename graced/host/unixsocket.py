@@ -7,11 +7,11 @@ of its folder. Nothing here blocks by itself, and nothing here reads or writes.
 from __future__ import annotations
 
 import os
-from _socket import SO_PEERCRED, SOL_SOCKET
+from socket import SO_PEERCRED, SOL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket as socket
+    import socket
     from collections.abc import Callable
     from typing import Final
 

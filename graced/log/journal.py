@@ -7,9 +7,9 @@ everywhere in :mod:`graced.log.logger`.
 
 from __future__ import annotations
 
-import _socket as socket  # the public module adds enums, which take long to import
 import errno
 import os
+import socket
 import time
 
 from graced.log.formats import PRIORITIES, printed, told

@@ -8,10 +8,9 @@ written would go unnoticed, and a reload would run old code. What lies in a
 
 from __future__ import annotations
 
-import _frozen_importlib_external as machinery  # importlib.machinery, without importlib
+import importlib.machinery as machinery
 import os
 import sys
-from _imp import extension_suffixes
 
 from graced import settings
 from graced.host.interpreter import without_effect
@@ -344,7 +343,7 @@ def _hook(roots: tuple[str, ...]) -> Callable[[str], Any]:
             raise ImportError(f"{directory} is not in a pool's path")
         return machinery.FileFinder(
             directory,
-            (machinery.ExtensionFileLoader, extension_suffixes()),
+            (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
             (_FreshLoader, machinery.SOURCE_SUFFIXES),
             (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
         )

@@ -21,7 +21,6 @@ import select
 import signal
 import sys
 import time
-from _signal import getsignal  # type: ignore[import-not-found]  # without enums, once a round
 from _thread import get_ident
 
 from graced import settings
@@ -154,7 +153,7 @@ class Life:
     def _take_back(self) -> None:
         """Hear again what an event loop has heard; as it closes it leaves nobody to hear."""
         for number, ours in self._asked_by.items():
-            heard_by = getsignal(number)
+            heard_by = signal.getsignal(number)
             if number == signal.SIGTERM and heard_by != ours:
                 self.is_deaf = True
             if heard_by in (signal.SIG_DFL, signal.default_int_handler):

@@ -16,7 +16,7 @@ from graced import settings
 from graced.config.apart import opened
 from graced.host import process, signals
 from graced.host.channel import Channel, ChannelClosed
-from graced.host.interpreter import Before, set_environment
+from graced.host.interpreter import Before, keep_modules, set_environment
 from graced.host.proctitle import title_setter
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
@@ -169,7 +169,7 @@ def _imported(
             return None
         _set_environment(plan.pool, voice)
         if not plan.pool.preload:
-            return lambda call: load_class(plan.pool, call)
+            return lambda call: _loaded_in_worker(plan.pool, call)
         found, warnings = preload(plan.pool, before)
     except LoadError as error:
         if isinstance(error, CameBack) or channel.fileno() in before.lost_fds():
@@ -186,6 +186,12 @@ def _imported(
     for warning in warnings:
         voice.warning(warning)
     return lambda call: before.resume(call, found)
+
+
+def _loaded_in_worker(pool: settings.Pool, call: Callable[..., Any]) -> type[Worker]:
+    found = load_class(pool, call)
+    keep_modules()
+    return found
 
 
 def _end_unheard(error: LoadError, before: Before, voice: Voice) -> NoReturn:

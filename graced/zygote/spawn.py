@@ -12,9 +12,9 @@ middle process prepares all it can, and little is done in between.
 
 from __future__ import annotations
 
-import _socket as socket  # the public module adds enums, which take long to import
 import os
 import signal
+import socket
 
 from graced.host import process
 from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase
