@@ -14,7 +14,7 @@ import time
 from graced.config import reader
 from graced.host import process, signals
 from graced.host.interpreter import Before, set_environment
-from graced.log.logger import say
+from graced.log.console import say
 from graced.units import show_duration
 from graced.workers.context import LoadError
 from graced.workers.importer import late_variables, load_class, preload

@@ -11,7 +11,7 @@ import sys
 
 from graced.host import process
 from graced.host.notify import READY_FD
-from graced.log.logger import say
+from graced.log.console import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import time
 from graced.cli.errors import FAILED, NO_DAEMON, USAGE, WRONG, Refusal
 from graced.control.client import NoDaemon
 from graced.host import unixsocket
-from graced.log.logger import say
+from graced.log.console import say
 from graced.queue import wire
 from graced.queue.client_end import ClientEnd
 from graced.queue.protocol import QueueError, QueueGone

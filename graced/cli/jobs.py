@@ -14,7 +14,7 @@ from codecs import BOM_UTF8 as BOM
 from graced.cli.errors import FAILED, NO_DAEMON, USAGE, Refusal
 from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
 from graced.cli.job_table import Table, evidence, json_line
-from graced.log.logger import say
+from graced.log.console import say
 from graced.queue import jsonvalue, wire
 from graced.queue.client_end import ClientEnd
 from graced.queue.job import MAX_PAYLOAD

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from graced.log.logger import say
+from graced.log.console import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

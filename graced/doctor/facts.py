@@ -11,7 +11,7 @@ import subprocess
 
 from graced.config import reader
 from graced.doctor.rules import Facts, Finding, arguments, diagnose
-from graced.log.logger import say
+from graced.log.console import say
 from graced.record import Record
 from graced.text import harmless
 

@@ -14,7 +14,7 @@ from collections import deque
 from socket import SCM_RIGHTS, SOL_SOCKET
 from sys import byteorder
 
-from graced.log.logger import say
+from graced.log.console import say
 from graced.text import one_line
 
 TYPE_CHECKING = False

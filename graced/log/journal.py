@@ -13,7 +13,7 @@ import socket
 import time
 
 from graced.log.formats import PRIORITIES, printed, told
-from graced.log.logger import Output
+from graced.log.output import Output
 from graced.log.sinks import Sink
 from graced.text import harmless
 

@@ -10,36 +10,17 @@ it costs a fifth of the start, blocks on a full pipe and prints its own errors;
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 
-from graced.log.formats import FORMATS, shorten, traceback, worded
-from graced.log.sinks import FileSink, Sink, sink_of
-from graced.text import harmless
+from graced.log.formats import shorten, traceback, worded
+from graced.log.output import LEVELS, Output
+from graced.log.sinks import FileSink, sink_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any, Final
+    from typing import Any
 
-    from graced import settings
     from graced.log.formats import Fields
-
-LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-
-
-class Output:
-    """Level, format and sink, shared by a log and everything bound from it."""
-
-    __slots__ = ("format", "level", "sink")
-
-    def __init__(self, level: str, format: str, sink: Sink) -> None:
-        self.level = LEVELS[level]
-        self.format = FORMATS[format]
-        self.sink = sink
-        if format == "json":
-            import json  # noqa: F401  # later the library may be out of reach, as for another user
 
 
 class Log:
@@ -128,8 +109,9 @@ class Log:
         return line if isinstance(line, bytes) else line.encode("utf-8", "backslashreplace")
 
     def _report(self, lost: int) -> bytes:
-        lines = "line was" if lost == 1 else "lines were"
-        return self._record("warning", f"{lost} log {lines} lost: nobody took them", {})
+        lines = "line" if lost == 1 else "lines"
+        message = f"dropped {lost} log {lines}: the destination was not writable"
+        return self._record("warning", message, {})
 
     def keep(self) -> frozenset[int]:
         """Return the descriptors that a child must not close if it is to write here."""
@@ -160,42 +142,3 @@ class Log:
             return
         mine.sink.close()
         mine.level, mine.format, mine.sink = theirs.level, theirs.format, theirs.sink
-
-
-def open_log(wanted: settings.Log, environ: Mapping[str, str], fd: int | None = None) -> Log:
-    """Open the log that the settings ask for; OSError if its file can't be opened.
-
-    `fd`: its file, which is open already and which this process may not be able to open.
-    """
-    format = wanted.format
-    is_journal = wanted.file is None and speaks_to_journal(2, environ)
-    if format == "auto":
-        format = "journal" if is_journal else "text"
-    if format == "journal" and is_journal:
-        from graced.log.journal import journal_output
-
-        output = journal_output(wanted.level, 2)
-        if output is not None:
-            return Log(output=output)
-    sink = sink_of(2) if wanted.file is None else FileSink(wanted.file, fd)
-    return Log(output=Output(wanted.level, format, sink))
-
-
-def speaks_to_journal(fd: int, environ: Mapping[str, str]) -> bool:
-    """Return whether `fd` is the stream named by JOURNAL_STREAM, see systemd.exec(5)."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return False
-    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
-def say(line: str, fd: int = 2) -> None:
-    """Tell a person something on standard error, as a command does. Never raises."""
-    data = (harmless(line).rstrip("\n") + "\n").encode("utf-8", "backslashreplace")
-    try:
-        while data:
-            data = data[os.write(fd, data) :]
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EBADF, errno.EIO, errno.EAGAIN, errno.ENOSPC):
-            raise

@@ -18,7 +18,7 @@ from collections import deque
 from graced import settings
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.walltimer import WallTimer
-from graced.log.logger import open_log
+from graced.log.setup import open_log
 from graced.queue import messages, wire
 from graced.queue.client_requests import Counter
 from graced.queue.connections import Visitor, Visitors, listen, open_to

@@ -20,7 +20,7 @@ from graced.core.daemon import MARGIN
 from graced.core.pool import Mode
 from graced.core.reload import State
 from graced.host import process, safepaths, signals
-from graced.log.logger import open_log
+from graced.log.setup import open_log
 from graced.log.sinks import FileSink
 from graced.supervisor.children import Processes, bell_rang
 from graced.supervisor.groups import Graves

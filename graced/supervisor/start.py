@@ -21,7 +21,8 @@ from graced.host.directories import (
     state_path,
 )
 from graced.host.notify import READY_FD, Notifier, farewell, tell_who_waits
-from graced.log.logger import open_log, say
+from graced.log.console import say
+from graced.log.setup import open_log
 from graced.supervisor.shared import Ground, fork_ahead, lack_of_files
 
 TYPE_CHECKING = False

@@ -20,7 +20,9 @@ from graced.host.interpreter import Before, keep_modules, set_environment
 from graced.host.proctitle import title_setter
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
-from graced.log.logger import Log, open_log, say
+from graced.log.console import say
+from graced.log.logger import Log
+from graced.log.setup import open_log
 from graced.record import Record
 from graced.workers.base import rehearse
 from graced.workers.context import Family, LoadError, Order, Voice, in_one_line

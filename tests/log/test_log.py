@@ -20,8 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graced.log import formats, sinks
-from graced.log import logger as loglib
+from graced.log.console import say
 from graced.log.logger import Log
+from graced.log.setup import open_log
 from graced.settings import Log as Wanted
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -241,7 +242,7 @@ def test_a_full_pipe_loses_lines_and_says_so(pipe: Pipe, reopened: bool) -> None
     assert taken(read) == "x" * filled
     log.info("now")
     first, second = taken(read).splitlines()
-    assert "5 log lines were lost" in first
+    assert "dropped 5 log lines" in first
     assert second.endswith("now")
     assert log.lost == 0
 
@@ -260,7 +261,7 @@ def test_a_record_taken_in_part_is_finished_before_the_next(pipe: Pipe) -> None:
     found += taken(read)
     lines = found.splitlines()
     assert lines[0] == "<6>0000000"
-    assert lines[-2] == "<4>1 log line was lost: nobody took them"
+    assert lines[-2] == "<4>dropped 1 log line: the destination was not writable"
     assert lines[-1] == "<6>after"
     assert all(re.fullmatch(r"<6>    \d{7}", line) for line in lines[1:-2])
 
@@ -284,7 +285,7 @@ def test_a_full_socket_loses_lines_and_says_so() -> None:
     assert all(line.startswith(("<6>", "<4>")) for line in lines)
     assert {line[3:] for line in lines} == {
         "y" * 5000,
-        "1 log line was lost: nobody took them",
+        "dropped 1 log line: the destination was not writable",
         "end",
     }
 
@@ -306,7 +307,7 @@ def test_several_writers_never_mix_their_lines(pipe: Pipe) -> None:
     for child in children:
         os.waitpid(child, 0)
     for line in lines:
-        assert re.fullmatch(r"<6>\d:\d+:z{3000}|<4>\d+ log lines? .* nobody took them", line)
+        assert re.fullmatch(r"<6>\d:\d+:z{3000}|<4>dropped \d+ log lines?: .* not writable", line)
     assert len(lines) > 10
 
 
@@ -338,7 +339,7 @@ def test_a_file_size_limit_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "log"
     child = os.fork()
     if child == 0:
-        log = loglib.open_log(Wanted(file=str(path)), {})
+        log = open_log(Wanted(file=str(path)), {})
         resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
         log.info("a line of which a part is taken, and the rest is waiting for better times")
         log.info("another")
@@ -454,20 +455,20 @@ def lines_of(path: Path) -> list[str]:
 def test_a_file_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("old\n")
-    loglib.open_log(Wanted(file=str(path)), {}).info("new")
+    open_log(Wanted(file=str(path)), {}).info("new")
     assert len(lines_of(path)) == 2
     assert lines_of(path)[0] == "old"
 
 
 def test_a_new_file_is_not_for_everybody(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    loglib.open_log(Wanted(file=str(path)), {})
+    open_log(Wanted(file=str(path)), {})
     assert stat.S_IMODE(path.stat().st_mode) & ~0o640 == 0
 
 
 def test_reopening_follows_a_rotation_at_once(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = loglib.open_log(Wanted(file=str(path)), {})
+    log = open_log(Wanted(file=str(path)), {})
     kept = log.keep()
     log.info("one")
     path.rename(tmp_path / "log.1")
@@ -481,7 +482,7 @@ def test_reopening_follows_a_rotation_at_once(tmp_path: Path) -> None:
 def test_a_rotation_is_found_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
     monkeypatch.setattr(sinks, "LOOK_AGAIN", 0.0)
-    log = loglib.open_log(Wanted(file=str(path)), {}).bind(pool="p", slot=1)
+    log = open_log(Wanted(file=str(path)), {}).bind(pool="p", slot=1)
     log.info("one")
     path.rename(tmp_path / "log.1")
     log.info("two")
@@ -492,7 +493,7 @@ def test_it_does_not_look_at_every_line(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "log"
     assert sinks.LOOK_AGAIN > 0
     monkeypatch.setattr(sinks, "LOOK_AGAIN", 3600.0)
-    log = loglib.open_log(Wanted(file=str(path)), {})
+    log = open_log(Wanted(file=str(path)), {})
     log.info("one")
     path.rename(tmp_path / "log.1")
     log.info("two")
@@ -505,7 +506,7 @@ def test_a_rotation_that_cannot_be_followed_loses_nothing(
     folder = tmp_path / "folder"
     folder.mkdir()
     monkeypatch.setattr(sinks, "LOOK_AGAIN", 0.0)
-    log = loglib.open_log(Wanted(file=str(folder / "log")), {})
+    log = open_log(Wanted(file=str(folder / "log")), {})
     folder.rename(tmp_path / "gone")
     assert not log.reopen()
     log.info("still here")
@@ -517,7 +518,7 @@ def test_standard_streams_that_go_to_the_file_follow_it(tmp_path: Path) -> None:
     code = """
 import os
 from graced.settings import Log
-from graced.log.logger import open_log
+from graced.log.setup import open_log
 log = open_log(Log(file="log"), {})
 print("one", flush=True)
 os.rename("log", "log.1")
@@ -533,10 +534,10 @@ os.write(2, b"three")
 
 
 def test_become_takes_over_for_bound_logs_too(tmp_path: Path) -> None:
-    log = loglib.open_log(Wanted(file=str(tmp_path / "a")), {})
+    log = open_log(Wanted(file=str(tmp_path / "a")), {})
     bound = log.bind(pool="p")
     (old,) = log.keep()
-    log.become(loglib.open_log(Wanted(level="debug", file=str(tmp_path / "b")), {}))
+    log.become(open_log(Wanted(level="debug", file=str(tmp_path / "b")), {}))
     bound.debug("x")
     assert lines_of(tmp_path / "a") == []
     assert len(lines_of(tmp_path / "b")) == 1
@@ -548,7 +549,7 @@ def test_become_takes_over_for_bound_logs_too(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        loglib.open_log(Wanted(file=str(tmp_path / "no" / "log")), {})
+        open_log(Wanted(file=str(tmp_path / "no" / "log")), {})
 
 
 # The journal
@@ -562,7 +563,7 @@ def run(code: str, **options: object) -> subprocess.CompletedProcess[bytes]:
 OPEN = """
 import os
 from graced.settings import Log
-from graced.log.logger import open_log
+from graced.log.setup import open_log
 open_log(Log(format=%r, file=%r), os.environ).info("hello")
 """
 
@@ -711,8 +712,8 @@ def test_the_log_costs_little_to_import() -> None:
 
 
 def test_say_never_raises(pipe: Pipe) -> None:
-    loglib.say("config.yaml:1:1: bad \x1b[31m", pipe[1])
+    say("config.yaml:1:1: bad \x1b[31m", pipe[1])
     assert taken(pipe[0]) == "config.yaml:1:1: bad \\x1b[31m\n"
     os.close(pipe[0])
-    loglib.say("x", pipe[1])
-    loglib.say("x", 999)
+    say("x", pipe[1])
+    say("x", 999)
