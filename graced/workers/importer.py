@@ -103,6 +103,9 @@ def _checked(found: object, module_name: str, class_name: str) -> type[Worker]:
                 f"{where}: {name}() is a coroutine or a generator, whose code would never run;"
                 " make it a plain function, which may call asyncio.run()"
             )
+    taken = _taken(found)
+    if taken is not None:
+        raise LoadError(f"{where}: graced has a {taken} of its own; rename yours")
     return found
 
 
@@ -112,6 +115,18 @@ def _called(cls: type[Worker]) -> tuple[str, ...]:
 
     own_loop = cls.run is not Worker.run
     return "setup", "teardown", "run" if own_loop else cls._asks_for.partition("(")[0]
+
+
+def _taken(cls: type[Worker]) -> str | None:
+    """Return a private name of graced's that a class has put something else at; None: none."""
+    ours: set[str] = set()
+    for base in reversed(cls.__mro__):
+        names = {n for n in vars(base) if n[:1] == "_" and n[:2] != "__"}
+        if base.__module__.partition(".")[0] == "graced":
+            ours |= names
+        elif names & ours:
+            return min(names & ours)
+    return None
 
 
 def _never_runs(method: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from core_simulator import Code, Process, Simulator, Work, pool, simulator, star
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.backoff import Birth
-from graced.core.member import Member, State, Verdict
+from graced.core.member import STILL_THERE, Member, State, Verdict
 
 
 def slots(processes: list[Process]) -> list[int]:
@@ -986,3 +987,15 @@ def test_max_rss_below_what_a_fresh_worker_has_is_told_once() -> None:
     warned = [say for say in made.actions(ac.Say) if told in say.text]
     assert [say.level for say in warned] == ["warning"]
     assert "raise pools.jobs.max_rss" in warned[0].text
+
+
+def test_one_that_outlives_a_kill_is_killed_again_once_a_second() -> None:
+    made = simulator(pool(drain_timeout=1.0, stop_timeout=1.0))
+    made.work_for = lambda p: Work(round=math.inf, deaf_to_int=True, dies_late=10.0)
+    made.start().run(1)
+    made.do(ev.DrainAsked())
+    made.until_exit()
+    kills = [t for t, action in made.did if isinstance(action, ac.Kill)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(kills)]
+    assert len(gaps) > 5
+    assert min(gaps) > STILL_THERE / 2

@@ -34,6 +34,7 @@ def refused(made: Simulator, within: float = 100.0) -> str:
     made.until(lambda: over(made), within)
     end = ended(made)[-1]
     assert not end.ok
+    assert made.said("reloading")
     assert made.said(f"reload refused: {end.reason}")
     assert made.status()["state"] == "running"
     assert made.law.words[-1] == "READY"

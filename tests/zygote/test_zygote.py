@@ -66,6 +66,10 @@ REFUSED = [
         " make it a plain function, which may call asyncio.run()",
     ),
     ("class W(Worker): pass", "users:W has no step(), so it has nothing to do; define step(self)"),
+    (
+        "class Mixed: _turn = None\nclass W(Mixed, Worker):\n    def step(self): pass",
+        "users:W: graced has a _turn of its own; rename yours",
+    ),
 ]
 
 
