@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from graced.config.nodes import Node
+    from graced.config.nodes import Composed, Node
 
 KEYS = ("name", "runtime_dir")
 
@@ -147,12 +147,30 @@ def _in_file(
         raise _unknown(path, wrong) from None
     source = Source(printable(path), base, is_file=True)
     composed = compose(text, source)
+    if not _is_configuration(composed, text):
+        raise Unknown(str(Mark(source).problem("", "is no configuration", "check the path")))
     entries = composed.tree.entries if isinstance(composed.tree, Map) else {}
     for key in keys:
         if key in entries:
             yield key, entries[key].value, source
         elif not composed.complete:
             yield from _in_line(key, text, source)
+
+
+def _is_configuration(composed: Composed, text: str) -> bool:
+    """Tell whether a text that may be broken has keys, or says nothing and is read to its end."""
+    tree = composed.tree
+    if isinstance(tree, Map) and tree.entries:
+        return True
+    if composed.complete:
+        return tree is None or isinstance(tree, Map) or (isinstance(tree, Scalar) and tree.is_null)
+    return any(_key_in(line) in fields(Settings) for line in text.splitlines())
+
+
+def _key_in(line: str) -> str | None:
+    """Return the key that a line at the left edge seems to set."""
+    name, colon, value = line.partition(":")
+    return name.rstrip().strip("'\"") if colon and value[:1] in ("", " ", "\t") else None
 
 
 def _unknown(path: str, wrong: Wrong) -> Unknown:
@@ -163,7 +181,6 @@ def _unknown(path: str, wrong: Wrong) -> Unknown:
 def _in_line(key: str, text: str, source: Source) -> Iterator[tuple[str, Node | None, Source]]:
     """Yield the value in the line that looks like *key*, past what is broken."""
     for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if name.rstrip() == key and colon and value[:1] in (" ", "\t"):
-            yield key, compose(value.strip(), source).tree, source
+        if _key_in(line) == key and (value := line.partition(":")[2].strip()):
+            yield key, compose(value, source).tree, source
             return

@@ -1121,6 +1121,27 @@ def test_name_and_runtime_dir_in_a_file_that_is_not_utf8(here: Path) -> None:
     assert reader.read_identity("config.yaml", {}, ()) == ("shop", f"{here}/run")
 
 
+@pytest.mark.parametrize(
+    "text", ["- name: shop\n", "shop\n", "\x7fELF\0\0", "[tool]\nname = 1\n", "a: ["]
+)
+def test_a_file_that_is_no_configuration_names_no_daemon(text: str) -> None:
+    write(text)
+    assert no_identity("config.yaml") == "config.yaml: is no configuration; check the path"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# all in config.d\n", "null\n", "{}\n", "log: [\n", "pools:\n - [\n"]
+)
+def test_a_file_that_names_no_daemon_means_the_default(text: str) -> None:
+    write(text)
+    assert reader.read_identity("config.yaml", {}, ()) == ("graced", None)
+
+
+def test_a_name_in_quotes_after_what_is_broken() -> None:
+    write("pools: [\n'name': shop\n")
+    assert reader.read_identity("config.yaml", {}, ())[0] == "shop"
+
+
 def test_name_and_runtime_dir_come_from_all_layers(here: Path) -> None:
     write(IDENTITY)
     write("name: two\nruntime_dir: two\n", "config.d/1.yaml")
