@@ -69,7 +69,7 @@ def _found(
         if not running:
             try:
                 return open_file(args)
-            except _Occupied as occupied:  # a keeper that is about to listen, or to leave
+            except _QueueLocked as occupied:  # a keeper that is about to listen, or to leave
                 trouble: Exception = occupied.trouble
         else:
             trouble = Refusal(_no_queue(args.pool), FAILED)
@@ -123,7 +123,7 @@ def is_running(control: str) -> bool:
     return True
 
 
-class _Occupied(Exception):
+class _QueueLocked(Exception):
     """Somebody else has the file."""
 
     def __init__(self, trouble: QueueError) -> None:
@@ -147,15 +147,15 @@ def _viewed(args: argparse.Namespace) -> FileView | None:
 
 
 def _open_file(args: argparse.Namespace, file: _File | None) -> FileEnd | None:
-    from graced.queue.sqlite.lock import Occupied
+    from graced.queue.sqlite.lock import QueueLockedError
     from graced.queue.sqlite.offline import FileEnd
 
     if file is None:
         return None
     try:
         return FileEnd(file.path, file.pool)
-    except Occupied as occupied:
-        raise _Occupied(occupied) from None
+    except QueueLockedError as occupied:
+        raise _QueueLocked(occupied) from None
 
 
 def _file_of(args: argparse.Namespace, *, must_exist: bool) -> _File | None:

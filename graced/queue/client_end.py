@@ -14,7 +14,7 @@ from contextlib import suppress
 from graced.host import process, unixsocket
 from graced.queue import jsonvalue, wire
 from graced.queue.protocol import QueueError, QueueGone
-from graced.queue.wire import Kind, Protocol
+from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ class ClientEnd:
     def _ask(self, kind: Kind, body: bytes, expected: Kind) -> bytes:
         if kind != Kind.WAIT:
             self._check_keeper()
-        watch = _Patience(self, is_long=kind == Kind.WAIT)
+        watch = _ReplyWait(self, is_long=kind == Kind.WAIT)
         try:
             self._send(wire.frame(kind, body), watch)
             answer, said = self._next(watch)
-        except (OSError, struct.error, Protocol) as error:
+        except (OSError, struct.error, ProtocolError) as error:
             raise QueueGone(f"the queue's keeper is gone: {error}") from None
         if answer == Kind.REFUSED:
             raise QueueError(said.decode(errors="replace"))
@@ -135,24 +135,24 @@ class ClientEnd:
         stopped = self.stopped()
         self._tell(f"{stopped or f'{self._path}: the keeper has not answered yet'}; waiting")
 
-    def _send(self, data: bytes, watch: _Patience) -> None:
+    def _send(self, data: bytes, watch: _ReplyWait) -> None:
         left = memoryview(data)
         while left:
             watch.wait(self._sock, select.POLLOUT)
             with suppress(BlockingIOError):
                 left = left[self._sock.send(left, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT) :]
 
-    def _next(self, watch: _Patience) -> tuple[int, bytes]:
+    def _next(self, watch: _ReplyWait) -> tuple[int, bytes]:
         while not self._heard:
             watch.wait(self._sock, select.POLLIN)
             data = self._sock.recv(wire.READ)
             if not data:
-                raise Protocol("it has closed the connection")
+                raise ProtocolError("it has closed the connection")
             self._heard += self._frames.feed(data)
         return self._heard.pop(0)
 
 
-class _Patience:
+class _ReplyWait:
     """Waits for a keeper, and has it said, once, if that takes long."""
 
     def __init__(self, end: ClientEnd, *, is_long: bool) -> None:

@@ -14,7 +14,7 @@ import time
 
 from graced.host import unixsocket
 from graced.queue import wire
-from graced.queue.wire import Kind, Protocol
+from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ AT_ONCE = 64  # are let in before others have their turn
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
-class Visitor:
+class Connection:
     """One connection: a worker's once it has said HELLO, a client's else."""
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Visitor:
         self.waits: set[int] = set()  # for the ends of these jobs
 
 
-class Visitors:
+class Connections:
     """Everybody who is connected. ``handle`` gets each frame, ``left`` everybody who is gone."""
 
     def __init__(
@@ -81,36 +81,36 @@ class Visitors:
         listener: socket.socket,
         epoll: select.epoll,
         log: Log,
-        handle: Callable[[Visitor, int, bytes], None],
-        left: Callable[[Visitor], None],
+        handle: Callable[[Connection, int, bytes], None],
+        left: Callable[[Connection], None],
     ) -> None:
         self._listener = listener
         self._epoll = epoll
         self._log = log
         self._handle = handle
         self._left = left
-        self._by_fd: dict[int, Visitor] = {}
+        self._by_fd: dict[int, Connection] = {}
         self._held: dict[int, int] = {}  # bytes by users
         self._deaf = False  # out of descriptors: nobody new is let in
         self.submit_group: int | None = None  # whose members may submit, and no more
         epoll.register(listener.fileno(), select.EPOLLIN)
 
-    def all(self) -> list[Visitor]:
+    def all(self) -> list[Connection]:
         """Return everybody who is connected now."""
         return list(self._by_fd.values())
 
-    def is_here(self, visitor: Visitor) -> bool:
+    def is_here(self, connection: Connection) -> bool:
         """Whether a connection is open."""
-        return self._by_fd.get(visitor.fd) is visitor
+        return self._by_fd.get(connection.fd) is connection
 
     def hear(self, fd: int, event: int) -> bool:
         """Do what epoll says can be done; False if it is none of ours."""
-        visitor = self._by_fd.get(fd)
-        if visitor is not None:
+        connection = self._by_fd.get(fd)
+        if connection is not None:
             if event & select.EPOLLOUT:
-                self._push(visitor)
+                self._push(connection)
             if event & ~select.EPOLLOUT:
-                self.read(visitor)
+                self.read(connection)
         elif fd == self._listener.fileno():
             self.accept()
         else:
@@ -129,22 +129,22 @@ class Visitors:
                     self._stop_listening(error)
                 return
             sock.setblocking(False)
-            visitor = Visitor(sock)
-            room = self._make_room_for(visitor.uid)
-            self._by_fd[visitor.fd] = visitor
-            self._epoll.register(visitor.fd, select.EPOLLIN)
-            if not self._may_come(visitor):
-                self._refuse(visitor, "you may not use this queue; be in its submit_group")
+            connection = Connection(sock)
+            room = self._make_room_for(connection.uid)
+            self._by_fd[connection.fd] = connection
+            self._epoll.register(connection.fd, select.EPOLLIN)
+            if not self._may_come(connection):
+                self._refuse(connection, "you may not use this queue; be in its submit_group")
             elif not room:
-                self._refuse(visitor, f"{MOST} others of your user wait here; try again later")
+                self._refuse(connection, f"{MOST} others of your user wait here; try again later")
 
-    def _may_come(self, visitor: Visitor) -> bool:
+    def _may_come(self, connection: Connection) -> bool:
         """Whether it has rights here; without a submit_group the socket's mode has decided that."""
-        if self.submit_group is None or visitor.trusted:
+        if self.submit_group is None or connection.trusted:
             return True
-        groups = unixsocket.groups(visitor.sock)
-        visitor.submits_only = os.getegid() not in groups
-        return not visitor.submits_only or self.submit_group in groups
+        groups = unixsocket.groups(connection.sock)
+        connection.submits_only = os.getegid() not in groups
+        return not connection.submits_only or self.submit_group in groups
 
     def _make_room_for(self, uid: int) -> bool:
         """Whether one more of a user's may come in; who has been silent for longest has to go."""
@@ -156,18 +156,20 @@ class Visitors:
             self.close(min(silent, key=lambda v: v.heard_at))
         return bool(silent)
 
-    def _refuse(self, visitor: Visitor, why: str) -> None:
-        self.send(visitor, Kind.REFUSED, why.encode())
-        self.close(visitor)
+    def _refuse(self, connection: Connection, why: str) -> None:
+        self.send(connection, Kind.REFUSED, why.encode())
+        self.close(connection)
 
-    def _weigh(self, visitor: Visitor) -> None:
+    def _weigh(self, connection: Connection) -> None:
         """Let go of who makes us keep more than its user may; a worker keeps to its bounds."""
-        held = 0 if visitor.owner else visitor.frames.unfinished + len(visitor.out)
-        total = self._held.get(visitor.uid, 0) + held - visitor.held
-        self._held[visitor.uid], visitor.held = total, held
+        held = 0 if connection.owner else connection.frames.unfinished + len(connection.out)
+        total = self._held.get(connection.uid, 0) + held - connection.held
+        self._held[connection.uid], connection.held = total, held
         if total > MOST_HELD and held:
-            visitor.out.clear()
-            self._refuse(visitor, f"over {MOST_HELD >> 20} MB of your user's are unfinished here")
+            connection.out.clear()
+            self._refuse(
+                connection, f"over {MOST_HELD >> 20} MB of your user's are unfinished here"
+            )
 
     def _stop_listening(self, error: OSError) -> None:
         if self._by_fd:
@@ -175,71 +177,71 @@ class Visitors:
             self._epoll.unregister(self._listener.fileno())
             self._log.error("queue: %s; nobody new until somebody leaves", error.strerror)
 
-    def read(self, visitor: Visitor) -> bool:
+    def read(self, connection: Connection) -> bool:
         """Read once from a connection; False if there is nothing, or nothing more."""
-        data = wire.receive(visitor.sock)
+        data = wire.receive(connection.sock)
         if not data:
             if data is not None:
-                self.close(visitor)
+                self.close(connection)
             return False
-        visitor.heard_at = time.monotonic()
-        self.serve(visitor, visitor.frames.feed(data))
-        if self.is_here(visitor):
-            self._weigh(visitor)
+        connection.heard_at = time.monotonic()
+        self.serve(connection, connection.frames.feed(data))
+        if self.is_here(connection):
+            self._weigh(connection)
         return True
 
-    def serve(self, visitor: Visitor, frames: Iterable[tuple[int, bytes]]) -> None:
+    def serve(self, connection: Connection, frames: Iterable[tuple[int, bytes]]) -> None:
         """Hand on what somebody has written; who writes what can't be is sent away."""
         try:
             for kind, body in frames:
-                if not self.is_here(visitor):
+                if not self.is_here(connection):
                     break
-                self._handle(visitor, kind, body)
-        except Protocol as error:
-            self._refuse(visitor, str(error))
+                self._handle(connection, kind, body)
+        except ProtocolError as error:
+            self._refuse(connection, str(error))
 
-    def send(self, visitor: Visitor, kind: int, body: bytes = b"") -> None:
+    def send(self, connection: Connection, kind: int, body: bytes = b"") -> None:
         """Send a frame, now or as soon as the other side takes it."""
         data = wire.HEADER.pack(len(body), kind) + body
-        if visitor.out:
-            visitor.out += data
-            if len(visitor.out) > UNREAD:
-                self.close(visitor)
+        if connection.out:
+            connection.out += data
+            if len(connection.out) > UNREAD:
+                self.close(connection)
             else:
-                self._weigh(visitor)
+                self._weigh(connection)
             return
         try:
-            sent = visitor.sock.send(data, socket.MSG_NOSIGNAL)
+            sent = connection.sock.send(data, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
         except OSError:  # gone; its end of file comes too
             return
         if sent < len(data):
-            visitor.out += data[sent:]
-            self._epoll.modify(visitor.fd, select.EPOLLIN | select.EPOLLOUT)
+            connection.out += data[sent:]
+            self._epoll.modify(connection.fd, select.EPOLLIN | select.EPOLLOUT)
 
-    def _push(self, visitor: Visitor) -> None:
+    def _push(self, connection: Connection) -> None:
         try:
-            sent = visitor.sock.send(visitor.out, socket.MSG_NOSIGNAL)
+            sent = connection.sock.send(connection.out, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return
         except OSError:
-            self.close(visitor)
+            self.close(connection)
             return
-        del visitor.out[:sent]
-        if not visitor.out:
-            self._epoll.modify(visitor.fd, select.EPOLLIN)
+        del connection.out[:sent]
+        if not connection.out:
+            self._epoll.modify(connection.fd, select.EPOLLIN)
 
-    def close(self, visitor: Visitor) -> None:
+    def close(self, connection: Connection) -> None:
         """Hang up."""
-        if self._by_fd.pop(visitor.fd, None) is None:
+        if self._by_fd.pop(connection.fd, None) is None:
             return
-        self._epoll.unregister(visitor.fd)
-        visitor.sock.close()
-        self._held[visitor.uid] = self._held.get(visitor.uid, 0) - visitor.held
-        if not self._held[visitor.uid]:
-            del self._held[visitor.uid]
-        self._left(visitor)
+        self._epoll.unregister(connection.fd)
+        connection.sock.close()
+        self._held[connection.uid] = self._held.get(connection.uid, 0) - connection.held
+        if not self._held[connection.uid]:
+            del self._held[connection.uid]
+        self._left(connection)
         if self._deaf:
             self._deaf = False
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)

@@ -9,44 +9,48 @@ from __future__ import annotations
 import time
 
 from graced.queue import liveness, wire
-from graced.queue.timing import NEVER, Clock, Patience
+from graced.queue.timing import NEVER, Clock, RetryTimer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from graced.queue.connections import Visitor, Visitors
+    from graced.queue.connections import Connection, Connections
     from graced.queue.plan import KeeperPlan
-    from graced.queue.sqlite.dispatcher import Ledger
+    from graced.queue.sqlite.dispatcher import Dispatcher
 
 SAY_AFTER = 3.0  # seconds that a process may take to die before it is said who does not
 FOUND = '{"reason":"found taken when the daemon came back after a crash"}'
 
 
-class Departed:
+class DeadOwners:
     """All owners whose end is not yet in the file. Evidence: what makes the attempt count."""
 
     def __init__(
-        self, plan: KeeperPlan, visitors: Visitors, workers: Mapping[str, Visitor], clock: Clock
+        self,
+        plan: KeeperPlan,
+        connections: Connections,
+        workers: Mapping[str, Connection],
+        clock: Clock,
     ) -> None:
         self._plan = plan
         self._clock = clock
-        self._visitors = visitors
+        self._connections = connections
         self._workers = workers  # who is connected
         self._dead: dict[str, str | None] = {}  # evidence of those who surely are,
         self._lingering: dict[str, str | None] = {}  #   and of those who may live
         self._buried: list[str] = []  # with the next commit
         self._say_at: dict[str, float] = {}  # when it is to be said who holds an owner's lock
-        self.looking = Patience(0.01, 2.0)  # for the end of those who linger
+        self.looking = RetryTimer(0.01, 2.0)  # for the end of those who linger
 
     @property
     def is_awaited(self) -> bool:
         """Whether one that is dead has left something that still dies, and has its lock."""
         return bool(self._dead) or any(self._plan.is_ours(owner) for owner in self._lingering)
 
-    def find(self, ledger: Ledger) -> None:
+    def find(self, dispatcher: Dispatcher) -> None:
         """The file has just been opened: who of those in it is none of ours?"""
-        for name in [*ledger.owners, *liveness.listed(self._plan.file)]:
+        for name in [*dispatcher.consumers, *liveness.listed(self._plan.file)]:
             if not self._plan.is_ours(name):
                 self._lingering[name] = liveness.word_left(self._plan.file, name, FOUND)
         if self._lingering:
@@ -59,7 +63,7 @@ class Departed:
     def introduced(self, owner: str) -> None:
         """A worker has said HELLO; nobody may tell us of its end, or it has come already."""
         ours = self._plan.is_ours(owner)
-        dead = not liveness.lives(self._plan.file, owner, tidy=False)
+        dead = not liveness.lives(self._plan.file, owner, remove=False)
         if dead or not ours:
             self._lingering.setdefault(owner, None if ours else FOUND)
         if dead:
@@ -70,17 +74,17 @@ class Departed:
         if owner in self._lingering:
             self.looking.soon()
 
-    def bury(self, ledger: Ledger) -> None:
+    def bury(self, dispatcher: Dispatcher) -> None:
         """Give back what the dead had in hand, once nothing of them is left."""
         if self._dead:
             self._hear_strangers()
             for owner in list(self._dead):
                 self._hear_out(owner)
                 self._lingering[owner] = self._dead.pop(owner)
-                self._look_for(ledger, owner)
+                self._look_for(dispatcher, owner)
         if self.looking.is_due():
             for owner in list(self._lingering):
-                self._look_for(ledger, owner)
+                self._look_for(dispatcher, owner)
             self._look_again()
 
     def buried(self) -> list[str]:
@@ -90,39 +94,43 @@ class Departed:
 
     def _hear_strangers(self) -> None:
         """One of the dead may have just connected."""
-        self._visitors.accept()
-        for visitor in self._visitors.all():
-            if visitor.owner is None:
-                self._visitors.read(visitor)
+        self._connections.accept()
+        for connection in self._connections.all():
+            if connection.owner is None:
+                self._connections.read(connection)
 
     def _hear_out(self, owner: str) -> None:
         """Read what a worker wrote before it died."""
-        visitor = self._workers.get(owner)
-        visitors = self._visitors
-        while visitor is not None and visitors.is_here(visitor) and visitors.read(visitor):
+        connection = self._workers.get(owner)
+        connections = self._connections
+        while (
+            connection is not None
+            and connections.is_here(connection)
+            and connections.read(connection)
+        ):
             pass
 
-    def _look_for(self, ledger: Ledger, owner: str) -> None:
+    def _look_for(self, dispatcher: Dispatcher, owner: str) -> None:
         if owner in self._workers and not self._plan.is_ours(owner):
             return  # it talks to us, so it lives; the end of its connection is the next hint
         if liveness.lives(self._plan.file, owner, command=not self._plan.is_ours(owner)):
-            self._say_who(ledger, owner)
+            self._say_who(dispatcher, owner)
             if self.looking.due is None:
                 self.looking.soon()
             return
         evidence = self._lingering.pop(owner)
         self._say_at.pop(owner, None)
-        if owner in ledger.owners:
+        if owner in dispatcher.consumers:
             alone, cut = evidence != FOUND, _is_interrupt(evidence)
-            ledger.bury(owner, evidence, self._clock.now(), alone=alone, interrupted=cut)
-        visitor = self._workers.get(owner)
-        if visitor is not None:
-            self._visitors.close(visitor)
+            dispatcher.bury(owner, evidence, self._clock.now(), alone=alone, interrupted=cut)
+        connection = self._workers.get(owner)
+        if connection is not None:
+            self._connections.close(connection)
         self._buried.append(owner)
 
-    def _say_who(self, ledger: Ledger, owner: str) -> None:
+    def _say_who(self, dispatcher: Dispatcher, owner: str) -> None:
         """Say, once, why the jobs of a dead worker do not come back."""
-        known = ledger.owners.get(owner)
+        known = dispatcher.consumers.get(owner)
         taken = [] if known is None else list(known.rows)
         now = time.monotonic()
         if not taken or now < self._say_at.setdefault(owner, now + SAY_AFTER):

@@ -68,15 +68,15 @@ def _serve(plan: KeeperPlan, channel: Channel, open_before: list[int]) -> int:
     _guard_signals(plan.window)
     from graced.queue.connections import listen
 
-    elder = _find_elder(plan)
+    previous = _find_previous(plan)
     try:
         listener = listen(plan)
     except OSError as error:
         channel.send(("failed", f"{plan.socket}: {error}"))
         return FAILED
-    from graced.queue.server import Service  # once workers can connect: it takes a moment
+    from graced.queue.server import Server  # once workers can connect: it takes a moment
 
-    return Service(plan, channel, listener, elder).run()
+    return Server(plan, channel, listener, previous).run()
 
 
 def _be_known(plan: KeeperPlan) -> None:
@@ -98,7 +98,7 @@ def _guard_signals(window: Window | None) -> None:
     process.restore(())
 
 
-def _find_elder(plan: KeeperPlan) -> socket.socket | None:
+def _find_previous(plan: KeeperPlan) -> socket.socket | None:
     """Ask the keeper that a dead main process may have left for the file.
 
     Before we take its socket's name.
@@ -110,12 +110,12 @@ def _find_elder(plan: KeeperPlan) -> socket.socket | None:
             at = lock.read(4096)
         if not at:
             return None
-        elder = wire.connect(at)
+        previous = wire.connect(at)
     except OSError:
         return None
     try:
-        elder.send(wire.frame(wire.Kind.YIELD, plan.socket.encode()))
+        previous.send(wire.frame(wire.Kind.YIELD, plan.socket.encode()))
     except OSError:
-        elder.close()
+        previous.close()
         return None
-    return elder
+    return previous

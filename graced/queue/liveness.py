@@ -105,22 +105,22 @@ def _is_at(fd: int, path: str) -> bool:
 # The keeper's end
 
 
-def lives(queue: str, owner: str, *, tidy: bool = True, command: bool = False) -> bool:
+def lives(queue: str, owner: str, *, remove: bool = True, command: bool = False) -> bool:
     """Whether somebody holds an owner's lock; if nobody does its file is removed.
 
     With `command` the group of the command that it has started counts, too.
     """
     if command and _works(_command(queue, owner)):
         return True
-    if _is_held(path_of(queue, owner), tidy):
+    if _is_held(path_of(queue, owner), remove):
         return True
-    if tidy:
+    if remove:
         with suppress(OSError):
             os.unlink(_command(queue, owner))
     return False
 
 
-def _is_held(path: str, tidy: bool) -> bool:
+def _is_held(path: str, remove: bool) -> bool:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -129,7 +129,7 @@ def _is_held(path: str, tidy: bool) -> bool:
         return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if tidy:
+        if remove:
             os.unlink(path)
     except BlockingIOError:
         return True
@@ -142,7 +142,7 @@ def _is_held(path: str, tidy: bool) -> bool:
 
 def _works(path: str) -> bool:
     """Whether a command's lock is held by its group; what can't be seen counts as of it."""
-    if not _is_held(path, tidy=False):
+    if not _is_held(path, remove=False):
         return False
     try:
         with open(path, "rb") as file:
@@ -184,7 +184,7 @@ def _has_open(pid: int, file: os.stat_result) -> bool:
 def who_holds(queue: str, owner: str) -> str:
     """Say who holds an owner's lock, and which file that is, in words."""
     for path in (path_of(queue, owner), _command(queue, owner)):
-        if _is_held(path, tidy=False):
+        if _is_held(path, remove=False):
             who = ", ".join(f"process {pid} ({_name(pid)})" for pid in holders(path))
             return f"{who or 'a process that cannot be seen'} holds {path}"
     return f"nobody holds {path_of(queue, owner)} any more"

@@ -1,6 +1,6 @@
 """What workers and clients ask of a keeper: the bodies of their frames, read and checked.
 
-Protocol is raised for what cannot be; nothing here changes anything. The frames
+ProtocolError is raised for what cannot be; nothing here changes anything. The frames
 themselves are in :mod:`.wire`.
 """
 
@@ -12,7 +12,7 @@ from graced.queue import jsonvalue, wire
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
 from graced.queue.protocol import STATES
 from graced.queue.sqlite.rows import SHOWN
-from graced.queue.wire import Protocol
+from graced.queue.wire import ProtocolError
 from graced.settings import MOST_ATTEMPTS
 
 TYPE_CHECKING = False
@@ -38,9 +38,9 @@ def introduction(body: bytes) -> tuple[str, list[tuple[int, int]]]:
     said = _fields(body)
     name, holds = said.get("owner"), said.get("holds")
     if not isinstance(name, str) or not isinstance(holds, list) or not all(map(_is_held, holds)):
-        raise Protocol("a HELLO that says no owner or no jobs")
+        raise ProtocolError("a HELLO that says no owner or no jobs")
     if not name.replace(":", "").isalnum() or not name.isascii() or len(name) > LONGEST_NAME:
-        raise Protocol("an owner of a strange name")
+        raise ProtocolError("an owner of a strange name")
     return name, [(id, attempt) for id, attempt in holds]
 
 
@@ -54,7 +54,7 @@ def settlement(body: bytes) -> tuple[int, int, Outcome, bool]:
         id, attempt, number, more, after = wire.SETTLEMENT.unpack_from(body)
         outcome = OUTCOMES[number](body[wire.SETTLEMENT.size :].decode(), after)
     except (struct.error, IndexError, UnicodeDecodeError):
-        raise Protocol("a settle that cannot be read") from None
+        raise ProtocolError("a settle that cannot be read") from None
     _check_delay(after)
     return id, attempt, outcome, bool(more)
 
@@ -64,9 +64,9 @@ def parcel(body: bytes) -> tuple[list[str], float, int]:
     payloads, delay, max_attempts = wire.unpack_payloads(body)
     _check_delay(delay)
     if max_attempts > MOST_ATTEMPTS:
-        raise Protocol(f"a job has at most {MOST_ATTEMPTS} attempts")
+        raise ProtocolError(f"a job has at most {MOST_ATTEMPTS} attempts")
     if any(jsonvalue.size(p) > MAX_PAYLOAD for p in payloads):
-        raise Protocol(f"a payload is at most {MAX_PAYLOAD} bytes of JSON")
+        raise ProtocolError(f"a payload is at most {MAX_PAYLOAD} bytes of JSON")
     return payloads, delay, max_attempts
 
 
@@ -79,9 +79,9 @@ def job_ids(body: bytes) -> list[int]:
     """Return the jobs that are to be retried or dropped."""
     ids = _fields(body).get("ids")
     if not isinstance(ids, list) or not all(type(id) is int for id in ids):
-        raise Protocol("ids is not a list of numbers")
+        raise ProtocolError("ids is not a list of numbers")
     if len(ids) > MOST_IDS:
-        raise Protocol(f"{len(ids)} jobs at once; at most {MOST_IDS}")
+        raise ProtocolError(f"{len(ids)} jobs at once; at most {MOST_IDS}")
     return ids
 
 
@@ -92,28 +92,28 @@ def page(body: bytes) -> tuple[tuple[int, ...], int, int]:
     state = wanted.get("state")
     states = SHOWN.get(state) if state is None or isinstance(state, str) else None
     if states is None:
-        raise Protocol(f"no such state; there are {', '.join(STATES)}")
+        raise ProtocolError(f"no such state; there are {', '.join(STATES)}")
     return states, after, max(1, min(limit, PAGE))
 
 
 def _check_delay(seconds: float) -> None:
     if not is_delay(seconds):
-        raise Protocol("a delay must be between 0 and ten years")
+        raise ProtocolError("a delay must be between 0 and ten years")
 
 
 def _fields(body: bytes) -> dict[str, Any]:
     if len(body) > MOST_JSON:
-        raise Protocol(f"a request of {len(body)} bytes; at most {MOST_JSON}")
+        raise ProtocolError(f"a request of {len(body)} bytes; at most {MOST_JSON}")
     fields = wire.decode(body)
     if not isinstance(fields, dict):
-        raise Protocol("a request is a JSON object")
+        raise ProtocolError("a request is a JSON object")
     return fields
 
 
 def _number(fields: dict[str, Any], name: str) -> int:
     number: Any = fields.get(name)
     if not _is_number(number):
-        raise Protocol(f"{name} is no number from 0 to {BIGGEST}")
+        raise ProtocolError(f"{name} is no number from 0 to {BIGGEST}")
     return number  # type: ignore[no-any-return]
 
 

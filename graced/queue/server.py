@@ -20,14 +20,14 @@ from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.walltimer import WallTimer
 from graced.log.setup import open_log
 from graced.queue import messages, wire
-from graced.queue.client_requests import Counter
-from graced.queue.connections import Visitor, Visitors, listen, open_to
-from graced.queue.departures import Departed
+from graced.queue.client_requests import ClientRequests
+from graced.queue.connections import Connection, Connections, listen, open_to
+from graced.queue.departures import DeadOwners
 from graced.queue.policy import Policy
-from graced.queue.sqlite.errors import Trouble
-from graced.queue.sqlite.storage import Book
+from graced.queue.sqlite.errors import StorageError
+from graced.queue.sqlite.storage import QueueFile
 from graced.queue.timing import NEVER
-from graced.queue.wire import Kind, Protocol
+from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from graced.queue.client_requests import Handler
     from graced.queue.plan import KeeperPlan
-    from graced.queue.sqlite.dispatcher import Ledger
+    from graced.queue.sqlite.dispatcher import Dispatcher
     from graced.queue.sqlite.rows import Row
 
 SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
@@ -44,7 +44,7 @@ MOST_PARKED = 64  # frames of one worker that wait for the file
 LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
 
 
-class Service:
+class Server:
     """Everything that one keeper has open."""
 
     def __init__(
@@ -52,27 +52,27 @@ class Service:
         plan: KeeperPlan,
         channel: Channel,
         listener: socket.socket,
-        elder: socket.socket | None,
+        previous: socket.socket | None,
     ) -> None:
         self._plan = plan
         self._log = plan.log
         self._channel: Channel | None = channel
-        self._elder = elder  # a connection to the keeper before us, while it has the file
-        self._heir: Visitor | None = None  # the keeper after us, which waits for the file
+        self._previous = previous  # a connection to the keeper before us, while it has the file
+        self._next: Connection | None = None  # the keeper after us, which waits for the file
         self._stop_by: float | None = None  # asked to stop: as soon as nobody is awaited, or then
         self._to_main: deque[tuple[Any, ...]] = deque()
         self._epoll = select.epoll()
         self._timer = WallTimer()
         self._timer_is_for: int | None = None  # moment of the queue's clock
-        self._workers: dict[str, Visitor] = {}
-        self._visitors = Visitors(listener, self._epoll, plan.log, self._handle, self._left)
-        self._visitors.submit_group = plan.policy.submit_gid
-        self._send = self._visitors.send
-        self._book = Book(plan, self._to_main.append)
-        self._departed = Departed(plan, self._visitors, self._workers, self._book.clock)
-        self._counter = Counter(self._book, self._visitors, plan.log)
-        self._settled: set[Visitor] = set()  # settles read since the last commit
-        self._quiet: set[Visitor] = set()  # those that were not answered by a job
+        self._workers: dict[str, Connection] = {}
+        self._connections = Connections(listener, self._epoll, plan.log, self._handle, self._left)
+        self._connections.submit_group = plan.policy.submit_gid
+        self._send = self._connections.send
+        self._storage = QueueFile(plan, self._to_main.append)
+        self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
+        self._client_requests = ClientRequests(self._storage, self._connections, plan.log)
+        self._settled: set[Connection] = set()  # settles read since the last commit
+        self._quiet: set[Connection] = set()  # those that were not answered by a job
         self._handed_out = False  # since the last commit; an answer may come very soon
         self._idle = True  # nobody has said anything in this turn
         self._handlers: dict[int, Handler] = {
@@ -80,7 +80,7 @@ class Service:
             Kind.ASK: self._ask,
             Kind.SETTLE: self._settle,
             Kind.LEAVE: self._leave,
-            **self._counter.handlers,
+            **self._client_requests.handlers,
         }
 
     # -- the loop
@@ -90,8 +90,8 @@ class Service:
         assert self._channel is not None
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._timer.fileno(), select.EPOLLIN)
-        if self._elder is not None:
-            self._epoll.register(self._elder.fileno(), select.EPOLLIN)
+        if self._previous is not None:
+            self._epoll.register(self._previous.fileno(), select.EPOLLIN)
         else:
             self._try_open()
         self._turn()
@@ -108,47 +108,47 @@ class Service:
         return bool(ready)
 
     def _dispatch(self, fd: int, event: int) -> None:
-        if self._visitors.hear(fd, event):
+        if self._connections.hear(fd, event):
             return
         if self._channel is not None and fd == self._channel.fileno():
             self._hear_main(self._channel)
-        elif self._elder is not None and fd == self._elder.fileno():
-            self._hear_elder(self._elder)
+        elif self._previous is not None and fd == self._previous.fileno():
+            self._hear_previous(self._previous)
         elif fd == self._timer.fileno():
             self._timer.clear()
             self._timer_is_for = None
 
     def _is_over(self) -> bool:
         if self._stop_by is not None:
-            return not self._departed.is_awaited or time.monotonic() >= self._stop_by
+            return not self._dead_owners.is_awaited or time.monotonic() >= self._stop_by
         if self._channel is not None:
             return False
-        return self._heir is not None or not self._workers
+        return self._next is not None or not self._workers
 
     def _turn(self) -> None:
         """Do what is due, after everybody has been heard."""
-        if self._book.wants_opening:
+        if self._storage.wants_opening:
             self._try_open()
-        ledger = self._book.ledger
-        if ledger is not None:
-            self._departed.bury(ledger)
-            self._counter.change(ledger)
-            self._commit(ledger)
-            self._book.tidy(ledger, idle=self._idle)
-            self._book.keep_ballast()
-        self._counter.answer()
+        dispatcher = self._storage.dispatcher
+        if dispatcher is not None:
+            self._dead_owners.bury(dispatcher)
+            self._client_requests.change(dispatcher)
+            self._commit(dispatcher)
+            self._storage.maintain(dispatcher, idle=self._idle)
+            self._storage.keep_ballast()
+        self._client_requests.answer()
         self._tell_main()
 
     def _timeout(self) -> float:
         """Return how long nothing has to be done, in seconds; -1: for ever."""
-        if self._counter.is_busy:
+        if self._client_requests.is_busy:
             return 0
-        wait = min(self._book.sleep(idle=self._idle), self._departed.looking.left())
+        wait = min(self._storage.sleep(idle=self._idle), self._dead_owners.looking.left())
         if self._stop_by is not None:
             wait = min(wait, self._stop_by - time.monotonic())
-        due = self._book.next_due()
+        due = self._storage.next_due()
         if due is not None and due != self._timer_is_for:
-            clock = self._book.clock
+            clock = self._storage.clock
             if due <= clock.now():
                 return 0
             self._timer.set(clock.wall(due))
@@ -157,150 +157,152 @@ class Service:
 
     def _close(self) -> int:
         """Leave everything as the next keeper wants it."""
-        ledger = self._book.ledger
-        if ledger is not None:
-            self._book.rest_no_longer()
-            self._departed.bury(ledger)
-            self._commit(ledger)
-            self._departed.leave_word()
-        left = self._book.close()
+        dispatcher = self._storage.dispatcher
+        if dispatcher is not None:
+            self._storage.resume_writing()
+            self._dead_owners.bury(dispatcher)
+            self._commit(dispatcher)
+            self._dead_owners.leave_word()
+        left = self._storage.close()
         self._tell_main()
-        if self._heir is None:
-            self._visitors.close_listener(self._plan.socket)
+        if self._next is None:
+            self._connections.close_listener(self._plan.socket)
         return left
 
     # -- the file
 
     def _try_open(self) -> None:
-        if self._book.open():
-            self._departed.find(self._ledger())
+        if self._storage.open():
+            self._dead_owners.find(self._opened_dispatcher())
             self._to_main.append(("ready",))
-        for visitor in self._visitors.all():
-            parked, visitor.parked = visitor.parked, []
-            self._visitors.serve(visitor, parked)
+        for connection in self._connections.all():
+            parked, connection.parked = connection.parked, []
+            self._connections.serve(connection, parked)
 
-    def _ledger(self) -> Ledger:
-        ledger = self._book.ledger
-        assert ledger is not None
-        return ledger
+    def _opened_dispatcher(self) -> Dispatcher:
+        dispatcher = self._storage.dispatcher
+        assert dispatcher is not None
+        return dispatcher
 
-    def _commit(self, ledger: Ledger) -> None:
+    def _commit(self, dispatcher: Dispatcher) -> None:
         """Write all that was asked for, and answer it."""
-        book = self._book
-        if book.rests:
+        storage = self._storage
+        if storage.write_paused:
             return
         listen, self._handed_out = self._hear if self._handed_out else None, False
-        handouts = book.commit(ledger, listen, self._counter.refuse_new)
+        handouts = storage.commit(dispatcher, listen, self._client_requests.refuse_new)
         if handouts is None:
             return
-        self._hand_out_all(ledger, handouts)
-        self._counter.committed(ledger)
-        self._to_main.extend(("buried", owner) for owner in self._departed.buried())
-        book.written()
-        if book.read_ahead(ledger):
-            self._commit(ledger)
+        self._hand_out_all(dispatcher, handouts)
+        self._client_requests.committed(dispatcher)
+        self._to_main.extend(("buried", owner) for owner in self._dead_owners.buried())
+        storage.written()
+        if storage.read_ahead(dispatcher):
+            self._commit(dispatcher)
 
-    def _hand_out_all(self, ledger: Ledger, handouts: list[Row]) -> None:
+    def _hand_out_all(self, dispatcher: Dispatcher, handouts: list[Row]) -> None:
         """Confirm all settles, each with a job if there is one."""
-        for visitor in self._settled:
-            visitor.confirmed = visitor.settles
+        for connection in self._settled:
+            connection.confirmed = connection.settles
         self._settled.clear()
         quiet, self._quiet = self._quiet, set()
         for row in handouts:
             worker = self._workers.get(row.owner or "")
             if worker is None:
-                ledger.undelivered(row)
+                dispatcher.requeue(row)
             else:
-                self._hand_out(ledger, worker, row)
+                self._hand_out(dispatcher, worker, row)
                 quiet.discard(worker)
-        for visitor in quiet:
-            self._send(visitor, Kind.SETTLED, wire.COUNT.pack(visitor.confirmed))
+        for connection in quiet:
+            self._send(connection, Kind.SETTLED, wire.COUNT.pack(connection.confirmed))
 
     # -- who is connected
 
-    def _handle(self, visitor: Visitor, kind: int, body: bytes) -> None:
+    def _handle(self, connection: Connection, kind: int, body: bytes) -> None:
         handler = self._handlers.get(kind)
-        ledger = self._book.ledger
-        if visitor.submits_only and kind not in SUBMITTING:
-            raise Protocol("members of submit_group may submit jobs, and nothing else")
-        if kind == Kind.YIELD and visitor.trusted:
-            self._yield(visitor, body)
+        dispatcher = self._storage.dispatcher
+        if connection.submits_only and kind not in SUBMITTING:
+            raise ProtocolError("members of submit_group may submit jobs, and nothing else")
+        if kind == Kind.YIELD and connection.trusted:
+            self._yield(connection, body)
         elif handler is None:
-            raise Protocol(f"a frame of unknown kind {kind}; another version of graced?")
-        elif ledger is not None:
-            handler(ledger, visitor, body)
-        elif len(visitor.parked) < self._most_parked(kind):
-            visitor.parked.append((kind, body))
+            raise ProtocolError(f"a frame of unknown kind {kind}; another version of graced?")
+        elif dispatcher is not None:
+            handler(dispatcher, connection, body)
+        elif len(connection.parked) < self._most_parked(kind):
+            connection.parked.append((kind, body))
         else:
-            self._send(visitor, Kind.REFUSED, (self._book.trouble or "not open yet").encode())
+            self._send(connection, Kind.REFUSED, (self._storage.trouble or "not open yet").encode())
 
     def _most_parked(self, kind: int) -> int:
         """Return how many frames may wait for the file: a client's one only until it is tried."""
         if kind <= Kind.LEAVE:
             return MOST_PARKED
-        return int(self._book.trouble is None)
+        return int(self._storage.trouble is None)
 
-    def _left(self, visitor: Visitor) -> None:
+    def _left(self, connection: Connection) -> None:
         """Forget a connection that is gone."""
-        self._settled.discard(visitor)
-        self._quiet.discard(visitor)
-        self._counter.left(visitor)
-        if visitor is self._heir:
-            self._heir = None
-        if visitor.owner is not None and self._workers.get(visitor.owner) is visitor:
-            del self._workers[visitor.owner]
-            if self._book.ledger is not None:
-                self._book.ledger.absent(visitor.owner)
-            self._departed.left(visitor.owner)
+        self._settled.discard(connection)
+        self._quiet.discard(connection)
+        self._client_requests.left(connection)
+        if connection is self._next:
+            self._next = None
+        if connection.owner is not None and self._workers.get(connection.owner) is connection:
+            del self._workers[connection.owner]
+            if self._storage.dispatcher is not None:
+                self._storage.dispatcher.absent(connection.owner)
+            self._dead_owners.left(connection.owner)
 
     # -- what workers say
 
-    def _hello(self, ledger: Ledger, visitor: Visitor, body: bytes) -> None:
+    def _hello(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
         name, holds = messages.introduction(body)
-        if not visitor.trusted:
-            raise Protocol("a worker of another user")
-        if visitor.owner not in (None, name):
-            raise Protocol("a worker has one name")
+        if not connection.trusted:
+            raise ProtocolError("a worker of another user")
+        if connection.owner not in (None, name):
+            raise ProtocolError("a worker has one name")
         former = self._workers.get(name)
-        if former is not None and former is not visitor:
-            self._visitors.close(former)
-        visitor.owner = name
-        self._workers[name] = visitor
-        ledger.join(name, holds, self._book.clock.now())
-        self._departed.introduced(name)
+        if former is not None and former is not connection:
+            self._connections.close(former)
+        connection.owner = name
+        self._workers[name] = connection
+        dispatcher.join(name, holds, self._storage.clock.now())
+        self._dead_owners.introduced(name)
 
-    def _ask(self, ledger: Ledger, visitor: Visitor, _body: bytes) -> None:
-        row = ledger.ask(_owner(visitor), self._book.clock.now())
+    def _ask(self, dispatcher: Dispatcher, connection: Connection, _body: bytes) -> None:
+        row = dispatcher.ask(_owner(connection), self._storage.clock.now())
         if row is not None:
-            self._hand_out(ledger, visitor, row)
+            self._hand_out(dispatcher, connection, row)
 
-    def _settle(self, ledger: Ledger, visitor: Visitor, body: bytes) -> None:
+    def _settle(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
         id, attempt, outcome, more = messages.settlement(body)
-        row = ledger.settle(_owner(visitor), id, attempt, outcome, more, self._book.clock.now())
-        visitor.settles += 1
-        self._settled.add(visitor)
+        row = dispatcher.settle(
+            _owner(connection), id, attempt, outcome, more, self._storage.clock.now()
+        )
+        connection.settles += 1
+        self._settled.add(connection)
         if row is not None:
-            self._hand_out(ledger, visitor, row)
+            self._hand_out(dispatcher, connection, row)
             self._handed_out = True
         else:
-            self._quiet.add(visitor)
+            self._quiet.add(connection)
 
-    def _leave(self, ledger: Ledger, visitor: Visitor, _body: bytes) -> None:
-        ledger.leave(_owner(visitor))
-        self._settled.add(visitor)
-        self._quiet.add(visitor)
+    def _leave(self, dispatcher: Dispatcher, connection: Connection, _body: bytes) -> None:
+        dispatcher.leave(_owner(connection))
+        self._settled.add(connection)
+        self._quiet.add(connection)
 
-    def _hand_out(self, ledger: Ledger, visitor: Visitor, row: Row) -> None:
+    def _hand_out(self, dispatcher: Dispatcher, connection: Connection, row: Row) -> None:
         try:
-            payload = ledger.payload(row).encode()
-        except Trouble as trouble:
-            self._book.failed(trouble)
-            ledger.undelivered(row)
-            self._visitors.close(visitor)  # it comes again, and asks again
+            payload = dispatcher.payload(row).encode()
+        except StorageError as trouble:
+            self._storage.failed(trouble)
+            dispatcher.requeue(row)
+            self._connections.close(connection)  # it comes again, and asks again
             return
-        submitted = max(self._book.clock.wall(row.submitted), 0)
-        head = wire.HANDOUT.pack(row.id, row.attempt, submitted, visitor.confirmed)
-        self._send(visitor, Kind.JOB, head + payload)
+        submitted = max(self._storage.clock.wall(row.submitted), 0)
+        head = wire.HANDOUT.pack(row.id, row.attempt, submitted, connection.confirmed)
+        self._send(connection, Kind.JOB, head + payload)
 
     # -- the main process
 
@@ -317,9 +319,11 @@ class Service:
     def _obey(self, message: tuple[Any, ...]) -> None:
         match message:
             case ("died", owner, evidence, counts):
-                self._departed.told(owner, wire.encode(evidence).decode() if counts else None)
+                self._dead_owners.told(owner, wire.encode(evidence).decode() if counts else None)
             case ("count",):
-                self._counter.ask(lambda: self._to_main.append(("counts", self._book.counts())))
+                self._client_requests.ask(
+                    lambda: self._to_main.append(("counts", self._storage.counts()))
+                )
             case ("settings", *_):
                 self._apply(Policy.told(message))
             case ("log", *told):
@@ -335,7 +339,7 @@ class Service:
         if os.path.lexists(place):
             return
         try:
-            self._visitors.listen_at(listen(self._plan))
+            self._connections.listen_at(listen(self._plan))
         except OSError as error:
             self._log.error("queue: %s: %s; new workers cannot reach it", place, error)
         else:
@@ -343,8 +347,8 @@ class Service:
 
     def _apply(self, policy: Policy) -> None:
         self._plan = self._plan.replace(policy=policy)
-        self._visitors.submit_group = policy.submit_gid
-        self._book.apply(policy)
+        self._connections.submit_group = policy.submit_gid
+        self._storage.apply(policy)
         try:
             open_to(self._plan)
         except OSError as error:
@@ -372,24 +376,24 @@ class Service:
 
     # -- the keepers before and after this one
 
-    def _hear_elder(self, elder: socket.socket) -> None:
-        if wire.receive(elder) == b"":
-            self._epoll.unregister(elder.fileno())
-            elder.close()
-            self._elder = None
-            if self._book.ledger is None:
+    def _hear_previous(self, previous: socket.socket) -> None:
+        if wire.receive(previous) == b"":
+            self._epoll.unregister(previous.fileno())
+            previous.close()
+            self._previous = None
+            if self._storage.dispatcher is None:
                 self._try_open()
 
-    def _yield(self, visitor: Visitor, body: bytes) -> None:
+    def _yield(self, connection: Connection, body: bytes) -> None:
         """Another keeper wants the file: it gets it once our main process is gone."""
         if body.decode(errors="replace") != self._plan.socket:
-            self._send(visitor, Kind.REFUSED, b"our workers could not find you")
+            self._send(connection, Kind.REFUSED, b"our workers could not find you")
             return
-        self._heir = visitor
-        self._send(visitor, Kind.OCCUPIED, f"kept by process {os.getpid()}".encode())
+        self._next = connection
+        self._send(connection, Kind.OCCUPIED, f"kept by process {os.getpid()}".encode())
 
 
-def _owner(visitor: Visitor) -> str:
-    if visitor.owner is None:
-        raise Protocol("a worker says HELLO first")
-    return visitor.owner
+def _owner(connection: Connection) -> str:
+    if connection.owner is None:
+        raise ProtocolError("a worker says HELLO first")
+    return connection.owner

@@ -29,7 +29,7 @@ class Clock:
 
     It follows the wall clock where that is set forward: what is due then is due. Where that
     is set back it goes on at its own pace, ahead of it. The keepers that follow begin where
-    it was: it is written down with the jobs, see :meth:`.dispatcher.Ledger.commit`.
+    it was: it is written down with the jobs, see :meth:`.dispatcher.Dispatcher.commit`.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Clock:
         return job
 
 
-class Patience:
+class RetryTimer:
     """When to try again what failed: later and later, at a limit. Monotonic seconds."""
 
     __slots__ = ("_delay", "_first", "_limit", "due")

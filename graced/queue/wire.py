@@ -64,7 +64,7 @@ COUNT = struct.Struct("<Q")
 PARCEL = struct.Struct("<dII")  # delay (s), max_attempts (0: the pool's), how many payloads
 
 
-class Protocol(Exception):
+class ProtocolError(Exception):
     """The other side wrote what no frame can be."""
 
 
@@ -93,7 +93,9 @@ class Frames:
             while len(rest) - at >= HEADER.size:
                 length, kind = HEADER.unpack_from(rest, at)
                 if length > MAX_BODY:
-                    raise Protocol(f"a frame of {length} bytes; at most {MAX_BODY} are allowed")
+                    raise ProtocolError(
+                        f"a frame of {length} bytes; at most {MAX_BODY} are allowed"
+                    )
                 end = at + HEADER.size + length
                 if len(rest) < end:
                     break
@@ -117,13 +119,13 @@ def encode(value: Any) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """Return the value of a JSON body; Protocol if it is none."""
+    """Return the value of a JSON body; ProtocolError if it is none."""
     import json
 
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Protocol(f"a body that is not JSON: {error}") from None
+        raise ProtocolError(f"a body that is not JSON: {error}") from None
 
 
 def pack_payloads(payloads: Sequence[str], delay: float, max_attempts: int) -> bytes:
@@ -138,7 +140,9 @@ def unpack_payloads(body: bytes) -> tuple[list[str], float, int]:
     try:
         delay, max_attempts, count = PARCEL.unpack_from(body)
         if count > MOST_JOBS:
-            raise Protocol(f"{count} jobs at once; at most {MOST_JOBS}, or any number as a stream")
+            raise ProtocolError(
+                f"{count} jobs at once; at most {MOST_JOBS}, or any number as a stream"
+            )
         at = PARCEL.size + 4 * count
         lengths = struct.unpack_from(f"<{count}I", body, PARCEL.size)
         payloads = []
@@ -146,9 +150,9 @@ def unpack_payloads(body: bytes) -> tuple[list[str], float, int]:
             payloads.append(body[at : at + length].decode())
             at += length
     except (struct.error, UnicodeDecodeError) as error:
-        raise Protocol(f"payloads that cannot be read: {error}") from None
+        raise ProtocolError(f"payloads that cannot be read: {error}") from None
     if at != len(body):
-        raise Protocol("payloads of other lengths than announced")
+        raise ProtocolError("payloads of other lengths than announced")
     return payloads, delay, max_attempts
 
 

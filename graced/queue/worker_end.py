@@ -13,7 +13,7 @@ from contextlib import suppress
 from graced.queue import jsonvalue, liveness, wire
 from graced.queue.job import MAX_EVIDENCE, Discarded, Done, Job, Postponed, Raised
 from graced.queue.protocol import QueueError
-from graced.queue.wire import Kind, Protocol
+from graced.queue.wire import Kind, ProtocolError
 from graced.record import Record
 
 TYPE_CHECKING = False
@@ -210,7 +210,7 @@ class WorkerEnd:
         try:
             for kind, body in self._frames.feed(data):
                 self._hear(kind, body)
-        except Protocol as error:
+        except ProtocolError as error:
             self._refused(str(error))
         if self._arrived is None and self._sock is not None and len(data) == wire.READ:
             self._read()

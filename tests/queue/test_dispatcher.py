@@ -28,8 +28,8 @@ from graced.queue.protocol import QueueError
 from graced.queue.sqlite import bulk
 from graced.queue.sqlite import dispatcher as rules
 from graced.queue.sqlite import lookahead as window
-from graced.queue.sqlite.dispatcher import Ledger
-from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.dispatcher import Dispatcher
+from graced.queue.sqlite.errors import StorageError
 from graced.queue.sqlite.rows import DEAD, DONE, WAITING, Row
 from graced.queue.sqlite.store import Store
 from graced.settings import Retry
@@ -49,7 +49,7 @@ class FlakyStore(Store):
     def commit(self) -> None:
         if self.full:
             self._undo()
-            raise Trouble("no space", full=True)
+            raise StorageError("no space", full=True)
         super().commit()
 
 
@@ -109,7 +109,7 @@ class Histories(RuleBasedStateMachine):
 
     def _open(self) -> None:
         self.store = FlakyStore(f"{self.folder}/q.db")
-        self.ledger = Ledger(self.store, POLICY, lambda: 0.5)
+        self.dispatcher = Dispatcher(self.store, POLICY, lambda: 0.5)
 
     def teardown(self) -> None:
         try:
@@ -133,7 +133,7 @@ class Histories(RuleBasedStateMachine):
         limit=st.sampled_from([0, 0, 1, 5]),
     )
     def submit(self, count: int, delay: float, limit: int) -> None:
-        first, many = self.ledger.submit(["{}"] * count, delay, limit, self.now)
+        first, many = self.dispatcher.submit(["{}"] * count, delay, limit, self.now)
         assert many == count
         for id in range(first, first + count):
             assert id not in self.known, "a number was used twice"
@@ -143,17 +143,17 @@ class Histories(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 8), finished=st.booleans())
     def stream(self, count: int, finished: bool) -> None:
-        stream = self.ledger.open_stream()
-        first = self.ledger._last + 1
+        stream = self.dispatcher.open_stream()
+        first = self.dispatcher._last + 1
         for _ in range(count):
-            self.ledger.stage(stream, ["{}"], 0, self.now)
+            self.dispatcher.stage(stream, ["{}"], 0, self.now)
         if finished:
-            assert self.ledger.seal(stream, 0.0, self.now) == count
+            assert self.dispatcher.commit_stream(stream, 0.0, self.now) == count
             for id in range(first, first + count):
                 self.known[id] = Known(self.now, 0)
                 self.unwritten.append(id)
         else:
-            self.ledger.scrap(stream)
+            self.dispatcher.abort_stream(stream)
         self._commit()
 
     @rule()
@@ -162,7 +162,7 @@ class Histories(RuleBasedStateMachine):
             self.number += 1
             worker = Worker(f"d:{self.number}")
             self.workers[worker.name] = worker
-            self.ledger.join(worker.name, [], self.now)
+            self.dispatcher.join(worker.name, [], self.now)
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
@@ -170,7 +170,7 @@ class Histories(RuleBasedStateMachine):
         worker = self._some(data)
         if worker.hand is None and not worker.asked:
             worker.asked = True
-            self._deliver(self.ledger.ask(worker.name, self.now))
+            self._deliver(self.dispatcher.ask(worker.name, self.now))
             self._commit()
 
     @precondition(lambda self: any(w.hand for w in self.workers.values()))
@@ -190,14 +190,14 @@ class Histories(RuleBasedStateMachine):
         worker.settled.append((id, attempt, outcome))
         worker.asked = more
         self.known[id].count(outcome)
-        self._deliver(self.ledger.settle(worker.name, id, attempt, outcome, more, self.now))
+        self._deliver(self.dispatcher.settle(worker.name, id, attempt, outcome, more, self.now))
         self._commit()
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
     def reconnect(self, data: st.DataObject) -> None:
         worker = self._some(data)
-        self.ledger.absent(worker.name)
+        self.dispatcher.absent(worker.name)
         self._commit()
         self._join(worker)
         self._commit()
@@ -209,7 +209,7 @@ class Histories(RuleBasedStateMachine):
         del self.workers[worker.name]
         if worker.hand is not None and counts:
             self.known[worker.hand[0]].count(Raised("{}"))
-        self.ledger.bury(worker.name, "{}" if counts else None, self.now)
+        self.dispatcher.bury(worker.name, "{}" if counts else None, self.now)
         self.unburied.append((worker, counts))
         self._commit()
 
@@ -218,7 +218,7 @@ class Histories(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         worker = self._some(data)
         if worker.hand is None:
-            self.ledger.leave(worker.name)
+            self.dispatcher.leave(worker.name)
             worker.asked = False
             self._commit()
 
@@ -259,7 +259,7 @@ class Histories(RuleBasedStateMachine):
         id = data.draw(st.sampled_from(sorted(self.known)))
         job = self.known[id]
         held = any(w.hand and w.hand[0] == id for w in self.workers.values())
-        refused = (self.ledger.drop if drop else self._retry)([id])
+        refused = (self.dispatcher.drop if drop else self._retry)([id])
         assert not (held and not refused), "somebody works on it"
         if drop and not refused:
             job.gone = True
@@ -271,17 +271,17 @@ class Histories(RuleBasedStateMachine):
         self._commit()
 
     def _retry(self, ids: list[int]) -> dict[int, str]:
-        return self.ledger.retry(ids, self.now)
+        return self.dispatcher.retry(ids, self.now)
 
     # -- what must hold
 
     @invariant()
     def counts_are_right(self) -> None:
-        if self.ledger.pending or self.store.full:
+        if self.dispatcher.pending or self.store.full:
             return
         counts, _, _, _ = self.store.load()
-        mine = {s: n for s, n in enumerate(self.ledger._counts) if n}
-        if not self.ledger.untidy:
+        mine = {s: n for s, n in enumerate(self.dispatcher._counts) if n}
+        if not self.dispatcher.needs_maintenance:
             assert mine == counts
 
     def _deliver(self, row: Row | None) -> None:
@@ -309,17 +309,17 @@ class Histories(RuleBasedStateMachine):
 
     def _commit(self) -> None:
         try:
-            rows = self.ledger.commit(self.now, self._listen if self.listening else None)
-        except Trouble:
-            self.ledger.refuse_submits()
+            rows = self.dispatcher.commit(self.now, self._listen if self.listening else None)
+        except StorageError:
+            self.dispatcher.refuse_submits()
             self._forget_unwritten()
             return
         self._written(rows)
-        while self.ledger.is_low:
-            self.ledger.read_ahead()
+        while self.dispatcher.is_low:
+            self.dispatcher.read_ahead()
             self._commit()
-        if self.ledger.untidy and not self.ledger.pending:
-            self.ledger.tidy(self.now)
+        if self.dispatcher.needs_maintenance and not self.dispatcher.pending:
+            self.dispatcher.maintain(self.now)
             if not self.store.full:
                 self._commit()
 
@@ -334,7 +334,7 @@ class Histories(RuleBasedStateMachine):
         worker.settled.append((id, attempt, Done()))
         worker.asked = True
         self.known[id].count(Done())
-        self._deliver(self.ledger.settle(worker.name, id, attempt, Done(), True, self.now))
+        self._deliver(self.dispatcher.settle(worker.name, id, attempt, Done(), True, self.now))
         return True
 
     def _written(self, rows: list[Row]) -> None:
@@ -353,11 +353,13 @@ class Histories(RuleBasedStateMachine):
     def _join(self, worker: Worker) -> None:
         held = [(id, attempt) for id, attempt, _ in worker.settled]
         held += [worker.hand] if worker.hand else []
-        self.ledger.join(worker.name, held, self.now)
+        self.dispatcher.join(worker.name, held, self.now)
         for id, attempt, outcome in worker.settled:
-            assert self.ledger.settle(worker.name, id, attempt, outcome, False, self.now) is None
+            assert (
+                self.dispatcher.settle(worker.name, id, attempt, outcome, False, self.now) is None
+            )
         if worker.asked:
-            self._deliver(self.ledger.ask(worker.name, self.now))
+            self._deliver(self.dispatcher.ask(worker.name, self.now))
 
     def _die_unheard(self, worker: Worker, counts: bool) -> None:
         """A settle that nobody wrote down is lost with the keeper and the worker both."""
@@ -375,7 +377,7 @@ class Histories(RuleBasedStateMachine):
             job = self.known[worker.hand[0]]
             job.high += 1
             job.ends |= {DEAD} if job.high >= job.limit else set()
-        self.ledger.bury(worker.name, "{}" if counts else None, self.now)
+        self.dispatcher.bury(worker.name, "{}" if counts else None, self.now)
 
     def _finish(self) -> None:
         """With a good disk and one last worker, all jobs come to their ends."""
@@ -387,23 +389,23 @@ class Histories(RuleBasedStateMachine):
                 worker.hand = None
                 worker.settled.append((id, attempt, Done()))
                 self.known[id].count(Done())
-                self.ledger.settle(worker.name, id, attempt, Done(), False, self.now)
+                self.dispatcher.settle(worker.name, id, attempt, Done(), False, self.now)
                 self._commit()
-            self.ledger.leave(worker.name)
+            self.dispatcher.leave(worker.name)
             del self.workers[worker.name]
         last = self.workers["d:last"] = Worker("d:last")
-        self.ledger.join("d:last", [], self.now)
+        self.dispatcher.join("d:last", [], self.now)
         for _ in range(10 * len(self.known) + 10):
             self.now += 100_000
             if not last.asked and last.hand is None:
                 last.asked = True
-                self._deliver(self.ledger.ask("d:last", self.now))
+                self._deliver(self.dispatcher.ask("d:last", self.now))
             self._commit()
             if last.hand is not None:
                 (id, attempt), last.hand = last.hand, None
                 last.settled.append((id, attempt, Done()))
                 self.known[id].count(Done())
-                self.ledger.settle("d:last", id, attempt, Done(), False, self.now)
+                self.dispatcher.settle("d:last", id, attempt, Done(), False, self.now)
         self._commit()
         for id, job in self.known.items():
             row = self.store.row(id)
@@ -425,87 +427,87 @@ def store(tmp_path: Path) -> Any:
     store.close()
 
 
-def settled(ledger: Ledger, name: str, row: Row, now: int) -> Row | None:
-    return ledger.settle(name, row.id, row.attempt, Done(), True, now)
+def settled(dispatcher: Dispatcher, name: str, row: Row, now: int) -> Row | None:
+    return dispatcher.settle(name, row.id, row.attempt, Done(), True, now)
 
 
 def test_a_quick_workers_next_job_comes_before_the_commit(store: Store) -> None:
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 9, 0, 0, START)
-    ledger.ask("d:1", START)
-    [first] = _commit(ledger, START)
-    assert settled(ledger, "d:1", first, START + 1) is None, "not known to be quick"
-    [second] = _commit(ledger, START + 1)
-    third = settled(ledger, "d:1", second, START + 2)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 9, 0, 0, START)
+    dispatcher.ask("d:1", START)
+    [first] = _commit(dispatcher, START)
+    assert settled(dispatcher, "d:1", first, START + 1) is None, "not known to be quick"
+    [second] = _commit(dispatcher, START + 1)
+    third = settled(dispatcher, "d:1", second, START + 2)
     assert third is not None
     for n in range(3):
-        third = settled(ledger, "d:1", third, START + 3)
+        third = settled(dispatcher, "d:1", third, START + 3)
         assert third is not None, n
-    assert settled(ledger, "d:1", third, START + 3) is None, "no more was durable"
-    _commit(ledger, START + 3)
-    assert ledger.counts(START)["taken"] == 1
+    assert settled(dispatcher, "d:1", third, START + 3) is None, "no more was durable"
+    _commit(dispatcher, START + 3)
+    assert dispatcher.counts(START)["taken"] == 1
 
 
 def test_a_reserved_job_is_free_for_the_idle(store: Store) -> None:
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 4, 0, 0, START)
-    ledger.ask("d:1", START)
-    [row] = _commit(ledger, START)
-    settled(ledger, "d:1", row, START)
-    [row] = _commit(ledger, START)
-    assert len(ledger.owners["d:1"].reserve) == 2
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 4, 0, 0, START)
+    dispatcher.ask("d:1", START)
+    [row] = _commit(dispatcher, START)
+    settled(dispatcher, "d:1", row, START)
+    [row] = _commit(dispatcher, START)
+    assert len(dispatcher.consumers["d:1"].prefetched) == 2
     for name in ("d:2", "d:3"):
-        ledger.ask(name, START)
-    assert len(_commit(ledger, START)) == 2
-    assert not ledger.owners["d:1"].reserve
+        dispatcher.ask(name, START)
+    assert len(_commit(dispatcher, START)) == 2
+    assert not dispatcher.consumers["d:1"].prefetched
 
 
 def test_the_oldest_job_does_not_wait_for_a_worker_that_became_slow(store: Store) -> None:
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 50, 0, 0, START)
-    ledger.ask("d:1", START)
-    [row] = _commit(ledger, START)
-    settled(ledger, "d:1", row, START)
-    _commit(ledger, START)
-    reserved = next(iter(ledger.owners["d:1"].reserve.values()))
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 50, 0, 0, START)
+    dispatcher.ask("d:1", START)
+    [row] = _commit(dispatcher, START)
+    settled(dispatcher, "d:1", row, START)
+    _commit(dispatcher, START)
+    reserved = next(iter(dispatcher.consumers["d:1"].prefetched.values()))
     later = START + 1000
-    ledger.ask("d:2", later)
-    [row] = _commit(ledger, later)
+    dispatcher.ask("d:2", later)
+    [row] = _commit(dispatcher, later)
     assert row is reserved
 
 
-def quick_worker(ledger: Ledger, name: str) -> Row:
+def quick_worker(dispatcher: Dispatcher, name: str) -> Row:
     """Have a worker with a job in hand and others reserved."""
-    ledger.ask(name, START)
-    [row] = _commit(ledger, START)
-    settled(ledger, name, row, START)
-    [row] = _commit(ledger, START)
+    dispatcher.ask(name, START)
+    [row] = _commit(dispatcher, START)
+    settled(dispatcher, name, row, START)
+    [row] = _commit(dispatcher, START)
     return row
 
 
 def test_what_is_reserved_is_not_handed_out_before_that_is_durable(tmp_path: Path) -> None:
     store = FlakyStore(f"{tmp_path}/q.db")
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 50, 0, 0, START)
-    row = quick_worker(ledger, "d:1")
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 50, 0, 0, START)
+    row = quick_worker(dispatcher, "d:1")
     store.full = True
     handed = 0
-    while (following := settled(ledger, "d:1", row, START)) is not None:
-        with pytest.raises(Trouble):
-            ledger.commit(START)
+    while (following := settled(dispatcher, "d:1", row, START)) is not None:
+        with pytest.raises(StorageError):
+            dispatcher.commit(START)
         row, handed = following, handed + 1
     assert handed == rules.DEPTH
-    with pytest.raises(Trouble):
-        ledger.commit(START)
+    with pytest.raises(StorageError):
+        dispatcher.commit(START)
     store.full = False
-    assert len(ledger.commit(START)) == 1
+    assert len(dispatcher.commit(START)) == 1
     store.close()
 
 
 def test_what_is_settled_during_a_commit_is_settled_by_it(store: Store) -> None:
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 50, 0, 0, START)
-    hand = [quick_worker(ledger, "d:1")]
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 50, 0, 0, START)
+    hand = [quick_worker(dispatcher, "d:1")]
     done = []
 
     def listen() -> bool:
@@ -513,12 +515,12 @@ def test_what_is_settled_during_a_commit_is_settled_by_it(store: Store) -> None:
         if row is None:
             return False
         done.append(row.id)
-        following = settled(ledger, "d:1", row, START)
+        following = settled(dispatcher, "d:1", row, START)
         hand.extend([following] if following else [])
         return True
 
     assert listen()
-    handouts = ledger.commit(START, listen)
+    handouts = dispatcher.commit(START, listen)
     assert len(done) == rules.DEPTH + 1
     assert [r.id for r in handouts] == [done[-1] + 1], "the last had no durable reserve"
     assert all(found and found.state == DONE for found in map(store.row, done))
@@ -526,62 +528,62 @@ def test_what_is_settled_during_a_commit_is_settled_by_it(store: Store) -> None:
 
 def test_a_worker_whose_job_was_refused_after_all_gets_the_next_one(tmp_path: Path) -> None:
     store = FlakyStore(f"{tmp_path}/q.db")
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    assert ledger.ask("d:1", START) is None
-    assert not _commit(ledger, START)
-    ledger.submit(["{}"], 0, 0, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    assert dispatcher.ask("d:1", START) is None
+    assert not _commit(dispatcher, START)
+    dispatcher.submit(["{}"], 0, 0, START)
     store.full = True
-    with pytest.raises(Trouble):
-        ledger.commit(START)
-    assert ledger.owners["d:1"].rows, "it was to be handed out"
-    ledger.refuse_submits()
+    with pytest.raises(StorageError):
+        dispatcher.commit(START)
+    assert dispatcher.consumers["d:1"].rows, "it was to be handed out"
+    dispatcher.refuse_submits()
     store.full = False
-    ledger.submit(["{}"], 0, 0, START)
-    assert len(_commit(ledger, START)) == 1
+    dispatcher.submit(["{}"], 0, 0, START)
+    assert len(_commit(dispatcher, START)) == 1
     store.close()
 
 
 def test_an_attempt_that_was_not_handed_out_does_not_count(tmp_path: Path) -> None:
     store = FlakyStore(f"{tmp_path}/q.db")
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"], 0, 0, START)
-    _commit(ledger, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"], 0, 0, START)
+    _commit(dispatcher, START)
     store.full = True
-    ledger.ask("d:1", START)
-    with pytest.raises(Trouble):
-        ledger.commit(START)
-    ledger.bury("d:1", "{}", START)
+    dispatcher.ask("d:1", START)
+    with pytest.raises(StorageError):
+        dispatcher.commit(START)
+    dispatcher.bury("d:1", "{}", START)
     store.full = False
-    _commit(ledger, START)
-    ledger.ask("d:2", START)
-    [row] = _commit(ledger, START)
+    _commit(dispatcher, START)
+    dispatcher.ask("d:2", START)
+    [row] = _commit(dispatcher, START)
     assert row.attempt == 1
     store.close()
 
 
 def test_a_reserve_that_the_next_keeper_finds_does_not_count(tmp_path: Path) -> None:
     store = Store(f"{tmp_path}/q.db")
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 3, 0, 0, START)
-    row = quick_worker(ledger, "d:1")
-    reserved = set(ledger.owners["d:1"].reserve)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    row = quick_worker(dispatcher, "d:1")
+    reserved = set(dispatcher.consumers["d:1"].prefetched)
     store.close()
     store = Store(f"{tmp_path}/q.db")
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.bury("d:1", "{}", START)
-    _commit(ledger, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.bury("d:1", "{}", START)
+    _commit(dispatcher, START)
     failures = {id: found.failures for id in (row.id, *reserved) if (found := store.row(id))}
     assert failures == {row.id: 1, **dict.fromkeys(reserved, 0)}
     store.close()
 
 
 def test_memory_is_bounded_however_many_wait(store: Store) -> None:
-    ledger = Ledger(store, POLICY, lambda: 0.5)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
     for _ in range(20):
-        ledger.submit(["{}"] * 1000, 0, 0, START)
-        _commit(ledger, START)
-    assert len(ledger._waiting._heap) <= 2 * window.MOST
-    assert len(ledger._rows) <= 2 * window.MOST
+        dispatcher.submit(["{}"] * 1000, 0, 0, START)
+        _commit(dispatcher, START)
+    assert len(dispatcher._lookahead._heap) <= 2 * window.MOST
+    assert len(dispatcher._rows) <= 2 * window.MOST
 
 
 def test_a_retry_that_falls_due_early_is_seen(
@@ -589,44 +591,44 @@ def test_a_retry_that_falls_due_early_is_seen(
 ) -> None:
     monkeypatch.setattr(window, "AHEAD", 4)
     monkeypatch.setattr(window, "LOW", 2)
-    ledger = Ledger(store, POLICY, lambda: 1.0)
-    ledger.submit(["{}"], 0, 0, START)
-    ledger.ask("d:1", START)
-    [row] = _commit(ledger, START)
-    ledger.submit(["{}"] * 20, 3600, 0, START)
-    _commit(ledger, START)
-    ledger.settle("d:1", row.id, 1, Raised("{}"), True, START)
-    assert _commit(ledger, START) == []
-    assert ledger.next_due() == START + 1000
-    [again] = _commit(ledger, START + 1000)
+    dispatcher = Dispatcher(store, POLICY, lambda: 1.0)
+    dispatcher.submit(["{}"], 0, 0, START)
+    dispatcher.ask("d:1", START)
+    [row] = _commit(dispatcher, START)
+    dispatcher.submit(["{}"] * 20, 3600, 0, START)
+    _commit(dispatcher, START)
+    dispatcher.settle("d:1", row.id, 1, Raised("{}"), True, START)
+    assert _commit(dispatcher, START) == []
+    assert dispatcher.next_due() == START + 1000
+    [again] = _commit(dispatcher, START + 1000)
     assert (again.id, again.attempt) == (row.id, 2)
 
 
 def test_dead_after_its_own_attempts(store: Store) -> None:
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"], 0, 2, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"], 0, 2, START)
     now = START
     for attempt in (1, 2):
-        ledger.ask("d:1", now)
-        [row] = _commit(ledger, now)
+        dispatcher.ask("d:1", now)
+        [row] = _commit(dispatcher, now)
         assert row.attempt == attempt
-        ledger.bury("d:1", '{"signal":11}', now)
-        _commit(ledger, now)
+        dispatcher.bury("d:1", '{"signal":11}', now)
+        _commit(dispatcher, now)
         now += 100_000
-    assert ledger.ended() == [(1, DEAD)]
+    assert dispatcher.ended() == [(1, DEAD)]
     listing = store.listing(1)
     assert listing is not None
     assert (listing["state"], listing["attempts"]) == ("dead", 2)
     assert listing["evidence"] == '{"signal":11}'
-    assert ledger.retry([1], now) == {}
-    _commit(ledger, now)
+    assert dispatcher.retry([1], now) == {}
+    _commit(dispatcher, now)
     row_again = store.row(1)
     assert row_again is not None
     assert (row_again.state, row_again.failures) == (WAITING, 0)
-    ledger.ask("d:1", now)
-    [row] = _commit(ledger, now)
-    ledger.settle("d:1", 1, row.attempt, Done(), False, now)
-    _commit(ledger, now)
+    dispatcher.ask("d:1", now)
+    [row] = _commit(dispatcher, now)
+    dispatcher.settle("d:1", 1, row.attempt, Done(), False, now)
+    _commit(dispatcher, now)
     listing = store.listing(1)
     assert listing is not None
     assert (listing["state"], listing["evidence"]) == ("done", None), "of a try that counts no more"
@@ -634,41 +636,41 @@ def test_dead_after_its_own_attempts(store: Store) -> None:
 
 def test_done_jobs_are_kept_and_then_pruned(store: Store) -> None:
     policy = POLICY.replace(keep_done=10.0)
-    ledger = Ledger(store, policy, lambda: 0.5)
-    ledger.submit(["{}"] * 3, 0, 0, START)
-    ledger.ask("d:1", START)
-    rows = _commit(ledger, START)
+    dispatcher = Dispatcher(store, policy, lambda: 0.5)
+    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    dispatcher.ask("d:1", START)
+    rows = _commit(dispatcher, START)
     while rows:
-        row = settled(ledger, "d:1", rows[0], START)
-        rows = [row] if row else _commit(ledger, START)
-    _commit(ledger, START)
-    assert ledger.next_prune is not None
-    ledger.tidy(START + 9_000)
-    assert ledger.counts(START)["done"] == 3
-    ledger.tidy(ledger.next_prune)
-    assert ledger.counts(START)["done"] == 0
+        row = settled(dispatcher, "d:1", rows[0], START)
+        rows = [row] if row else _commit(dispatcher, START)
+    _commit(dispatcher, START)
+    assert dispatcher.next_prune is not None
+    dispatcher.maintain(START + 9_000)
+    assert dispatcher.counts(START)["done"] == 3
+    dispatcher.maintain(dispatcher.next_prune)
+    assert dispatcher.counts(START)["done"] == 0
     assert store.listing(1) is None
-    assert ledger.next_prune is None
+    assert dispatcher.next_prune is None
 
 
 def test_a_full_queue_refuses_and_says_so(store: Store) -> None:
-    ledger = Ledger(store, POLICY.replace(max_waiting=2), lambda: 0.5)
-    ledger.submit(["{}"] * 2, 0, 0, START)
+    dispatcher = Dispatcher(store, POLICY.replace(max_waiting=2), lambda: 0.5)
+    dispatcher.submit(["{}"] * 2, 0, 0, START)
     with pytest.raises(QueueError, match=r"the queue is full: 2 jobs wait and max_waiting is 2"):
-        ledger.submit(["{}"], 0, 0, START)
+        dispatcher.submit(["{}"], 0, 0, START)
 
 
 def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
     path = f"{tmp_path}/q.db"
     store = Store(path)
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 3, 0, 0, START)
-    _commit(ledger, START)
-    assert ledger.drop([1, 2, 3]) == {}
-    _commit(ledger, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    _commit(dispatcher, START)
+    assert dispatcher.drop([1, 2, 3]) == {}
+    _commit(dispatcher, START)
     store.close()
     store = Store(path)
-    assert Ledger(store, POLICY, lambda: 0.5).submit(["{}"], 0, 0, START) == (4, 1)
+    assert Dispatcher(store, POLICY, lambda: 0.5).submit(["{}"], 0, 0, START) == (4, 1)
     store.close()
 
 
@@ -678,22 +680,22 @@ def test_a_long_stream_is_promoted_in_steps_and_survives_a_crash(
     monkeypatch.setattr(rules, "STEP", 10)
     path = f"{tmp_path}/q.db"
     store = Store(path)
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    stream = ledger.open_stream()
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    stream = dispatcher.open_stream()
     for _ in range(5):
-        ledger.stage(stream, ["{}"] * 7, 0, START)
-        _commit(ledger, START)
-    assert ledger.counts(START)["waiting"] == 0
-    assert ledger.seal(stream, 0, START) == 35
-    _commit(ledger, START)
-    ledger.tidy(START)
-    assert ledger.counts(START)["waiting"] == 35
+        dispatcher.stage(stream, ["{}"] * 7, 0, START)
+        _commit(dispatcher, START)
+    assert dispatcher.counts(START)["waiting"] == 0
+    assert dispatcher.commit_stream(stream, 0, START) == 35
+    _commit(dispatcher, START)
+    dispatcher.maintain(START)
+    assert dispatcher.counts(START)["waiting"] == 35
     store.close()
     store = Store(path)
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    assert ledger.counts(START)["waiting"] == 35
-    while ledger.untidy:
-        ledger.tidy(START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    assert dispatcher.counts(START)["waiting"] == 35
+    while dispatcher.needs_maintenance:
+        dispatcher.maintain(START)
     assert store.load()[0] == {WAITING: 35}
     store.close()
 
@@ -706,53 +708,53 @@ def test_a_stream_that_was_broken_off_leaves_nothing(
     path = f"{tmp_path}/q.db"
     policy = POLICY.replace(max_waiting=25)
     store = Store(path)
-    ledger = Ledger(store, policy, lambda: 0.5)
+    dispatcher = Dispatcher(store, policy, lambda: 0.5)
     for _ in range(2):
-        stream = ledger.open_stream()
-        ledger.stage(stream, ["{}"] * 25, 0, START)
-        _commit(ledger, START)
+        stream = dispatcher.open_stream()
+        dispatcher.stage(stream, ["{}"] * 25, 0, START)
+        _commit(dispatcher, START)
         with pytest.raises(QueueError, match="the queue is full"):
-            ledger.stage(stream, ["{}"], 0, START)
-        ledger.scrap(stream)
-        while ledger.untidy:
-            ledger.tidy(START)
+            dispatcher.stage(stream, ["{}"], 0, START)
+        dispatcher.abort_stream(stream)
+        while dispatcher.needs_maintenance:
+            dispatcher.maintain(START)
         assert store.load()[0] == {}
-    ledger.stage(ledger.open_stream(), ["{}"] * 25, 0, START)
-    _commit(ledger, START)
+    dispatcher.stage(dispatcher.open_stream(), ["{}"] * 25, 0, START)
+    _commit(dispatcher, START)
     store.close()
     store = Store(path)
-    ledger = Ledger(store, policy, lambda: 0.5)
-    assert ledger.has_chores(START)
-    while ledger.untidy:
-        ledger.tidy(START)
+    dispatcher = Dispatcher(store, policy, lambda: 0.5)
+    assert dispatcher.has_maintenance(START)
+    while dispatcher.needs_maintenance:
+        dispatcher.maintain(START)
     assert store.load()[0] == {}
     assert store.load()[2] == []
-    assert ledger.submit(["{}"] * 25, 0, 0, START)[1] == 25
+    assert dispatcher.submit(["{}"] * 25, 0, 0, START)[1] == 25
     store.close()
 
 
 def test_what_was_reserved_first_is_given_on_first(store: Store) -> None:
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 4, 0, 0, START)
-    quick_worker(ledger, "d:1")
-    assert list(ledger.owners["d:1"].reserve) == [3, 4]
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 4, 0, 0, START)
+    quick_worker(dispatcher, "d:1")
+    assert list(dispatcher.consumers["d:1"].prefetched) == [3, 4]
     handed = []
     for name in ("d:2", "d:3"):
-        ledger.ask(name, START)
-        handed += [row.id for row in _commit(ledger, START)]
+        dispatcher.ask(name, START)
+        handed += [row.id for row in _commit(dispatcher, START)]
     assert handed == [3, 4]
 
 
 def test_how_long_the_oldest_waits(store: Store) -> None:
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    assert "oldest" not in ledger.counts(START)
-    ledger.submit(["{}"], 10, 0, START)
-    _commit(ledger, START)
-    assert "oldest" not in ledger.counts(START + 9_999), "it does not wait before it is due"
-    ledger.submit(["{}"], 12, 0, START)
-    _commit(ledger, START)
-    assert ledger.counts(START + 10_000)["oldest"] == 0
-    assert ledger.counts(START + 12_500)["oldest"] == 2.5
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    assert "oldest" not in dispatcher.counts(START)
+    dispatcher.submit(["{}"], 10, 0, START)
+    _commit(dispatcher, START)
+    assert "oldest" not in dispatcher.counts(START + 9_999), "it does not wait before it is due"
+    dispatcher.submit(["{}"], 12, 0, START)
+    _commit(dispatcher, START)
+    assert dispatcher.counts(START + 10_000)["oldest"] == 0
+    assert dispatcher.counts(START + 12_500)["oldest"] == 2.5
 
 
 @pytest.mark.parametrize("written", [False, True])
@@ -760,28 +762,28 @@ def test_what_is_asked_of_a_job_that_has_just_ended_is_asked_of_that(
     store: Store, *, written: bool
 ) -> None:
     """It is in the batch, or in the open transaction; in the file it is in hand still."""
-    ledger = Ledger(store, POLICY, lambda: 0.5)
-    ledger.submit(["{}"] * 3, 0, 0, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 3, 0, 0, START)
     for name in ("d:1", "d:2"):
-        ledger.ask(name, START)
-    first, second = _commit(ledger, START)
+        dispatcher.ask(name, START)
+    first, second = _commit(dispatcher, START)
 
     asked = []
 
     def ask() -> bool:
         asked.append(1)
-        assert ledger.retry([first.id], START) == {first.id: "is done"}
+        assert dispatcher.retry([first.id], START) == {first.id: "is done"}
         if len(asked) == 1:
-            assert ledger.drop([second.id]) == {}
-        assert ledger.retry([second.id], START) == {second.id: "no such job"}
+            assert dispatcher.drop([second.id]) == {}
+        assert dispatcher.retry([second.id], START) == {second.id: "no such job"}
         return len(asked) == 1  # once more, when the drop is in the open transaction too
 
     for name, row in (("d:1", first), ("d:2", second)):
-        ledger.settle(name, row.id, 1, Done(), False, START)
+        dispatcher.settle(name, row.id, 1, Done(), False, START)
     if not written:
         ask()
-    ledger.commit(START, ask if written else None)
-    _commit(ledger, START)
+    dispatcher.commit(START, ask if written else None)
+    _commit(dispatcher, START)
     assert {id: row and row.state for id in (1, 2) for row in [store.row(id)]} == {1: DONE, 2: None}
 
 
@@ -791,74 +793,74 @@ def test_who_killed_a_worker_waits_behind_those_who_did_not(
     """However many wait, and whatever came first; not behind one that is not due."""
     for name, size in zip(("AHEAD", "LOW", "MOST"), (4, 2, 8), strict=True):
         monkeypatch.setattr(window, name, size)
-    ledger = Ledger(store, POLICY, lambda: 1.0)
-    ledger.submit(["{}"] * 3, 0, 0, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 1.0)
+    dispatcher.submit(["{}"] * 3, 0, 0, START)
 
     def next_job(now: int) -> int:
-        ledger.ask("d:1", now)
-        [row] = _commit(ledger, now)
+        dispatcher.ask("d:1", now)
+        [row] = _commit(dispatcher, now)
         return row.id
 
     for id in (1, 2):
         assert next_job(START) == id
-        ledger.bury("d:1", '{"signal":11}', START)
-    ledger.submit(["{}"] * 20, 5, 0, START)
-    ledger.submit(["{}"], 600, 0, START)
-    _commit(ledger, START)
+        dispatcher.bury("d:1", '{"signal":11}', START)
+    dispatcher.submit(["{}"] * 20, 5, 0, START)
+    dispatcher.submit(["{}"], 600, 0, START)
+    _commit(dispatcher, START)
     later = START + 60_000
-    assert ledger.next_due() is None
-    assert ledger.counts(later)["oldest"] == 60
+    assert dispatcher.next_due() is None
+    assert dispatcher.counts(later)["oldest"] == 60
     workers = [f"d:{n}" for n in range(10)]
     order = []
     while len(order) < 23:  # more of them at once than there are jobs in memory
         for name in workers:
-            ledger.ask(name, later)
-        rows = _commit(ledger, later)
+            dispatcher.ask(name, later)
+        rows = _commit(dispatcher, later)
         order += [row.id for row in rows]
         for row in rows:
-            ledger.settle(str(row.owner), row.id, row.attempt, Done(), False, later)
+            dispatcher.settle(str(row.owner), row.id, row.attempt, Done(), False, later)
     assert order == [3, *range(4, 24), 1, 2]
 
 
 def test_who_was_found_after_a_crash_or_is_retried_by_hand_waits_behind_nobody(
     store: Store,
 ) -> None:
-    ledger = Ledger(store, POLICY, lambda: 1.0)
-    ledger.submit(["{}"] * 3, 0, 0, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 1.0)
+    dispatcher.submit(["{}"] * 3, 0, 0, START)
     for name in ("d:1", "d:2"):
-        ledger.ask(name, START)
-    assert len(_commit(ledger, START)) == 2
-    ledger.bury("d:1", "{}", START, alone=False)
-    ledger.bury("d:2", "{}", START)
-    assert ledger.retry([2], START) == {}
+        dispatcher.ask(name, START)
+    assert len(_commit(dispatcher, START)) == 2
+    dispatcher.bury("d:1", "{}", START, alone=False)
+    dispatcher.bury("d:2", "{}", START)
+    assert dispatcher.retry([2], START) == {}
     later = START + 60_000
-    ledger.submit(["{}"], 61, 0, START)
+    dispatcher.submit(["{}"], 61, 0, START)
     for name in ("d:3", "d:4", "d:5"):
-        ledger.ask(name, later)
-    assert [row.id for row in _commit(ledger, later)] == [2, 3, 1]
+        dispatcher.ask(name, later)
+    assert [row.id for row in _commit(dispatcher, later)] == [2, 3, 1]
 
 
 def test_the_first_interrupt_of_a_job_costs_no_attempt_and_each_further_one_does(
     store: Store,
 ) -> None:
-    ledger = Ledger(store, POLICY, lambda: 1.0)
-    ledger.submit(["{}"], 0, 2, START)
+    dispatcher = Dispatcher(store, POLICY, lambda: 1.0)
+    dispatcher.submit(["{}"], 0, 2, START)
     attempts = []
     now = START
     for _ in range(3):
-        ledger.ask("d:1", now)
-        [row] = _commit(ledger, now)
+        dispatcher.ask("d:1", now)
+        [row] = _commit(dispatcher, now)
         attempts.append(row.attempt)
-        ledger.bury("d:1", "{}", now, interrupted=True)
-        _commit(ledger, now)
+        dispatcher.bury("d:1", "{}", now, interrupted=True)
+        _commit(dispatcher, now)
         now += 100_000
     assert attempts == [1, 1, 2]
-    assert ledger.ended() == [(1, DEAD)]
+    assert dispatcher.ended() == [(1, DEAD)]
 
 
-def _commit(ledger: Ledger, now: int) -> list[Row]:
-    rows = ledger.commit(now)
-    while ledger.is_low:
-        ledger.read_ahead()
-        rows += ledger.commit(now)
+def _commit(dispatcher: Dispatcher, now: int) -> list[Row]:
+    rows = dispatcher.commit(now)
+    while dispatcher.is_low:
+        dispatcher.read_ahead()
+        rows += dispatcher.commit(now)
     return rows

@@ -32,8 +32,8 @@ from graced.queue.keeper import Keeper
 from graced.queue.policy import Policy
 from graced.queue.protocol import QueueError, QueueGone
 from graced.queue.sqlite import dispatcher, storage
-from graced.queue.sqlite.dispatcher import Ledger
-from graced.queue.sqlite.lock import Lock, Occupied
+from graced.queue.sqlite.dispatcher import Dispatcher
+from graced.queue.sqlite.lock import Lock, QueueLockedError
 from graced.queue.sqlite.store import Store
 from graced.queue.wire import Kind
 from graced.queue.worker_end import WorkerEnd
@@ -484,7 +484,7 @@ def test_a_lock_that_was_removed_is_taken_again(harness: KeeperHarness) -> None:
     harness.start()
     os.unlink(f"{harness.file}-keeper")
     harness.client().submit(["1"])
-    with pytest.raises(Occupied):
+    with pytest.raises(QueueLockedError):
         Store(harness.file)
 
 
@@ -603,11 +603,11 @@ def test_a_file_of_an_older_graced_is_used_as_it_is(tmp_path: Path) -> None:
         db.execute("CREATE TABLE waste AS SELECT zeroblob(20000000)")
         db.execute("DROP TABLE waste")
     store = Store(path)
-    rules = Ledger(store, QUICK, lambda: 0.5)
+    rules = Dispatcher(store, QUICK, lambda: 0.5)
     assert store.spare() > 1 << 20
     for _ in range(3):
-        rules.tidy(1)
-    assert not rules.has_chores(1)
+        rules.maintain(1)
+    assert not rules.has_maintenance(1)
     store.close()
 
 

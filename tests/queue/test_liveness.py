@@ -15,7 +15,7 @@ def test_a_lock_lives_as_long_as_its_worker(tmp_path: Path) -> None:
     assert liveness.lives(queue, "d:1")
     assert list(liveness.listed(queue)) == ["d:1"]
     os.close(lock)
-    assert not liveness.lives(queue, "d:1", tidy=False)
+    assert not liveness.lives(queue, "d:1", remove=False)
     assert list(liveness.listed(queue)) == ["d:1"]
     assert not liveness.lives(queue, "d:1")
     assert list(liveness.listed(queue)) == []
@@ -45,7 +45,7 @@ def test_a_commands_lock_is_its_groups(tmp_path: Path) -> None:
     liveness.name_group(lock, child.pid)
     os.close(lock)
     os.close(worker)
-    assert not liveness.lives(queue, "d:1", tidy=False)
+    assert not liveness.lives(queue, "d:1", remove=False)
     assert liveness.lives(queue, "d:1", command=True)
     assert f"process {child.pid} (sleep)" in liveness.who_holds(queue, "d:1")
     child.kill()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.errors import StorageError
 
 
 def io_error() -> sqlite3.Error:
@@ -25,9 +25,9 @@ def test_a_file_system_that_has_become_read_only_is_called_that(
     found = os.statvfs(tmp_path)
     room = SimpleNamespace(f_bavail=1 << 40, f_frsize=found.f_frsize, f_flag=os.ST_RDONLY)
     monkeypatch.setattr(os, "statvfs", lambda _path: room)
-    told = str(Trouble.of(f"{tmp_path}/q.db", io_error()))
+    told = str(StorageError.of(f"{tmp_path}/q.db", io_error()))
     assert told == f"{tmp_path}/q.db: its file system is read-only; mount it writable"
 
 
 def test_an_error_of_the_disk_says_where_to_look(tmp_path: Path) -> None:
-    assert "see the kernel's log" in str(Trouble.of(f"{tmp_path}/q.db", io_error()))
+    assert "see the kernel's log" in str(StorageError.of(f"{tmp_path}/q.db", io_error()))

@@ -1,6 +1,6 @@
 """Streams: jobs that are submitted chunk by chunk and accepted all or none.
 
-Until its stream is sealed a job is staged, out of everybody's sight. What was sealed is
+Until its stream is committed a job is staged, out of everybody's sight. What was committed is
 let wait, and what was broken off is deleted, in small steps. What a job may become then is
 said in :mod:`.dispatcher`.
 """
@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from graced.queue.sqlite.lookahead import Waiting
-    from graced.queue.sqlite.pending import Changes
+    from graced.queue.sqlite.lookahead import Lookahead
+    from graced.queue.sqlite.pending import PendingWrites
     from graced.queue.sqlite.rows import Batch
     from graced.queue.sqlite.store import Store
 
@@ -23,29 +23,29 @@ STEP = 500  # rows changed at once by what can wait
 
 
 class Streams:
-    """The streams of one queue, open, sealed and broken off."""
+    """The streams of one queue, open, committed and broken off."""
 
-    def __init__(self, store: Store, changes: Changes, waiting: Waiting) -> None:
+    def __init__(self, store: Store, writes: PendingWrites, lookahead: Lookahead) -> None:
         self._store = store
-        self._changes = changes
-        self._waiting = waiting
+        self._writes = writes
+        self._lookahead = lookahead
         self._last = store.last_stream()
         self._sizes: dict[int, int] = {}  # rows of each open stream
-        self._promoting: list[tuple[int, int]] = []  # sealed streams whose rows still are staged
-        self._scrapping: list[int] = []
+        self._promoting: list[tuple[int, int]] = []  # committed streams whose rows still are staged
+        self._deleting: list[int] = []
 
     def load(self, found: Iterable[tuple[int, int | None]]) -> None:
         """Take over what an earlier keeper has left, with the times at which it falls due."""
         for stream, due in found:
             if due is None:
-                self._scrapping.append(stream)
+                self._deleting.append(stream)
             else:
                 self._accept(stream, due, self._store.staged(stream))
 
     def open(self) -> int:
         """Begin a stream."""
         self._last += 1
-        self._changes.batch.streams.append(self._last)
+        self._writes.batch.streams.append(self._last)
         self._sizes[self._last] = 0
         return self._last
 
@@ -58,62 +58,62 @@ class Streams:
             Row(first + n, STAGED, now, 0, max_attempts, now, owner, payload)
             for n, payload in enumerate(payloads)
         ]
-        self._changes.batch.staged.append((stream, rows))
-        self._changes.counts[STAGED] += len(rows)
+        self._writes.batch.staged.append((stream, rows))
+        self._writes.counts[STAGED] += len(rows)
         self._sizes[stream] += len(rows)
 
-    def seal(self, stream: int, due: int) -> int:
+    def commit(self, stream: int, due: int) -> int:
         """Accept a stream; return how many jobs it has."""
-        self._changes.batch.sealed.append((stream, due))
+        self._writes.batch.committed.append((stream, due))
         return self._sizes[stream]
 
-    def scrap(self, stream: int) -> None:
+    def abort(self, stream: int) -> None:
         """Forget a stream that did not come to its end."""
         if self._sizes.pop(stream, None) is not None:
-            self._scrapping.append(stream)
+            self._deleting.append(stream)
 
     def written(self, batch: Batch) -> None:
-        """It is in the file that streams were sealed."""
-        for stream, due in batch.sealed:
+        """It is in the file that streams were committed."""
+        for stream, due in batch.committed:
             self._accept(stream, due, self._sizes.pop(stream))
 
     def _accept(self, stream: int, due: int, size: int) -> None:
-        self._changes.counts[STAGED] -= size
-        self._changes.counts[WAITING] += size
+        self._writes.counts[STAGED] -= size
+        self._writes.counts[WAITING] += size
         self._promoting.append((stream, due))
 
     def withdraw(self) -> None:
         """Take all of streams out of the batch that cannot be written."""
-        batch = self._changes.batch
+        batch = self._writes.batch
         for _stream, rows in batch.staged:
-            self._changes.counts[STAGED] -= len(rows)
+            self._writes.counts[STAGED] -= len(rows)
         for stream in batch.streams:
             self._sizes.pop(stream, None)
-        batch.staged, batch.streams, batch.sealed = [], [], []
+        batch.staged, batch.streams, batch.committed = [], [], []
 
     # -- in small steps
 
     @property
-    def untidy(self) -> bool:
+    def needs_maintenance(self) -> bool:
         """Whether some have ended, one way or the other, and have staged rows."""
-        return bool(self._promoting or self._scrapping)
+        return bool(self._promoting or self._deleting)
 
-    def tidy(self) -> None:
+    def maintain(self) -> None:
         """Do a small step; only when nothing is pending."""
         if self._promoting:
             self._promote(*self._promoting[0])
         else:
-            self._delete(self._scrapping[0])
+            self._delete(self._deleting[0])
 
     def _promote(self, stream: int, due: int) -> None:
         moved = self._store.promote(stream, due, STEP)
-        self._waiting.lower_horizon((due, 0))
+        self._lookahead.lower_horizon((due, 0))
         if moved < STEP:
             del self._promoting[0]
 
     def _delete(self, stream: int) -> None:
-        counts = self._changes.counts
-        scrapped = self._store.scrap(stream, STEP)
-        counts[STAGED] = max(counts[STAGED] - scrapped, 0)
-        if scrapped < STEP:
-            del self._scrapping[0]
+        counts = self._writes.counts
+        deleted = self._store.delete_staged(stream, STEP)
+        counts[STAGED] = max(counts[STAGED] - deleted, 0)
+        if deleted < STEP:
+            del self._deleting[0]

@@ -16,9 +16,9 @@ from graced.queue import jsonvalue
 from graced.queue.job import Discarded, Done, Outcome, Postponed
 from graced.queue.protocol import QueueError
 from graced.queue.sqlite.bulk import STEP, Streams
-from graced.queue.sqlite.lookahead import Waiting
-from graced.queue.sqlite.pending import Changes
-from graced.queue.sqlite.prefetch import DEPTH, Owner, Reserves
+from graced.queue.sqlite.lookahead import Lookahead
+from graced.queue.sqlite.pending import PendingWrites
+from graced.queue.sqlite.prefetch import DEPTH, Consumer, Prefetch
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Row
 
 TYPE_CHECKING = False
@@ -35,19 +35,19 @@ SHORTEST = 10_000  # ms for which a done job is kept, whatever ``keep_done`` say
 GONE = -1  # the state of a job that was dropped
 
 
-class Ledger:
+class Dispatcher:
     """The jobs of one queue. Times are those of its own clock: milliseconds since the epoch."""
 
     def __init__(self, store: Store, policy: Policy, chance: Callable[[], float]) -> None:
         self.policy = policy
-        self.owners: dict[str, Owner] = {}
+        self.consumers: dict[str, Consumer] = {}
         self._store = store
         self._chance = chance
         self._rows: dict[int, Row] = {}  # all rows in memory
-        self._waiting = Waiting(self._rows)
-        self._wanting: dict[str, Owner] = {}  # idle, in the order of their asking
-        self._hungry: dict[str, Owner] = {}  # at work; may get a reserve
-        self._reserves = Reserves()
+        self._lookahead = Lookahead(self._rows)
+        self._idle: dict[str, Consumer] = {}  # idle, in the order of their asking
+        self._prefetching: dict[str, Consumer] = {}  # at work; may get a reserve
+        self._prefetch = Prefetch()
         self._handouts: dict[int, Row] = {}  # to be handed out after the commit
         self._ended: list[tuple[int, int]] = []  # with the next commit
         self._clock = store.clock()  # the time that is in the file
@@ -58,13 +58,13 @@ class Ledger:
     def _load(self, store: Store) -> None:
         counts, owned, streams, self._last = store.load()
         self._counts = [counts.get(state, 0) for state in range(STAGED + 1)]
-        self._changes = Changes(store, self._counts)
-        self._streams = Streams(store, self._changes, self._waiting)
+        self._writes = PendingWrites(store, self._counts)
+        self._streams = Streams(store, self._writes, self._lookahead)
         self.next_prune: int | None = 0 if self._counts[DONE] else None
         for row in owned:
             assert row.owner is not None
             self._rows[row.id] = row
-            self.owner(row.owner).rows[row.id] = row
+            self.consumer(row.owner).rows[row.id] = row
         self._streams.load(streams)
 
     def apply(self, policy: Policy) -> None:
@@ -74,34 +74,34 @@ class Ledger:
 
     # -- workers
 
-    def owner(self, name: str) -> Owner:
-        """Return an owner, known or new."""
-        found = self.owners.get(name)
+    def consumer(self, name: str) -> Consumer:
+        """Return an consumer, known or new."""
+        found = self.consumers.get(name)
         if found is None:
-            found = self.owners[name] = Owner(name)
+            found = self.consumers[name] = Consumer(name)
         return found
 
     def join(self, name: str, holds: Iterable[tuple[int, int]], now: int) -> None:
         """A worker has connected and says what it has in hand: it has seen nothing else."""
-        owner = self.owner(name)
+        consumer = self.consumer(name)
         held = set(holds)
-        self._wanting.pop(name, None)
-        owner.since = now
-        for row in list(owner.rows.values()):
+        self._idle.pop(name, None)
+        consumer.since = now
+        for row in list(consumer.rows.values()):
             if (row.id, row.attempt) not in held:
                 self._give_back(row)
             elif row.state == RESERVED:
-                self._changes.move(row, TAKEN)
-        self._release(owner)
+                self._writes.move(row, TAKEN)
+        self._release(consumer)
 
     def ask(self, name: str, now: int) -> Row | None:
         """A worker is idle; return a job that can be handed out at once."""
-        owner = self.owner(name)
-        row = owner.next_reserved()
+        consumer = self.consumer(name)
+        row = consumer.next_reserved()
         if row is not None and row.durable:
-            self._hand(owner, row, now)
+            self._hand(consumer, row, now)
             return row
-        self._wanting[name] = owner
+        self._idle[name] = consumer
         return None
 
     def settle(
@@ -111,21 +111,21 @@ class Ledger:
 
         Of a job that this worker does not hold nothing changes: the settle was repeated.
         """
-        owner = self.owner(name)
-        row = owner.rows.get(id)
+        consumer = self.consumer(name)
+        row = consumer.rows.get(id)
         if row is not None and row.attempt == attempt and row.state == TAKEN:
-            del owner.rows[id]
-            owner.took(now - owner.since)
+            del consumer.rows[id]
+            consumer.took(now - consumer.since)
             self._settle(row, outcome, now)
         if more:
             return self.ask(name, now)
-        self._release(owner)
+        self._release(consumer)
         return None
 
     def _settle(self, row: Row, outcome: Outcome, now: int) -> None:
         if isinstance(outcome, Done):
             if outcome.result is not None or row.failures:
-                self._changes.batch.endings[row.id] = (outcome.result, None)
+                self._writes.batch.endings[row.id] = (outcome.result, None)
             self._end(row, DONE, now)
             if self.next_prune is None:
                 self.next_prune = now + self._kept()
@@ -137,21 +137,21 @@ class Ledger:
 
     def leave(self, name: str) -> None:
         """A worker has nothing in hand and wants nothing."""
-        owner = self.owner(name)
-        self._wanting.pop(name, None)
-        for row in list(owner.rows.values()):
+        consumer = self.consumer(name)
+        self._idle.pop(name, None)
+        for row in list(consumer.rows.values()):
             self._give_back(row)
-        self._release(owner)
+        self._release(consumer)
 
     def absent(self, name: str) -> None:
         """A worker's connection is gone: hand it nothing until it joins again."""
-        owner = self.owners.get(name)
-        if owner is not None:
-            self._wanting.pop(name, None)
-            self._hungry.pop(name, None)
-            self._release(owner)
+        consumer = self.consumers.get(name)
+        if consumer is not None:
+            self._idle.pop(name, None)
+            self._prefetching.pop(name, None)
+            self._release(consumer)
 
-    def undelivered(self, row: Row) -> None:
+    def requeue(self, row: Row) -> None:
         """A job could not be handed out: its worker has not seen it."""
         self._give_back(row)
 
@@ -172,9 +172,9 @@ class Ledger:
         A worker that died `alone` may have died of its job, which then waits behind all others:
         else a few of that kind keep the pool busy with dying.
         """
-        owner = self.owner(name)
-        for row in list(owner.rows.values()):
-            del owner.rows[row.id]
+        consumer = self.consumer(name)
+        for row in list(consumer.rows.values()):
+            del consumer.rows[row.id]
             unseen = row.state == RESERVED or row.id in self._handouts
             free = interrupted and row.id not in self._interrupted
             if evidence is None or unseen or free:
@@ -183,12 +183,12 @@ class Ledger:
                 self._give_back(row)
             else:
                 if alone:
-                    self._waiting.deadly.add(row.id)
+                    self._lookahead.deadly.add(row.id)
                 self._fail(row, evidence, now, None)
-        self._release(owner)
-        self._wanting.pop(name, None)
-        self._hungry.pop(name, None)
-        del self.owners[name]
+        self._release(consumer)
+        self._idle.pop(name, None)
+        self._prefetching.pop(name, None)
+        del self.consumers[name]
 
     # -- clients
 
@@ -202,8 +202,8 @@ class Ledger:
         for payload in payloads:
             self._last += 1
             row = Row(self._last, WAITING, due, 0, max_attempts, now, None, payload)
-            self._changes.add(row)
-            self._waiting.offer(row)
+            self._writes.add(row)
+            self._lookahead.offer(row)
         return first, len(payloads)
 
     def _check_room(self, more: int) -> None:
@@ -225,13 +225,13 @@ class Ledger:
         self._streams.stage(stream, self._last + 1, payloads, max_attempts, now)
         self._last += len(payloads)
 
-    def seal(self, stream: int, delay: float, now: int) -> int:
+    def commit_stream(self, stream: int, delay: float, now: int) -> int:
         """Accept a stream; return how many jobs it has."""
-        return self._streams.seal(stream, now + round(delay * 1000))
+        return self._streams.commit(stream, now + round(delay * 1000))
 
-    def scrap(self, stream: int) -> None:
+    def abort_stream(self, stream: int) -> None:
         """Forget a stream that did not come to its end."""
-        self._streams.scrap(stream)
+        self._streams.abort(stream)
 
     def retry(self, ids: Iterable[int], now: int) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals."""
@@ -240,15 +240,15 @@ class Ledger:
     def _retry(self, row: Row, now: int) -> str | None:
         self._forget_deaths(row)
         if row.state == DEAD:
-            self._changes.batch.endings[row.id] = (None, None)  # of tries that count no more
+            self._writes.batch.endings[row.id] = (None, None)  # of tries that count no more
             row.failures = 0
             row.ended = None
         elif row.state in (DONE, TAKEN):
             return "is being worked on" if row.state == TAKEN else "is done"
         if row.state != RESERVED:
             row.due = min(row.due, now) if row.state == WAITING else now
-            self._changes.move(row, WAITING)
-            self._waiting.offer(row)
+            self._writes.move(row, WAITING)
+            self._lookahead.offer(row)
         return None
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
@@ -261,26 +261,26 @@ class Ledger:
         self._rows.pop(row.id, None)
         self._forget_deaths(row)
         self._handouts.pop(row.id, None)
-        self._changes.delete(row)
+        self._writes.delete(row)
         row.state = DEAD  # for those who still have it in a list
         self._may_shrink = True
         self._ended.append((row.id, GONE))
         return None
 
     def _forget_deaths(self, row: Row) -> None:
-        self._waiting.deadly.discard(row.id)
+        self._lookahead.deadly.discard(row.id)
         self._interrupted.discard(row.id)
 
     def _unreserve(self, row: Row) -> bool:
         """Take a job from a worker's next ones; False if that worker has not been heard yet."""
-        owner = self.owners.get(row.owner or "")
-        return owner is not None and owner.reserve.pop(row.id, None) is not None
+        consumer = self.consumers.get(row.owner or "")
+        return consumer is not None and consumer.prefetched.pop(row.id, None) is not None
 
     def _each(self, ids: Iterable[int], act: Callable[[Row], str | None]) -> dict[int, str]:
         refused = {}
         for id in ids:
             known = 0 < id <= self._last  # beyond 64 bits SQLite is not to be asked
-            row = self._rows.get(id) or self._changes.find(id) if known else None
+            row = self._rows.get(id) or self._writes.find(id) if known else None
             why = "no such job" if row is None or row.state == STAGED else act(row)
             if why is not None:
                 refused[id] = why
@@ -295,7 +295,7 @@ class Ledger:
             NAMES[DONE]: counts[DONE],
             NAMES[DEAD]: counts[DEAD],
         }
-        top = self._waiting.top()
+        top = self._lookahead.top()
         if top is not None and top.due <= now:
             found["oldest"] = (now - top.due) / 1000
         return found
@@ -306,14 +306,14 @@ class Ledger:
         """Give idle workers jobs, write all that changed, return what may be handed out.
 
         ``listen`` hears who has said something meanwhile and returns whether anybody
-        has: that goes into the same commit. Trouble if it cannot be written: then
+        has: that goes into the same commit. StorageError if it cannot be written: then
         nothing is lost, and nothing is handed out.
         """
         self._assign(now)
-        if self._changes.batch and not self._clock <= now < self._clock + CLOCK_STEP:
-            self._clock = self._changes.batch.clock = now
-        for _ in range(DEPTH if listen is not None and self._changes.batch else 0):
-            self._changes.put()
+        if self._writes.batch and not self._clock <= now < self._clock + CLOCK_STEP:
+            self._clock = self._writes.batch.clock = now
+        for _ in range(DEPTH if listen is not None and self._writes.batch else 0):
+            self._writes.put()
             if listen is None or not listen():
                 break
             self._assign(now)
@@ -321,8 +321,8 @@ class Ledger:
         return self.handouts()
 
     def write(self) -> None:
-        """Write all that changed. Trouble if it cannot be written; then it stays pending."""
-        written = self._changes.write()
+        """Write all that changed. StorageError if it cannot be written; then it stays pending."""
+        written = self._writes.write()
         if written is not None:
             self._streams.written(written)
 
@@ -335,22 +335,22 @@ class Ledger:
     @property
     def is_low(self) -> bool:
         """Whether there are rows to be read ahead, and nothing pending that they would miss."""
-        return self._waiting.is_low and not self._changes.batch
+        return self._lookahead.is_low and not self._writes.batch
 
     def read_ahead(self) -> None:
         """Read more of the waiting rows; commit again afterwards."""
-        self._waiting.read_ahead(self._store)
+        self._lookahead.read_ahead(self._store)
 
     def refuse_submits(self) -> None:
         """Take all new jobs out of the batch that cannot be written."""
-        for row in self._changes.withdraw():
+        for row in self._writes.withdraw():
             self._rows.pop(row.id, None)
             self._handouts.pop(row.id, None)
-            owner = self.owners.get(row.owner or "")
-            if owner is not None:
-                owner.reserve.pop(row.id, None)
-                if owner.rows.pop(row.id, None) is not None:
-                    self._wanting[owner.name] = owner
+            consumer = self.consumers.get(row.owner or "")
+            if consumer is not None:
+                consumer.prefetched.pop(row.id, None)
+                if consumer.rows.pop(row.id, None) is not None:
+                    self._idle[consumer.name] = consumer
             row.state = DEAD
         self._streams.withdraw()
 
@@ -361,31 +361,31 @@ class Ledger:
 
     def new_bytes(self) -> int:
         """Return about how many bytes the jobs will take that are not in the file yet."""
-        batch = self._changes.batch
+        batch = self._writes.batch
         rows = [*batch.fresh.values(), *(row for _, rows in batch.staged for row in rows)]
         return sum(jsonvalue.size(row.payload or "") + ROW_BYTES for row in rows)
 
     @property
     def pending(self) -> bool:
         """Whether something has not been written."""
-        return bool(self._changes.batch)
+        return bool(self._writes.batch)
 
     # -- what can wait
 
     @property
-    def untidy(self) -> bool:
-        """Whether ``tidy`` has work that waits for no clock."""
-        return self._streams.untidy
+    def needs_maintenance(self) -> bool:
+        """Whether ``maintain`` has work that waits for no clock."""
+        return self._streams.needs_maintenance
 
-    def has_chores(self, now: int) -> bool:
-        """Whether ``tidy`` has work to do."""
+    def has_maintenance(self, now: int) -> bool:
+        """Whether ``maintain`` has work to do."""
         due = self.next_prune is not None and self.next_prune <= now
-        return self.untidy or due or self._may_shrink
+        return self.needs_maintenance or due or self._may_shrink
 
-    def tidy(self, now: int) -> None:
+    def maintain(self, now: int) -> None:
         """Do a small step of what can wait; only when nothing is pending."""
-        if self._streams.untidy:
-            self._streams.tidy()
+        if self._streams.needs_maintenance:
+            self._streams.maintain()
         elif self.next_prune is not None and self.next_prune <= now:
             self._prune(now)
         elif self._may_shrink:
@@ -412,7 +412,7 @@ class Ledger:
 
     def next_due(self) -> int | None:
         """Return when a job falls due that an idle worker waits for."""
-        top = self._waiting.top() if self._wanting else None
+        top = self._lookahead.top() if self._idle else None
         return None if top is None else top.due
 
     def payload(self, row: Row) -> str:
@@ -423,67 +423,67 @@ class Ledger:
 
     def _assign(self, now: int) -> None:
         """Give idle workers jobs, and quick ones reserves."""
-        while (slow := self._reserves.slowest(now)) is not None:
+        while (slow := self._prefetch.slowest(now)) is not None:
             self._release(slow)
-        while self._wanting:
-            name, owner = next(iter(self._wanting.items()))
+        while self._idle:
+            name, consumer = next(iter(self._idle.items()))
             row = (
-                owner.next_reserved()
-                or self._waiting.next(now)
-                or self._reserves.steal()
-                or self._waiting.next_deadly(now)
+                consumer.next_reserved()
+                or self._lookahead.next(now)
+                or self._prefetch.reclaim()
+                or self._lookahead.next_deadly(now)
             )
             if row is None:
                 break
-            del self._wanting[name]
-            self._hand(owner, row, now)
+            del self._idle[name]
+            self._hand(consumer, row, now)
             self._handouts[row.id] = row
-        while self._hungry:
-            owner = self._hungry.pop(next(iter(self._hungry)))
-            while owner.rows and len(owner.reserve) < owner.depth:
-                row = self._waiting.next(now)
+        while self._prefetching:
+            consumer = self._prefetching.pop(next(iter(self._prefetching)))
+            while consumer.rows and len(consumer.prefetched) < consumer.depth:
+                row = self._lookahead.next(now)
                 if row is None:
-                    self._hungry.clear()
+                    self._prefetching.clear()
                     break
-                self._reserve(owner, row, now)
+                self._reserve(consumer, row, now)
 
-    def _hand(self, owner: Owner, row: Row, now: int) -> None:
-        owner.reserve.pop(row.id, None)
-        row.owner = owner.name
+    def _hand(self, consumer: Consumer, row: Row, now: int) -> None:
+        consumer.prefetched.pop(row.id, None)
+        row.owner = consumer.name
         row.durable = False
-        self._changes.move(row, TAKEN)
-        owner.rows[row.id] = row
-        owner.since = now
-        self._hungry[owner.name] = owner
+        self._writes.move(row, TAKEN)
+        consumer.rows[row.id] = row
+        consumer.since = now
+        self._prefetching[consumer.name] = consumer
 
-    def _reserve(self, owner: Owner, row: Row, now: int) -> None:
-        row.owner = owner.name
-        self._changes.reserve(row)
-        self._reserves.add(owner, row, now)
+    def _reserve(self, consumer: Consumer, row: Row, now: int) -> None:
+        row.owner = consumer.name
+        self._writes.reserve(row)
+        self._prefetch.add(consumer, row, now)
 
-    def _release(self, owner: Owner) -> None:
-        reserve, owner.reserve = owner.reserve, {}
-        for row in reserve.values():
+    def _release(self, consumer: Consumer) -> None:
+        prefetched, consumer.prefetched = consumer.prefetched, {}
+        for row in prefetched.values():
             self._give_back(row)
 
     # -- what becomes of a row
 
     def _give_back(self, row: Row) -> None:
         """Let a row wait again as if it had never been taken."""
-        owner = self.owners.get(row.owner or "")
-        if owner is not None:
-            owner.rows.pop(row.id, None)
+        consumer = self.consumers.get(row.owner or "")
+        if consumer is not None:
+            consumer.rows.pop(row.id, None)
         self._handouts.pop(row.id, None)
         row.owner = None
         row.durable = False
-        self._changes.move(row, WAITING)
-        self._waiting.offer(row)
+        self._writes.move(row, WAITING)
+        self._lookahead.offer(row)
 
     def _fail(
         self, row: Row, evidence: str, now: int, after: float | None, *, final: bool = False
     ) -> None:
         row.failures += 1
-        self._changes.batch.endings[row.id] = (None, evidence)
+        self._writes.batch.endings[row.id] = (None, evidence)
         self._handouts.pop(row.id, None)
         if final or row.failures >= (row.limit or self.policy.max_attempts):
             self._end(row, DEAD, now)
@@ -492,13 +492,13 @@ class Ledger:
             after = self.policy.delay(row.failures, self._chance())
         row.owner = None
         row.due = now + round(after * 1000)
-        self._changes.move(row, WAITING)
-        self._waiting.offer(row)
+        self._writes.move(row, WAITING)
+        self._lookahead.offer(row)
 
     def _end(self, row: Row, state: int, now: int) -> None:
         row.owner = None
         row.ended = now
-        self._changes.move(row, state)
+        self._writes.move(row, state)
         self._rows.pop(row.id, None)
         self._forget_deaths(row)
         self._ended.append((row.id, state))

@@ -25,7 +25,7 @@ _OF_THE_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CA
 READ_ONLY = "its file system is read-only; mount it writable"
 
 
-class Trouble(QueueError):
+class StorageError(QueueError):
     """The file cannot be used now: full, read-only, locked, corrupt, or of another program."""
 
     def __init__(self, text: str, *, full: bool = False) -> None:
@@ -33,7 +33,7 @@ class Trouble(QueueError):
         self.full = full
 
     @classmethod
-    def of(cls, path: str, error: sqlite3.Error) -> Trouble:
+    def of(cls, path: str, error: sqlite3.Error) -> StorageError:
         """Return what an error of SQLite's means for the file."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) and disk_is_full(path):

@@ -10,13 +10,13 @@ import stat
 import time
 from contextlib import suppress
 
-from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.errors import StorageError
 from graced.queue.sqlite.place import identity_of
 
 LOOK = 0.02  # seconds between two tries
 
 
-class Occupied(Trouble):
+class QueueLockedError(StorageError):
     """Another process has the file; ``holder`` is what it wrote about itself."""
 
     def __init__(self, text: str, holder: str) -> None:
@@ -66,7 +66,7 @@ class Lock:
             try:
                 self._take(about)
                 return
-            except Occupied as occupied:
+            except QueueLockedError as occupied:
                 if occupied.holder or time.monotonic() >= end:
                     raise
             time.sleep(LOOK * (1 + random.random()))  # so that no two keep in step
@@ -75,15 +75,17 @@ class Lock:
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise Trouble(f"{self.path}: {error.strerror or error}") from None
+            raise StorageError(f"{self.path}: {error.strerror or error}") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(fd, 4096, 0).decode(errors="replace")
             os.close(fd)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise Trouble(f"{self.path}: {error.strerror or error}") from None
-            raise Occupied(f"{self.path}: another process keeps this queue", holder) from None
+                raise StorageError(f"{self.path}: {error.strerror or error}") from None
+            raise QueueLockedError(
+                f"{self.path}: another process keeps this queue", holder
+            ) from None
         self._fd, self._about = fd, about
         make_private(fd)
         try:
@@ -93,7 +95,7 @@ class Lock:
             os.ftruncate(fd, 0)
 
     def keep(self) -> None:
-        """Take it once more if its file was removed. Occupied if another process was quicker."""
+        """Take it once more if its file was removed. Raises QueueLockedError."""
         mine, fd = os.fstat(self._fd), self._fd
         if identity_of(self.path) == (mine.st_dev, mine.st_ino):
             return

@@ -25,7 +25,7 @@ FOREVER = (1 << 62, 0)
 NEVER = (-1, 0)
 
 
-class Waiting:
+class Lookahead:
     """A window on the waiting rows. ``rows`` are all rows in memory, waiting or not."""
 
     def __init__(self, rows: dict[int, Row]) -> None:
@@ -78,7 +78,7 @@ class Waiting:
         return self._horizon != FOREVER and len(self._heap) <= LOW
 
     def read_ahead(self, store: Store) -> None:
-        """Read more rows from the file. Trouble if it can't be read."""
+        """Read more rows from the file. StorageError if it can't be read."""
         rows = store.ahead(self._horizon, AHEAD)
         self._horizon = FOREVER if len(rows) < AHEAD else (rows[-1].due, rows[-1].id)
         for row in rows:

@@ -10,8 +10,8 @@ from contextlib import closing
 from graced.cli.errors import NO_DAEMON, Refusal
 from graced.queue.client_end import chunks
 from graced.queue.policy import Policy
-from graced.queue.sqlite.dispatcher import Ledger
-from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.dispatcher import Dispatcher
+from graced.queue.sqlite.errors import StorageError
 from graced.queue.sqlite.place import Sight
 from graced.queue.sqlite.room import Room
 from graced.queue.sqlite.rows import SHOWN
@@ -52,32 +52,32 @@ class FileEnd:
         self._room = Room(file)
         self._clock = Clock()
         self._clock.at_least(self._store.clock())
-        self._ledger = Ledger(self._store, Policy.of(pool), lambda: 0.5)
-        self._tidy()
+        self._dispatcher = Dispatcher(self._store, Policy.of(pool), lambda: 0.5)
+        self._maintain()
 
     def submit(
         self, payloads: Sequence[str], delay: float = 0.0, max_attempts: int = 0
     ) -> Sequence[int]:
         """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
-        first, count = self._ledger.submit(payloads, delay, max_attempts, self._clock.now())
+        first, count = self._dispatcher.submit(payloads, delay, max_attempts, self._clock.now())
         self._commit()
         return range(first, first + count)
 
     def stream(self, payloads: Iterable[str], delay: float = 0.0, max_attempts: int = 0) -> int:
         """Accept any number of payloads, all or none, in bounded memory; return how many."""
-        ledger = self._ledger
-        stream = ledger.open_stream()
+        dispatcher = self._dispatcher
+        stream = dispatcher.open_stream()
         try:
             for chunk in chunks(payloads):
-                ledger.stage(stream, chunk, max_attempts, self._clock.now())
+                dispatcher.stage(stream, chunk, max_attempts, self._clock.now())
                 self._commit()
-            count = ledger.seal(stream, delay, self._clock.now())
+            count = dispatcher.commit_stream(stream, delay, self._clock.now())
             self._commit()
         except BaseException:
-            ledger.refuse_submits()
-            ledger.scrap(stream)
+            dispatcher.refuse_submits()
+            dispatcher.abort_stream(stream)
             raise
-        self._tidy()
+        self._maintain()
         return count
 
     def wait(self, job: int) -> dict[str, Any]:
@@ -94,19 +94,19 @@ class FileEnd:
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
-        refused = self._ledger.retry(ids, self._clock.now())
+        refused = self._dispatcher.retry(ids, self._clock.now())
         self._commit()
         return refused
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
         """Forget jobs that nobody works on; return the refusals by id."""
-        refused = self._ledger.drop(ids)
+        refused = self._dispatcher.drop(ids)
         self._commit()
         return refused
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs there are in each state."""
-        return self._ledger.counts(self._clock.now())
+        return self._dispatcher.counts(self._clock.now())
 
     def close(self) -> None:
         """Let a keeper have the file."""
@@ -114,10 +114,10 @@ class FileEnd:
 
     def _commit(self) -> None:
         if self._store.look() is not Sight.FINE:
-            raise Trouble(f"{self._store.path}: it was removed or moved meanwhile")
-        self._room.check(self._store, self._ledger.new_bytes())
-        self._ledger.commit(self._clock.now())
+            raise StorageError(f"{self._store.path}: it was removed or moved meanwhile")
+        self._room.check(self._store, self._dispatcher.new_bytes())
+        self._dispatcher.commit(self._clock.now())
 
-    def _tidy(self) -> None:
-        while self._ledger.untidy:
-            self._ledger.tidy(self._clock.now())
+    def _maintain(self) -> None:
+        while self._dispatcher.needs_maintenance:
+            self._dispatcher.maintain(self._clock.now())

@@ -6,7 +6,7 @@ kept. Who changes what, and why, is said in :mod:`.dispatcher`.
 
 from __future__ import annotations
 
-from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.errors import StorageError
 from graced.queue.sqlite.rows import RESERVED, Batch
 
 TYPE_CHECKING = False
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from graced.queue.sqlite.store import Store
 
 
-class Changes:
+class PendingWrites:
     """The changes since the last commit. ``counts`` is by state, of all jobs."""
 
     def __init__(self, store: Store, counts: list[int]) -> None:
@@ -80,14 +80,14 @@ class Changes:
         self._unsure.absorb(batch)
         try:
             self._store.put(batch)
-        except Trouble:
+        except StorageError:
             self._recall()
             raise
 
     def write(self) -> Batch | None:
         """Write all that changed, and return it.
 
-        Trouble if it cannot be written; then it stays pending.
+        StorageError if it cannot be written; then it stays pending.
         """
         if self.batch:
             self.put()
@@ -95,7 +95,7 @@ class Changes:
             return None
         try:
             self._store.commit()
-        except Trouble:
+        except StorageError:
             self._recall()
             raise
         for row in self._reserving:

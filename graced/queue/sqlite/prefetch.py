@@ -19,15 +19,15 @@ VERY_QUICK = 5  # ms for
 DEPTH = 4  #   so many
 
 
-class Owner:
+class Consumer:
     """A worker, as the queue knows it."""
 
-    __slots__ = ("depth", "name", "reserve", "rows", "since")
+    __slots__ = ("depth", "name", "prefetched", "rows", "since")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.rows: dict[int, Row] = {}  # handed to it, and not settled
-        self.reserve: dict[int, Row] = {}  # its next jobs, unless somebody idle is there first
+        self.prefetched: dict[int, Row] = {}  # its next jobs, unless somebody idle is there first
         self.depth = 0  # how many those may be
         self.since = 0  # when it got its job
 
@@ -37,33 +37,33 @@ class Owner:
 
     def next_reserved(self) -> Row | None:
         """Return the first of its next jobs."""
-        return next(iter(self.reserve.values()), None)
+        return next(iter(self.prefetched.values()), None)
 
 
-class Reserves:
+class Prefetch:
     """All that is reserved, in the order in which it was. Times are milliseconds."""
 
     def __init__(self) -> None:
-        self._all: deque[tuple[int, Owner, Row]] = deque()  # some entries are stale
+        self._all: deque[tuple[int, Consumer, Row]] = deque()  # some entries are stale
 
-    def add(self, owner: Owner, row: Row, now: int) -> None:
+    def add(self, consumer: Consumer, row: Row, now: int) -> None:
         """A job is reserved for a worker."""
-        owner.reserve[row.id] = row
-        self._all.append((now, owner, row))
+        consumer.prefetched[row.id] = row
+        self._all.append((now, consumer, row))
 
-    def slowest(self, now: int) -> Owner | None:
+    def slowest(self, now: int) -> Consumer | None:
         """Return a worker that has left a reserved job waiting for too long."""
         while self._all:
-            since, owner, row = self._all[0]
-            if owner.reserve.get(row.id) is row:
-                return owner if now - since > QUICK else None
+            since, consumer, row = self._all[0]
+            if consumer.prefetched.get(row.id) is row:
+                return consumer if now - since > QUICK else None
             self._all.popleft()
         return None
 
-    def steal(self) -> Row | None:
+    def reclaim(self) -> Row | None:
         """Take what has been reserved for the longest time."""
         while self._all:
-            _since, owner, row = self._all.popleft()
-            if owner.reserve.pop(row.id, None) is row:
+            _since, consumer, row = self._all.popleft()
+            if consumer.prefetched.pop(row.id, None) is row:
                 return row
         return None

@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 
 from graced.queue.sqlite.ballast import SIZE, Ballast
-from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.errors import StorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Room:
         """Whether there is room for new jobs of so many bytes, once all is folded."""
         if self._free() >= PLENTY + 2 * size:
             return True
-        with suppress(Trouble):
+        with suppress(StorageError):
             if max(store.growth(), store.log_size()) > LOG:
                 store.shorten_log()
             if not self._fits(store, size) and store.log_size():
@@ -47,14 +47,14 @@ class Room:
         return free >= SIZE + 2 * size and unused >= 2 * SIZE + 2 * size
 
     def check(self, store: Store, size: int) -> None:
-        """Trouble if there is no room for new jobs of so many bytes."""
+        """StorageError if there is no room for new jobs of so many bytes."""
         if size and not self.has(store, size):
-            raise Trouble(f"{store.path}: {NEARLY_FULL}", full=True)
+            raise StorageError(f"{store.path}: {NEARLY_FULL}", full=True)
 
     def keep_ballast(self, store: Store) -> bool:
         """Have a ballast; return whether there is room for it."""
         if not self.ballast.keep():
-            with suppress(Trouble):
+            with suppress(StorageError):
                 store.shorten_log()
         return self.ballast.keep()
 
@@ -62,7 +62,7 @@ class Room:
         """Make what room can be made at once, with the ballast's or without."""
         if spend:
             self.ballast.drop()
-        with suppress(Trouble):
+        with suppress(StorageError):
             store.shorten_log()
 
     def _free(self) -> int:

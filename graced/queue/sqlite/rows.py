@@ -76,7 +76,7 @@ class Row:
 class Batch:
     """All that has to be written before anybody is answered."""
 
-    __slots__ = ("clock", "deleted", "dirty", "endings", "fresh", "sealed", "staged", "streams")
+    __slots__ = ("clock", "committed", "deleted", "dirty", "endings", "fresh", "staged", "streams")
 
     def __init__(self) -> None:
         self.fresh: dict[int, Row] = {}  # not in the file yet, with payloads
@@ -85,7 +85,7 @@ class Batch:
         self.deleted: set[int] = set()
         self.streams: list[int] = []  # streams that began
         self.staged: list[tuple[int, list[Row]]] = []  # stream, its rows
-        self.sealed: list[tuple[int, int]] = []  # stream that ended, due
+        self.committed: list[tuple[int, int]] = []  # stream that ended, due
         self.clock: int | None = None  # the queue's time, to be written with the rest
 
     def absorb(self, later: Batch) -> None:
@@ -96,7 +96,7 @@ class Batch:
         self.deleted |= later.deleted
         self.streams += later.streams
         self.staged += later.staged
-        self.sealed += later.sealed
+        self.committed += later.committed
         self.clock = later.clock or self.clock
 
     def __bool__(self) -> bool:
@@ -107,5 +107,5 @@ class Batch:
             or self.deleted
             or self.streams
             or self.staged
-            or self.sealed
+            or self.committed
         )

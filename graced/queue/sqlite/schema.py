@@ -5,7 +5,7 @@ What is read from it and written to it in daily life is in :mod:`.store`.
 
 from __future__ import annotations
 
-from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.errors import StorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ MIGRATIONS: dict[int, str] = {}
 def prepare(db: sqlite3.Connection, path: str) -> None:
     """Make an open file ready for use: the newest schema, and durable commits.
 
-    Raises Trouble if it is of another program, or of a newer graced.
+    Raises StorageError if it is of another program, or of a newer graced.
     """
     version, fresh = check(db, path)
     if fresh:
@@ -59,14 +59,14 @@ def prepare(db: sqlite3.Connection, path: str) -> None:
 
 
 def check(db: sqlite3.Connection, path: str) -> tuple[int, bool]:
-    """Return a file's version, and whether there is nothing in it yet. Trouble as above."""
+    """Return a file's version, and whether there is nothing in it yet. StorageError as above."""
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     application = int(db.execute("PRAGMA application_id").fetchone()[0])
     tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if tables and application != APPLICATION:
-        raise Trouble(f"{path}: a database of another program; name another file")
+        raise StorageError(f"{path}: a database of another program; name another file")
     if version > VERSION:
-        raise Trouble(
+        raise StorageError(
             f"{path}: written by a newer graced (file version {version}, this one"
             f" reads up to {VERSION}); upgrade graced or name another file"
         )

@@ -10,14 +10,14 @@ import time
 from contextlib import suppress
 
 from graced.queue import wire
-from graced.queue.sqlite.dispatcher import Ledger
-from graced.queue.sqlite.errors import READ_ONLY, Trouble, is_read_only
-from graced.queue.sqlite.lock import Occupied
+from graced.queue.sqlite.dispatcher import Dispatcher
+from graced.queue.sqlite.errors import READ_ONLY, StorageError, is_read_only
+from graced.queue.sqlite.lock import QueueLockedError
 from graced.queue.sqlite.place import Sight
 from graced.queue.sqlite.readers import readers
 from graced.queue.sqlite.room import NEARLY_FULL, Room
 from graced.queue.sqlite.store import PAGE_BYTES, Store
-from graced.queue.timing import Clock, Patience
+from graced.queue.timing import Clock, RetryTimer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ AGAIN_BYTES = 256 << 10  # of new jobs that must fit before any are taken again
 BREATH = 0.001  # seconds without a word after which the keeper has time for itself
 
 
-class Book:
+class QueueFile:
     """The file of one keeper. ``tell`` hears ("degraded", why) and ("well",)."""
 
     def __init__(self, plan: KeeperPlan, tell: Callable[[tuple[Any, ...]], None]) -> None:
         self.clock = Clock()
-        self.ledger: Ledger | None = None  # None: not open
+        self.dispatcher: Dispatcher | None = None  # None: not open
         self.trouble: str | None = None  # why there can be no new jobs
         self._lacks_room = False  # that is why
         self._plan = plan
@@ -52,10 +52,10 @@ class Book:
         self._log_looked_at = 0.0
         self._log_told = LONG_LOG  # bytes, the size that is told next
         self._told: set[str] = set()  # what the main process has heard since all was well
-        self._opening = Patience(0.05, 10.0)
-        self._writing = Patience(0.05, 5.0)
-        self._ballasting = Patience(0.5, 5.0)
-        self._tidied_until = 0.0  # when the next step of tidying may come between requests
+        self._opening = RetryTimer(0.05, 10.0)
+        self._writing = RetryTimer(0.05, 5.0)
+        self._ballasting = RetryTimer(0.5, 5.0)
+        self._maintained_until = 0.0  # when the next step of tidying may come between requests
         self._opening.soon()
 
     # -- open and closed
@@ -63,15 +63,15 @@ class Book:
     @property
     def wants_opening(self) -> bool:
         """Whether it is closed, and it is time to try."""
-        return self.ledger is None and self._opening.is_due()
+        return self.dispatcher is None and self._opening.is_due()
 
     def open(self) -> bool:
         """Try to open the file; False if it is not to be had now."""
         try:
             self._store = self._opened()
             self.clock.at_least(self._store.clock())
-            self.ledger = Ledger(self._store, self._policy, _chance)
-        except Trouble as trouble:
+            self.dispatcher = Dispatcher(self._store, self._policy, _chance)
+        except StorageError as trouble:
             self._close_store()
             self._degrade(str(trouble), lacks_room=trouble.full)
             self._opening.failed()
@@ -84,9 +84,9 @@ class Book:
         path, about = self._plan.file, self._plan.socket
         try:
             return Store(path, about=about)
-        except Occupied:
+        except QueueLockedError:
             raise
-        except Trouble as trouble:
+        except StorageError as trouble:
             if trouble.full and self._room.ballast.drop():
                 return Store(path, about=about)
             raise
@@ -94,14 +94,14 @@ class Book:
     def apply(self, policy: Policy) -> None:
         """Go by other settings from now on."""
         self._policy = policy
-        if self.ledger is not None:
-            self.ledger.apply(policy)
+        if self.dispatcher is not None:
+            self.dispatcher.apply(policy)
 
     def close(self) -> int:
         """Leave it as the next keeper wants it; return how much could not be written."""
-        if self.ledger is None or self._store is None:
+        if self.dispatcher is None or self._store is None:
             return 0
-        left = int(self.ledger.pending)
+        left = int(self.dispatcher.pending)
         self._gone_where(copy=True)
         self._room.ballast.drop()
         self._store.close()
@@ -110,42 +110,42 @@ class Book:
     def _close_store(self) -> None:
         if self._store is not None:
             self._store.close()
-        self._store = self.ledger = None
+        self._store = self.dispatcher = None
 
     # -- when
 
     @property
-    def rests(self) -> bool:
+    def write_paused(self) -> bool:
         """Whether writing has failed, and it is too early to try again."""
         return self._writing.due is not None and not self._writing.is_due()
 
-    def rest_no_longer(self) -> None:
+    def resume_writing(self) -> None:
         """Write at the next opportunity, whatever went wrong before."""
         self._writing.over()
 
     def sleep(self, *, idle: bool) -> float:
         """Return how many seconds nothing has to be done about it."""
         wait = min(self._opening.left(), self._writing.left(), self._ballasting.left())
-        ledger = self.ledger
-        if ledger is None or self._writing.due is not None:
+        dispatcher = self.dispatcher
+        if dispatcher is None or self._writing.due is not None:
             return wait
-        if ledger.has_chores(self.clock.now()):
+        if dispatcher.has_maintenance(self.clock.now()):
             return min(wait, 0 if idle else BREATH)
         return wait
 
     def next_due(self) -> int | None:
         """Return the moment of the queue's clock at which something has to be done."""
-        ledger = self.ledger
-        if ledger is None or self._writing.due is not None:
+        dispatcher = self.dispatcher
+        if dispatcher is None or self._writing.due is not None:
             return None
-        moments = [due for due in (ledger.next_due(), ledger.next_prune) if due is not None]
+        moments = [due for due in (dispatcher.next_due(), dispatcher.next_prune) if due is not None]
         return min(moments, default=None)
 
     # -- writing
 
     def commit(
         self,
-        ledger: Ledger,
+        dispatcher: Dispatcher,
         listen: Callable[[], bool] | None,
         refuse: Callable[[str], None],
     ) -> list[Row] | None:
@@ -154,43 +154,43 @@ class Book:
         New jobs that can't be are taken out, and ``refuse`` is told why.
         """
         try:
-            self._tend(ledger, refuse)
-            self._refuse_beyond_room(ledger, refuse)
-            handouts = ledger.commit(self.clock.now(), listen)
-        except Trouble as trouble:
-            ledger.refuse_submits()
+            self._tend(dispatcher, refuse)
+            self._refuse_beyond_room(dispatcher, refuse)
+            handouts = dispatcher.commit(self.clock.now(), listen)
+        except StorageError as trouble:
+            dispatcher.refuse_submits()
             refuse(str(trouble))
-            if not self._written_after_all(ledger, trouble):
+            if not self._written_after_all(dispatcher, trouble):
                 self.failed(trouble)
                 return None
             self._recover()  # or tell that there is no room left
-            return ledger.handouts()
+            return dispatcher.handouts()
         self._watch_log()
         if self._is_away and self._store is not None:
             self._leave_log(self._store)
         return handouts
 
-    def _refuse_beyond_room(self, ledger: Ledger, refuse: Callable[[str], None]) -> None:
-        size, store = ledger.new_bytes(), self._store
+    def _refuse_beyond_room(self, dispatcher: Dispatcher, refuse: Callable[[str], None]) -> None:
+        size, store = dispatcher.new_bytes(), self._store
         if not size or store is None or self._room.has(store, size):
             return
-        ledger.refuse_submits()
+        dispatcher.refuse_submits()
         refuse(self._nearly_full())
         if not self._room.has(store, 0):
             self._degrade(self._nearly_full(), lacks_room=True)
             self._ballasting.failed()
 
-    def _written_after_all(self, ledger: Ledger, trouble: Trouble) -> bool:
+    def _written_after_all(self, dispatcher: Dispatcher, trouble: StorageError) -> bool:
         """Write all but new jobs; only where there is no other room, in that of the ballast."""
         store = self._store
         if store is None or not trouble.full:
             return False
         for spend in (False, True):
-            if ledger.pending:
+            if dispatcher.pending:
                 self._room.make(store, spend=spend)
             try:
-                ledger.write()
-            except Trouble:  # the same once more
+                dispatcher.write()
+            except StorageError:  # the same once more
                 continue
             return True
         return False
@@ -212,8 +212,8 @@ class Book:
                 " end it, and the space is used again"
             )
 
-    def _tend(self, ledger: Ledger, refuse: Callable[[str], None]) -> None:
-        """See that all that is written will be found; Trouble if nothing may be.
+    def _tend(self, dispatcher: Dispatcher, refuse: Callable[[str], None]) -> None:
+        """See that all that is written will be found; StorageError if nothing may be.
 
         What was removed is made anew. What was moved, or replaced by another file, gets no
         new jobs, since those would be found by nobody; what was accepted is worked off.
@@ -233,10 +233,10 @@ class Book:
                 self._recover()
                 self._plan.log.error(f"{file}: it was removed; made anew, with all its jobs")
             case Sight.EMPTIED:
-                raise Trouble(f"{file}: it was emptied; restore it, and restart the daemon")
+                raise StorageError(f"{file}: it was emptied; restore it, and restart the daemon")
             case Sight.AWAY:
                 self._recover()
-                ledger.refuse_submits()
+                dispatcher.refuse_submits()
                 refuse(str(self.trouble))
 
     def _gone_where(self, *, copy: bool = False) -> str | None:
@@ -267,14 +267,14 @@ class Book:
 
     def _leave_log(self, store: Store) -> None:
         """Have nothing in the log of a file that is away: it would be taken for another file's."""
-        with suppress(Trouble):  # as far as its readers let us
+        with suppress(StorageError):  # as far as its readers let us
             store.fold()
             store.place.unlink_logs()
 
     def _keep_copy(self, store: Store, path: str) -> None:
         try:
             store.copy_to(path)
-        except Trouble as trouble:
+        except StorageError as trouble:
             self._plan.log.error(str(trouble))
 
     def written(self) -> None:
@@ -282,38 +282,38 @@ class Book:
         if self._writing.due is not None:
             self._recover()
 
-    def read_ahead(self, ledger: Ledger) -> bool:
+    def read_ahead(self, dispatcher: Dispatcher) -> bool:
         """Read on where few waiting jobs are in memory; whether that is worth a commit."""
-        if not ledger.is_low:
+        if not dispatcher.is_low:
             return False
         try:
-            ledger.read_ahead()
-        except Trouble as trouble:
+            dispatcher.read_ahead()
+        except StorageError as trouble:
             self.failed(trouble)
             return False
         return True
 
-    def tidy(self, ledger: Ledger, *, idle: bool) -> None:
+    def maintain(self, dispatcher: Dispatcher, *, idle: bool) -> None:
         """Do a step of what can wait; it gets a third of the time that others need."""
         began = time.monotonic()
-        if self._writing.due is not None or ledger.pending:
+        if self._writing.due is not None or dispatcher.pending:
             return
-        if began < self._tidied_until and not idle:
+        if began < self._maintained_until and not idle:
             return
         try:
-            self._tidy(ledger)
-            self._tidied_until = _later(began)
-        except Trouble as trouble:
+            self._maintain(dispatcher)
+            self._maintained_until = _later(began)
+        except StorageError as trouble:
             self.failed(trouble)
 
-    def _tidy(self, ledger: Ledger) -> None:
+    def _maintain(self, dispatcher: Dispatcher) -> None:
         try:
-            ledger.tidy(self.clock.now())
-        except Trouble as trouble:
+            dispatcher.maintain(self.clock.now())
+        except StorageError as trouble:
             if not trouble.full or self._store is None:
                 raise
             self._room.make(self._store, spend=True)  # it may free more than that
-            ledger.tidy(self.clock.now())
+            dispatcher.maintain(self.clock.now())
             self._recover()
 
     def keep_ballast(self) -> None:
@@ -327,23 +327,23 @@ class Book:
         """Return all that is known of a job, None if there is no such job."""
         try:
             found = None if self._store is None else self._store.listing(id)
-        except Trouble as trouble:
+        except StorageError as trouble:
             return {"id": id, "state": "unknown", "evidence": wire.encode(str(trouble)).decode()}
         return None if found is None else self.clock.shown(found)
 
     def page(self, states: tuple[int, ...], after: int, limit: int) -> list[dict[str, Any]]:
-        """Return jobs in the order of their ids. Trouble if the file can't be read."""
+        """Return jobs in the order of their ids. StorageError if the file can't be read."""
         store = self._store
         page = [] if store is None else store.page(states, after, limit, PAGE_BYTES)
         return [self.clock.shown(job) for job in page]
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs are in each state; nothing while the file is not open."""
-        return {} if self.ledger is None else self.ledger.counts(self.clock.now())
+        return {} if self.dispatcher is None else self.dispatcher.counts(self.clock.now())
 
     # -- how it is
 
-    def failed(self, trouble: Trouble) -> None:
+    def failed(self, trouble: StorageError) -> None:
         """The file could not be used: say so, and let some time pass."""
         self._degrade(str(trouble), lacks_room=trouble.full)
         self._writing.failed()

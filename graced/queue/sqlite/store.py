@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii as escaped
 from urllib.parse import quote
 
 from graced.queue.sqlite import schema
-from graced.queue.sqlite.errors import Trouble
+from graced.queue.sqlite.errors import StorageError
 from graced.queue.sqlite.lock import Lock, make_ready
 from graced.queue.sqlite.place import Place, Sight
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
@@ -40,7 +40,7 @@ _FORGET = ("DELETE FROM jobs", "DELETE FROM payloads", "DELETE FROM endings")
 
 
 class Store:
-    """One open queue file. Every method may raise Trouble."""
+    """One open queue file. Every method may raise StorageError."""
 
     def __init__(self, path: str, *, about: str = "", patience: float = 0.0) -> None:
         self.path = path
@@ -59,7 +59,7 @@ class Store:
             return Place(self.path)
         except OSError as error:
             self._db.close()
-            raise Trouble(f"{self.path}: {error.strerror or error}") from None
+            raise StorageError(f"{self.path}: {error.strerror or error}") from None
 
     def _open(self) -> sqlite3.Connection:
         with suppress(OSError):  # SQLite says it better
@@ -67,12 +67,12 @@ class Store:
         try:
             db = sqlite3.connect(self.path, timeout=BUSY_WAIT, isolation_level=None)
         except sqlite3.Error as error:
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
         try:
             schema.prepare(db, self.path)
         except sqlite3.Error as error:
             db.close()
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
         except BaseException:
             db.close()
             raise
@@ -91,7 +91,7 @@ class Store:
     # -- where it is
 
     def keep_lock(self) -> None:
-        """Have the lock, whatever became of its file. Occupied if another process has it now."""
+        """Have the lock, whatever became of its file. Raises QueueLockedError."""
         self._lock.keep()
 
     def look(self) -> Sight:
@@ -104,7 +104,7 @@ class Store:
         """Write all that is in the log into the file, and empty the log."""
         busy = self._read("PRAGMA wal_checkpoint(TRUNCATE)", ())[0][0]
         if busy:
-            raise Trouble(f"{self.path}: another program reads it; close that one")
+            raise StorageError(f"{self.path}: another program reads it; close that one")
 
     def shorten_log(self) -> None:
         """Fold the log into the file and cut it, as far as its readers let us at once."""
@@ -136,7 +136,7 @@ class Store:
         try:  # a script, since execute() goes one step, which is one page
             self._db.executescript(f"PRAGMA incremental_vacuum({SHRUNK_PAGES})")
         except sqlite3.Error as error:
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
         left = self._pragma("freelist_count")
         if kept <= left < spare:
             return True
@@ -160,7 +160,7 @@ class Store:
             with closing(sqlite3.connect(path, isolation_level=None)) as copy:
                 self._db.backup(copy)
         except (OSError, sqlite3.Error) as error:
-            raise Trouble(f"{path}: cannot write a copy of the queue: {error}") from None
+            raise StorageError(f"{path}: cannot write a copy of the queue: {error}") from None
 
     def make_anew(self) -> None:
         """Write all that is open to a new file with the name of the one that was removed."""
@@ -172,7 +172,7 @@ class Store:
             os.unlink(copy)
             _sync(os.path.dirname(self.path) or ".")
         except OSError as error:
-            raise Trouble(f"{self.path}: it was removed: {error.strerror or error}") from None
+            raise StorageError(f"{self.path}: it was removed: {error.strerror or error}") from None
         self._reopen()
 
     def _reopen(self) -> None:
@@ -194,7 +194,7 @@ class Store:
             streams = self._db.execute("SELECT id, due FROM streams").fetchall()
             last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='jobs'").fetchone()
         except sqlite3.Error as error:
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
         return counts, owned, streams, int(last[0]) if last else 0
 
     def clock(self) -> int:
@@ -230,7 +230,7 @@ class Store:
                 if room < 0:
                     break
         except sqlite3.Error as error:
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
         return rows
 
     def payload(self, id: int) -> str:
@@ -272,22 +272,22 @@ class Store:
     # -- writing
 
     def put(self, batch: Batch) -> None:
-        """Write a batch into the open transaction; after Trouble there is none."""
+        """Write a batch into the open transaction; after StorageError there is none."""
         try:
             if not self._db.in_transaction:
                 self._db.execute("BEGIN IMMEDIATE")
             self._write(batch)
         except sqlite3.Error as error:
             self._undo()
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
 
     def commit(self) -> None:
-        """Make durable all that was put; after Trouble nothing of it is there."""
+        """Make durable all that was put; after StorageError nothing of it is there."""
         try:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
 
     def _undo(self) -> None:
         if self._db.in_transaction:  # SQLite itself has rolled back after most errors
@@ -295,7 +295,7 @@ class Store:
 
     def _write(self, batch: Batch) -> None:
         many = self._db.executemany
-        if batch.streams or batch.staged or batch.sealed:
+        if batch.streams or batch.staged or batch.committed:
             self._write_streams(batch)
         if batch.fresh:
             self._insert(batch.fresh.values())
@@ -323,7 +323,7 @@ class Store:
         many("INSERT OR IGNORE INTO streams (id) VALUES (?)", [(s,) for s in batch.streams])
         for _stream, rows in batch.staged:
             self._insert(rows)
-        many("UPDATE streams SET due=? WHERE id=?", [(due, s) for s, due in batch.sealed])
+        many("UPDATE streams SET due=? WHERE id=?", [(due, s) for s, due in batch.committed])
 
     def _insert(self, rows: Iterable[Row]) -> None:
         kept = list(rows)
@@ -336,7 +336,7 @@ class Store:
         )
 
     def promote(self, stream: int, due: int, limit: int) -> int:
-        """Let some rows of a sealed stream wait; after the last one, forget the stream."""
+        """Let some rows of a committed stream wait; after the last one, forget the stream."""
         return int(self._transaction(self._promote, stream, due, limit))
 
     def _promote(self, stream: int, due: int, limit: int) -> int:
@@ -349,11 +349,11 @@ class Store:
             self._db.execute("DELETE FROM streams WHERE id=?", (stream,))
         return moved
 
-    def scrap(self, stream: int, limit: int) -> int:
-        """Delete some rows of a stream that was never sealed; after the last, the stream."""
-        return int(self._transaction(self._scrap, stream, limit))
+    def delete_staged(self, stream: int, limit: int) -> int:
+        """Delete some rows of a stream that was never committed; after the last, the stream."""
+        return int(self._transaction(self._delete_staged, stream, limit))
 
-    def _scrap(self, stream: int, limit: int) -> int:
+    def _delete_staged(self, stream: int, limit: int) -> int:
         deleted = self._forget(
             "SELECT id FROM jobs WHERE state = 5 AND owner=? LIMIT ?",
             (stream_owner(stream), limit),
@@ -383,14 +383,14 @@ class Store:
             db.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
         return result
 
     def _read(self, query: str, arguments: tuple[Any, ...]) -> list[Any]:
         try:
             return self._db.execute(query, arguments).fetchall()
         except sqlite3.Error as error:
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
 
     def _some(self, size: int, query: str, arguments: tuple[Any, ...]) -> list[Any]:
         """Return rows whose texts take up to `size` bytes as ASCII JSON; at least one row."""
@@ -402,7 +402,7 @@ class Store:
                     break
                 found.append(columns)
         except sqlite3.Error as error:
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
         return found
 
     def _rows(self, where: str, arguments: tuple[Any, ...]) -> list[Row]:
@@ -442,7 +442,7 @@ class View(Store):
                 # Nobody has it open, and we may not put a log beside it, as SQLite wants to.
                 return self._checked(f"file:{where}?mode=ro&immutable=1")
         except sqlite3.Error as error:
-            raise Trouble.of(self.path, error) from None
+            raise StorageError.of(self.path, error) from None
 
     def _checked(self, uri: str) -> sqlite3.Connection:
         db = sqlite3.connect(uri, uri=True, timeout=BUSY_WAIT, isolation_level=None)
