@@ -783,7 +783,6 @@ def test_help_and_clients_do_not_load_the_supervisor() -> None:
     line = [sys.executable, "-c", code, "status", "--socket", "/nowhere/s"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert "graced.supervisor.loop" not in done.stdout.split()
-    assert "yaml" not in done.stdout.split()
 
 
 def test_a_queue_is_told_in_words() -> None:
