@@ -22,7 +22,7 @@ MAY = {
     "host": {"log"},
     "config": {"host", "log"},
     "control": {"host", "log"},
-    "queue": {"host", "log", "cli"},
+    "queue": {"host", "log"},
     "workers": {"queue", "host", "log"},
     "zygote": {"config"} | WORKERS,
     "supervisor": {"core", "zygote", "control", "config"} | WORKERS,

@@ -12,6 +12,7 @@ import signal
 import time
 
 from graced.config import reader
+from graced.exitcodes import CONFIG, CUT_OFF
 from graced.host import process, signals
 from graced.host.interpreter import Before, set_environment
 from graced.log.console import say
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from graced.settings import Pool, Settings
 
-WRONG: Final = 78
 LONGEST_REASON: Final = 65536
 AFTERWORD: Final = 0.5  # seconds that others who hold the pipe get when the import has ended
 
@@ -35,7 +35,7 @@ def check(reading: reader.Reading, show: bool) -> int:
     for problem in reading.problems:
         say(str(problem))
     if reading.settings is None:
-        return WRONG
+        return CONFIG
     if show:
         print(reader.show(reading), end="", flush=True)
     pools = reading.settings.pools.values()
@@ -48,7 +48,7 @@ def check(reading: reader.Reading, show: bool) -> int:
             wrong = True
             say(f"{where}: {reason}")
     if wrong:
-        return WRONG
+        return CONFIG
     if not show:
         print(f"{reading.path}: ok")
     return 0
@@ -85,7 +85,7 @@ def _judge(child: int, read: int, bound: float, where: str) -> str | None:
     for line in told:
         if line.startswith("-"):
             return line[1:]
-    if os.waitstatus_to_exitcode(status) == process.CUT_OFF:
+    if os.waitstatus_to_exitcode(status) == CUT_OFF:
         return process.CUT_OFF_TOLD
     return None if "+" in told else f"its import ended the process: {_ending(status)}"
 
@@ -128,7 +128,7 @@ def _load(pool: Pool, settings: Settings, write: int) -> NoReturn:
     try:
         process.flush()  # what the code has printed is not what is checked
         if said is None:
-            status = process.CUT_OFF
+            status = CUT_OFF
         else:
             os.write(write, said.encode("utf-8", "backslashreplace")[: select.PIPE_BUF])
     finally:

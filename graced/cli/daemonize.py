@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from graced.exitcodes import BUG, FAILED
 from graced.host import process
 from graced.host.notify import READY_FD
 from graced.log.console import say
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from graced.host.directories import PidFile
 
-BUG: Final = 70
-FAILED: Final = 1
 TAIL: Final = 8192  # bytes of the log that are shown when the start failed
 
 

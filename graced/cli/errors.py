@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-FAILED = 1
-USAGE = 2
-NO_DAEMON = 3
-WRONG = 78
-
 
 class Refusal(Exception):
     """What cannot be done; says why, and has the exit status."""

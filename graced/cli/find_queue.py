@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import time
 
-from graced.cli.errors import FAILED, NO_DAEMON, USAGE, WRONG, Refusal
+from graced.cli.errors import Refusal
 from graced.control.client import NoDaemon
+from graced.exitcodes import CONFIG, FAILED, NO_DAEMON, USAGE
 from graced.host import unixsocket
 from graced.log.console import say
 from graced.queue import wire
@@ -228,7 +229,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     reading = reader.read(args.config, os.environ, args.set, to_run=False)
     if reading.settings is None:
         problems = "\n".join(map(str, reading.problems))
-        raise Refusal(f"no daemon runs, and its configuration is wrong:\n{problems}", WRONG)
+        raise Refusal(f"no daemon runs, and its configuration is wrong:\n{problems}", CONFIG)
     return reading.settings
 
 
@@ -269,7 +270,7 @@ def _become_the_daemons_user(settings: Settings) -> None:
             directories.give(settings.name, *dirs, os.environ, (uid, gid))
             process.change_user(settings.user, settings.group)
     except process.ProcessError as error:
-        raise Refusal(str(error), WRONG) from None
+        raise Refusal(str(error), CONFIG) from None
 
 
 def _become_the_owner(file: str) -> None:
@@ -280,4 +281,4 @@ def _become_the_owner(file: str) -> None:
         try:
             process.become_owner_of(path)
         except process.ProcessError as error:
-            raise Refusal(str(error), WRONG) from None
+            raise Refusal(str(error), CONFIG) from None

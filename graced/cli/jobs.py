@@ -11,9 +11,10 @@ import os
 import sys
 from codecs import BOM_UTF8 as BOM
 
-from graced.cli.errors import FAILED, NO_DAEMON, USAGE, Refusal
+from graced.cli.errors import Refusal
 from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
 from graced.cli.job_table import Table, evidence, json_line
+from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
 from graced.log.console import say
 from graced.queue import jsonvalue, wire
 from graced.queue.client_end import ClientEnd
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from graced.queue.protocol import ClientQueue, QueueView
 
 PAGE = 500  # jobs asked for at once
-TIMED_OUT = 124  # exit status, as timeout(1) has it
 
 
 def submit(args: argparse.Namespace, control: str) -> int:
@@ -177,6 +177,8 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
         except QueueGone:
             end.close()
             end = _next_end(args, control, id)
+    if ended["state"] in ("waiting", "taken"):  # so says its file: no daemon runs
+        raise _gone(id)
     done, result = ended["state"] == "done", _result(ended)
     if done or result is not None:
         print(json.dumps(result))
@@ -187,16 +189,19 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
 
 def _next_end(args: argparse.Namespace, control: str, id: int) -> ClientQueue:
     """Return where the job is now that its keeper is gone; Refusal if the daemon is gone, too."""
-    gone = Refusal(f"the daemon is gone; job {id} stays in the queue", NO_DAEMON)
     try:
         end = find_queue(args, control)
     except (Refusal, QueueError):  # those who may submit need not have a right to the file
         if is_running(control):
             raise
-        raise gone from None
+        raise _gone(id) from None
     if end is None:
-        raise gone
+        raise _gone(id)
     return end
+
+
+def _gone(id: int) -> Refusal:
+    return Refusal(f"the daemon is gone; job {id} stays in the queue", NO_DAEMON)
 
 
 def _result(ended: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from graced.exitcodes import BROKEN_PIPE, BUG, CONFIG, FAILED, INTERRUPTED
 from graced.log.console import say
 
 TYPE_CHECKING = False
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     Arguments = argparse.Namespace
     Parser = argparse.ArgumentParser
 
-FAILED: Final = 1
-BUG: Final = 70
-WRONG: Final = 78
-INTERRUPTED: Final = 130
-BROKEN_PIPE: Final = 141
 PATIENCE: Final = 30.0  # seconds for answers that need no waiting
 PROBE: Final = 5.0  # seconds in which a healthy daemon has answered
 
@@ -44,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (EMFILE, ENFILE):
             return _bug(error)
         say(f"graced: {error.strerror}: raise LimitNOFILE= of the unit, or ulimit -n")
-        return WRONG
+        return CONFIG
     except Exception as error:  # noqa: BLE001 - what nobody has foreseen is a bug, and has its code
         return _bug(error)
 
@@ -80,7 +76,7 @@ def _run(config: str | None, sets: list[str]) -> int:
     signals.install()  # before what takes long to import: PID 1 loses what has no handler
     reading, again = _read(config, sets)
     if reading.settings is None:
-        _tell_systemd(WRONG, str(reading.problems[0]))
+        _tell_systemd(CONFIG, str(reading.problems[0]))
         return _tell(reading)
     return _start(reading, again)
 
@@ -109,7 +105,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     log_file = settings.log.file
     if log_file is None:
         say(f"{path}: log.file: --daemonize has no terminal to write to; set log.file to a file")
-        return WRONG
+        return CONFIG
     prepared = prepare(settings, os.environ, pidfile and reader.whole(pidfile))
     if isinstance(prepared, int):
         return prepared
@@ -155,7 +151,7 @@ def _tell_systemd(status: int, why: str) -> None:
 def _tell(reading: Reading) -> int:
     for problem in reading.problems:
         say(str(problem))
-    return WRONG
+    return CONFIG
 
 
 # Commands that ask a running daemon

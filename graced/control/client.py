@@ -10,6 +10,7 @@ import os
 import select
 import socket
 
+from graced import exitcodes
 from graced.control.server import CHUNK, encoded
 from graced.host import unixsocket
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class NoDaemon(Exception):
     """Nobody listens there."""
 
-    exit_code = 3
+    exit_code = exitcodes.NO_DAEMON
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -32,13 +33,13 @@ class NoDaemon(Exception):
 class ControlError(Exception):
     """The daemon can't be reached or does not answer; the text says why."""
 
-    exit_code = 1
+    exit_code = exitcodes.FAILED
 
 
 class WhichDaemon(ControlError):
     """The configuration does not say which daemon is meant."""
 
-    exit_code = 78
+    exit_code = exitcodes.CONFIG
 
 
 class HungUp(ControlError):

@@ -11,6 +11,7 @@ import subprocess
 
 from graced.config import reader
 from graced.doctor.rules import Facts, Finding, arguments, diagnose
+from graced.exitcodes import FAILED, NO_DAEMON
 from graced.log.console import say
 from graced.record import Record
 from graced.text import harmless
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Final
 
-FOUND: Final = 1
-NO_UNIT: Final = 3
 DEFAULT_UNIT: Final = "graced.service"
 PATIENCE: Final = 30.0  # seconds for systemctl, which waits for a busy systemd
 LARGEST_FILE: Final = 1 << 20
@@ -61,12 +60,12 @@ def doctor(
     properties = _properties(manager, name) if name is not None else None
     if unit is not None and properties is None:
         say(f"graced: systemd knows no unit {name}")
-        return NO_UNIT
+        return NO_DAEMON
     facts = _facts(manager, properties, config, sets, pid)
     findings = [f for f in diagnose(facts) if f.subject not in ignore]
     where = name if properties is not None and name is not None else "no unit of systemd"
     print(harmless("\n".join(_report(findings, where, facts))))
-    return FOUND if facts.settings is None or any(not f.hint for f in findings) else 0
+    return FAILED if facts.settings is None or any(not f.hint for f in findings) else 0
 
 
 def _report(findings: Sequence[Finding], where: str, facts: Facts) -> Iterator[str]:

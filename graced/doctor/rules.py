@@ -6,6 +6,7 @@ tested with a dict. What is looked at and printed is in :mod:`graced.doctor.fact
 
 from __future__ import annotations
 
+from graced.exitcodes import ALREADY_RUNNING, CONFIG, USAGE
 from graced.record import Record
 from graced.units import show_duration, show_size
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from graced.settings import Pool, Settings
 
-FINAL_CODES = ("2", "75", "78")  # exit statuses that another start does not mend
+FINAL_CODES = (str(USAGE), str(ALREADY_RUNNING), str(CONFIG))  # another start mends none of them
 NOTIFY_RELOAD_SINCE = 253
 MARGIN: Final = 5.0  # seconds that a stop may take beside its ladder
 OWN_FILES: Final = 64  # descriptors of the main process and of a zygote, beside two a worker

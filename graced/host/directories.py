@@ -15,6 +15,7 @@ import stat
 import time
 from errno import EADDRINUSE, EPERM
 
+from graced.exitcodes import ALREADY_RUNNING, CONFIG
 from graced.host import safepaths, unixsocket
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ LETTING_GO: Final = 0.5  # seconds in which a daemon that dies has let go of its
 class AlreadyRunning(Exception):
     """Another daemon has this runtime directory."""
 
-    exit_code = 75
+    exit_code = ALREADY_RUNNING
 
     def __init__(self, path: str, pid: int | None, *, swept: bool = False) -> None:
         self.path = path
@@ -49,7 +50,7 @@ class AlreadyRunning(Exception):
 class Unusable(Exception):
     """A folder can't be made or used; the text says what to do."""
 
-    exit_code = 78
+    exit_code = CONFIG
 
 
 class NotForRoot(Unusable):

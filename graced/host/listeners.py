@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 
+from graced.exitcodes import CONFIG, FAILED
 from graced.host.directories import Unusable
 
 TYPE_CHECKING = False
@@ -30,13 +31,13 @@ _NOBODY: Final = (ConnectionRefusedError, FileNotFoundError)
 class CannotListen(Unusable):
     """There can be no socket of this address; says why, and what to do."""
 
-    exit_code = 1  # the port may be free again when somebody tries again
+    exit_code = FAILED  # the port may be free again when somebody tries again
 
 
 class NotGiven(CannotListen):
     """systemd hands over no such socket, and will not if it is asked again."""
 
-    exit_code = 78
+    exit_code = CONFIG
 
 
 def given(environ: MutableMapping[str, str]) -> dict[str, list[int]]:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 
+from graced.exitcodes import BUG
 from graced.record import Record
 
 TYPE_CHECKING = False
@@ -25,12 +26,10 @@ else:
     # fork, and at each of user code's.
     from _signal import pthread_sigmask as _sigmask
 
-BUG: Final = 70  # exit status: a bug in graced
 LONGEST_LINE: Final = 1000  # of parents; they may change while we look, and lead in a circle
 CUT_OFF_TOLD: Final = (
     "its import has closed descriptors of graced's; let it close only what it has opened"
 )
-CUT_OFF: Final = 71  # of a zygote: its import has closed the way to say why it ends
 _SET_PDEATHSIG: Final = 1
 _SET_NAME: Final = 15
 _SET_CHILD_SUBREAPER: Final = 36

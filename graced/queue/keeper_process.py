@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 
+from graced.exitcodes import BUG, FAILED
 from graced.host import process, signals
 from graced.host.channel import Channel
 from graced.host.proctitle import title_setter
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
     from graced.host.stackdump import Window
     from graced.queue.plan import KeeperPlan
-
-BUG = 70  # exit status: a bug in graced
-FAILED = 1
 
 
 def fork(plan: KeeperPlan) -> tuple[int, Channel]:

@@ -23,6 +23,7 @@ from graced.core.events import (
     SpawnFailed,
     ZygoteDied,
 )
+from graced.exitcodes import CUT_OFF
 from graced.host import process
 from graced.host.channel import Channel, ChannelClosed, ChannelFull, ChannelSpoilt
 from graced.host.oom import OomKills
@@ -479,7 +480,7 @@ class Processes:
         zygote.window.give_back()
         hungry = self._starved(exit, ours=zygote.killed)
         reason = f"its zygote {_how(exit, hungry=hungry)}"
-        if (exit.code, exit.status) == (os.CLD_EXITED, process.CUT_OFF):
+        if (exit.code, exit.status) == (os.CLD_EXITED, CUT_OFF):
             reason = process.CUT_OFF_TOLD
         self._emit(ZygoteDied(number, reason))
 

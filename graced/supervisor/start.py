@@ -9,6 +9,7 @@ import os
 
 from graced import clock
 from graced.core.daemon import Daemon
+from graced.exitcodes import BUG, CONFIG
 from graced.host import process, safepaths
 from graced.host.directories import (
     AlreadyRunning,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
     Owner = tuple[int, int]
 
-BUG = 70
-CONFIG = 78
 LEAST_FILES = 64  # descriptors that a worker may have: graced's own are among them
 LETTING_GO = 2.0  # seconds in which workers of a dead main process let go of an address
 REMEDY = "set log.file to a file that can be written, or to null for standard error"

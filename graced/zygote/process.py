@@ -14,6 +14,7 @@ import sys
 
 from graced import settings
 from graced.config.apart import opened
+from graced.exitcodes import CUT_OFF
 from graced.host import process, signals
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.interpreter import Before, keep_modules, set_environment
@@ -203,7 +204,7 @@ def _end_unheard(error: LoadError, before: Before, voice: Voice) -> NoReturn:
     else:
         voice.error(error.reason)
         voice.settle()
-    os._exit(process.CUT_OFF)
+    os._exit(CUT_OFF)
 
 
 def _prepare_to_fork() -> None:

@@ -12,7 +12,7 @@ import pytest
 from test_zygote import IDLE
 from zygote_harness import ChannelClosed, ZygoteHarness
 
-from graced.host import process
+from graced.exitcodes import CUT_OFF
 from graced.host.scoreboard import Left
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_put_right_is_refused(
         return
     with pytest.raises(ChannelClosed):
         fork(harness, deed)
-    assert harness.zygote_ended().status == process.CUT_OFF
+    assert harness.zygote_ended().status == CUT_OFF
     said = capfd.readouterr().err
     assert "graced: the import has closed descriptors of graced's, or put others in" in said
 
