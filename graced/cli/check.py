@@ -30,7 +30,7 @@ LONGEST_REASON: Final = 65536
 AFTERWORD: Final = 0.5  # seconds that others who hold the pipe get when the import has ended
 
 
-def check(reading: reader.Reading, show: bool) -> int:
+def check(reading: reader.ConfigReading, show: bool) -> int:
     """Print every problem on standard error; return the exit status."""
     for problem in reading.problems:
         say(str(problem))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refusal(Exception):
+class CommandError(Exception):
     """What cannot be done; says why, and has the exit status."""
 
     def __init__(self, text: str, exit_code: int) -> None:

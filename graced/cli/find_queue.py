@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import time
 
-from graced.cli.errors import Refusal
-from graced.control.client import NoDaemon
+from graced.cli.errors import CommandError
+from graced.control.client import NoDaemonError
 from graced.exitcodes import CONFIG, FAILED, NO_DAEMON, USAGE
 from graced.host import unixsocket
 from graced.log.console import say
@@ -38,7 +38,7 @@ LOOK = 0.05  # seconds between two looks for it
 def open_queue(args: argparse.Namespace, control: str) -> ClientQueue:
     """Return the pool's queue: its keeper's if a daemon runs, else its file.
 
-    ``control`` is the control socket's path. Raises Refusal or QueueError.
+    ``control`` is the control socket's path. Raises CommandError or QueueError.
     """
     found = _found(args, control, _opened)
     assert found is not None
@@ -62,7 +62,7 @@ def _found(
     named = bool(args.socket or os.environ.get("GRACED_SOCKET"))
     while True:
         if named and not is_running(control):  # no other daemon's queue will do
-            raise Refusal(str(NoDaemon(control)), NO_DAEMON)
+            raise CommandError(str(NoDaemonError(control)), NO_DAEMON)
         found = _answering(os.path.dirname(control), args.pool)
         if found is not None:
             return found
@@ -73,7 +73,7 @@ def _found(
             except _QueueLocked as occupied:  # a keeper that is about to listen, or to leave
                 trouble: Exception = occupied.trouble
         else:
-            trouble = Refusal(_no_queue(args.pool), FAILED)
+            trouble = CommandError(_no_queue(args.pool), FAILED)
         if time.monotonic() > end:
             raise trouble
         time.sleep(LOOK)
@@ -85,7 +85,7 @@ def _no_queue(pool: str | None) -> str:
 
 
 def _answering(folder: str, pool: str | None) -> ClientEnd | None:
-    """Return the keeper that listens in a folder; Refusal if there are several."""
+    """Return the keeper that listens in a folder; CommandError if there are several."""
     names = [f"queue-{pool}.sock"] if pool is not None else _sockets(folder)
     found = {}
     for name in names:
@@ -95,7 +95,7 @@ def _answering(folder: str, pool: str | None) -> ClientEnd | None:
             continue
     if len(found) > 1:
         pools = ", ".join(n.removeprefix("queue-").removesuffix(".sock") for n in found)
-        raise Refusal(f"several pools have a queue: {pools}; say which with --pool", USAGE)
+        raise CommandError(f"several pools have a queue: {pools}; say which with --pool", USAGE)
     return next(iter(found.values()), None)
 
 
@@ -182,8 +182,8 @@ def _state_dir(settings: Settings, *, make: bool) -> str:
         if make:
             return directories.state_path(*known)
         return directories.find_state(*known)
-    except directories.Unusable as error:
-        raise Refusal(str(error), error.exit_code) from None
+    except directories.DirectoryError as error:
+        raise CommandError(str(error), error.exit_code) from None
 
 
 class _File(Record):
@@ -229,14 +229,14 @@ def _settings(args: argparse.Namespace) -> Settings:
     reading = reader.read(args.config, os.environ, args.set, to_run=False)
     if reading.settings is None:
         problems = "\n".join(map(str, reading.problems))
-        raise Refusal(f"no daemon runs, and its configuration is wrong:\n{problems}", CONFIG)
+        raise CommandError(f"no daemon runs, and its configuration is wrong:\n{problems}", CONFIG)
     return reading.settings
 
 
 def _pool(files: Mapping[str, _File], wanted: str | None, *, must_exist: bool) -> Pool | None:
     """Return the pool that is meant; None if it has to have a file, and there is none."""
     if wanted is not None and wanted not in files:
-        raise Refusal(f"there is no pool {wanted!r}; there are {', '.join(files)}", USAGE)
+        raise CommandError(f"there is no pool {wanted!r}; there are {', '.join(files)}", USAGE)
     meant = _meant(files) if wanted is None else [files[wanted]]
     if must_exist:
         meant = [file for file in meant if file.is_there]
@@ -244,7 +244,7 @@ def _pool(files: Mapping[str, _File], wanted: str | None, *, must_exist: bool) -
             return None
     if len(meant) > 1:
         names = ", ".join(file.pool.name for file in meant)
-        raise Refusal(f"no daemon runs; say which pool with --pool: {names}", USAGE)
+        raise CommandError(f"no daemon runs; say which pool with --pool: {names}", USAGE)
     [file] = meant
     if not file.is_sure:
         name = file.pool.name
@@ -270,7 +270,7 @@ def _become_the_daemons_user(settings: Settings) -> None:
             directories.give(settings.name, *dirs, os.environ, (uid, gid))
             process.change_user(settings.user, settings.group)
     except process.ProcessError as error:
-        raise Refusal(str(error), CONFIG) from None
+        raise CommandError(str(error), CONFIG) from None
 
 
 def _become_the_owner(file: str) -> None:
@@ -281,4 +281,4 @@ def _become_the_owner(file: str) -> None:
         try:
             process.become_owner_of(path)
         except process.ProcessError as error:
-            raise Refusal(str(error), CONFIG) from None
+            raise CommandError(str(error), CONFIG) from None

@@ -11,7 +11,7 @@ import os
 import sys
 from codecs import BOM_UTF8 as BOM
 
-from graced.cli.errors import Refusal
+from graced.cli.errors import CommandError
 from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
 from graced.cli.job_table import Table, evidence, json_line
 from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
@@ -45,7 +45,7 @@ def jobs(args: argparse.Namespace, control: str) -> int:
 def _guarded(command: Callable[[], int]) -> int:
     try:
         return command()
-    except Refusal as refusal:
+    except CommandError as refusal:
         say(f"graced: {refusal}")
         return refusal.exit_code
     except QueueGone as error:
@@ -66,7 +66,7 @@ def _submit(args: argparse.Namespace, control: str) -> int:
     payload = _payload(args)
     end = open_queue(args, control)
     if args.wait and not isinstance(end, ClientEnd):
-        raise Refusal("--wait: no daemon runs, so nobody would do the job", NO_DAEMON)
+        raise CommandError("--wait: no daemon runs, so nobody would do the job", NO_DAEMON)
     [id] = end.submit([payload], delay, max_attempts)
     if args.wait:
         return _wait(args, control, end, id)
@@ -77,38 +77,40 @@ def _submit(args: argparse.Namespace, control: str) -> int:
 def _payload(args: argparse.Namespace) -> str:
     """Return the payload that the command line says, as JSON text."""
     if bool(args.words) == (args.json is not None):
-        raise Refusal("submit: write a command line after --, or --json VALUE, one of them", USAGE)
+        raise CommandError(
+            "submit: write a command line after --, or --json VALUE, one of them", USAGE
+        )
     if args.words:
         text = jsonvalue.written({"argv": args.words})
     else:
         text = _checked(os.fsencode(args.json).removeprefix(BOM), "--json")
     if jsonvalue.size(text) > MAX_PAYLOAD:
-        raise Refusal(f"a job is at most {MAX_PAYLOAD} bytes of JSON", USAGE)
+        raise CommandError(f"a job is at most {MAX_PAYLOAD} bytes of JSON", USAGE)
     return text
 
 
 def _checked(raw: bytes, where: str) -> str:
-    """Return one JSON value's text; Refusal if it is none."""
+    """Return one JSON value's text; CommandError if it is none."""
     try:
         text = raw.decode()
         jsonvalue.read(text)
     except UnicodeDecodeError:
-        raise Refusal(f"{where}: not UTF-8", FAILED) from None
+        raise CommandError(f"{where}: not UTF-8", FAILED) from None
     except (ValueError, RecursionError) as error:
-        raise Refusal(f"{where}: not a JSON value: {error}", FAILED) from None
+        raise CommandError(f"{where}: not a JSON value: {error}", FAILED) from None
     return text
 
 
 def _stream(args: argparse.Namespace, control: str, delay: float, max_attempts: int) -> int:
     if args.wait:
-        raise Refusal("--wait is for one job", USAGE)
+        raise CommandError("--wait is for one job", USAGE)
     source = _standard_input()
     end = open_queue(args, control)
     progress = Progress()
     try:
         count = end.stream(_lines(source, progress), delay, max_attempts)
-    except Refusal as refusal:
-        raise Refusal(f"{refusal}; nothing was submitted", refusal.exit_code) from None
+    except CommandError as refusal:
+        raise CommandError(f"{refusal}; nothing was submitted", refusal.exit_code) from None
     finally:
         progress.clear()
         end.close()
@@ -118,7 +120,7 @@ def _stream(args: argparse.Namespace, control: str, delay: float, max_attempts: 
 
 def _standard_input() -> BinaryIO:
     if sys.stdin is None:  # closed, when Python started
-        raise Refusal("--json -: standard input is closed; nothing was submitted", FAILED)
+        raise CommandError("--json -: standard input is closed; nothing was submitted", FAILED)
     source = sys.stdin.buffer
     os.set_blocking(source.fileno(), True)  # else what comes late is taken for the end
     return source
@@ -131,7 +133,7 @@ def _lines(source: BinaryIO, progress: Progress) -> Iterator[str]:
         number += 1
         stripped = (raw.removeprefix(BOM) if number == 1 else raw).strip()
         if len(stripped) > MAX_PAYLOAD:
-            raise Refusal(f"standard input:{number}: longer than {MAX_PAYLOAD} bytes", FAILED)
+            raise CommandError(f"standard input:{number}: longer than {MAX_PAYLOAD} bytes", FAILED)
         if stripped:
             yield _checked(stripped, f"standard input:{number}")
             progress.show(number)
@@ -141,7 +143,7 @@ def _line(source: BinaryIO) -> bytes:
     try:
         return source.readline(MAX_PAYLOAD + len(BOM) + 2)
     except OSError as error:
-        raise Refusal(f"standard input: {error.strerror or error}", FAILED) from None
+        raise CommandError(f"standard input: {error.strerror or error}", FAILED) from None
 
 
 class Progress:
@@ -188,10 +190,10 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
 
 
 def _next_end(args: argparse.Namespace, control: str, id: int) -> ClientQueue:
-    """Return where the job is now that its keeper is gone; Refusal if the daemon is gone, too."""
+    """Return where the job is now that its keeper is gone; CommandError if its daemon is, too."""
     try:
         end = find_queue(args, control)
-    except (Refusal, QueueError):  # those who may submit need not have a right to the file
+    except (CommandError, QueueError):  # those who may submit need not have a right to the file
         if is_running(control):
             raise
         raise _gone(id) from None
@@ -200,8 +202,8 @@ def _next_end(args: argparse.Namespace, control: str, id: int) -> ClientQueue:
     return end
 
 
-def _gone(id: int) -> Refusal:
-    return Refusal(f"the daemon is gone; job {id} stays in the queue", NO_DAEMON)
+def _gone(id: int) -> CommandError:
+    return CommandError(f"the daemon is gone; job {id} stays in the queue", NO_DAEMON)
 
 
 def _result(ended: dict[str, Any]) -> Any:
@@ -242,9 +244,9 @@ def _jobs(args: argparse.Namespace, control: str) -> int:
     if args.action:
         return _change(args, control)
     if args.ids:
-        raise Refusal("jobs: write retry or drop before the numbers", USAGE)
+        raise CommandError("jobs: write retry or drop before the numbers", USAGE)
     if args.all:
-        raise Refusal("jobs: --all goes with retry or drop", USAGE)
+        raise CommandError("jobs: --all goes with retry or drop", USAGE)
     end = view_queue(args, control)
     show = json_line if args.json else Table()
     for job in _all(end, args.state):
@@ -265,7 +267,7 @@ def _all(end: QueueView | None, state: str | None) -> Iterator[dict[str, Any]]:
 def _change(args: argparse.Namespace, control: str) -> int:
     ids = [_id(text) for text in args.ids]
     if bool(ids) == args.all:
-        raise Refusal(f"jobs {args.action}: write the numbers of the jobs, or --all", USAGE)
+        raise CommandError(f"jobs {args.action}: write the numbers of the jobs, or --all", USAGE)
     end = find_queue(args, control)
     if args.all:
         return _change_all(args, end)
@@ -306,5 +308,5 @@ def _change_all(args: argparse.Namespace, end: ClientQueue | None) -> int:
 
 def _id(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise Refusal(f"jobs: {text!r} is not the number of a job", USAGE)
+        raise CommandError(f"jobs: {text!r} is not the number of a job", USAGE)
     return int(text)

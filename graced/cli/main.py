@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Final
 
-    from graced.config.reader import Reading
+    from graced.config.reader import ConfigReading
 
     Arguments = argparse.Namespace
     Parser = argparse.ArgumentParser
@@ -119,19 +119,19 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     return daemonize.run(body, log_file, log, prepared.pidfile, keep)
 
 
-def _read(config: str | None, sets: list[str]) -> tuple[Reading, Callable[[], Reading]]:
+def _read(config: str | None, sets: list[str]) -> tuple[ConfigReading, Callable[[], ConfigReading]]:
     """Read the configuration; also return how to read the same again."""
     from graced.config import apart, reader
 
     path = reader.find(config, os.environ)
 
-    def again() -> Reading:
+    def again() -> ConfigReading:
         return apart.read(path, os.environ, sets)
 
     return again(), again
 
 
-def _start(reading: Reading, again: Callable[[], Reading]) -> int:
+def _start(reading: ConfigReading, again: Callable[[], ConfigReading]) -> int:
     from graced.supervisor.start import prepare, start
 
     assert reading.settings is not None
@@ -148,7 +148,7 @@ def _tell_systemd(status: int, why: str) -> None:
     farewell(os.environ, status, why)
 
 
-def _tell(reading: Reading) -> int:
+def _tell(reading: ConfigReading) -> int:
     for problem in reading.problems:
         say(str(problem))
     return CONFIG
@@ -284,7 +284,7 @@ def _check(args: Arguments) -> int:
 
 
 def _doctor(args: Arguments) -> int:
-    from graced.control.client import ControlError, NoDaemon
+    from graced.control.client import ControlError, NoDaemonError
     from graced.doctor.facts import doctor
 
     pid = None
@@ -293,7 +293,7 @@ def _doctor(args: Arguments) -> int:
     if args.unit is None:
         try:
             pid = _ask(args, "status")["status"]["pid"]
-        except (ControlError, NoDaemon, OSError):  # then it looks at what would be started
+        except (ControlError, NoDaemonError, OSError):  # then it looks at what would be started
             if _named_socket(args) is not None:
                 raise
     return doctor(args.unit, args.config, args.set, pid, args.ignore)
@@ -332,14 +332,14 @@ def _obey(words: list[str]) -> int:
 
 def _ask_daemon(args: Arguments, command: str) -> int:
     """Do what is no `graced run`; tell what goes wrong on the way to a daemon or a file."""
-    from graced.control.client import ControlError, NoDaemon
+    from graced.control.client import ControlError, NoDaemonError
 
     _be_known_as(command)
     try:
         status = int(args.do(args))
         _flush()
         return status
-    except (ControlError, NoDaemon) as error:
+    except (ControlError, NoDaemonError) as error:
         say(f"graced: {error}")
         return error.exit_code
     except OSError as error:

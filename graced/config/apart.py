@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Final
 
-    from graced.config.reader import Reading
+    from graced.config.reader import ConfigReading
 
 SECRET: Final = ("env", "options")  # keys of a pool
 PIPE: Final = 1 << 16
@@ -74,7 +74,7 @@ def descriptors(whole: settings.Settings) -> set[int]:
     return {value.fileno() for value in values if isinstance(value, Sealed)}
 
 
-def read(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> Reading:
+def read(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> ConfigReading:
     """Read the configuration as :func:`graced.config.reader.read` does.
 
     Its `sources` are left out, and what is secret in its pools is sealed.
@@ -88,12 +88,12 @@ def read(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> Reading:
         return _failed(path, f"its process ended with {status}")
     told, problems, files = marshal.loads(said)
     found = None if told is None else _settings(vault, told)
-    return reader.Reading(found, tuple(Problem(*p) for p in problems), {}, files, path)
+    return reader.ConfigReading(found, tuple(Problem(*p) for p in problems), {}, files, path)
 
 
-def _failed(path: str, why: str) -> Reading:
+def _failed(path: str, why: str) -> ConfigReading:
     trouble = Problem(path, "", f"cannot be read: {why}", "try again")
-    return reader.Reading(None, (trouble,), {}, (), path)
+    return reader.ConfigReading(None, (trouble,), {}, (), path)
 
 
 def _ask(answer: Any) -> tuple[bytes, int]:
@@ -130,7 +130,7 @@ def _answer(parent: int, send: int, answer: Any) -> None:
         data = data[os.write(send, data) :]
 
 
-def _told(vault: Vault, reading: Reading) -> tuple[Any, ...]:
+def _told(vault: Vault, reading: ConfigReading) -> tuple[Any, ...]:
     told = None if reading.settings is None else _plain(vault, reading.settings)
     return told, [values(problem) for problem in reading.problems], reading.files
 

@@ -20,7 +20,7 @@ from graced.config.scalars import (
     Variables,
     fields,
 )
-from graced.config.schema import Wrong, address, check_name, folder
+from graced.config.schema import ConfigValueError, address, check_name, folder
 from graced.config.validators import plain, read_scalar, remedy, suggestion, text
 from graced.settings import Log, Pool, Settings
 
@@ -92,7 +92,7 @@ class Walk:
             return None
         try:
             return self._value(field.kind, node, key)
-        except Wrong as wrong:
+        except ConfigValueError as wrong:
             self.problem(node.mark, key, wrong.what, wrong.remedy)
             return default
 
@@ -123,7 +123,7 @@ class Walk:
         self.marks[key] = entry.key.mark
         try:
             check_name(name, entry.key.mark)
-        except Wrong as wrong:
+        except ConfigValueError as wrong:
             self.problem(entry.key.mark, key, wrong.what, wrong.remedy)
         return Pool(name, **self._section(Pool, self._map(entry.value, key), f"{key}."))
 
@@ -140,7 +140,7 @@ class Walk:
         for name, entry in node.entries.items():
             try:
                 found[_variable_name(name)] = _variable(entry.value)
-            except Wrong as wrong:
+            except ConfigValueError as wrong:
                 self.problem(entry.value.mark, f"{key}.{name}", wrong.what, wrong.remedy)
         return found
 
@@ -159,20 +159,20 @@ class Walk:
             case Section() | Pools() | Variables() | Plain():
                 raise AssertionError(kind)
         if not isinstance(node, Scalar):
-            raise Wrong(f"is {_shape(node)}", remedy(kind))
+            raise ConfigValueError(f"is {_shape(node)}", remedy(kind))
         return read_scalar(kind, node)
 
     def _list(self, node: Node, key: str, kind: Text, example: str) -> tuple[str, ...]:
         if isinstance(node, Scalar) and node.is_null:
             return ()
         if not isinstance(node, Items):
-            raise Wrong("is not a list", f"write a list, such as {example}")
+            raise ConfigValueError("is not a list", f"write a list, such as {example}")
         found = []
         for index, item in enumerate(node.items):
             self.marks[f"{key}.{index}"] = item.mark
             try:
                 found.append(kind.check(text(_scalar(item), kind.noun), item.mark))
-            except Wrong as wrong:
+            except ConfigValueError as wrong:
                 self.problem(item.mark, f"{key}.{index}", wrong.what, wrong.remedy)
         return tuple(found)
 
@@ -195,7 +195,7 @@ class Walk:
             return [self._plain(item, f"{key}.{index}") for index, item in enumerate(node.items)]
         try:
             return plain(node)
-        except Wrong as wrong:
+        except ConfigValueError as wrong:
             self.problem(node.mark, key, wrong.what, wrong.remedy)
             return None
 
@@ -206,13 +206,13 @@ def _shape(node: Node) -> str:
 
 def _scalar(node: Node) -> Scalar:
     if not isinstance(node, Scalar):
-        raise Wrong(f"is {_shape(node)}", "write a text")
+        raise ConfigValueError(f"is {_shape(node)}", "write a text")
     return node
 
 
 def _variable_name(name: str) -> str:
     if not name or "=" in name or "\0" in name:
-        raise Wrong("cannot be the name of a variable", "write a name without '='")
+        raise ConfigValueError("cannot be the name of a variable", "write a name without '='")
     return name
 
 
@@ -220,7 +220,7 @@ def _variable(node: Node) -> str:
     """Return the value of a variable: a number, true, yes are what was written."""
     scalar = _scalar(node)
     if scalar.is_null:
-        raise Wrong("is empty", "write '' for an empty text")
+        raise ConfigValueError("is empty", "write '' for an empty text")
     if "\0" in scalar.text:
-        raise Wrong("has a NUL character", "leave it out: no variable can have one")
+        raise ConfigValueError("has a NUL character", "leave it out: no variable can have one")
     return scalar.text

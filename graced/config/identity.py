@@ -22,7 +22,7 @@ from graced.config.layers import (
 from graced.config.nodes import Map, Mark, Scalar, Source, printable
 from graced.config.parser import compose
 from graced.config.scalars import fields
-from graced.config.schema import Wrong, check_name, folder
+from graced.config.schema import ConfigValueError, check_name, folder
 from graced.config.validators import read_scalar
 from graced.settings import Settings
 
@@ -53,7 +53,7 @@ def identity(
         wrong.pop(key, None)
         try:
             values[key] = _read(key, value)
-        except Wrong as error:
+        except ConfigValueError as error:
             mark = Mark(source) if value is None else value.mark
             wrong[key] = str(mark.problem(key, error.what, error.remedy))
     if "runtime_dir" in wrong or (values["runtime_dir"] is None and "name" in wrong):
@@ -73,9 +73,11 @@ def user(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> str | No
 
 
 def _read(key: str, value: Node | None) -> str | None:
-    """Return a value of one of the two keys, None for null; Wrong if it is none."""
+    """Return a value of one of the two keys, None for null; ConfigValueError if it is none."""
     if not isinstance(value, Scalar):
-        raise Wrong("cannot be read" if value is None else "is a list or a mapping", "write a text")
+        raise ConfigValueError(
+            "cannot be read" if value is None else "is a list or a mapping", "write a text"
+        )
     if key == "name":
         return check_name(value.text, value.mark)
     return None if value.is_null else folder(value.text, value.mark)
@@ -94,7 +96,7 @@ def flag_problem(flag: str) -> str | None:
             _check(key, value, source)
     except NoSuchPool:
         return None
-    except Wrong as wrong:
+    except ConfigValueError as wrong:
         return f"{key}: {wrong.what}; {wrong.remedy}"
     return None
 
@@ -102,11 +104,11 @@ def flag_problem(flag: str) -> str | None:
 def _check(key: str, value: str, source: Source) -> None:
     composed = compose(value, source, key)
     for problem in composed.problems:
-        raise Wrong(problem.what, problem.remedy)
+        raise ConfigValueError(problem.what, problem.remedy)
     scalar = composed.tree or Scalar("", True, Mark(source))
     field = fields(Settings)[key]
     if not isinstance(scalar, Scalar):
-        raise Wrong("is a list or a mapping", "write a text")
+        raise ConfigValueError("is a list or a mapping", "write a text")
     if not (scalar.is_null and field.nullable):
         read_scalar(field.kind, scalar)  # type: ignore[arg-type]  # both keys are texts
 
@@ -134,7 +136,7 @@ def _said(
 def _overlays(beside: str) -> list[str]:
     try:
         return overlays(beside)
-    except Wrong as wrong:
+    except ConfigValueError as wrong:
         raise _unknown(beside, wrong) from None
 
 
@@ -143,7 +145,7 @@ def _in_file(
 ) -> Iterator[tuple[str, Node | None, Source]]:
     try:
         text = read_bytes(path, "check the path").decode("utf-8", "replace").removeprefix("\ufeff")
-    except Wrong as wrong:
+    except ConfigValueError as wrong:
         raise _unknown(path, wrong) from None
     source = Source(printable(path), base, is_file=True)
     composed = compose(text, source)
@@ -173,7 +175,7 @@ def _key_in(line: str) -> str | None:
     return name.rstrip().strip("'\"") if colon and value[:1] in ("", " ", "\t") else None
 
 
-def _unknown(path: str, wrong: Wrong) -> Unknown:
+def _unknown(path: str, wrong: ConfigValueError) -> Unknown:
     """Return the refusal for a file that can't be read."""
     return Unknown(str(Mark(Source(printable(path), "/")).problem("", wrong.what, wrong.remedy)))
 

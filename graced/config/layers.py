@@ -12,7 +12,7 @@ import stat
 from graced.config.nodes import Entry, Map, Mark, Scalar, Source, mark_at, printable
 from graced.config.parser import compose
 from graced.config.scalars import Plain, Pools, Section, Variables, fields
-from graced.config.schema import Wrong
+from graced.config.schema import ConfigValueError
 from graced.config.validators import suggestion
 from graced.host import safepaths
 from graced.settings import Pool, Settings
@@ -68,7 +68,7 @@ class Layers:
         folder = os.path.join(os.path.dirname(self.path), "config.d")
         try:
             names = overlays(folder)
-        except Wrong as wrong:
+        except ConfigValueError as wrong:
             source = self._file_source(folder, 1)
             self._broken(Mark(source).problem("", wrong.what, wrong.remedy))
             return
@@ -84,7 +84,7 @@ class Layers:
         self.files.append(path)
         try:
             text = decode(read_bytes(path, advice), source)
-        except Wrong as wrong:
+        except ConfigValueError as wrong:
             self._broken(Mark(source).problem("", wrong.what, wrong.remedy))
         except NotText as error:
             self._broken(error.problem)
@@ -133,7 +133,7 @@ class Layers:
         mark = Mark(source)
         try:
             keys = KeyPath(self.tree, loose).keys(segments)
-        except Wrong as wrong:
+        except ConfigValueError as wrong:
             written = ".".join(s.lower() for s in segments) if loose else ".".join(segments)
             if self.complete or not isinstance(wrong, NoSuchPool):
                 self.problems.append(mark.problem(written, wrong.what, wrong.remedy))
@@ -167,10 +167,10 @@ def overlays(folder: str) -> list[str]:
         return []
     except (OSError, ValueError) as error:
         what, advice = _reason(error, "")
-        raise Wrong(what, advice or "make it a folder, or remove it") from None
+        raise ConfigValueError(what, advice or "make it a folder, or remove it") from None
     found = sorted(name for name in names if name.endswith(".yaml") and name[0] != ".")
     if len(found) > MOST_FILES:
-        raise Wrong(f"has more than {MOST_FILES} files", "put several into one")
+        raise ConfigValueError(f"has more than {MOST_FILES} files", "put several into one")
     return found
 
 
@@ -187,9 +187,9 @@ def read_bytes(path: str, advice: str) -> bytes:
             os.close(descriptor)
     except (OSError, ValueError) as error:
         what, other = _reason(error, advice)
-        raise Wrong(what, other) from None
+        raise ConfigValueError(what, other) from None
     if len(data) > LARGEST:
-        raise Wrong("is larger than 1 MiB", "make it smaller")
+        raise ConfigValueError("is larger than 1 MiB", "make it smaller")
     return data
 
 
@@ -208,14 +208,16 @@ def _check_trust(path: str) -> None:
         safepaths.demand(path)
     except safepaths.Unsafe as error:
         advice = "name another file with -c, run graced as that user (sudo -u), or chown it to root"
-        raise Wrong(f"is not for root to read: {error}", advice) from None
+        raise ConfigValueError(f"is not for root to read: {error}", advice) from None
 
 
 def _check_regular(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise Wrong("is a folder", "name the file in it")
+        raise ConfigValueError("is a folder", "name the file in it")
     if not stat.S_ISREG(status.st_mode):
-        raise Wrong("is not a regular file", "write it to a file: a reload reads it again")
+        raise ConfigValueError(
+            "is not a regular file", "write it to a file: a reload reads it again"
+        )
 
 
 def _reason(error: OSError | ValueError, advice: str) -> tuple[str, str]:
@@ -272,7 +274,7 @@ def variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(names, key=lambda name: (name.count("__"), name))
 
 
-class NoSuchPool(Wrong):
+class NoSuchPool(ConfigValueError):
     """A variable or flag for a pool that no file has."""
 
 
@@ -288,14 +290,14 @@ class KeyPath:
 
     def keys(self, segments: list[str]) -> list[str]:
         if len(segments) > DEEPEST:
-            raise Wrong(f"is more than {DEEPEST} levels deep", "write a shorter one")
+            raise ConfigValueError(f"is more than {DEEPEST} levels deep", "write a shorter one")
         return self._section(Settings, segments, self.tree)
 
     def _section(self, record: type[Record], segments: list[str], node: Node) -> list[str]:
         known = fields(record)
         name = self._found(segments[0], known)
         if name is None:
-            raise Wrong("unknown key", suggestion(segments[0], tuple(known)))
+            raise ConfigValueError("unknown key", suggestion(segments[0], tuple(known)))
         if len(segments) == 1:
             return [name]
         return [name, *self._below(known[name].kind, segments[1:], _child(node, name))]
@@ -311,7 +313,9 @@ class KeyPath:
                 return [self._found(name, _names(node)) or name]
             case Plain():
                 return self._plain(rest, node)
-        raise Wrong("unknown key", "leave out what follows: there are no keys below this one")
+        raise ConfigValueError(
+            "unknown key", "leave out what follows: there are no keys below this one"
+        )
 
     def _pool(self, segments: list[str], node: Node) -> list[str]:
         names = _names(node)
@@ -337,7 +341,7 @@ class KeyPath:
         for fold in (str.lower, _folded):
             alike = [name for name in names if fold(name) == fold(segment)]
             if len(alike) > 1:
-                raise Wrong(f"may be {' or '.join(alike[:5])}", "use --set, or a file")
+                raise ConfigValueError(f"may be {' or '.join(alike[:5])}", "use --set, or a file")
             if alike:
                 return alike[0]
         return None

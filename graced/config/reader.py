@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from graced.settings import Settings
 
-__all__ = ["Problem", "Reading", "find", "read", "read_identity", "show", "whole"]
+__all__ = ["ConfigReading", "Problem", "find", "read", "read_identity", "show", "whole"]
 
 PLACES = ("config.yaml", "/etc/graced/config.yaml")
 _ENOUGH = 100  # problems: nobody reads more
 
 
-class Reading(Record):
+class ConfigReading(Record):
     """What became of one reading of the configuration."""
 
     settings: Settings | None  # None if there are problems
@@ -54,7 +54,7 @@ def find(path_option: str | None, environ: Mapping[str, str]) -> str:
 
 def read(
     path: str | None, environ: Mapping[str, str], sets: Sequence[str], *, to_run: bool = True
-) -> Reading:
+) -> ConfigReading:
     """Read all layers of the configuration, and return all their problems at once.
 
     Without *to_run* it does not matter whether who reads it could run the daemon.
@@ -75,7 +75,7 @@ def read(
             rules.check_account(settings, blame)
             rules.check_code(settings, blame)
     problems = _few(sorted(layers.problems + walk.problems, key=lambda problem: problem.order))
-    return Reading(
+    return ConfigReading(
         settings if not problems else None, problems, walk.sources, tuple(layers.files), path
     )
 
@@ -108,7 +108,7 @@ def read_user(path: str | None, environ: Mapping[str, str], sets: Sequence[str])
         return None
 
 
-def show(reading: Reading) -> str:
+def show(reading: ConfigReading) -> str:
     """Return the merged configuration as YAML, each value with a comment: where it was set."""
     from graced.config.show import shown
 

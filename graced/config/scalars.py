@@ -60,7 +60,7 @@ class Choice(Record):
 
 
 class Text(Record):
-    """A text; *check* returns it as the settings shall have it, or raises Wrong."""
+    """A text; *check* returns it as the settings shall have it, or raises ConfigValueError."""
 
     check: Callable[[str, Mark], str]
     noun: str

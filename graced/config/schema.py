@@ -19,7 +19,7 @@ CLASS = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
 QUEUE = r"sqlite:///[^?#\x00-\x1f]*[^/?#\x00-\x1f]"
 
 
-class Wrong(Exception):
+class ConfigValueError(Exception):
     """A value that can't be: what is wrong with it, and what to write."""
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -45,7 +45,7 @@ def is_name(text: str) -> bool:
 
 def check_name(text: str, _mark: Mark) -> str:
     if not is_name(text):
-        raise Wrong(
+        raise ConfigValueError(
             f"{quoted(text)} cannot be a name",
             f"write up to {LONGEST_NAME} letters and digits, a letter first, "
             "with single dashes or underscores between them",
@@ -56,7 +56,7 @@ def check_name(text: str, _mark: Mark) -> str:
 def worker_class(text: str, _mark: Mark) -> str:
     module, _, name = text.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
-        raise Wrong(
+        raise ConfigValueError(
             f"{quoted(text)} does not name a class", "write module:Class, such as shop.mail:Sender"
         )
     return text
@@ -64,14 +64,14 @@ def worker_class(text: str, _mark: Mark) -> str:
 
 def file(text: str, mark: Mark) -> str:
     if text.endswith("/"):
-        raise Wrong(f"{quoted(text)} names a folder", "write the path of a file")
+        raise ConfigValueError(f"{quoted(text)} names a folder", "write the path of a file")
     return folder(text, mark)
 
 
 def folder(text: str, mark: Mark) -> str:
     """Return a path, absolute: what is relative starts from the folder of its file."""
     if not text or "\0" in text:
-        raise Wrong(f"{quoted(text)} cannot be a path", "write a path")
+        raise ConfigValueError(f"{quoted(text)} cannot be a path", "write a path")
     import os.path
 
     return os.path.normpath(os.path.join(mark.source.base, text))
@@ -83,7 +83,7 @@ def address(text: str, _mark: Mark) -> str:
     try:
         parse(text)
     except BadAddress as error:
-        raise Wrong(error.what, error.remedy) from None
+        raise ConfigValueError(error.what, error.remedy) from None
     return text
 
 
@@ -91,13 +91,13 @@ def queue(text: str, _mark: Mark) -> str:
     advice = "write sqlite:///jobs.db (in state_dir) or sqlite:////var/lib/jobs.db"
     scheme, _, path = text.partition("://")
     if scheme != "sqlite":
-        raise Wrong(f"there is no queue for {quoted(text)}, only sqlite so far", advice)
+        raise ConfigValueError(f"there is no queue for {quoted(text)}, only sqlite so far", advice)
     if not path.startswith("/"):
-        raise Wrong(f"{quoted(text)} names a host", advice)
+        raise ConfigValueError(f"{quoted(text)} names a host", advice)
     if path.endswith("/") or path == "/:memory:":
-        raise Wrong(f"{quoted(text)} names no file", advice)
+        raise ConfigValueError(f"{quoted(text)} names no file", advice)
     if any(c in "?#" or c < " " for c in path):
-        raise Wrong(f"{quoted(text)} is more than the path of a file", advice)
+        raise ConfigValueError(f"{quoted(text)} is more than the path of a file", advice)
     return text
 
 
@@ -107,7 +107,9 @@ def user(text: str, _mark: Mark) -> str:
     try:
         entry = pwd.getpwuid(int(text)) if _is_id(text) else pwd.getpwnam(text)
     except (KeyError, ValueError, OverflowError):
-        raise Wrong(f"there is no user {quoted(text)}", "write a user of this host") from None
+        raise ConfigValueError(
+            f"there is no user {quoted(text)}", "write a user of this host"
+        ) from None
     return entry.pw_name
 
 
@@ -117,7 +119,9 @@ def group(text: str, _mark: Mark) -> str:
     try:
         entry = grp.getgrgid(int(text)) if _is_id(text) else grp.getgrnam(text)
     except (KeyError, ValueError, OverflowError):
-        raise Wrong(f"there is no group {quoted(text)}", "write a group of this host") from None
+        raise ConfigValueError(
+            f"there is no group {quoted(text)}", "write a group of this host"
+        ) from None
     return entry.gr_name
 
 

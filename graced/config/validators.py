@@ -9,7 +9,7 @@ from __future__ import annotations
 from graced import units
 from graced.config.nodes import Scalar, quoted
 from graced.config.scalars import ENDLESS, Bytes, Choice, Number, Seconds, Switch, Text, Whole
-from graced.config.schema import Wrong
+from graced.config.schema import ConfigValueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ _FALSE = ("false", "False", "FALSE")
 
 
 def read_scalar(kind: Single, scalar: Scalar) -> Any:
-    """Return the value of a scalar of a known kind; raise Wrong if it has none."""
+    """Return the value of a scalar of a known kind; raise ConfigValueError if it has none."""
     if scalar.is_null:
-        raise Wrong("is empty", f"{remedy(kind)}, or leave the key out")
+        raise ConfigValueError("is empty", f"{remedy(kind)}, or leave the key out")
     match kind:
         case Text(check, noun):
             return check(text(scalar, noun), scalar.mark)
@@ -35,7 +35,7 @@ def read_scalar(kind: Single, scalar: Scalar) -> Any:
         case Choice(words):
             return _choice(scalar.text, words)
     if not scalar.plain:
-        raise Wrong(f"{quoted(scalar.text)} is a text in quotes", remedy(kind))
+        raise ConfigValueError(f"{quoted(scalar.text)} is a text in quotes", remedy(kind))
     match kind:
         case Whole():
             return _whole(scalar.text, kind)
@@ -68,15 +68,15 @@ def remedy(kind: Single) -> str:
 def _seconds(text: str, zero: bool) -> float:
     advice = remedy(Seconds())
     if text.startswith("-"):
-        raise Wrong(f"{quoted(text)} is negative", advice)
+        raise ConfigValueError(f"{quoted(text)} is negative", advice)
     try:
         seconds = units.duration(text)
     except units.TooLarge as error:
-        raise Wrong(f"{quoted(text)} is {error}", advice) from None
+        raise ConfigValueError(f"{quoted(text)} is {error}", advice) from None
     except ValueError:
-        raise Wrong(f"cannot read {quoted(text)} as a duration", advice) from None
+        raise ConfigValueError(f"cannot read {quoted(text)} as a duration", advice) from None
     if not seconds and not zero:
-        raise Wrong("must be more than 0", advice)
+        raise ConfigValueError("must be more than 0", advice)
     return seconds
 
 
@@ -84,17 +84,19 @@ def _bytes(text: str, least: int) -> int:
     try:
         size = units.size(text)
     except units.TooLarge as error:
-        raise Wrong(f"{quoted(text)} is {error}", remedy(Bytes())) from None
+        raise ConfigValueError(f"{quoted(text)} is {error}", remedy(Bytes())) from None
     except ValueError:
-        raise Wrong(f"cannot read {quoted(text)} as a size", remedy(Bytes())) from None
+        raise ConfigValueError(f"cannot read {quoted(text)} as a size", remedy(Bytes())) from None
     if size < least:
-        raise Wrong(f"must be at least {units.show_size(least)}", remedy(Bytes()))
+        raise ConfigValueError(f"must be at least {units.show_size(least)}", remedy(Bytes()))
     return size
 
 
 def _choice(text: str, words: tuple[str, ...]) -> str:
     if text not in words:
-        raise Wrong(f"{quoted(text)} is none of {', '.join(words)}", suggestion(text, words))
+        raise ConfigValueError(
+            f"{quoted(text)} is none of {', '.join(words)}", suggestion(text, words)
+        )
     return text
 
 
@@ -105,9 +107,9 @@ def _whole(text: str, kind: Whole) -> int:
         return max(1, min(len(os.sched_getaffinity(0)), kind.most))
     digits = text.removeprefix("-").removeprefix("+")
     if not (digits.isascii() and digits.isdigit()):
-        raise Wrong(f"cannot read {quoted(text)} as a whole number", remedy(kind))
+        raise ConfigValueError(f"cannot read {quoted(text)} as a whole number", remedy(kind))
     if digits[0] == "0" and len(digits) > 1:
-        raise Wrong(f"{quoted(text)} is octal to some readers of YAML", remedy(kind))
+        raise ConfigValueError(f"{quoted(text)} is octal to some readers of YAML", remedy(kind))
     number = int(text[:20])  # 20 digits are enough to be too large
     _check_range(number, text, kind)
     return number
@@ -115,7 +117,7 @@ def _whole(text: str, kind: Whole) -> int:
 
 def _number(text: str, kind: Number) -> float:
     if not (text.isascii() and text.replace(".", "", 1).isdigit()):
-        raise Wrong(f"cannot read {quoted(text)} as a number", remedy(kind))
+        raise ConfigValueError(f"cannot read {quoted(text)} as a number", remedy(kind))
     number = float(text)
     _check_range(number, text, kind)
     return number
@@ -124,21 +126,21 @@ def _number(text: str, kind: Number) -> float:
 def _check_range(number: float, text: str, kind: Whole | Number) -> None:
     if not kind.least <= number <= kind.most:
         too = "small" if number < kind.least else "large"
-        raise Wrong(f"{quoted(text)} is too {too}", remedy(kind))
+        raise ConfigValueError(f"{quoted(text)} is too {too}", remedy(kind))
 
 
 def _switch(text: str) -> bool:
     if text not in _TRUE + _FALSE:
-        raise Wrong(f"cannot read {quoted(text)} as true or false", remedy(Switch()))
+        raise ConfigValueError(f"cannot read {quoted(text)} as true or false", remedy(Switch()))
     return text in _TRUE
 
 
 def text(scalar: Scalar, noun: str) -> str:
     """Return what is written; a number will do, but true and null are slips of the pen."""
     if scalar.is_null:
-        raise Wrong("is empty", f"write a {noun}")
+        raise ConfigValueError("is empty", f"write a {noun}")
     if scalar.plain and scalar.text in _TRUE + _FALSE:
-        raise Wrong(f"cannot read {quoted(scalar.text)} as a {noun}", f"write a {noun}")
+        raise ConfigValueError(f"cannot read {quoted(scalar.text)} as a {noun}", f"write a {noun}")
     return scalar.text
 
 
@@ -171,7 +173,7 @@ _ODD = (
 
 
 def plain(scalar: Scalar) -> str | int | float | bool | None:
-    """Return what a scalar is to every reader of YAML; raise Wrong where they differ."""
+    """Return what a scalar is to every reader of YAML; raise ConfigValueError where they differ."""
     text = scalar.text
     if not scalar.plain:
         return text
@@ -203,5 +205,5 @@ def _plain_number(text: str) -> str | int | float:
     return text
 
 
-def _odd(text: str, advice: str) -> Wrong:
-    return Wrong(f"{quoted(text)} is not the same to all readers of YAML", advice)
+def _odd(text: str, advice: str) -> ConfigValueError:
+    return ConfigValueError(f"{quoted(text)} is not the same to all readers of YAML", advice)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class NoDaemon(Exception):
+class NoDaemonError(Exception):
     """Nobody listens there."""
 
     exit_code = exitcodes.NO_DAEMON
@@ -42,7 +42,7 @@ class WhichDaemon(ControlError):
     exit_code = exitcodes.CONFIG
 
 
-class HungUp(ControlError):
+class ConnectionLostError(ControlError):
     """The daemon went away before it answered."""
 
 
@@ -108,7 +108,9 @@ class Connection:
             except OSError as error:
                 raise self._error(error) from error
             if not more:
-                raise HungUp(f"the daemon (pid {self.pid}) went away before it answered")
+                raise ConnectionLostError(
+                    f"the daemon (pid {self.pid}) went away before it answered"
+                )
             data += more
         self._rest = bytes(data[end + 1 :])
         return bytes(data[:end])
@@ -118,7 +120,7 @@ class Connection:
             seconds = self._socket.gettimeout()
             return ControlError(f"the daemon (pid {self.pid}) has not answered for {seconds:g} s")
         if isinstance(error, ConnectionError):
-            return HungUp(f"the daemon (pid {self.pid}) went away before it answered")
+            return ConnectionLostError(f"the daemon (pid {self.pid}) went away before it answered")
         return ControlError(f"{self._path}: {error.strerror or error}")
 
 
@@ -128,14 +130,14 @@ def call(
     arguments: Mapping[str, Any] | None = None,
     timeout: float | None = None,
 ) -> dict[str, Any]:
-    """Ask the daemon at `path` once. Raises NoDaemon or ControlError."""
+    """Ask the daemon at `path` once. Raises NoDaemonError or ControlError."""
     with Connection(path, timeout) as connection:
         return connection.call(command, arguments)
 
 
 def _connect_error(path: str, error: OSError) -> Exception:
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)):
-        return NoDaemon(path)
+        return NoDaemonError(path)
     if isinstance(error, PermissionError):
         return ControlError(
             f"{path}: permission denied; be root, the daemon's user or in its group"

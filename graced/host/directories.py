@@ -47,13 +47,13 @@ class AlreadyRunning(Exception):
         )
 
 
-class Unusable(Exception):
+class DirectoryError(Exception):
     """A folder can't be made or used; the text says what to do."""
 
     exit_code = CONFIG
 
 
-class NotForRoot(Unusable):
+class NotForRoot(DirectoryError):
     """A folder is not root's alone, and root would have to use it."""
 
 
@@ -67,7 +67,7 @@ class RuntimeDir:
 
     @classmethod
     def take(cls, path: str) -> RuntimeDir:
-        """Make the folder at `path` if need be and lock it. Raises AlreadyRunning or Unusable."""
+        """Make the folder at `path` if need be and lock it: AlreadyRunning or DirectoryError."""
         lock = _locked(path)
         try:
             taken = cls(path, lock, _named(path))
@@ -80,7 +80,7 @@ class RuntimeDir:
     def renew(self) -> bool:
         """Make and lock the folder again if somebody has swept it away; False if nobody has.
 
-        Raises AlreadyRunning if another daemon has it by now, or Unusable.
+        Raises AlreadyRunning if another daemon has it by now, or DirectoryError.
         """
         if is_at(self.lock, os.path.join(self.path, LOCK)):
             return False
@@ -110,10 +110,10 @@ def _locked(path: str) -> int:
     _make(path, 0o755, key="runtime_dir")
     try:
         return lock_file(os.path.join(path, LOCK))
-    except Taken as error:
+    except LockHeldError as error:
         raise AlreadyRunning(path, error.pid) from None
     except OSError as error:
-        raise Unusable(_cannot(path, error, "runtime_dir")) from error
+        raise DirectoryError(_cannot(path, error, "runtime_dir")) from error
 
 
 def _named(path: str) -> socket.socket | None:
@@ -174,7 +174,7 @@ def _name(path: str) -> bytes:
     )[: unixsocket.LONGEST]
 
 
-class Taken(Exception):
+class LockHeldError(Exception):
     """Somebody has the lock."""
 
     def __init__(self, pid: int | None) -> None:
@@ -185,7 +185,8 @@ class Taken(Exception):
 def lock_file(file: str) -> int:
     """Return a descriptor that locks `file` while it, or a copy of it, is open.
 
-    Nobody else may read it: who can open a file can hold a lock on it. Raises Taken or OSError.
+    It is readable for its owner alone: what can open a file can hold a lock on it.
+    Raises LockHeldError or OSError.
     """
     while True:
         fd = _open_lock(file)
@@ -196,7 +197,7 @@ def lock_file(file: str) -> int:
         except BlockingIOError:
             pid = _pid(fd)
             os.close(fd)
-            raise Taken(pid) from None
+            raise LockHeldError(pid) from None
         except BaseException:
             os.close(fd)
             raise
@@ -249,14 +250,14 @@ class PidFile:
     """A file with the daemon's process number, locked while it lives: stale ones don't block."""
 
     def __init__(self, path: str) -> None:
-        """Lock the file. Raises AlreadyRunning or Unusable."""
+        """Lock the file. Raises AlreadyRunning or DirectoryError."""
         self.path = path
         try:
             self.fd = lock_file(path)
-        except Taken as error:
+        except LockHeldError as error:
             raise AlreadyRunning(path, error.pid) from None
         except OSError as error:
-            raise Unusable(f"{path}: {error.strerror}; give another --pidfile") from error
+            raise DirectoryError(f"{path}: {error.strerror}; give another --pidfile") from error
 
     def __enter__(self) -> PidFile:
         sign(self.fd)
@@ -281,7 +282,7 @@ def runtime_path(
 
     `configured`, else the first of $RUNTIME_DIRECTORY, else /run/NAME if it can be made
     or used, else a private folder of the user: for one that `outlives_login`, and its
-    terminal, not in $XDG_RUNTIME_DIR, which ends with it. Raises Unusable.
+    terminal, not in $XDG_RUNTIME_DIR, which ends with it. Raises DirectoryError.
     """
     told = configured or _first(environ.get("RUNTIME_DIRECTORY", ""))
     if told:
@@ -345,7 +346,7 @@ def state_path(name: str, configured: str | None, environ: Mapping[str, str]) ->
     """Return the state directory, made if need be.
 
     `configured`, else the first of $STATE_DIRECTORY, else /var/lib/NAME if it can be made
-    or used, else ~/.local/state/NAME. Raises Unusable.
+    or used, else ~/.local/state/NAME. Raises DirectoryError.
     """
     told = configured or _first(environ.get("STATE_DIRECTORY", ""))
     common = f"/var/lib/{name}"
@@ -371,7 +372,7 @@ def _can_have(path: str, mode: int) -> bool:
         _make(path, mode, key="")
     except NotForRoot:  # another user's daemon may be there
         raise
-    except Unusable:
+    except DirectoryError:
         return False
     return True
 
@@ -395,9 +396,9 @@ def _make(path: str, mode: int, key: str) -> None:
         remedy = f"start as that user, set user, or set {key or 'name'} to have another folder"
         raise NotForRoot(f"{path}: cannot be used by root: {error}; {remedy}") from None
     except OSError as error:
-        raise Unusable(_cannot(path, error, key)) from error
+        raise DirectoryError(_cannot(path, error, key)) from error
     if not _usable(path):
-        raise Unusable(f"{path}: cannot be written to; {_remedy(key)}")
+        raise DirectoryError(f"{path}: cannot be written to; {_remedy(key)}")
 
 
 def _make_all(path: str, mode: int) -> None:
@@ -430,7 +431,7 @@ def _private(path: str) -> str:
         except FileExistsError:
             _check_private(path)
     except OSError as error:
-        raise Unusable(_cannot(path, error, "runtime_dir")) from error
+        raise DirectoryError(_cannot(path, error, "runtime_dir")) from error
     return path
 
 
@@ -452,11 +453,11 @@ def _is_ours(path: str) -> bool:
 def _check_private(path: str) -> None:
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode):
-        raise Unusable(f"{path}: is not a folder; remove it, or {_remedy('runtime_dir')}")
+        raise DirectoryError(f"{path}: is not a folder; remove it, or {_remedy('runtime_dir')}")
     if status.st_uid != os.geteuid():
-        raise Unusable(f"{path}: belongs to somebody else; {_remedy('runtime_dir')}")
+        raise DirectoryError(f"{path}: belongs to somebody else; {_remedy('runtime_dir')}")
     if status.st_mode & 0o022:
-        raise Unusable(f"{path}: others can write to it; chmod 700 it, or remove it")
+        raise DirectoryError(f"{path}: others can write to it; chmod 700 it, or remove it")
 
 
 def _in_home(name: str, environ: Mapping[str, str]) -> str:
@@ -467,5 +468,7 @@ def _in_home(name: str, environ: Mapping[str, str]) -> str:
         try:
             home = getpwuid(os.geteuid()).pw_dir
         except KeyError:
-            raise Unusable(f"user {os.geteuid()} has no home; {_remedy('state_dir')}") from None
+            raise DirectoryError(
+                f"user {os.geteuid()} has no home; {_remedy('state_dir')}"
+            ) from None
     return os.path.join(home, ".local/state", name)

@@ -11,7 +11,7 @@ import socket
 import stat
 
 from graced.exitcodes import CONFIG, FAILED
-from graced.host.directories import Unusable
+from graced.host.directories import DirectoryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ LONGEST_NAME: Final = 200
 _NOBODY: Final = (ConnectionRefusedError, FileNotFoundError)
 
 
-class CannotListen(Unusable):
+class ListenError(DirectoryError):
     """There can be no socket of this address; says why, and what to do."""
 
     exit_code = FAILED  # the port may be free again when somebody tries again
 
 
-class NotGiven(CannotListen):
+class NotGiven(ListenError):
     """systemd hands over no such socket, and will not if it is asked again."""
 
     exit_code = CONFIG
@@ -90,7 +90,7 @@ def open_address(address: Address) -> int:
             raise
     except OSError as error:
         what = f"cannot listen on {address.place}: {error.strerror}"
-        raise CannotListen(f"{what}; {_advice(address, error)}") from error
+        raise ListenError(f"{what}; {_advice(address, error)}") from error
     return take_over(sock.detach())
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from graced.config.reader import Reading
+    from graced.config.reader import ConfigReading
     from graced.core.daemon import Daemon
     from graced.core.pool import Pool
     from graced.host.directories import RuntimeDir
@@ -64,7 +64,7 @@ class Supervisor:
         daemon: Daemon,
         ground: Ground,
         ahead: Ahead,
-        read_again: Callable[[], Reading],
+        read_again: Callable[[], ConfigReading],
         notifier: Notifier,
         runtime: RuntimeDir,
         sockets: Sockets | None = None,
@@ -439,7 +439,7 @@ class Supervisor:
             self.log.exception("the configuration could not be read")
             self.emit(ev.ConfigRefused(f"a bug in graced: {type(error).__name__}: {error}"))
 
-    def _take_config(self, reading: Reading) -> None:
+    def _take_config(self, reading: ConfigReading) -> None:
         if reading.settings is None:
             for problem in reading.problems:
                 self.log.error(str(problem))
@@ -461,14 +461,14 @@ class Supervisor:
     def _socket_trouble(self, settings: Settings) -> str | None:
         if self._sockets is None and not any(pool.listen for pool in settings.pools.values()):
             return None
-        from graced.host.listeners import CannotListen
+        from graced.host.listeners import ListenError
         from graced.supervisor.sockets import Sockets
 
         if self._sockets is None:
             self._sockets = Sockets({}, self._notifier, self.log)
         try:
             self._sockets.open(settings)
-        except CannotListen as error:
+        except ListenError as error:
             return str(error)
         return None
 

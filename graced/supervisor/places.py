@@ -6,7 +6,7 @@ when a worker can't reach its queue; what is gone is made again. Nothing here ti
 
 from __future__ import annotations
 
-from graced.host.directories import AlreadyRunning, Unusable
+from graced.host.directories import AlreadyRunning, DirectoryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Places:
                 self._log.error(f"{self._runtime.path}: was removed; made again, with its lock")
             if desk.listen_again():
                 self._log.error(f"{self._runtime.socket}: was removed; listening there again")
-        except (AlreadyRunning, Unusable) as error:
+        except (AlreadyRunning, DirectoryError) as error:
             self._tell(f"nobody can reach this daemon any more: {error}")
         except OSError as error:
             what = f"{self._runtime.socket}: {error.strerror}"

@@ -14,7 +14,7 @@ from functools import partial
 from graced import clock
 from graced.control.server import ControlServer, Request
 from graced.core import events as ev
-from graced.host.directories import Unusable
+from graced.host.directories import DirectoryError
 from graced.supervisor.stacks import own_stack
 
 TYPE_CHECKING = False
@@ -41,7 +41,9 @@ class Desk:
             self._server = ControlServer(path)
         except OSError as error:
             what = f"{path}: cannot listen there: {error.strerror}"
-            raise Unusable(f"{what}; remove what is there, or set another runtime_dir") from error
+            raise DirectoryError(
+                f"{what}; remove what is there, or set another runtime_dir"
+            ) from error
         self._log = supervisor.log
         self._answers: deque[tuple[Client, Callable[[], Answer]]] = deque()  # that can be given
         self._stops: list[Client] = []

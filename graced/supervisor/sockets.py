@@ -16,7 +16,7 @@ from graced.host import safepaths
 from graced.host.address import parse
 from graced.host.listeners import (
     STORED,
-    CannotListen,
+    ListenError,
     NotGiven,
     adjust,
     file_at,
@@ -83,7 +83,7 @@ class Sockets:
     ) -> None:
         """Open what is not open yet, or is gone, all or nothing, for settings to come.
 
-        CannotListen says what can't be had; an address that somebody else has, after
+        ListenError says what can't be had; an address that somebody else has, after
         `patience` seconds. :meth:`keep_only` is to follow once these settings are in
         force, or :meth:`forget_new`.
         """
@@ -92,7 +92,7 @@ class Sockets:
             for pool, text in _wanted(settings):
                 if which(address := parse(text)):
                     self._have(pool, address, end)
-        except CannotListen:
+        except ListenError:
             self.forget_new()
             raise
 
@@ -167,8 +167,8 @@ class Sockets:
                 _keep_root_out(address)
                 fd = None if place in self._open else self._stored_before(address)
                 fd = self._opened(address, end) if fd is None else fd
-            except CannotListen as error:
-                raise CannotListen(f"pools.{pool.name}.listen: {error}") from error.__cause__
+            except ListenError as error:
+                raise ListenError(f"pools.{pool.name}.listen: {error}") from error.__cause__
             if place in self._open:
                 self._log.warning(f"{place}: its file is gone; the new workers have a new one")
             self._new[place] = _Socket(fd, address, file_at(address))
@@ -178,7 +178,7 @@ class Sockets:
         while True:
             try:
                 return open_address(address)
-            except CannotListen as error:
+            except ListenError as error:
                 reason = error.__cause__
                 taken = isinstance(reason, OSError) and reason.errno == EADDRINUSE
                 if not taken or time.monotonic() >= end:
@@ -248,7 +248,7 @@ def _keep_root_out(address: Address) -> None:
         except safepaths.Unsafe as error:
             what = f"cannot listen on {address.place} as root: {error}"
             remedy = "set user, name a folder that is root's alone, or let systemd open it: fd:NAME"
-            raise CannotListen(f"{what}; {remedy}") from None
+            raise ListenError(f"{what}; {remedy}") from None
 
 
 def _wanted(settings: Settings) -> Iterator[tuple[Pool, str]]:

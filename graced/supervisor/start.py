@@ -13,9 +13,9 @@ from graced.exitcodes import BUG, CONFIG
 from graced.host import process, safepaths
 from graced.host.directories import (
     AlreadyRunning,
+    DirectoryError,
     PidFile,
     RuntimeDir,
-    Unusable,
     find_state,
     give,
     runtime_path,
@@ -30,8 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    from graced.config.reader import Reading
-    from graced.host.listeners import CannotListen
+    from graced.config.reader import ConfigReading
+    from graced.host.listeners import ListenError
     from graced.log.logger import Log
     from graced.settings import Settings
     from graced.supervisor.sockets import Sockets
@@ -50,7 +50,7 @@ class Prepared:
         self.log = log
         self.notifier = notifier
         self.sockets: Sockets | None = None
-        self.trouble: CannotListen | None = None  # told unless the daemon runs already
+        self.trouble: ListenError | None = None  # told unless the daemon runs already
         self.pidfile: PidFile | None = None
         self.has_changed = False  # was root, and is the configured user now
         self.fd_limit: tuple[int, int] | None = None  # what workers get: we took more
@@ -75,7 +75,7 @@ def prepare(
     try:
         lack = lack_of_files(None, settings, hard)
         if lack is not None:
-            raise Unusable(lack)
+            raise DirectoryError(lack)
         owner = _owner(settings)
         if owner is None:
             process.change_user(settings.user, settings.group)  # group alone, if anything
@@ -84,7 +84,7 @@ def prepare(
             prepared = _become(settings, environ, owner, pidfile)
         if pidfile is not None and prepared.pidfile is None:
             prepared.pidfile = PidFile(pidfile)
-    except (AlreadyRunning, Unusable, process.ProcessError) as error:
+    except (AlreadyRunning, DirectoryError, process.ProcessError) as error:
         return _refuse(error, environ)
     prepared.notifier.warn = prepared.log.warning
     prepared.fd_limit = max(soft, min(LEAST_FILES, hard)), hard
@@ -127,7 +127,7 @@ def _log_of_root(file: str | None, owner: Owner) -> int | None:
     except safepaths.Unsafe:
         return None
     except OSError as error:
-        raise Unusable(f"{file}: {error.strerror}; {REMEDY}") from error
+        raise DirectoryError(f"{file}: {error.strerror}; {REMEDY}") from error
 
 
 def _load_code() -> None:
@@ -149,12 +149,12 @@ def _see_code(settings: Settings) -> None:
     folder = os.path.dirname(__file__)
     if not os.access(folder, os.R_OK | os.X_OK):
         what = f"{folder}: user {settings.user} cannot read graced's own code"
-        raise Unusable(f"{what}; install it where that user can")
+        raise DirectoryError(f"{what}; install it where that user can")
 
 
 def start(
     settings: Settings,
-    read_again: Callable[[], Reading],
+    read_again: Callable[[], ConfigReading],
     environ: MutableMapping[str, str],
     prepared: Prepared,
 ) -> int:
@@ -172,7 +172,7 @@ def start(
         if settings.runtime_dir is None or settings.state_dir is None:
             log.info(f"control socket {runtime.socket}, state in {state}")
         _open_sockets(prepared, settings, environ)
-    except (AlreadyRunning, Unusable) as error:
+    except (AlreadyRunning, DirectoryError) as error:
         return _refuse(error, environ, prepared, terminal)
     try:
         ground = Ground(settings, log, runtime.path, state)
@@ -188,7 +188,7 @@ def start(
             daemon, ground, ahead, read_again, notifier, runtime, prepared.sockets
         )
         return supervisor.run(first)
-    except Unusable as error:
+    except DirectoryError as error:
         return _refuse(error, environ, prepared, terminal)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: the workers go down by themselves
         log.failure("a bug in graced; please report it", error, {})
@@ -200,7 +200,7 @@ def _state_path(settings: Settings, environ: MutableMapping[str, str], prepared:
     known = settings.name, settings.state_dir, environ
     try:
         return state_path(*known)
-    except Unusable as error:
+    except DirectoryError as error:
         if not prepared.has_changed:
             raise
         prepared.log.warning(f"no queue can be kept: {error}")
@@ -245,7 +245,7 @@ def _open_sockets(
     environ: MutableMapping[str, str],
     owner: Owner | None = None,
 ) -> None:
-    """Open what the pools listen on, if they do; take what systemd hands over. CannotListen.
+    """Open what the pools listen on, if they do; take what systemd hands over. ListenError.
 
     With `owner` what root alone may be able to open, and a failure is kept for later: a daemon
     that runs already is a better reason.
@@ -257,7 +257,7 @@ def _open_sockets(
         from graced.supervisor.sockets import Sockets
 
         prepared.sockets = Sockets(given(environ), prepared.notifier, prepared.log)
-    from graced.host.listeners import CannotListen
+    from graced.host.listeners import ListenError
 
     if prepared.trouble is not None:
         raise prepared.trouble
@@ -267,7 +267,7 @@ def _open_sockets(
         return
     try:
         prepared.sockets.open_as_root(settings, owner, LETTING_GO)
-    except CannotListen as error:
+    except ListenError as error:
         prepared.trouble = error
 
 
@@ -278,9 +278,11 @@ def _log(settings: Settings, environ: MutableMapping[str, str]) -> Log:
             safepaths.demand_folder(file)
         return open_log(settings.log, environ)
     except OSError as error:
-        raise Unusable(f"{file}: {error.strerror}; {REMEDY}") from error
+        raise DirectoryError(f"{file}: {error.strerror}; {REMEDY}") from error
     except safepaths.Unsafe as error:
-        raise Unusable(f"{file}: not opened by root: {error}; set user, or {REMEDY}") from None
+        raise DirectoryError(
+            f"{file}: not opened by root: {error}; set user, or {REMEDY}"
+        ) from None
 
 
 def _warn_of_umask(log: Log) -> None:

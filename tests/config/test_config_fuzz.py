@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from graced.config import reader
 from graced.config.identity import Unknown
-from graced.config.reader import Reading
+from graced.config.reader import ConfigReading
 from graced.config.scalars import fields
 from graced.settings import Backoff, Log, Pool, Retry, Settings
 
@@ -29,7 +29,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def read(folder: Path, content: bytes, *sets: str, **environ: str) -> Reading:
+def read(folder: Path, content: bytes, *sets: str, **environ: str) -> ConfigReading:
     """Read, and check what holds for each reading."""
     path = folder / "config.yaml"
     path.write_bytes(content)
@@ -53,7 +53,7 @@ def read(folder: Path, content: bytes, *sets: str, **environ: str) -> Reading:
     return reading
 
 
-def check_shown(folder: Path, reading: Reading) -> None:
+def check_shown(folder: Path, reading: ConfigReading) -> None:
     shown = folder / "shown.yaml"
     shown.write_text(reader.show(reading), "utf-8")
     again = reader.read(str(shown), {}, ())

@@ -14,7 +14,7 @@ from graced import units
 from graced.config import reader
 from graced.config.identity import Unknown
 from graced.config.nodes import printable
-from graced.config.reader import Problem, Reading
+from graced.config.reader import ConfigReading, Problem
 from graced.host.address import parse
 from graced.settings import Backoff, Log, Pool, Settings
 
@@ -32,7 +32,7 @@ def write(text: str | bytes, path: str = "config.yaml") -> None:
     Path(path).write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-def read(text: str | bytes, *sets: str, **environ: str) -> Reading:
+def read(text: str | bytes, *sets: str, **environ: str) -> ConfigReading:
     write(text)
     return reader.read("config.yaml", environ, sets)
 

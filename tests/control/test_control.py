@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from graced.control import client
 from graced.control import server as control
-from graced.control.client import Connection, ControlError, HungUp, NoDaemon
+from graced.control.client import Connection, ConnectionLostError, ControlError, NoDaemonError
 from graced.control.server import IDLE, MAX_CLIENTS, MAX_REQUEST, ControlServer, Request
 from graced.host import unixsocket
 
@@ -567,20 +567,20 @@ def test_a_call(daemon: tuple[str, int]) -> None:
 
 def test_no_daemon(tmp_path: Path) -> None:
     path = str(tmp_path / "control.sock")
-    with pytest.raises(NoDaemon, match="no daemon answers at") as caught:
+    with pytest.raises(NoDaemonError, match="no daemon answers at") as caught:
         client.call(path, "status")
     assert caught.value.exit_code == 3
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
-    with pytest.raises(NoDaemon):
+    with pytest.raises(NoDaemonError):
         client.call(path, "status")
-    with pytest.raises(NoDaemon):
+    with pytest.raises(NoDaemonError):
         client.call(path + "/below", "status")
 
 
 def test_a_daemon_that_dies_in_the_middle(daemon: tuple[str, int]) -> None:
     path, pid = daemon
-    with pytest.raises(HungUp, match=rf"\(pid {pid}\) went away before it answered"):
+    with pytest.raises(ConnectionLostError, match=rf"\(pid {pid}\) went away before it answered"):
         client.call(path, "die")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from graced.host import directories, unixsocket
-from graced.host.directories import AlreadyRunning, RuntimeDir, Unusable
+from graced.host.directories import AlreadyRunning, DirectoryError, RuntimeDir
 
 NAME = f"graced-test-{uuid.uuid4().hex[:12]}"  # a number would come back, with what it left
 OTHER = 54321  # a user that is not us
@@ -195,7 +195,7 @@ def test_a_longer_number_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(Unusable):
+    with pytest.raises(DirectoryError):
         RuntimeDir.take(str(tmp_path))
     assert (tmp_path / "precious").read_text() == "mine"
 
@@ -203,7 +203,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_a_file_in_the_way_is_told_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in ("file", "file/below"):
-        with pytest.raises(Unusable, match=r"file: .*; set runtime_dir to") as caught:
+        with pytest.raises(DirectoryError, match=r"file: .*; set runtime_dir to") as caught:
             RuntimeDir.take(str(tmp_path / path))
         assert caught.value.exit_code == 78
 
@@ -212,11 +212,11 @@ def test_a_file_in_the_way_is_told_with_a_remedy(tmp_path: Path) -> None:
 def test_a_folder_of_somebody_else_is_told_with_a_remedy(open_tmp: Path) -> None:
     said = as_other(lambda: RuntimeDir.take(str(open_tmp)))
     assert said == (
-        f"Unusable: {open_tmp}: cannot be written to;"
+        f"DirectoryError: {open_tmp}: cannot be written to;"
         " set runtime_dir to a folder that this user can write to"
     )
     said = as_other(lambda: RuntimeDir.take(str(open_tmp / "new")))
-    assert said.startswith(f"Unusable: {open_tmp}/new: Permission denied; set runtime_dir")
+    assert said.startswith(f"DirectoryError: {open_tmp}/new: Permission denied; set runtime_dir")
 
 
 @root_only
@@ -272,7 +272,7 @@ def test_others_have_a_private_folder(open_tmp: Path) -> None:
         state = as_other(lambda: directories.find_state(NAME, None, environ))
         assert state == f"{open_tmp}/home/.local/state/{NAME}"
         said = as_other(lambda: directories.state_path(NAME, None, environ))
-        assert said.startswith(f"Unusable: {open_tmp}/home: Permission denied; set state_dir")
+        assert said.startswith(f"DirectoryError: {open_tmp}/home: Permission denied; set state_dir")
         os.chown(open_tmp, OTHER, OTHER)
         assert (
             as_other(lambda: directories.runtime_path(NAME, None, environ)) == f"{open_tmp}/{NAME}"
@@ -307,7 +307,7 @@ def test_a_prepared_private_folder_is_refused(prepare: Callable[[str], None], sa
     prepare(private)
     try:
         told = as_other(lambda: directories.runtime_path(NAME, None, {}))
-        assert told.startswith(f"Unusable: {private}: ")
+        assert told.startswith(f"DirectoryError: {private}: ")
         assert said in told
     finally:
         if os.path.isdir(private) and not os.path.islink(private):
