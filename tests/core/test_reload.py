@@ -881,3 +881,13 @@ def test_reload_mends_a_pool_whose_lost_zygote_could_not_be_started_again() -> N
     made.run(60)
     assert len([z for z in made.zygotes.values() if z.state == "imported"]) == 1
     assert len([z for z in made.zygotes.values() if z.generation == 2]) == 1
+
+
+def test_a_stop_asked_for_twice_tells_of_no_reload() -> None:
+    made = started(pool())
+    made.work_for = lambda p: Work(round=math.inf)
+    made.run(1)
+    made.do(ev.DrainAsked())
+    made.do(ev.InterruptAsked())
+    made.until_exit()
+    assert not ended(made)

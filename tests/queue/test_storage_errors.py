@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from graced.queue.sqlite import ballast
 from graced.queue.sqlite.errors import StorageError
 
 
@@ -31,3 +32,13 @@ def test_a_file_system_that_has_become_read_only_is_called_that(
 
 def test_an_error_of_the_disk_says_where_to_look(tmp_path: Path) -> None:
     assert "see the kernel's log" in str(StorageError.of(f"{tmp_path}/q.db", io_error()))
+
+
+def test_ballast_that_the_disk_has_no_room_for_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ballast, "SIZE", 1 << 60)
+    assert not ballast.Ballast(f"{tmp_path}/jobs.db").keep()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(ballast, "SIZE", 4096)
+    assert ballast.Ballast(f"{tmp_path}/jobs.db").keep()
