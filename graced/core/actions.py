@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     Action: TypeAlias = (
         "ReadConfig | StartZygote | KillZygote | Spawn | Drain | Interrupt | Kill | PrintStack"
-        " | WatchRounds | LookAt | Bury | TellReady | TellReloading | TellStopping | Extend"
+        " | WatchRounds | LookAt | CleanUp | TellReady | TellReloading | TellStopping | Extend"
         " | EndReload | Commit | Say | Exit"
     )
     WorkerAction: TypeAlias = (
-        "Spawn | Drain | Interrupt | Kill | PrintStack | WatchRounds | LookAt | Bury"
+        "Spawn | Drain | Interrupt | Kill | PrintStack | WatchRounds | LookAt | CleanUp"
     )
 
 
@@ -37,7 +37,7 @@ class KillZygote(Record):
     zygote: int
 
 
-class Birth(Record):
+class SpawnOrder(Record):
     """One worker to be forked; the limits are jittered, 0 means none."""
 
     worker: int
@@ -51,7 +51,7 @@ class Spawn(Record):
     """Order a zygote to fork workers."""
 
     zygote: int
-    births: tuple[Birth, ...]
+    orders: tuple[SpawnOrder, ...]
 
 
 class Drain(Record):
@@ -96,7 +96,7 @@ class LookAt(Record):
     worker: int
 
 
-class Bury(Record):
+class CleanUp(Record):
     """A worker is gone: settle what it leaves.
 
     ``counts``: its job's attempt does; ``interrupted``, by a signal that graced has not sent:

@@ -7,8 +7,7 @@ round that ends well, and with a worker that waits for work and has outlived tho
 
 from __future__ import annotations
 
-from enum import Enum
-
+from graced.core.states import StartReason
 from graced.settings import Backoff as Limits
 
 TYPE_CHECKING = False
@@ -18,17 +17,6 @@ if TYPE_CHECKING:
 
 LIVED = 1.0  # seconds that a worker which waits for work has to live at least,
 TIMES = 10  #   and how often as long as those that died
-
-
-class Birth(Enum):
-    """Why a worker was started."""
-
-    FIRST = "first"  # at the start, or after a scale-up
-    REPLACEMENT = "replacement"  # at once, for one that died
-    PROBE = "probe"  # in back-off
-    SUCCESSOR = "successor"  # ahead of one that is to leave
-    CANARY = "canary"  # the first of a new generation
-    REFUSED = "refused"  # the same, once its generation was refused: it says nothing of another
 
 
 class Backoff:
@@ -65,7 +53,7 @@ class Backoff:
         """The age at which a worker that waits for work has proven itself."""
         return max(LIVED, TIMES * self._longest_life)
 
-    def died(self, worker: int, birth: Birth, good: int, born_at: float, now: float) -> None:
+    def died(self, worker: int, reason: StartReason, good: int, born_at: float, now: float) -> None:
         """Take note of an unplanned death."""
         if worker == self.probe:
             self.probe = None
@@ -76,7 +64,7 @@ class Backoff:
                 self._wait(born_at, now)
         elif self.active:
             return
-        elif birth is Birth.REPLACEMENT and not good:
+        elif reason is StartReason.REPLACEMENT and not good:
             if self.since is None:  # the trouble before was over
                 self.since = now
             self._wait(born_at, now)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from graced.core import events as ev
 from graced.core.actions import Exit, Extend, Say, TellReady, TellStopping
 from graced.core.context import Context
-from graced.core.member import State as WorkerState
 from graced.core.member import count
-from graced.core.pool import Mode, Pool
-from graced.core.reload import Reloads, State
+from graced.core.pool import Pool
+from graced.core.reload import Reloads
+from graced.core.states import DaemonState, PoolState, WorkerState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ else:
 
 MARGIN = 5.0  # seconds that systemd is asked for beyond our own limits
 
-# Nothing that the rules of the state look at: a thousand births need not be settled one by one.
+# Nothing that the rules of the state look at: a thousand spawns need not be settled one by one.
 QUIET = (ev.Spawned, ev.RoundOverdue, ev.StackPrinted, ev.Recovered)
 
 
@@ -44,7 +44,7 @@ class Daemon:
     def __init__(self, settings: Settings, jitter: Callable[[], float], now: float) -> None:
         self.settings = settings
         self.generation = 1
-        self.state = State.STARTING
+        self.state = DaemonState.STARTING
         self.started_at = now
         self.failure: str | None = None  # why the daemon ends by itself
         self.killing = False  # the second SIGINT came
@@ -71,12 +71,12 @@ class Daemon:
     @property
     def stopping(self) -> bool:
         """Whether it is on its way out."""
-        return self.state in (State.DRAINING, State.STOPPING)
+        return self.state in (DaemonState.DRAINING, DaemonState.STOPPING)
 
     @property
     def interrupting(self) -> bool:
         """Whether every worker has been interrupted."""
-        return self.state is State.STOPPING
+        return self.state is DaemonState.STOPPING
 
     @property
     def ready(self) -> bool:
@@ -217,13 +217,13 @@ class Daemon:
 
     def _drain(self, now: float) -> None:
         if not self.stopping:
-            self._begin_stop(State.DRAINING, now)
+            self._begin_stop(DaemonState.DRAINING, now)
 
     def _interrupt(self, now: float) -> None:
-        if self.state is State.STOPPING:
+        if self.state is DaemonState.STOPPING:
             self._kill(now)
             return
-        self._begin_stop(State.STOPPING, now)
+        self._begin_stop(DaemonState.STOPPING, now)
         for pool in self.pools.values():
             pool.stop(now, interrupt=True)
 
@@ -234,7 +234,7 @@ class Daemon:
         for pool in self.pools.values():
             pool.kill(now)
 
-    def _begin_stop(self, state: State, now: float) -> None:
+    def _begin_stop(self, state: DaemonState, now: float) -> None:
         first = not self.stopping
         self.reloads.stop(now)
         self.state = state
@@ -243,9 +243,9 @@ class Daemon:
             self.out.append(TellStopping())
             for pool in self.pools.values():
                 pool.kills = 0  # what had to be killed long ago is no failure of this stop
-                if pool.mode is not Mode.LEAVING:
+                if pool.state is not PoolState.LEAVING:
                     pool.hold(now)
-        how = "draining" if state is State.DRAINING else "interrupting"
+        how = "draining" if state is DaemonState.DRAINING else "interrupting"
         self.say("info", f"stopping: {how} {count(len(self.members()), 'worker')}")
 
     def give_up(self, reason: str, now: float) -> None:
@@ -257,7 +257,7 @@ class Daemon:
     # -- what follows from the state --------------------------------------------
 
     def _settle(self, now: float) -> None:
-        if self.state is State.STARTING:
+        if self.state is DaemonState.STARTING:
             self._start_pools(now)
             self._despair(now)
         if self.stopping:
@@ -268,7 +268,7 @@ class Daemon:
             self._let_removed_pools_go(now)
         for pool in self.pools.values():
             pool.settle(now)
-        if self.state is State.STARTING and all(pool.complete for pool in self._in_force()):
+        if self.state is DaemonState.STARTING and all(pool.complete for pool in self._in_force()):
             self._became_ready()
         if not self.stopping:
             self.reloads.finish()
@@ -280,7 +280,7 @@ class Daemon:
 
     def _start_pools(self, now: float) -> None:
         for pool in self.pools.values():
-            first = pool.mode is Mode.WAITING and pool.candidate is None
+            first = pool.state is PoolState.WAITING and pool.candidate is None
             if first and all(self.pools[name].complete for name in pool.settings.after):
                 pool.start(now)
 
@@ -290,7 +290,7 @@ class Daemon:
                 self.give_up(f"pool {pool.name} can't start: {pool.hopeless}", now)
 
     def _became_ready(self) -> None:
-        self.state = State.RUNNING
+        self.state = DaemonState.RUNNING
         for pool in self.pools.values():
             pool.ever_ready = True  # also one that was scaled to nothing: it never gives up now
         self.out.append(TellReady())
@@ -299,7 +299,7 @@ class Daemon:
 
     def _stop_in_order(self, now: float) -> None:
         """A pool outlives those that come after it."""
-        staying = [pool for pool in self.pools.values() if pool.mode is not Mode.LEAVING]
+        staying = [pool for pool in self.pools.values() if pool.state is not PoolState.LEAVING]
         free = [pool for pool in staying if self._outlived(pool)]
         for pool in free:
             pool.stop(now)
@@ -308,11 +308,13 @@ class Daemon:
 
     def _outlived(self, pool: Pool) -> bool:
         later = [other for other in self.pools.values() if pool.name in other.settings.after]
-        return all(other.mode is Mode.LEAVING and not other.members for other in later)
+        return all(other.state is PoolState.LEAVING and not other.members for other in later)
 
     def _let_removed_pools_go(self, now: float) -> None:
         """A pool that a reload removed outlives the old workers that came after it."""
-        removed = [p for p in self.pools.values() if p.mode is Mode.STAYING and not p.candidate]
+        removed = [
+            p for p in self.pools.values() if p.state is PoolState.STAYING and not p.candidate
+        ]
         if not removed:
             return
         needed = {name for member in self.members() for name in member.settings.after}
@@ -322,12 +324,12 @@ class Daemon:
 
     def _bury_removed_pools(self) -> None:
         for name, pool in list(self.pools.items()):
-            if pool.mode is Mode.LEAVING and pool.gone:
+            if pool.state is PoolState.LEAVING and pool.gone:
                 del self.pools[name]
 
     def _extend(self, now: float) -> None:
         """Tell systemd how long what is under way may take within its own limits."""
-        if self.state is State.RUNNING:
+        if self.state is DaemonState.RUNNING:
             self._extended_to = 0.0
             return
         end = now + self._longest(now) + MARGIN
@@ -342,7 +344,7 @@ class Daemon:
             waits = [m.longest(now) for m in busy]
             waits += [z.deadline - now for z in pool.zygotes.values() if z.deadline is not None]
             waits += [pool.backoff.next_start - now] if pool.backoff.next_start else []
-            if pool.mode is not Mode.LEAVING:
+            if pool.state is not PoolState.LEAVING:
                 whole = pool.settings.drain_timeout + pool.settings.stop_timeout
                 start = 2 * pool.settings.ready_timeout
                 waits.append(whole if self.stopping else start)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
-
 from graced.core.actions import Drain, Interrupt, Kill, Say
-from graced.core.backoff import Birth
+from graced.core.states import (
+    ON_THE_WAY_OUT,
+    Asked,
+    KillReason,
+    RoundState,
+    StartReason,
+    WorkerState,
+)
 from graced.settings import Pool
 
 TYPE_CHECKING = False
@@ -20,43 +25,6 @@ STILL_THERE = 1.0  # seconds until a worker that survived SIGKILL gets it again
 IN_SETUP = 2  # Acknowledged.ack: it was asked to drain in setup(), so it interrupts itself
 
 
-class State(Enum):
-    """Where a worker is in its life."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    INTERRUPTED = "interrupted"
-    KILLED = "killed"
-
-
-class Asked(IntEnum):
-    """What the main process has asked of a worker; others may ask it too, by `kill`."""
-
-    NOTHING = 0
-    DRAIN = 1
-    INTERRUPT = 2
-
-
-ON_THE_WAY_OUT = (State.DRAINING, State.INTERRUPTED, State.KILLED)
-
-
-class Round(Enum):
-    """What is known of the round in hand."""
-
-    FINE = "fine"
-    OVERDUE = "overdue"  # past its deadline, its stack is being printed
-    DOOMED = "doomed"  # the worker is killed for it
-
-
-class Verdict(Enum):
-    """Why a worker is to be killed."""
-
-    STUCK = "stuck"  # for the round in hand, and only while it lasts
-    LADDER = "ladder"  # it had its time on every rung
-    FORCED = "forced"  # whatever it holds
-
-
 class Member:
     """A worker of a pool. The rung it is on began at ``rung_at``."""
 
@@ -64,7 +32,6 @@ class Member:
         "age_limit",
         "asked",
         "at_fault",
-        "birth",
         "born_at",
         "failure",
         "generation",
@@ -72,6 +39,7 @@ class Member:
         "hold_until",
         "id",
         "kill_at",
+        "kill_reason",
         "leased",
         "look_at",
         "nudge_at",
@@ -83,9 +51,9 @@ class Member:
         "rung_length",
         "settings",
         "slot",
+        "start_reason",
         "state",
         "told_to_drain",
-        "verdict",
         "wants",
         "was_ready",
         "zygote",
@@ -98,7 +66,7 @@ class Member:
         generation: int,
         zygote: int,
         slot: int,
-        birth: Birth,
+        start_reason: StartReason,
         now: float,
     ) -> None:
         self.id = worker
@@ -106,9 +74,9 @@ class Member:
         self.generation = generation
         self.zygote = zygote
         self.slot = slot
-        self.birth = birth
+        self.start_reason = start_reason
         self.born_at = now
-        self.state = State.STARTING
+        self.state = WorkerState.STARTING
         self.asked = Asked.NOTHING
         self.was_ready = False  # so its handlers stand, or user code has put its own there
         self.told_to_drain = False  # since then
@@ -118,9 +86,9 @@ class Member:
         self.wants: str | None = None  # why it is to be replaced by a like one
         self.failure: str | None = None  # why the core ends it, if that is a death
         self.at_fault = False  # and it had not been asked to leave before
-        self.round = Round.FINE
+        self.round = RoundState.FINE
         self.overdue_text = ""
-        self.verdict: Verdict | None = None
+        self.kill_reason: KillReason | None = None
         self.kill_at: float | None = None  # when a kill that is wanted is tried (again)
         self.age_limit: float | None = None
         self.leased = 0.0
@@ -144,7 +112,7 @@ class Member:
         That is so for one that is ended for a failure, and for one that asks itself to
         leave: only its end shows whether the next start has to wait.
         """
-        by_itself = self.state is State.INTERRUPTED and self.asked is Asked.NOTHING
+        by_itself = self.state is WorkerState.INTERRUPTED and self.asked is Asked.NOTHING
         return self.at_fault or by_itself or self.hold_until is not None
 
     @property
@@ -162,7 +130,7 @@ class Member:
     def deadline(self) -> float | None:
         """When something has to be done about it, or None."""
         limit = self.age_limit if self.wants is None else None
-        if self.state is State.READY and self.kill_at is None:  # most are, most of the time
+        if self.state is WorkerState.READY and self.kill_at is None:  # most are, most of the time
             if self.look_at is None or limit is None:
                 return limit if self.look_at is None else self.look_at
             return min(limit, self.look_at)
@@ -179,7 +147,7 @@ class Member:
     def longest(self, now: float) -> float:
         """Seconds that the rest of the ladder can take at most."""
         left = max((self.rung_end() or now) - now, (self.held_until or now) - now, 0.0)
-        if self.state is State.DRAINING:
+        if self.state is WorkerState.DRAINING:
             left += self.settings.stop_timeout
         return left
 
@@ -188,27 +156,27 @@ class Member:
     def ready(self) -> bool:
         """Its setup() returned; return whether it is to begin its work."""
         self.was_ready, self.told_to_drain = True, False
-        if self.state is not State.STARTING:
+        if self.state is not WorkerState.STARTING:
             return False
-        self.state = State.READY
+        self.state = WorkerState.READY
         self.rung_length = None
         return True
 
     def acknowledged(self, ack: int, now: float) -> None:
         """It has seen a signal; one that was still in setup() interrupts itself."""
-        if self.state is State.READY or (self.state is State.STARTING and ack):
-            self._rung(State.DRAINING, self.settings.drain_timeout, now)
+        if self.state is WorkerState.READY or (self.state is WorkerState.STARTING and ack):
+            self._rung(WorkerState.DRAINING, self.settings.drain_timeout, now)
             if now - self.born_at < HASTY:
                 self.hold_until = self.born_at + HASTY
-        if self.state is State.DRAINING and ack >= IN_SETUP:
-            self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
-        if self.state is State.DRAINING or ack >= IN_SETUP:
+        if self.state is WorkerState.DRAINING and ack >= IN_SETUP:
+            self._rung(WorkerState.INTERRUPTED, self.settings.stop_timeout, now)
+        if self.state is WorkerState.DRAINING or ack >= IN_SETUP:
             self.nudge_at = None
 
     def seen_in_setup(self, now: float) -> None:
         """It has no round to finish: the rest of the ladder is that of an interrupt."""
-        if self.state is State.DRAINING:
-            self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
+        if self.state is WorkerState.DRAINING:
+            self._rung(WorkerState.INTERRUPTED, self.settings.stop_timeout, now)
 
     def leases(self, leased: float, held_until: float | None, now: float) -> None:
         """The ladder's clock stands still while a lease holds.
@@ -217,7 +185,7 @@ class Member:
         """
         self.leased = leased
         self.rung_base = max(self.rung_base, leased - (now - self.rung_at))
-        self.held_until = None if self.state is State.KILLED else held_until
+        self.held_until = None if self.state is WorkerState.KILLED else held_until
 
     def drain(self, now: float) -> list[Action]:
         """Ask it to finish the round in hand."""
@@ -227,43 +195,43 @@ class Member:
         if self.pid is None:  # and it has no round, as far as we know
             patience = min(patience, self.settings.stop_timeout)
         self.asked = Asked.DRAIN
-        self._rung(State.DRAINING, patience, now)
+        self._rung(WorkerState.DRAINING, patience, now)
         return self._nudge(now)
 
     def interrupt(self, now: float) -> list[Action]:
         """Raise WorkerInterrupt in it."""
         self.asked = Asked.INTERRUPT
-        if self.state in (State.INTERRUPTED, State.KILLED):
+        if self.state in (WorkerState.INTERRUPTED, WorkerState.KILLED):
             return []
-        self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
+        self._rung(WorkerState.INTERRUPTED, self.settings.stop_timeout, now)
         return self._nudge(now)
 
-    def kill(self, now: float, verdict: Verdict) -> list[Action]:
+    def kill(self, now: float, kill_reason: KillReason) -> list[Action]:
         """Ask for its end. Tried again until it is answered."""
-        self.verdict = verdict
+        self.kill_reason = kill_reason
         self.kill_at = now + AGAIN
         if self.pid is None:
             return []
-        force, stuck = verdict is Verdict.FORCED, verdict is Verdict.STUCK
+        force, stuck = kill_reason is KillReason.FORCED, kill_reason is KillReason.STUCK
         return [Kill(self.id, force=force, stuck=stuck)]
 
     def killed(self, now: float) -> None:
         """SIGKILL is on its way."""
-        if self.verdict is Verdict.STUCK:
+        if self.kill_reason is KillReason.STUCK:
             self.failure, self.at_fault = self.overdue_text, not self.leaving
-        self._rung(State.KILLED, STILL_THERE, now)
+        self._rung(WorkerState.KILLED, STILL_THERE, now)
         self.held_until = self.nudge_at = self.kill_at = None
 
     def spawned(self, pid: int, now: float) -> list[Action]:
         """It has a process now; what it was asked before reaches it."""
         self.pid = pid
-        if self.state is State.DRAINING:
+        if self.state is WorkerState.DRAINING:
             self.rung_length = self.settings.drain_timeout
-        if self.verdict is Verdict.FORCED:
-            return self.kill(now, self.verdict)
-        if self.verdict is Verdict.LADDER:  # it has not heard of any rung yet
-            self.verdict = self.kill_at = None
-            self._rung(State.INTERRUPTED, self.settings.stop_timeout, now)
+        if self.kill_reason is KillReason.FORCED:
+            return self.kill(now, self.kill_reason)
+        if self.kill_reason is KillReason.LADDER:  # it has not heard of any rung yet
+            self.kill_reason = self.kill_at = None
+            self._rung(WorkerState.INTERRUPTED, self.settings.stop_timeout, now)
         return self._nudge(now) if self.leaving else []
 
     def tick(self, now: float) -> list[Action]:
@@ -273,8 +241,8 @@ class Member:
             self.wants = "max_age"
         if self.hold_until is not None and now >= self.hold_until:
             self.hold_until = None
-        if self.verdict is not None and self._over(self.kill_at, now):
-            actions += self.kill(now, self.verdict)
+        if self.kill_reason is not None and self._over(self.kill_at, now):
+            actions += self.kill(now, self.kill_reason)
         elif self._over(self.rung_end(), now):
             actions += self._next_rung(now)
         elif self.nudge_at is not None and now >= self.nudge_at:
@@ -293,19 +261,19 @@ class Member:
         return time is not None and now >= time
 
     def _next_rung(self, now: float) -> list[Action]:
-        if self.state is State.STARTING:
+        if self.state is WorkerState.STARTING:
             self.failure = f"setup() took longer than {seconds(self.settings.ready_timeout)}"
             self.at_fault = True
             return self.interrupt(now)
-        if self.state is State.DRAINING:
+        if self.state is WorkerState.DRAINING:
             return self.interrupt(now)
-        if self.state is State.KILLED:
-            self._rung(State.KILLED, STILL_THERE, now)
-            return self.kill(now, Verdict.FORCED)
+        if self.state is WorkerState.KILLED:
+            self._rung(WorkerState.KILLED, STILL_THERE, now)
+            return self.kill(now, KillReason.FORCED)
         self.rung_length = self.nudge_at = None
-        return self.kill(now, Verdict.LADDER)
+        return self.kill(now, KillReason.LADDER)
 
-    def _rung(self, state: State, length: float, now: float) -> None:
+    def _rung(self, state: WorkerState, length: float, now: float) -> None:
         self.state = state
         self.rung_at, self.rung_length, self.rung_base = now, length, self.leased
 
@@ -315,9 +283,9 @@ class Member:
         SIGTERM only once to a worker that is ready: it can't miss it then, and handlers that
         libraries have put there take a second one for the wish to end at once.
         """
-        if self.pid is None or self.state is State.KILLED:
+        if self.pid is None or self.state is WorkerState.KILLED:
             return []
-        if self.state is not State.DRAINING:
+        if self.state is not WorkerState.DRAINING:
             self.asked = Asked.INTERRUPT
             self.nudge_at = now + NUDGE
             return [Interrupt(self.id)]
@@ -340,27 +308,30 @@ class Member:
 
     def overdue(self, text: str) -> bool:
         """Its round is past its deadline; returns whether that is news."""
-        if self.round is not Round.FINE or self.state not in (State.READY, State.DRAINING):
+        if self.round is not RoundState.FINE or self.state not in (
+            WorkerState.READY,
+            WorkerState.DRAINING,
+        ):
             return False
-        self.round = Round.OVERDUE
+        self.round = RoundState.OVERDUE
         self.overdue_text = text
         return True
 
     def stack_printed(self, now: float) -> list[Action]:
         """The stack of its overdue round is in the log: end it."""
-        if self.round is not Round.OVERDUE or self.state is State.KILLED:
+        if self.round is not RoundState.OVERDUE or self.state is WorkerState.KILLED:
             return []
-        self.round = Round.DOOMED
-        if self.verdict is not None:
+        self.round = RoundState.DOOMED
+        if self.kill_reason is not None:
             return []
-        self.verdict, self.kill_at = Verdict.STUCK, now
-        return self.kill(now, Verdict.STUCK) if self._over(now, now) else []
+        self.kill_reason, self.kill_at = KillReason.STUCK, now
+        return self.kill(now, KillReason.STUCK) if self._over(now, now) else []
 
     def recovered(self) -> None:
         """The overdue round ended before the kill."""
-        self.round = Round.FINE
-        if self.verdict is Verdict.STUCK:
-            self.verdict = self.kill_at = None
+        self.round = RoundState.FINE
+        if self.kill_reason is KillReason.STUCK:
+            self.kill_reason = self.kill_at = None
 
 
 def seconds(value: float) -> str:

@@ -9,16 +9,21 @@ is in :mod:`graced.core.zygotes`, how far a proposed generation is in
 
 from __future__ import annotations
 
-from enum import Enum
-
-from graced.core.actions import Birth as Order
-from graced.core.actions import Bury, LookAt, PrintStack, Say, Spawn, WatchRounds
-from graced.core.backoff import Backoff, Birth
-from graced.core.candidate import Candidate, Trial
+from graced.core.actions import CleanUp, LookAt, PrintStack, Say, Spawn, SpawnOrder, WatchRounds
+from graced.core.backoff import Backoff
 from graced.core.events import Died
-from graced.core.member import HASTY, Asked, Member, State, Verdict, count, seconds
-from graced.core.slots import Slots
-from graced.core.zygotes import Stage, Zygotes
+from graced.core.member import HASTY, Member, count, seconds
+from graced.core.slots import Candidate, Slots
+from graced.core.states import (
+    Asked,
+    CandidateState,
+    KillReason,
+    PoolState,
+    StartReason,
+    WorkerState,
+    ZygoteState,
+)
+from graced.core.zygotes import Zygotes
 from graced.units import show_size
 
 TYPE_CHECKING = False
@@ -34,20 +39,11 @@ REMEMBERED = 10  # deaths shown in a status
 UNASKED = "was interrupted, but not by graced: by a SIGINT of its own, or by hand"
 
 
-class Mode(Enum):
-    """What a pool is about."""
-
-    WAITING = "waiting"  # for the pools that it comes after
-    UP = "up"
-    STAYING = "staying"  # it is to go, but workers that come after it are still there
-    LEAVING = "leaving"
-
-
 class Pool:
     """One pool over all its generations."""
 
     def __init__(self, settings: Settings, generation: int, context: Context) -> None:
-        self.mode = Mode.WAITING
+        self.state = PoolState.WAITING
         self.backoff = Backoff(settings.backoff, context.jitter)
         self.ever_ready = False
         self.hopeless: str | None = None  # why a first start can't succeed
@@ -57,11 +53,11 @@ class Pool:
         self.last_deaths: list[tuple[int, int | None, str, str, int]] = []
         self._slots = Slots(settings, generation)
         self._zygotes = Zygotes(context)
-        self._bereaved: set[int] = set()  # slots whose worker died
+        self._slots_with_death: set[int] = set()  # slots whose worker died
         self._proven: set[int] = set()  # slots that had a ready worker, and no death since
         self._warned_in = 0  # the generation whose max_rss is too small
         self._context = context
-        self._orders: dict[int, list[Order]] = {}
+        self._orders: dict[int, list[SpawnOrder]] = {}
 
     # -- what it is -----------------------------------------------------------
 
@@ -115,7 +111,7 @@ class Pool:
     @property
     def all_ready(self) -> bool:
         """Whether every slot has a ready worker."""
-        return self.mode is Mode.UP and self._zygotes.ready and self._slots.all_ready()
+        return self.state is PoolState.UP and self._zygotes.ready and self._slots.all_ready()
 
     @property
     def complete(self) -> bool:
@@ -125,7 +121,7 @@ class Pool:
         that recycles fast might never be complete at any one moment.
         """
         loaded = bool(self._proven) or self._zygotes.ready
-        return self.mode is Mode.UP and loaded and self._proven.issuperset(range(self.target))
+        return self.state is PoolState.UP and loaded and self._proven.issuperset(range(self.target))
 
     @property
     def renewed(self) -> bool:
@@ -135,7 +131,7 @@ class Pool:
     @property
     def going(self) -> bool:
         """Whether it starts no more workers: removed, or the daemon stops."""
-        return self.mode in (Mode.STAYING, Mode.LEAVING)
+        return self.state in (PoolState.STAYING, PoolState.LEAVING)
 
     @property
     def trouble(self) -> str | None:
@@ -155,7 +151,7 @@ class Pool:
         """When :meth:`tick` has something to do, or None."""
         times: list[float | None] = [m.deadline() for m in self.members.values()]
         times += [z.deadline for z in self.zygotes.values()]
-        if self.mode is Mode.UP:
+        if self.state is PoolState.UP:
             times += [self._probe_start(), self._probe_reset(), self._zygotes.again_at]
         return min((time for time in times if time is not None), default=None)
 
@@ -163,27 +159,27 @@ class Pool:
 
     def start(self, now: float) -> None:
         """Begin: the pools that it comes after are ready."""
-        self.mode = Mode.UP
+        self.state = PoolState.UP
         self._load_code(now)
 
     def hold(self, now: float) -> None:
         """Start no more workers, but keep those there are."""
         self.abandon(now)
-        self.mode = Mode.STAYING
+        self.state = PoolState.STAYING
 
     def stop(self, now: float, *, interrupt: bool = False) -> None:
         """Send every worker down the ladder; start no more."""
         self.abandon(now)
-        self.mode = Mode.LEAVING
+        self.state = PoolState.LEAVING
         for member in list(self.members.values()):
             self._do(member.interrupt(now) if interrupt else member.drain(now))
         for zygote in self.zygotes.values():
-            self._hurry_births(zygote, now)
+            self._hurry_forks(zygote, now)
 
     def kill(self, now: float) -> None:
         """Kill every worker, leases or not."""
         for member in list(self.members.values()):
-            self._do(member.kill(now, Verdict.FORCED))
+            self._do(member.kill(now, KillReason.FORCED))
 
     def scale(self, workers: int) -> None:
         """Change the number of workers until the next reload, not the one under way."""
@@ -199,7 +195,7 @@ class Pool:
         if not zygote.imported(now):
             return
         if self.candidate is not None and zygote.id == self.candidate.zygote:
-            self.candidate.trial = Trial.IMPORTED
+            self.candidate.state = CandidateState.IMPORTED
 
     def zygote_failed(self, zygote: Zygote, reason: str, now: float) -> None:
         """The zygote can't load the code; its process leaves by itself."""
@@ -210,7 +206,7 @@ class Pool:
             self.candidate.failure = reason
         if zygote.id == self._zygotes.current:
             self._zygotes.current = None
-            if self.mode is Mode.UP:
+            if self.state is PoolState.UP:
                 self._load_again(zygote, reason, now)
 
     def zygote_gone(self, zygote: Zygote, reason: str, now: float) -> None:
@@ -238,24 +234,24 @@ class Pool:
         self.zygote_failed(zygote, reason, now)
         self._zygotes.kill(zygote)
 
-    def _hurry_births(self, zygote: Zygote | None, now: float) -> None:
+    def _hurry_forks(self, zygote: Zygote | None, now: float) -> None:
         """Who is not born yet leaves, if need be by the death of its zygote, which may be stuck."""
-        if zygote is not None and self._bears(zygote):
+        if zygote is not None and self._owes_forks(zygote):
             zygote.hurry(now)
 
-    def _bears(self, zygote: Zygote) -> bool:
+    def _owes_forks(self, zygote: Zygote) -> bool:
         """Whether it has orders that it has not answered."""
         return any(m.zygote == zygote.id and m.pid is None for m in self.members.values())
 
     def _out_of_time(self, zygote: Zygote, now: float) -> None:
-        """Its deadline is over: that of its import, of its last births, or of its leaving."""
-        if zygote.stage is Stage.IMPORTING:
+        """Its deadline is over: that of its import, of its last forks, or of its leaving."""
+        if zygote.state is ZygoteState.IMPORTING:
             limit = seconds(zygote.settings.ready_timeout)
             reason = f"importing {zygote.settings.worker} took longer than {limit}"
             self._end_zygote(zygote, reason, now)
-        elif zygote.stage is Stage.LOST:
+        elif zygote.state is ZygoteState.LOST:
             self._zygotes.kill(zygote)
-        elif self._bears(zygote):
+        elif self._owes_forks(zygote):
             self._say("warning", f"pool {self.name}: its zygote does not fork; killing it")
             self._end_zygote(zygote, "its zygote does not fork", now)
         else:
@@ -273,7 +269,7 @@ class Pool:
         took = seconds(now - member.born_at)
         self._say("debug", f"worker {member.label} is ready after {took}", member)
         if self.candidate is not None and member.id == self.candidate.canary:
-            self.candidate.trial = Trial.PROVEN
+            self.candidate.state = CandidateState.PROVEN
         if self._proves(member):
             self._watch_proof(member)
 
@@ -320,7 +316,7 @@ class Pool:
         del self.members[member.id]
         reason = member.failure or event.reason
         planned = event.planned or (event.clean and member.asked is not Asked.NOTHING)
-        killed = member.state is State.KILLED and not planned
+        killed = member.state is WorkerState.KILLED and not planned
         cut = event.interrupted and member.asked is not Asked.INTERRUPT
         unasked = planned and (cut or (event.job and member.asked is Asked.NOTHING))
         counts = member.failure is not None or unasked or not (planned or killed)
@@ -328,7 +324,7 @@ class Pool:
         if self._slots.is_canary(member) and not jobs:
             assert self.candidate is not None
             self.candidate.failure = reason
-        if killed and (member.failure is None or self.mode is not Mode.UP):
+        if killed and (member.failure is None or self.state is not PoolState.UP):
             self.kills += 1
         if member.failure is None and (planned or event.own_handler):
             self._left(member, event, unasked, jobs, now)
@@ -340,7 +336,7 @@ class Pool:
         if member.pid is not None:
             cut = unasked and member.failure is None
             why = UNASKED if cut else reason
-            self._do([Bury(member.id, self.name, member.slot, why, counts, cut)])
+            self._do([CleanUp(member.id, self.name, member.slot, why, counts, cut)])
 
     def not_spawned(self, member: Member, reason: str, at: str, now: float) -> None:
         """A worker could not be forked; to one that was asked to leave that is all the same."""
@@ -353,11 +349,11 @@ class Pool:
         But one that asks itself would do so for ever, so it is evidence if nobody but itself
         need have asked: it was interrupted, or it left as soon as it had begun.
         """
-        how = UNASKED if unasked else _farewell(member, event)
+        how = UNASKED if unasked else _how_it_left(member, event)
         hasty = not event.good and now - member.born_at < HASTY
         own = member.asked is Asked.NOTHING and (unasked or hasty)
-        if own and not jobs and self.mode is Mode.UP and self._slots.current_code(member):
-            self._mourn(member, f"its worker {how}", event.good, now)
+        if own and not jobs and self.state is PoolState.UP and self._slots.current_code(member):
+            self._record_death(member, f"its worker {how}", event.good, now)
             how += self._what_next(member, True, now)
         else:
             self.backoff.left(member.id, now)
@@ -370,8 +366,8 @@ class Pool:
             self.last_deaths.append((member.slot, member.pid, event.at, reason, event.rounds))
             del self.last_deaths[:-REMEMBERED]
         missed = self._slots.current_code(member) and (not member.leaving or member.at_fault)
-        if self.mode is Mode.UP and missed and not jobs:
-            self._mourn(member, reason, event.good, now)
+        if self.state is PoolState.UP and missed and not jobs:
+            self._record_death(member, reason, event.good, now)
         else:
             self.backoff.left(member.id, now)
         text = f"worker {member.label} died: {reason}, after {count(event.rounds, 'round')}"
@@ -380,25 +376,25 @@ class Pool:
     def _is_in_force(self, member: Member) -> bool:
         """Whether it is no canary; what that died of is the reason of a refused reload."""
         on_trial = self.candidate is not None and member.id == self.candidate.canary
-        return not on_trial and member.birth is not Birth.REFUSED
+        return not on_trial and member.start_reason is not StartReason.REFUSED
 
-    def _mourn(self, member: Member, reason: str, good: int, now: float) -> None:
+    def _record_death(self, member: Member, reason: str, good: int, now: float) -> None:
         self.evidence = reason
-        self._bereaved.add(member.slot)
+        self._slots_with_death.add(member.slot)
         self._proven.discard(member.slot)
         if good and self._proves(member):
             self.backoff.end()
         lasted = self.ever_ready and now - member.born_at >= self.settings.backoff.reset
-        birth = Birth.FIRST if lasted else member.birth
-        if birth is Birth.PROBE and not self.ever_ready:
+        start_reason = StartReason.FIRST if lasted else member.start_reason
+        if start_reason is StartReason.PROBE and not self.ever_ready:
             self.hopeless = reason
         was_active = self.backoff.active
-        self.backoff.died(member.id, birth, good, member.born_at, now)
+        self.backoff.died(member.id, start_reason, good, member.born_at, now)
         if self.backoff.active and not was_active:
             self._watch_evidence()
 
     def _what_next(self, member: Member, evidence: bool, now: float) -> str:
-        if self.mode is not Mode.UP or not evidence or member.slot >= self.target:
+        if self.state is not PoolState.UP or not evidence or member.slot >= self.target:
             return ""
         if self.hopeless is not None:
             return "; giving up"
@@ -410,7 +406,7 @@ class Pool:
 
     def _watch_evidence(self) -> None:
         for member in self.members.values():
-            if member.state is State.READY and self._proves(member):
+            if member.state is WorkerState.READY and self._proves(member):
                 self._watch_proof(member)
 
     def _watch_proof(self, member: Member) -> None:
@@ -443,9 +439,9 @@ class Pool:
             return
         canary = self.members.get(candidate.canary) if candidate.canary is not None else None
         if canary is not None:
-            canary.birth = Birth.REFUSED
+            canary.start_reason = StartReason.REFUSED
             self._do(canary.drain(now))
-        self._hurry_births(self.zygotes.get(candidate.zygote), now)
+        self._hurry_forks(self.zygotes.get(candidate.zygote), now)
 
     def commit(self) -> None:
         """The proposed generation is proven everywhere: it is the current one now."""
@@ -453,10 +449,10 @@ class Pool:
         assert candidate is not None
         self._slots.put_in_force(candidate)
         self._zygotes.put_in_force(candidate.zygote)
-        self.mode = Mode.UP
+        self.state = PoolState.UP
         self.ever_ready = True
         self.backoff = Backoff(self.settings.backoff, self._context.jitter)
-        self._bereaved.clear()
+        self._slots_with_death.clear()
         self._proven = {m.slot for m in self.members.values() if m.id == candidate.canary}
 
     def prove(self, now: float) -> None:
@@ -464,28 +460,28 @@ class Pool:
         candidate = self.candidate
         if candidate is None or candidate.failure is not None:
             return
-        if candidate.trial is Trial.IMPORTED:
+        if candidate.state is CandidateState.IMPORTED:
             self._begin_canary(candidate, now)
-        if candidate.trial is Trial.YIELDING and not self._slots.of(0):
+        if candidate.state is CandidateState.YIELDING and not self._slots.of(0):
             self._spawn_canary(candidate, now)
 
     def _begin_canary(self, candidate: Candidate, now: float) -> None:
         if candidate.settings.workers == 0:
-            candidate.trial = Trial.PROVEN
+            candidate.state = CandidateState.PROVEN
         elif candidate.settings.surge > 0:
             if self._slots.room_ahead(candidate.settings.surge):
                 self._spawn_canary(candidate, now)
         elif not self._slots.of(0):
             self._spawn_canary(candidate, now)
         elif self._slots.room_to_leave():
-            candidate.trial = Trial.YIELDING
+            candidate.state = CandidateState.YIELDING
             for member in self._slots.of(0):
                 self._do(member.drain(now))
 
     def _spawn_canary(self, candidate: Candidate, now: float) -> None:
-        candidate.trial = Trial.STARTING
+        candidate.state = CandidateState.STARTING
         candidate.canary = self._spawn(
-            0, Birth.CANARY, candidate.settings, candidate.generation, candidate.zygote, now
+            0, StartReason.CANARY, candidate.settings, candidate.generation, candidate.zygote, now
         )
         self._send_orders()
 
@@ -496,7 +492,7 @@ class Pool:
         for member in list(self.members.values()):
             self._do(member.tick(now))
             self._look(member, now)
-            self._check_birth(member, now)
+            self._check_fork(member, now)
         for zygote in list(self.zygotes.values()):
             if zygote.deadline is not None and now >= zygote.deadline:
                 self._out_of_time(zygote, now)
@@ -507,7 +503,7 @@ class Pool:
 
     def settle(self, now: float) -> None:
         """Apply the rules of the state: let go, fill, replace, tidy up."""
-        if self.mode is Mode.UP:
+        if self.state is PoolState.UP:
             if self._zygotes.again_at is not None and now >= self._zygotes.again_at:
                 self._load_code(now)
             change = self._slots.to_change()
@@ -533,13 +529,13 @@ class Pool:
             self._probe(now)
             return
         for slot in self._slots.vacancies():
-            self._spawn_current(slot, self._birth(slot, Birth.FIRST), now)
+            self._spawn_current(slot, self._reason_for(slot, StartReason.FIRST), now)
 
     def _probe(self, now: float) -> None:
         slot = self._slots.for_probe()
         if slot is not None:
             if self.backoff.due(now):
-                self.backoff.probing(self._spawn_current(slot, Birth.PROBE, now))
+                self.backoff.probing(self._spawn_current(slot, StartReason.PROBE, now))
         elif self.backoff.probe is None and self._slots.nothing_missing():
             self._say("info", f"pool {self.name}: no worker is missing, back-off is over")
             self.backoff.end()
@@ -559,11 +555,11 @@ class Pool:
             elif not slots.room_ahead(self.settings.surge):
                 return
             else:
-                self._spawn_current(slot, self._birth(slot, Birth.SUCCESSOR), now)
+                self._spawn_current(slot, self._reason_for(slot, StartReason.SUCCESSOR), now)
 
     def _needed_zygotes(self) -> set[int]:
         needed = {m.zygote for m in self.members.values()}
-        if self.mode is not Mode.LEAVING and self._zygotes.current is not None:
+        if self.state is not PoolState.LEAVING and self._zygotes.current is not None:
             needed.add(self._zygotes.current)
         if self.candidate is not None:
             needed.add(self.candidate.zygote)
@@ -575,31 +571,31 @@ class Pool:
         """Whether a round of it says that the code works."""
         return self._slots.current_code(member) and self.backoff.proves(member.born_at)
 
-    def _birth(self, slot: int, otherwise: Birth) -> Birth:
-        return Birth.REPLACEMENT if slot in self._bereaved else otherwise
+    def _reason_for(self, slot: int, otherwise: StartReason) -> StartReason:
+        return StartReason.REPLACEMENT if slot in self._slots_with_death else otherwise
 
-    def _spawn_current(self, slot: int, birth: Birth, now: float) -> int:
+    def _spawn_current(self, slot: int, start_reason: StartReason, now: float) -> int:
         zygote = self._zygotes.current
         assert zygote is not None
-        return self._spawn(slot, birth, self.settings, self.generation, zygote, now)
+        return self._spawn(slot, start_reason, self.settings, self.generation, zygote, now)
 
     def _spawn(
         self,
         slot: int,
-        birth: Birth,
+        start_reason: StartReason,
         settings: Settings,
         generation: int,
         zygote: int,
         now: float,
     ) -> int:
         worker = self._context.new_id()
-        member = Member(worker, settings, generation, zygote, slot, birth, now)
+        member = Member(worker, settings, generation, zygote, slot, start_reason, now)
         if settings.max_age is not None:
             member.age_limit = now + settings.max_age * self._context.spread()
         self.members[worker] = member
-        self._bereaved.discard(slot)
+        self._slots_with_death.discard(slot)
         rounds = max(int((settings.max_rounds or 0) * self._context.spread()), 1)
-        order = Order(
+        order = SpawnOrder(
             worker,
             self.name,
             slot,
@@ -627,11 +623,11 @@ class Pool:
             return None
         return probe.born_at + self.settings.backoff.reset
 
-    def _check_birth(self, member: Member, now: float) -> None:
+    def _check_fork(self, member: Member, now: float) -> None:
         """A zygote that does not fork in time is of no use."""
         if member.pid is None and member.kill_at is not None:
             zygote = self.zygotes.get(member.zygote)
-            if zygote is not None and zygote.stage is Stage.READY:
+            if zygote is not None and zygote.state is ZygoteState.READY:
                 self._end_zygote(zygote, "its zygote does not fork", now)
 
     def _do(self, actions: Iterable[Action]) -> None:
@@ -643,10 +639,10 @@ class Pool:
         self._do([Say(level, text, self.name, slot, generation)])
 
 
-def _farewell(member: Member, event: Died) -> str:
+def _how_it_left(member: Member, event: Died) -> str:
     """Say how a worker left that was asked to."""
     if member.pid is None:
-        return "left before it was born"
+        return "left before it was forked"
     asked = member.asked is not Asked.NOTHING or not event.own_handler
     why = f" ({member.wants})" if member.wants is not None else ""
     how = "" if asked else f": {event.reason}"

@@ -6,11 +6,9 @@ ready worker (with ``surge: 0`` only the canary's slot is).
 
 from __future__ import annotations
 
-from enum import Enum
-
 from graced.core.actions import Commit, EndReload, ReadConfig, TellReady, TellReloading
-from graced.core.candidate import Trial
-from graced.core.pool import Mode, Pool
+from graced.core.pool import Pool
+from graced.core.states import CandidateState, DaemonState, PoolState, ReloadPhase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,31 +18,13 @@ if TYPE_CHECKING:
 FIXED = ("name", "runtime_dir", "state_dir", "user", "group")
 
 
-class State(Enum):
-    """What the daemon is doing."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    RELOADING = "reloading"
-    DRAINING = "draining"
-    STOPPING = "stopping"
-
-
-class Phase(Enum):
-    """How far a reload is."""
-
-    READING = "reading"
-    PROVING = "proving"
-    REPLACING = "replacing"
-
-
 class Reload:
     """The reload that is under way."""
 
     __slots__ = ("added", "phase", "proposed", "quiet", "settings")
 
     def __init__(self, *, quiet: bool) -> None:
-        self.phase = Phase.READING
+        self.phase = ReloadPhase.READING
         self.settings: Settings | None = None
         self.added: set[str] = set()  # pools that did not exist before
         self.proposed: set[str] = set()  # pools that have begun to prove themselves
@@ -62,13 +42,13 @@ class Reloads:
     @property
     def added(self) -> set[str]:
         """The pools that are proven, but not in force yet."""
-        proving = self.current is not None and self.current.phase is Phase.PROVING
+        proving = self.current is not None and self.current.phase is ReloadPhase.PROVING
         return self.current.added if self.current is not None and proving else set()
 
     @property
     def _committed(self) -> bool:
         """Whether the new generation of the one under way is in force."""
-        return self.current is not None and self.current.phase is Phase.REPLACING
+        return self.current is not None and self.current.phase is ReloadPhase.REPLACING
 
     # -- events ---------------------------------------------------------------
 
@@ -82,13 +62,13 @@ class Reloads:
     def accepted(self, settings: Settings, now: float) -> None:
         """The configuration is right in itself."""
         reload = self.current
-        if reload is None or reload.phase is not Phase.READING:
+        if reload is None or reload.phase is not ReloadPhase.READING:
             return
         fixed = self._fixed(settings)
         if fixed is not None:
             self.refused(fixed, now)
             return
-        reload.phase = Phase.PROVING
+        reload.phase = ReloadPhase.PROVING
         reload.settings = settings
 
     def refused(self, reason: str, now: float) -> None:
@@ -120,7 +100,7 @@ class Reloads:
 
     def prove(self, now: float) -> None:
         """Take the proof as far as it can go at this moment."""
-        if self.current is not None and self.current.phase is Phase.PROVING:
+        if self.current is not None and self.current.phase is ReloadPhase.PROVING:
             self._propose(self.current, now)
             self._prove(self.current, now)
 
@@ -128,7 +108,7 @@ class Reloads:
         """See whether the replacement is over."""
         if not self._committed:
             return
-        pools = [p for p in self._daemon.pools.values() if p.mode is not Mode.LEAVING]
+        pools = [p for p in self._daemon.pools.values() if p.state is not PoolState.LEAVING]
         failing = [p for p in pools if p.trouble is not None]
         if failing:
             reason = f"pool {failing[0].name} {failing[0].trouble}, after the change"
@@ -141,16 +121,16 @@ class Reloads:
     # -- steps ----------------------------------------------------------------
 
     def _may_begin(self) -> bool:
-        if self._daemon.state is State.STARTING:
+        if self._daemon.state is DaemonState.STARTING:
             return any(pool.backoff.active for pool in self._daemon.pools.values())
-        return self._daemon.state is State.RUNNING
+        return self._daemon.state is DaemonState.RUNNING
 
     def _begin(self) -> None:
         daemon = self._daemon
         self.queued = False
-        self.current = Reload(quiet=daemon.state is State.STARTING)
+        self.current = Reload(quiet=daemon.state is DaemonState.STARTING)
         if not self.current.quiet:
-            daemon.state = State.RELOADING
+            daemon.state = DaemonState.RELOADING
             daemon.out.append(TellReloading())
         daemon.say("info", "reloading")
         daemon.out.append(ReadConfig())
@@ -161,7 +141,7 @@ class Reloads:
         daemon = self._daemon
         for name, settings in reload.settings.pools.items():
             pool = daemon.pools.get(name)
-            if name in reload.proposed or (pool is not None and pool.mode is Mode.LEAVING):
+            if name in reload.proposed or (pool is not None and pool.state is PoolState.LEAVING):
                 continue
             if pool is None:
                 reload.added.add(name)
@@ -183,7 +163,7 @@ class Reloads:
             self._commit(reload.settings, now)
 
     def _importing(self, pool: Pool) -> bool:
-        return pool.candidate is None or pool.candidate.trial is Trial.IMPORTING
+        return pool.candidate is None or pool.candidate.state is CandidateState.IMPORTING
 
     def _try_canaries(self, trials: dict[str, Pool], now: float) -> None:
         """Only once all code is loaded is a worker of it started, or one of the old ended."""
@@ -194,7 +174,7 @@ class Reloads:
 
     def _proven(self, name: str) -> bool:
         candidate = self._daemon.pools[name].candidate
-        return candidate is not None and candidate.trial is Trial.PROVEN
+        return candidate is not None and candidate.state is CandidateState.PROVEN
 
     def _failure(self, pool: Pool) -> str | None:
         candidate = pool.candidate
@@ -210,13 +190,13 @@ class Reloads:
     def _commit(self, settings: Settings, now: float) -> None:
         reload, daemon = self.current, self._daemon
         assert reload is not None
-        reload.phase = Phase.REPLACING
+        reload.phase = ReloadPhase.REPLACING
         daemon.settings = settings
         daemon.generation += 1
         for name, pool in daemon.pools.items():
             if name in settings.pools:
                 pool.commit()
-            elif pool.mode is not Mode.LEAVING:
+            elif pool.state is not PoolState.LEAVING:
                 pool.hold(now)
         daemon.out.append(Commit(daemon.generation))
 
@@ -235,7 +215,7 @@ class Reloads:
     def _end(self, ok: bool, reason: str | None) -> None:
         assert self.current is not None
         if not self.current.quiet:
-            self._daemon.state = State.RUNNING
+            self._daemon.state = DaemonState.RUNNING
             self._daemon.out.append(TellReady())
         incomplete = self._committed and not ok
         self.current = None

@@ -6,14 +6,43 @@ about the answers is in :mod:`graced.core.pool`.
 
 from __future__ import annotations
 
-from graced.core.backoff import Birth
-from graced.core.member import State
+from graced.core.states import CandidateState, StartReason, WorkerState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from graced.core.candidate import Candidate
     from graced.core.member import Member
     from graced.settings import Pool as Settings
+
+
+class Candidate:
+    """What a reload proposes to one pool. The first worker of it is the canary."""
+
+    __slots__ = ("canary", "failure", "generation", "settings", "state", "target", "zygote")
+
+    def __init__(self, settings: Settings, generation: int, zygote: int) -> None:
+        self.settings = settings
+        self.target = settings.workers  # unless it is scaled while it is proven
+        self.generation = generation
+        self.zygote = zygote
+        self.state = CandidateState.IMPORTING
+        self.canary: int | None = None
+        self.failure: str | None = None
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether slot 0 is its canary's alone, empty or not (``surge: 0``)."""
+        if self.settings.surge > 0:
+            return False
+        return self.state in (
+            CandidateState.YIELDING,
+            CandidateState.STARTING,
+            CandidateState.PROVEN,
+        )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for room, which recycling must not take away again and again."""
+        return self.state is CandidateState.IMPORTED
 
 
 class Slots:
@@ -53,7 +82,9 @@ class Slots:
 
     def current_code(self, member: Member) -> bool:
         """Whether its death says something of the code in force."""
-        return member.generation == self.generation and member.birth is not Birth.REFUSED
+        return (
+            member.generation == self.generation and member.start_reason is not StartReason.REFUSED
+        )
 
     # -- all workers ----------------------------------------------------------
 
@@ -67,7 +98,7 @@ class Slots:
 
     def ready(self) -> list[Member]:
         """The workers that take rounds."""
-        return [m for m in self.members.values() if m.state is State.READY]
+        return [m for m in self.members.values() if m.state is WorkerState.READY]
 
     def of(self, slot: int) -> list[Member]:
         """The workers that have a slot; two, while one replaces the other."""
@@ -92,7 +123,7 @@ class Slots:
     def relieved(self) -> list[Member]:
         """The outdated whose successor is ready, or a better one is on its way."""
         staying = [m for m in self.staying() if not self.is_canary(m)]
-        ready = [m for m in staying if m.state is State.READY]
+        ready = [m for m in staying if m.state is WorkerState.READY]
         renewed = {m.slot for m in ready if self.current(m)}
         youngest = {m.slot: m.id for m in sorted(ready, key=lambda m: m.id)}
         return [
@@ -109,7 +140,7 @@ class Slots:
     def _superseded(self, member: Member, staying: list[Member]) -> bool:
         """Whether it is a successor that a reload has overtaken before it was ready."""
         return (
-            member.state is State.STARTING
+            member.state is WorkerState.STARTING
             and not self.current_code(member)
             and any(other.slot == member.slot and other is not member for other in staying)
         )
@@ -180,7 +211,7 @@ class Slots:
     def in_flux(self) -> bool:
         """Whether a slot is between two workers (surge 0 replaces one by one)."""
         return len(self.members) < self.target or any(
-            m.state is not State.READY for m in self.members.values()
+            m.state is not WorkerState.READY for m in self.members.values()
         )
 
     def _ahead(self) -> int:

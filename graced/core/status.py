@@ -1,15 +1,14 @@
-"""A picture of the daemon: the JSON of ``graced status``, and the STATUS= line."""
+"""A picture of the daemon: the JSON of ``graced status``, the STATUS= line, and its health."""
 
 from __future__ import annotations
 
-from graced.core.member import State as WorkerState
 from graced.core.member import count, seconds
-from graced.core.reload import State
+from graced.core.states import DaemonState, WorkerState
 from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from graced.core.daemon import Daemon
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
     JSON = dict[str, Any]
 
 
-class Reading(Record):
+PROBLEMS_NAMED = 3  # told by name in an answer about health; the rest is counted
+
+
+class WorkerReading(Record):
     """What the scoreboard says of a worker at this moment."""
 
     rounds: int = 0
@@ -40,12 +42,12 @@ class LastReload(Record):
         return {"at": self.at, "ok": self.ok, "reason": self.reason, "incomplete": self.incomplete}
 
 
-IDLE = Reading()
+IDLE = WorkerReading()
 
 
 def picture(
     daemon: Daemon,
-    readings: Mapping[int, Reading],
+    readings: Mapping[int, WorkerReading],
     rss: Callable[[Member], int | None],
     last_reload: LastReload | None,
     now: float,
@@ -65,7 +67,7 @@ def picture(
 
 def _pool(
     pool: Pool,
-    readings: Mapping[int, Reading],
+    readings: Mapping[int, WorkerReading],
     rss: Callable[[Member], int | None],
     now: float,
 ) -> JSON:
@@ -106,7 +108,7 @@ def _backoff(pool: Pool, now: float) -> JSON | None:
     return {"failures": backoff.failures, "next_start_in": wait}
 
 
-def _state(member: Member, reading: Reading) -> str:
+def _state(member: Member, reading: WorkerReading) -> str:
     if member.state is WorkerState.READY and reading.busy_for is not None:
         return "busy"
     return member.state.value
@@ -114,22 +116,22 @@ def _state(member: Member, reading: Reading) -> str:
 
 def line(
     daemon: Daemon,
-    readings: Mapping[int, Reading],
+    readings: Mapping[int, WorkerReading],
     last_reload: LastReload | None,
     now: float,
 ) -> str:
     """Return the STATUS= line: what a person wants to know, in words."""
     if daemon.failure is not None:
         return f"failed: {daemon.failure}"
-    if daemon.state is State.DRAINING:
+    if daemon.state is DaemonState.DRAINING:
         return _draining(daemon, readings, now)
-    if daemon.state is State.STOPPING:
+    if daemon.state is DaemonState.STOPPING:
         return f"stopping: {count(len(daemon.members()), 'worker')} left"
     parts = [_ready(daemon)]
-    if daemon.state is not State.RUNNING:
+    if daemon.state is not DaemonState.RUNNING:
         parts = [f"{daemon.state.value}: {parts[0]}"]
     parts += [_trouble(pool, now) for pool in daemon.pools.values() if pool.backoff.active]
-    if last_reload is not None and not last_reload.ok and daemon.state is State.RUNNING:
+    if last_reload is not None and not last_reload.ok and daemon.state is DaemonState.RUNNING:
         how = "incomplete" if last_reload.incomplete else "refused"
         parts.append(f"reload {how}: {last_reload.reason}")
     return "; ".join(parts)
@@ -148,7 +150,7 @@ def _trouble(pool: Pool, now: float) -> str:
     return f"{text}, next start in {seconds(max(pool.backoff.next_start - now, 0.0))}"
 
 
-def _draining(daemon: Daemon, readings: Mapping[int, Reading], now: float) -> str:
+def _draining(daemon: Daemon, readings: Mapping[int, WorkerReading], now: float) -> str:
     members = daemon.members()
     spans = [readings.get(m.id, IDLE).busy_for for m in members]
     busy = [span for span in spans if span is not None]
@@ -159,3 +161,50 @@ def _draining(daemon: Daemon, readings: Mapping[int, Reading], now: float) -> st
     if ends:
         text += f", {max(max(ends) - now, 0.0):.0f} s left"
     return text
+
+
+# Health: what decides over systemd's watchdog and ``graced health``. It is not whether every worker
+# is there (that is readiness): one of many may hang, and the ladder deals with it.
+
+
+class Health(Record):
+    """How many workers can work, how many have to, and what is wrong with the others."""
+
+    healthy: int
+    living: int
+    needed: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether enough workers can work."""
+        return self.healthy >= self.needed
+
+    def words(self) -> str:
+        """Say it in one line."""
+        text = f"{self.healthy} of {self.living} workers healthy"
+        if not self.ok:
+            text += f", {self.needed} needed"
+        told = [*self.problems[:PROBLEMS_NAMED]]
+        if len(self.problems) > PROBLEMS_NAMED:
+            told.append(f"and {len(self.problems) - PROBLEMS_NAMED} more")
+        return f"{text}: {'; '.join(told)}" if told else text
+
+
+def examine(
+    members: Iterable[Member],
+    quorum: int,
+    stopped: Callable[[Member], bool],
+    overdue: Callable[[Member], bool],
+) -> Health:
+    """Look at the workers that are alive; those in back-off neither help nor harm."""
+    living = [m for m in members if m.pid and m.state is not WorkerState.KILLED]
+    problems = []
+    for member in living:
+        if stopped(member):
+            problems.append(f"{member.label} is stopped")
+        elif overdue(member):
+            problems.append(f"{member.label} is past the deadline of its round")
+    return Health(
+        len(living) - len(problems), len(living), min(quorum, len(living)), tuple(problems)
+    )

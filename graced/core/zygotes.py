@@ -5,10 +5,9 @@ What it means for the pool that one is lost is said in :mod:`graced.core.pool`.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from graced.core.actions import KillZygote, StartZygote
 from graced.core.backoff import wait
+from graced.core.states import ZygoteState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,41 +17,33 @@ if TYPE_CHECKING:
     from graced.settings import Pool as Settings
 
 
-class Stage(Enum):
-    """Where a zygote is in its life."""
-
-    IMPORTING = "importing"
-    READY = "ready"
-    LOST = "lost"  # of no use any more; its process is on its way out
-
-
 class Zygote:
     """A process that forks workers of one generation."""
 
-    __slots__ = ("deadline", "generation", "id", "ready_at", "settings", "stage")
+    __slots__ = ("deadline", "generation", "id", "ready_at", "settings", "state")
 
     def __init__(self, zygote: int, settings: Settings, generation: int, now: float) -> None:
         self.id = zygote
         self.settings = settings
         self.generation = generation
-        self.stage = Stage.IMPORTING
+        self.state = ZygoteState.IMPORTING
         self.deadline: float | None = now + settings.ready_timeout  # of what its stage is about
         self.ready_at: float | None = None  # when it had loaded the code
 
     def imported(self, now: float) -> bool:
         """It has loaded the code; returns whether that is news."""
-        if self.stage is not Stage.IMPORTING:
+        if self.state is not ZygoteState.IMPORTING:
             return False
-        self.stage = Stage.READY
+        self.state = ZygoteState.READY
         self.deadline = None
         self.ready_at = now
         return True
 
     def lost(self) -> bool:
         """It forks no more; returns whether that is news."""
-        if self.stage is Stage.LOST:
+        if self.state is ZygoteState.LOST:
             return False
-        self.stage = Stage.LOST
+        self.state = ZygoteState.LOST
         self.deadline = None
         return True
 
@@ -66,7 +57,7 @@ class Zygote:
         Soon is half of ``stop_timeout``. The other half is for a worker that was born,
         but only turns out to be when its zygote is dead.
         """
-        if self.stage is Stage.READY:
+        if self.state is ZygoteState.READY:
             end = now + self.settings.stop_timeout / 2
             self.deadline = end if self.deadline is None else min(end, self.deadline)
 
@@ -87,7 +78,7 @@ class Zygotes:
     def ready(self) -> bool:
         """Whether the code in force is loaded."""
         zygote = self.by_id.get(self.current) if self.current is not None else None
-        return zygote is not None and zygote.stage is Stage.READY
+        return zygote is not None and zygote.state is ZygoteState.READY
 
     def start(self, settings: Settings, generation: int, now: float) -> int:
         """Have a generation's code loaded; return the new zygote's id."""

@@ -83,7 +83,7 @@ class Other(Record):
 
 
 class _Worker:
-    """A worker's process, from its birth order to its reaping."""
+    """A worker's process, from its spawn order to its reaping."""
 
     __slots__ = ("index", "killed", "looks", "pid", "timed_out", "zygote")
 
@@ -223,8 +223,8 @@ class Processes:
                 self._emit(Imported(number))
             case ("failed", str(text)):
                 self._emit(ImportFailed(number, text))
-            case ("spawned", [*births]):
-                for worker, pid in births:
+            case ("spawned", [*pids]):
+                for worker, pid in pids:
                     self._spawned(worker, pid)
             case ("unspawned", [*workers], str(text)):
                 for (worker,) in workers:
@@ -250,22 +250,22 @@ class Processes:
             for worker, _, _ in orphans:
                 self._workers[worker].zygote = number
 
-    # -- births -----------------------------------------------------------------
+    # -- spawns -----------------------------------------------------------------
 
     def spawn(self, action: Spawn, pool: Pool) -> None:
         """Order a zygote to fork workers."""
         orders = []
-        for birth in action.births:
+        for order in action.orders:
             try:
                 index = self._scoreboard.claim()
             except ScoreboardFull as error:  # as after many scalings whose old workers still drain
-                self._emit(SpawnFailed(birth.worker, str(error), clock.iso()))
+                self._emit(SpawnFailed(order.worker, str(error), clock.iso()))
                 continue
             self._stacks.reuse(index)
-            self._workers[birth.worker] = _Worker(index, action.zygote)
+            self._workers[order.worker] = _Worker(index, action.zygote)
             record = self._scoreboard.record(index)
-            self._watch.add(birth.worker, record, pool.round_timeout, clock.monotonic())
-            orders.append((birth.worker, index, birth.slot, birth.max_rounds, birth.max_rss))
+            self._watch.add(order.worker, record, pool.round_timeout, clock.monotonic())
+            orders.append((order.worker, index, order.slot, order.max_rounds, order.max_rss))
         zygote = self._zygotes.get(action.zygote)
         for start in range(0, len(orders), AT_ONCE):
             part = orders[start : start + AT_ONCE]
@@ -311,7 +311,7 @@ class Processes:
             self._emit(SpawnFailed(worker, reason, clock.iso()))
 
     def _forget_strangers(self) -> None:
-        """No birth is to be reported: what was reaped early was nobody's."""
+        """No fork is to be reported: what was reaped early was no worker."""
         if not self._awaited():
             self._early.clear()
 
@@ -473,7 +473,7 @@ class Processes:
             if self._workers[worker].zygote == number:
                 pid = self._watch.record(worker).pid
                 if self._may_be(pid):
-                    self._spawned(worker, pid)  # its birth could not be reported any more
+                    self._spawned(worker, pid)  # its fork could not be reported any more
                 else:
                     self._forget(worker)
         self._tell_crash(exit, f"zygote of {zygote.pool}", zygote.window)

@@ -17,8 +17,7 @@ from graced import clock
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.daemon import MARGIN
-from graced.core.pool import Mode
-from graced.core.reload import State
+from graced.core.states import DaemonState, PoolState
 from graced.host import process, safepaths, signals
 from graced.log.setup import open_log
 from graced.log.sinks import FileSink
@@ -194,7 +193,7 @@ class Supervisor:
 
     def _may_keep(self) -> bool:
         """Whether graced's code is to be kept now: the start is over, and all that hurries."""
-        return self._keeping is not None and self.daemon.state is State.RUNNING
+        return self._keeping is not None and self.daemon.state is DaemonState.RUNNING
 
     def _keep(self) -> None:
         """Keep one module more."""
@@ -254,7 +253,7 @@ class Supervisor:
         return {
             pool.name
             for pool in self.daemon.pools.values()
-            if pool.mode is Mode.LEAVING and all(map(self.watch.accepts, pool.members))
+            if pool.state is PoolState.LEAVING and all(map(self.watch.accepts, pool.members))
         }
 
     # -- what comes in ----------------------------------------------------------
@@ -380,9 +379,9 @@ class Supervisor:
 
     def _do_to_worker(self, action: ac.WorkerAction) -> None:
         match action:
-            case ac.Spawn(zygote, births):
+            case ac.Spawn(zygote, orders):
                 self._look_at_places()
-                pool = self.daemon.pools[births[0].pool]
+                pool = self.daemon.pools[orders[0].pool]
                 settings = pool.zygotes[zygote].settings
                 self.processes.spawn(action, settings)
             case ac.Drain(worker):
@@ -393,7 +392,7 @@ class Supervisor:
                 self.processes.signal(worker, signal.SIGINT)
             case ac.Kill(worker, force, stuck):
                 self.processes.kill(worker, force=force, stuck=stuck)
-            case ac.Bury():
+            case ac.CleanUp():
                 self._bury(action)
             case _:
                 self._look_at_worker(action)
@@ -409,7 +408,7 @@ class Supervisor:
                 for event in self.watch.watch_rounds(worker):
                     self.emit(event)
 
-    def _bury(self, action: ac.Bury) -> None:
+    def _bury(self, action: ac.CleanUp) -> None:
         worker, pool, slot = action.worker, action.pool, action.slot
         self.stackroom.forget(worker)
         evidence = self.processes.evidence_of(worker, action.reason)

@@ -15,7 +15,7 @@ from graced.core.events import (
     RoundDone,
     RoundOverdue,
 )
-from graced.core.status import Reading
+from graced.core.status import WorkerReading
 from graced.host.scoreboard import CUT_OFF, Phase, Wants, fence
 
 TYPE_CHECKING = False
@@ -82,7 +82,7 @@ class Watch:
     def add(
         self, worker: int, record: WorkerRecord, round_timeout: float | None, now: float
     ) -> None:
-        """Watch a worker from its birth order on."""
+        """Watch a worker from its spawn order on."""
         self._watched[worker] = _Watched(record, round_timeout, now)
         self._newest = max(self._newest, worker)
 
@@ -196,7 +196,7 @@ class Watch:
             return False
         return 0 < record.deadline <= now * NANO
 
-    def readings(self, now: float) -> dict[int, Reading]:
+    def readings(self, now: float) -> dict[int, WorkerReading]:
         """Return what every worker is doing now."""
         return {worker: _reading(w.record, now) for worker, w in self._watched.items()}
 
@@ -270,8 +270,8 @@ class Watch:
         return [RoundOverdue(worker, watched.round_timeout or 0.0)]
 
 
-def _reading(record: WorkerRecord, now: float) -> Reading:
+def _reading(record: WorkerRecord, now: float) -> WorkerReading:
     started = record.round_started
     busy = record.phase == Phase.BUSY and started > 0
     busy_for = max(now - started / NANO, 0.0) if busy else None
-    return Reading(record.rounds, record.errors, busy_for)
+    return WorkerReading(record.rounds, record.errors, busy_for)

@@ -6,9 +6,8 @@ import selectors
 
 from graced import clock
 from graced.core.actions import EndReload, Exit, Extend, TellReady, TellReloading, TellStopping
-from graced.core.health import examine
-from graced.core.reload import State
-from graced.core.status import LastReload, line, picture
+from graced.core.states import DaemonState
+from graced.core.status import LastReload, examine, line, picture
 from graced.host import process
 
 TYPE_CHECKING = False
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.core.daemon import Daemon
-    from graced.core.health import Health
+    from graced.core.status import Health
     from graced.host.notify import Notifier
     from graced.log.logger import Log
     from graced.supervisor.children import Processes
@@ -112,7 +111,7 @@ class Report:
         self._notifier.final(FAREWELL)
 
     def _compose(self, now: float) -> str:
-        readings = self._watch.readings(now) if self._daemon.state is State.DRAINING else {}
+        readings = self._watch.readings(now) if self._daemon.state is DaemonState.DRAINING else {}
         text = line(self._daemon, readings, self.last_reload, now)
         trouble = self._waiting() or (None if self._daemon.stopping else self._trouble())
         return text if trouble is None else f"{text}; {trouble}"

@@ -330,7 +330,7 @@ class Zygote:
         if born:
             self._channel.send_all(("spawned", born))
         if unborn:
-            self._channel.send_all(("unspawned", unborn, failure or "died before it was born"))
+            self._channel.send_all(("unspawned", unborn, failure or "died before it was forked"))
 
     def _own_fds(self) -> list[int]:
         """Return what no child shall have."""

@@ -18,12 +18,11 @@ from typing import Any
 
 from graced.core import actions as ac
 from graced.core import events as ev
-from graced.core.backoff import Birth
 from graced.core.daemon import Daemon
-from graced.core.member import Member, State
-from graced.core.pool import Mode
+from graced.core.member import Member
 from graced.core.pool import Pool as CorePool
-from graced.core.status import LastReload, Reading, line, picture
+from graced.core.states import PoolState, StartReason, WorkerState
+from graced.core.status import LastReload, WorkerReading, line, picture
 from graced.settings import Backoff, Pool, Settings
 
 EPSILON = 1e-6
@@ -76,7 +75,7 @@ class Zygote:
     generation: int
     code: Code
     state: str = "importing"  # imported, failed, gone
-    orders: list[ac.Birth] = field(default_factory=list)
+    orders: list[ac.SpawnOrder] = field(default_factory=list)
 
 
 @dataclass
@@ -247,7 +246,7 @@ class Simulator:
     def actions(self, kind: type[Any], since: float = 0.0) -> list[Any]:
         return [a for t, a in self.did if isinstance(a, kind) and t >= since]
 
-    def births(self, pool: str | None = None, since: float = 0.0) -> list[ac.Birth]:
+    def births(self, pool: str | None = None, since: float = 0.0) -> list[ac.SpawnOrder]:
         spawns = self.actions(ac.Spawn, since)
         return [b for s in spawns for b in s.births if pool in (None, b.pool)]
 
@@ -263,9 +262,9 @@ class Simulator:
         daemon = self.daemon
         lines.append(f"daemon {daemon.state} generation {daemon.generation}")
         for p in daemon.pools.values():
-            trial = p.candidate.trial if p.candidate else None
-            lines.append(f"pool {p.name} {p.mode} target {p.target} {trial} {p.trouble}")
-            lines += [f"  zygote {z.id} {z.stage} until {z.deadline}" for z in p.zygotes.values()]
+            trial = p.candidate.state if p.candidate else None
+            lines.append(f"pool {p.name} {p.state} target {p.target} {trial} {p.trouble}")
+            lines += [f"  zygote {z.id} {z.state} until {z.deadline}" for z in p.zygotes.values()]
             lines += [
                 f"  {m.label} id {m.id} {m.state} generation {m.generation} {m.wants} {m.failure}"
                 for m in p.members.values()
@@ -371,7 +370,7 @@ class Simulator:
                 self._report(process)
         self._emit(ev.ZygoteDied(zygote.id, "its zygote was killed by SIGKILL"))
 
-    def _order(self, zygote: Zygote, births: tuple[ac.Birth, ...]) -> None:
+    def _order(self, zygote: Zygote, births: tuple[ac.SpawnOrder, ...]) -> None:
         for birth in births:
             nth = sum(p.pool.name == birth.pool for p in self.processes.values())
             process = Process(
@@ -591,7 +590,9 @@ class Simulator:
     def status(self) -> dict[str, Any]:
         """The picture as a client gets it, and proof that the line can be made."""
         readings = {
-            p.id: Reading(p.rounds, 0, self.now - p.round_began if p.phase == "busy" else None)
+            p.id: WorkerReading(
+                p.rounds, 0, self.now - p.round_began if p.phase == "busy" else None
+            )
             for p in self.alive()
         }
         last = LastReload("then", False, "why")
@@ -613,7 +614,7 @@ class Law:
         self.surge: dict[str, int] = {}
         self.most: dict[str, int] = {}  # workers that a pool was ever to have
         self.by_hand = False  # somebody outside sends signals, or scales
-        self._state: dict[int, State] = {}
+        self._state: dict[int, WorkerState] = {}
         self._since: dict[int, tuple[float, float, float]] = {}  # when, leased, patience
         self._imported: set[int] = set()
         self._leaving_since: dict[CorePool, float] = {}
@@ -670,14 +671,14 @@ class Law:
         assert found is not None
         member = found[1]
         if kill.force:
-            assert self.interrupts_asked > 1 or self._state.get(worker) is State.KILLED
+            assert self.interrupts_asked > 1 or self._state.get(worker) is WorkerState.KILLED
             return
         held = member.held_until
         assert held is None or held <= simulator.now + EPSILON, "a kill under a lease"
         if kill.stuck:
             assert process.stack_printed, "a kill without a stack"
         else:
-            assert self._state[worker] is State.INTERRUPTED, "a kill without an interrupt"
+            assert self._state[worker] is WorkerState.INTERRUPTED, "a kill without an interrupt"
             assert self._waited(worker) >= member.settings.stop_timeout - EPSILON, (
                 "a kill too early"
             )
@@ -701,7 +702,7 @@ class Law:
     # -- one worker -----------------------------------------------------------------------
 
     def _member(self, member: Member, event: ev.Event | None) -> None:
-        before = self._state.get(member.id, State.STARTING)
+        before = self._state.get(member.id, WorkerState.STARTING)
         if member.state is not before:
             self._moved(member, before, event)
             patience = self._patience(member)
@@ -710,29 +711,29 @@ class Law:
         elif member.id not in self._since:
             self._state[member.id] = before
             self._since[member.id] = (self._world.now, 0.0, member.settings.ready_timeout)
-        if member.state is not State.READY:
+        if member.state is not WorkerState.READY:
             assert member.deadline() is not None, f"{member.label} {member.state} is forgotten"
 
     def _patience(self, member: Member) -> float:
         limits = member.settings
         born = member.pid is not None
         drain = limits.drain_timeout if born else min(limits.stop_timeout, limits.drain_timeout)
-        return {State.DRAINING: drain}.get(member.state, limits.stop_timeout)
+        return {WorkerState.DRAINING: drain}.get(member.state, limits.stop_timeout)
 
-    def _moved(self, member: Member, before: State, event: ev.Event | None) -> None:
-        order = list(State)
+    def _moved(self, member: Member, before: WorkerState, event: ev.Event | None) -> None:
+        order = list(WorkerState)
         assert order.index(member.state) > order.index(before), f"{before} to {member.state}"
-        if member.state is State.INTERRUPTED:
+        if member.state is WorkerState.INTERRUPTED:
             self._interrupted(member, before, event)
-        if member.state is State.KILLED:
+        if member.state is WorkerState.KILLED:
             assert isinstance(event, ev.Killed)
 
-    def _interrupted(self, member: Member, before: State, event: ev.Event | None) -> None:
+    def _interrupted(self, member: Member, before: WorkerState, event: ev.Event | None) -> None:
         if isinstance(event, (ev.SeenInSetup, ev.Acknowledged)):
             return
         if self.interrupts_asked:
             return
-        assert before in (State.DRAINING, State.STARTING), "interrupted out of the blue"
+        assert before in (WorkerState.DRAINING, WorkerState.STARTING), "interrupted out of the blue"
         patience = self._since[member.id][2]
         assert self._waited(member.id) >= patience - EPSILON, "interrupted too early"
 
@@ -748,7 +749,7 @@ class Law:
     # -- one pool -------------------------------------------------------------------------
 
     def _pool(self, pool: CorePool) -> None:
-        if pool.mode is Mode.LEAVING:
+        if pool.state is PoolState.LEAVING:
             self._unborn(pool)
         surges = [pool.settings.surge, self.surge.get(pool.name, 0)]
         if pool.candidate is not None:
@@ -756,14 +757,16 @@ class Law:
         surge = self.surge[pool.name] = max(surges)
         staying = pool.staying()
         self.most[pool.name] = max(pool.target, self.most.get(pool.name, 0), 1)
-        if pool.mode is Mode.UP and not self.by_hand:
+        if pool.state is PoolState.UP and not self.by_hand:
             replaced = [
                 m
                 for m in pool.leaving()
-                if m.slot < pool.target and not m.failure and m.birth is not Birth.REFUSED
+                if m.slot < pool.target
+                and not m.failure
+                and m.start_reason is not StartReason.REFUSED
             ]
             assert len(replaced) <= self.most[pool.name], "too many are on their way out"
-        if pool.mode is Mode.UP:
+        if pool.state is PoolState.UP:
             assert len(staying) <= pool.target + max(surge, 1), "too many workers"
             slots = Counter(
                 m.slot
@@ -772,8 +775,10 @@ class Law:
             )
             assert all(n == 1 for n in slots.values()), "two workers of one slot"
             since = pool.backoff.since or math.inf
-            probes = [m for m in staying if m.birth is Birth.PROBE and m.born_at >= since]
-            unproven = [m for m in probes if m.state is State.STARTING]
+            probes = [
+                m for m in staying if m.start_reason is StartReason.PROBE and m.born_at >= since
+            ]
+            unproven = [m for m in probes if m.state is WorkerState.STARTING]
             assert len(unproven) <= 1, "more than one probe"
 
     def _unborn(self, pool: CorePool) -> None:

@@ -12,7 +12,8 @@ from core_simulator import Code, Process, Simulator, Work, pool, simulator, star
 from graced.core import actions as ac
 from graced.core import backoff as core
 from graced.core import events as ev
-from graced.core.backoff import Birth, wait
+from graced.core.backoff import wait
+from graced.core.states import StartReason
 from graced.settings import Backoff
 
 
@@ -383,13 +384,13 @@ def test_probe_that_dies_after_a_good_round_has_ended_it() -> None:
 
 def test_death_of_the_probe_after_a_round_that_is_not_told_yet_ends_it() -> None:
     backoff = core.Backoff(Backoff(), lambda: 0.0)
-    backoff.died(1, Birth.FIRST, 0, 0.0, 1.0)
-    backoff.died(2, Birth.REPLACEMENT, 0, 1.0, 2.0)
+    backoff.died(1, StartReason.FIRST, 0, 0.0, 1.0)
+    backoff.died(2, StartReason.REPLACEMENT, 0, 1.0, 2.0)
     backoff.probing(3)
-    backoff.died(3, Birth.PROBE, 1, 3.0, 4.0)
+    backoff.died(3, StartReason.PROBE, 1, 3.0, 4.0)
     assert not backoff.active
     assert backoff.failures == 0
-    backoff.died(4, Birth.REPLACEMENT, 0, 4.0, 6.0)
+    backoff.died(4, StartReason.REPLACEMENT, 0, 4.0, 6.0)
     assert backoff.active  # that death began a trouble of its own, and this is its second,
     assert backoff.delay == pytest.approx(0.09)  # from the first wait on
     assert backoff.proves(5.0)  # who was started between the two is evidence
@@ -447,7 +448,7 @@ def test_one_interrupted_by_hand_is_replaced_at_once_and_no_death() -> None:
     assert made.said(
         "was interrupted, but not by graced: by a SIGINT of its own, or by hand; start"
     )
-    (bury,) = made.actions(ac.Bury)
+    (bury,) = made.actions(ac.CleanUp)
     assert bury.counts
 
 
@@ -458,7 +459,7 @@ def test_interrupt_of_graced_s_own_counts_for_nothing(how: str) -> None:
     made.start().run(1)
     made.do(getattr(ev, how)())
     assert made.until_exit().code == 0
-    (bury,) = made.actions(ac.Bury)
+    (bury,) = made.actions(ac.CleanUp)
     assert not bury.counts
 
 
@@ -469,7 +470,7 @@ def test_interrupt_of_its_own_in_a_drain_counts_for_the_job() -> None:
     made.do(ev.DrainAsked())
     made.sigint(made.alive()[0])
     made.until_exit()
-    (bury,) = made.actions(ac.Bury)
+    (bury,) = made.actions(ac.CleanUp)
     assert bury.counts
 
 
@@ -486,7 +487,7 @@ def test_death_that_counts_for_a_job_is_no_evidence_against_the_pool() -> None:
     made.run(0.1)
     assert len(made.serving()) == 2
     assert made.pool().deaths == 20
-    assert all(bury.counts for bury in made.actions(ac.Bury))
+    assert all(bury.counts for bury in made.actions(ac.CleanUp))
 
 
 def test_death_of_the_probe_for_a_job_neither_ends_nor_prolongs_a_backoff() -> None:
@@ -633,10 +634,10 @@ def test_worker_that_becomes_ready_in_time_saves_the_start() -> None:
 
 def test_a_trouble_that_follows_another_ends_with_a_round_too() -> None:
     backoff = core.Backoff(Backoff(), lambda: 0.0)
-    backoff.died(1, Birth.FIRST, 0, 0.5, 1.0)
-    backoff.died(2, Birth.REPLACEMENT, 0, 1.0, 2.0)
+    backoff.died(1, StartReason.FIRST, 0, 0.5, 1.0)
+    backoff.died(2, StartReason.REPLACEMENT, 0, 1.0, 2.0)
     backoff.end()  # a round was completed
-    backoff.died(3, Birth.REPLACEMENT, 0, 2.0, 3.0)
+    backoff.died(3, StartReason.REPLACEMENT, 0, 2.0, 3.0)
     assert backoff.active
     backoff.probing(4)
     assert backoff.proves(4.0)

@@ -10,8 +10,7 @@ from core_simulator import Code, Simulator, Work, pool, settings, simulator, sta
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.member import seconds
-from graced.core.reload import State
-from graced.core.zygotes import Stage
+from graced.core.states import DaemonState, ZygoteState
 
 CHAIN = (pool("db"), pool("api", after=("db",)), pool("web", after=("api",)))
 
@@ -134,7 +133,7 @@ def test_deadlines_that_systemd_was_given_are_never_missed() -> None:
         for time, action in made.did:
             if isinstance(action, ac.Extend):
                 promised = max(promised, time + action.seconds)
-        if made.daemon.state is not State.RUNNING:
+        if made.daemon.state is not DaemonState.RUNNING:
             assert made.now <= promised
         elif not asked:
             asked = True
@@ -474,7 +473,7 @@ def test_import_that_is_over_after_its_time_out_is_ignored() -> None:
     made.run(0.2)
     made.do(ev.Imported(late))
     assert made.births(since=made.now) == []
-    assert made.pool().zygotes[late].stage is Stage.LOST
+    assert made.pool().zygotes[late].state is ZygoteState.LOST
 
 
 # -- readiness and durations -----------------------------------------------------------

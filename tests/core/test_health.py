@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from graced.core.health import Health, examine
-from graced.core.member import State
+from graced.core.states import WorkerState
+from graced.core.status import Health, examine
 
 
 class Someone:
-    def __init__(self, slot: int, pid: int | None = None, state: State = State.READY) -> None:
+    def __init__(
+        self, slot: int, pid: int | None = None, state: WorkerState = WorkerState.READY
+    ) -> None:
         self.pid = 100 + slot if pid is None else pid
         self.label = f"jobs/{slot}"
         self.state = state
@@ -35,7 +37,7 @@ def test_the_quorum_decides(quorum: int, ok: bool) -> None:
 
 
 def test_the_unborn_and_the_killed_do_not_count() -> None:
-    health = look([Someone(0, pid=0), Someone(1, state=State.KILLED), Someone(2)], 3)
+    health = look([Someone(0, pid=0), Someone(1, state=WorkerState.KILLED), Someone(2)], 3)
     assert (health.healthy, health.living, health.needed) == (1, 1, 1)
 
 

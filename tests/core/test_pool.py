@@ -10,8 +10,8 @@ from core_simulator import Code, Process, Simulator, Work, pool, simulator, star
 
 from graced.core import actions as ac
 from graced.core import events as ev
-from graced.core.backoff import Birth
-from graced.core.member import STILL_THERE, Member, State, Verdict
+from graced.core.member import STILL_THERE, Member
+from graced.core.states import KillReason, StartReason, WorkerState
 
 
 def slots(processes: list[Process]) -> list[int]:
@@ -201,7 +201,7 @@ def test_clean_leave_of_one_that_has_not_acknowledged_is_no_death() -> None:
     made.die(made.alive(slot=1)[0], "exited with status 0", clean=True)
     made.run(0.1)
     assert made.pool().deaths == 0
-    assert [bury.counts for bury in made.actions(ac.Bury)] == [False]
+    assert [bury.counts for bury in made.actions(ac.CleanUp)] == [False]
     made.die(made.alive(slot=0)[0], "exited with status 0", clean=True)  # unasked
     made.run(0.1)
     assert made.pool().deaths == 1
@@ -334,11 +334,11 @@ def test_drain_in_setup_interrupts_at_once() -> None:
 
 
 def test_acknowledgement_from_setup_is_an_interrupt() -> None:
-    member = Member(1, pool(drain_timeout=100.0, stop_timeout=4.0), 1, 1, 0, Birth.FIRST, 0.0)
+    member = Member(1, pool(drain_timeout=100.0, stop_timeout=4.0), 1, 1, 0, StartReason.FIRST, 0.0)
     member.spawned(801, 0.0)
     member.drain(1.0)
     member.acknowledged(2, 1.05)
-    assert member.state is State.INTERRUPTED
+    assert member.state is WorkerState.INTERRUPTED
     assert member.deadline() == pytest.approx(5.05)
 
 
@@ -386,7 +386,7 @@ def test_stop_does_not_wait_for_a_zygote_that_does_not_fork(
     assert leave_unborn(made, event) == pytest.approx(2.0, abs=0.01)
     assert made.exit == ac.Exit(0, None)
     assert made.said("its zygote does not fork")
-    assert made.said("left before it was born")
+    assert made.said("left before it was forked")
     assert made.pool().deaths == 0
 
 
@@ -629,7 +629,7 @@ def test_worker_stuck_in_a_drain_is_killed_before_drain_timeout_and_fails_the_st
 
 
 def test_recovery_does_not_cancel_the_ladders_kill() -> None:
-    member = Member(1, pool(stop_timeout=1.0), 1, 1, 0, Birth.FIRST, 0.0)
+    member = Member(1, pool(stop_timeout=1.0), 1, 1, 0, StartReason.FIRST, 0.0)
     member.spawned(801, 0.0)
     member.ready()
     member.overdue("a round took longer than 5 s")
@@ -643,7 +643,7 @@ def test_recovery_does_not_cancel_the_ladders_kill() -> None:
 
 
 def stuck_member() -> Member:
-    member = Member(1, pool(stop_timeout=1.0), 1, 1, 0, Birth.FIRST, 0.0)
+    member = Member(1, pool(stop_timeout=1.0), 1, 1, 0, StartReason.FIRST, 0.0)
     member.spawned(801, 0.0)
     member.ready()
     assert member.overdue("a round took longer than 5 s")
@@ -664,7 +664,7 @@ def test_overdue_round_is_news_once() -> None:
 
 def test_lease_of_the_dead_does_not_hold_up_another_kill() -> None:
     member = stuck_member()
-    member.kill(5.0, Verdict.FORCED)
+    member.kill(5.0, KillReason.FORCED)
     member.killed(5.0)
     member.leases(3.0, 100.0, 5.5)
     assert member.tick(9.1) == [ac.Kill(1, force=True)]
@@ -968,12 +968,12 @@ def test_stubborn_worker_costs_few_ticks(work: Work) -> None:
 def test_worker_states_only_go_forward() -> None:
     made, process = ladder(deaf_to_int=True)
     member = made.pool().members[process.id]
-    made.until(lambda: member.state is State.KILLED)
+    made.until(lambda: member.state is WorkerState.KILLED)
     made.do(ev.BecameReady(process.id))
     made.do(ev.Acknowledged(process.id, 3))
     made.do(ev.SeenInSetup(process.id))
     made.do(ev.RoundOverdue(process.id, 1.0))
-    assert member.state is State.KILLED
+    assert member.state is WorkerState.KILLED
 
 
 def test_max_rss_below_what_a_fresh_worker_has_is_told_once() -> None:

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from graced.core import events as ev
-from graced.core.pool import Mode
-from graced.core.reload import State
+from graced.core.states import DaemonState, PoolState
 from graced.settings import Backoff, Pool
 
 NAMES = ("a", "b", "c")
@@ -201,7 +200,7 @@ class Histories(RuleBasedStateMachine):
     def status_can_be_told(self) -> None:
         if hasattr(self, "world"):
             status = self.simulator.status()
-            assert status["state"] in {s.value for s in State}
+            assert status["state"] in {s.value for s in DaemonState}
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
@@ -224,9 +223,9 @@ class Histories(RuleBasedStateMachine):
     def _recovered(self) -> bool:
         simulator = self.simulator
         daemon = simulator.daemon
-        return daemon.state is State.RUNNING and all(
+        return daemon.state is DaemonState.RUNNING and all(
             made.complete
-            and made.mode is Mode.UP
+            and made.state is PoolState.UP
             and not made.backoff.active
             and len(simulator.serving(made.name)) >= made.target - (made.settings.surge == 0)
             and all(m.generation == daemon.generation for m in made.staying())

@@ -9,7 +9,7 @@ from core_simulator import Code, Process, Simulator, Work, pool, settings, simul
 
 from graced.core import actions as ac
 from graced.core import events as ev
-from graced.core.reload import Phase
+from graced.core.states import ReloadPhase
 from graced.settings import Pool, Settings
 
 
@@ -681,7 +681,7 @@ def test_round_of_the_canary_does_not_speak_for_the_old_code() -> None:
 # -- stops --------------------------------------------------------------------------------------
 
 
-def phase(made: Simulator) -> Phase | None:
+def phase(made: Simulator) -> ReloadPhase | None:
     current = made.daemon.reloads.current
     return None if current is None else current.phase
 

@@ -7,7 +7,7 @@ import math
 from core_simulator import Simulator, Work, pool, simulator, started
 
 from graced.core import events as ev
-from graced.core.status import LastReload, Reading, line, picture
+from graced.core.status import LastReload, WorkerReading, line, picture
 
 DAEMON = {"state", "generation", "ready", "uptime", "last_reload", "pools"}
 POOL = {"target", "ready", "busy", "deaths", "backoff", "workers", "last_deaths"}
@@ -17,7 +17,7 @@ DEATH = {"slot", "pid", "at", "reason", "rounds"}
 
 def text(made: Simulator, last: LastReload | None = None) -> str:
     readings = {
-        p.id: Reading(p.rounds, 0, made.now - p.round_began if p.phase == "busy" else None)
+        p.id: WorkerReading(p.rounds, 0, made.now - p.round_began if p.phase == "busy" else None)
         for p in made.alive()
     }
     return line(made.daemon, readings, last, made.now)
@@ -43,7 +43,7 @@ def test_values_of_a_busy_worker() -> None:
     made.start().until(made.serving)
     made.run(32.5)
     (process,) = made.alive()
-    readings = {process.id: Reading(3, 1, 2.5004)}
+    readings = {process.id: WorkerReading(3, 1, 2.5004)}
     shown = picture(made.daemon, readings, lambda m: 25165824, None, made.now)
     assert shown["uptime"] == 32.562
     assert shown["last_reload"] is None

@@ -54,7 +54,9 @@ class Main:
         self.children: list[int] = []
 
     def order(self, *workers: int) -> None:
-        births = tuple(ac.Birth(worker, "jobs", slot, 0, 0) for slot, worker in enumerate(workers))
+        births = tuple(
+            ac.SpawnOrder(worker, "jobs", slot, 0, 0) for slot, worker in enumerate(workers)
+        )
         self.processes.spawn(ac.Spawn(ZYGOTE, births), POOL)
 
     def fork(self, code: str) -> int:
@@ -110,7 +112,7 @@ def test_an_order_that_cannot_be_sent_fails_for_each_of_its_workers(main: Main) 
 
 
 def test_an_order_for_a_zygote_that_is_gone_fails(main: Main) -> None:
-    births = (ac.Birth(5, "jobs", 0, 0, 0),)
+    births = (ac.SpawnOrder(5, "jobs", 0, 0, 0),)
     main.processes.spawn(ac.Spawn(99, births), POOL)
     [failed] = main.of(ev.SpawnFailed)
     assert (failed.worker, failed.reason) == (5, "its zygote is gone")
