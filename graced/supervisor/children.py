@@ -274,8 +274,8 @@ class Processes:
                     raise ChannelClosed("its zygote is gone")
                 zygote.channel.send(("spawn", part))
             except (ChannelClosed, ChannelFull, OSError) as error:
-                for order in part:
-                    self._unspawned(order[0], str(error))
+                for worker, *_ in part:
+                    self._unspawned(worker, str(error))
 
     def _spawned(self, worker: int, pid: int) -> None:
         found = self._workers.get(worker)

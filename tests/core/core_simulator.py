@@ -80,7 +80,7 @@ class Zygote:
 
 @dataclass
 class Process:
-    """A model of a worker's process, from its birth order on."""
+    """A model of a worker's process, from its spawn order on."""
 
     id: int
     pool: Pool
@@ -92,7 +92,7 @@ class Process:
     max_rounds: int
     ordered_at: float
     pid: int | None = None
-    reported: bool = False  # its birth, which it does itself when it is ready
+    reported: bool = False  # its fork, which it does itself when it is ready
     phase: str = "unborn"  # setup, ready, busy, teardown, gone
     rounds: int = 0
     good: int = 0
@@ -246,9 +246,9 @@ class Simulator:
     def actions(self, kind: type[Any], since: float = 0.0) -> list[Any]:
         return [a for t, a in self.did if isinstance(a, kind) and t >= since]
 
-    def births(self, pool: str | None = None, since: float = 0.0) -> list[ac.SpawnOrder]:
+    def spawn_orders(self, pool: str | None = None, since: float = 0.0) -> list[ac.SpawnOrder]:
         spawns = self.actions(ac.Spawn, since)
-        return [b for s in spawns for b in s.births if pool in (None, b.pool)]
+        return [b for s in spawns for b in s.orders if pool in (None, b.pool)]
 
     def said(self, text: str) -> bool:
         return any(text in say.text for say in self.actions(ac.Say))
@@ -308,8 +308,8 @@ class Simulator:
             case ac.KillZygote(number):
                 zygote = self.zygotes[number]
                 self._after(SOON, lambda: self.end_zygote(zygote))
-            case ac.Spawn(number, births):
-                self._order(self.zygotes[number], births)
+            case ac.Spawn(number, spawn_orders):
+                self._order(self.zygotes[number], spawn_orders)
             case ac.Exit():
                 self.exit = action
             case _:
@@ -370,18 +370,18 @@ class Simulator:
                 self._report(process)
         self._emit(ev.ZygoteDied(zygote.id, "its zygote was killed by SIGKILL"))
 
-    def _order(self, zygote: Zygote, births: tuple[ac.SpawnOrder, ...]) -> None:
-        for birth in births:
-            nth = sum(p.pool.name == birth.pool for p in self.processes.values())
+    def _order(self, zygote: Zygote, spawn_orders: tuple[ac.SpawnOrder, ...]) -> None:
+        for order in spawn_orders:
+            nth = sum(p.pool.name == order.pool for p in self.processes.values())
             process = Process(
-                birth.worker,
+                order.worker,
                 zygote.pool,
-                birth.slot,
+                order.slot,
                 zygote.generation,
                 zygote.id,
                 Work(),
                 nth,
-                birth.max_rounds,
+                order.max_rounds,
                 self.now,
             )
             process.work = self.work_for(process)
@@ -405,7 +405,7 @@ class Simulator:
             self._after(process.work.setup, lambda: self._setup_over(process))
 
     def _report(self, process: Process) -> None:
-        """The main process learns of a birth: from the zygote, the worker, or its record."""
+        """The main process learns of a fork: from the zygote, the worker, or its record."""
         if not process.reported and process.pid is not None:
             process.reported = True
             self._emit(ev.Spawned(process.id, process.pid))
@@ -642,12 +642,12 @@ class Law:
             case ac.StartZygote(zygote):
                 self._new(zygote)
                 assert not self._world.daemon.stopping, "a zygote in a stop"
-            case ac.Spawn(zygote, births):
+            case ac.Spawn(zygote, spawn_orders):
                 assert not self._world.daemon.stopping, "a worker in a stop"
                 assert zygote in self._imported, "a zygote that can't fork"
-                assert births
-                for birth in births:
-                    self._new(birth.worker)
+                assert spawn_orders
+                for order in spawn_orders:
+                    self._new(order.worker)
             case ac.Drain(worker) | ac.Interrupt(worker) | ac.PrintStack(worker):
                 process = self._world.processes[worker]
                 assert process.reported, "a signal to nobody"
@@ -788,7 +788,7 @@ class Law:
             if member.pid is None:
                 waited = self._world.now - began
                 half = member.settings.stop_timeout / 2
-                assert waited <= half + SOON + EPSILON, "a stop waits for a birth"
+                assert waited <= half + SOON + EPSILON, "a stop waits for a fork"
 
     def _canary(self, pool: CorePool, member: Member) -> bool:
         return pool.candidate is not None and pool.candidate.canary == member.id

@@ -53,8 +53,8 @@ def test_probes_come_later_and_later() -> None:
     made = in_backoff(backoff=Backoff(first=1.0, factor=2.0, limit=8.0))
     since = made.now
     made.run(40)
-    births = [t for t, a in made.did if isinstance(a, ac.Spawn) and t > since]
-    gaps = [b - a for a, b in itertools.pairwise(births)]
+    spawns = [t for t, a in made.did if isinstance(a, ac.Spawn) and t > since]
+    gaps = [b - a for a, b in itertools.pairwise(spawns)]
     assert gaps[:5] == pytest.approx([1.8, 3.6, 7.2, 7.2, 7.2], abs=0.01)
 
 
@@ -118,7 +118,7 @@ def test_successors_that_die_mean_backoff_and_the_old_worker_stays() -> None:
     assert made.pool().backoff.active
     assert len(made.serving()) == 1
     assert made.serving()[0].nth == 0
-    assert len(made.births()) < 15
+    assert len(made.spawn_orders()) < 15
     made.work_for = lambda p: Work(round=0.5)
     made.run(31)
     assert not made.pool().backoff.active
@@ -130,7 +130,7 @@ def test_successors_that_die_without_surge() -> None:
     made.work_for = broken
     made.run(60)
     assert len(made.serving()) == 1  # the other one is not given up for a broken one
-    assert len(made.births()) < 15
+    assert len(made.spawn_orders()) < 15
     made.work_for = lambda p: Work(round=0.1)
     made.run(60)
     assert len(made.serving()) >= 1
@@ -142,7 +142,7 @@ def test_stuck_rounds_mean_backoff() -> None:
     made.work_for = lambda p: Work(round=math.inf, frozen=True)
     made.start().run(30)
     assert made.pool().backoff.active
-    assert len(made.births()) < 12
+    assert len(made.spawn_orders()) < 12
 
 
 # -- in it ---------------------------------------------------------------------------
@@ -155,15 +155,15 @@ def test_two_workers_that_exit_at_once_are_started_24_times_in_10_seconds_at_mos
     kill(made, 1)
     since = made.now
     made.run(10)
-    assert len(made.births(since=since - 1)) <= 24
-    assert len(made.births(since=since)) >= 5  # and it does try
+    assert len(made.spawn_orders(since=since - 1)) <= 24
+    assert len(made.spawn_orders(since=since)) >= 5  # and it does try
 
 
 def test_two_workers_that_become_ready_and_exit_too() -> None:
     made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(setup=0.0, lives=0.001)
     made.start().run(10)
-    assert 8 <= len(made.births()) <= 24
+    assert 8 <= len(made.spawn_orders()) <= 24
     assert made.exit is None
 
 
@@ -189,7 +189,7 @@ def test_death_of_a_neighbour_waits_for_the_probe() -> None:
     since = made.now
     kill(made, 1)
     made.run(1)
-    assert made.births(since=since + 0.001) == []
+    assert made.spawn_orders(since=since + 0.001) == []
     assert made.said("waiting for the probe in back-off")
 
 
@@ -213,7 +213,7 @@ def test_healthy_neighbours_do_not_end_it() -> None:
     made.work_for = lambda p: Work(round=0.2) if p.slot == 0 else Work(setup_fails="no")
     made.start().run(20)
     assert made.pool().backoff.active
-    assert len(made.births()) < 20
+    assert len(made.spawn_orders()) < 20
 
 
 # -- what ends it ----------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_death_of_a_worker_with_a_round_to_its_credit_ends_it() -> None:
     probe.good = 1
     kill(made)  # its bell was not heard any more
     assert not made.pool().backoff.active
-    assert len(made.births(since=made.now)) == 1
+    assert len(made.spawn_orders(since=made.now)) == 1
 
 
 def test_death_of_a_neighbour_with_a_round_to_its_credit_ends_it() -> None:
@@ -377,7 +377,7 @@ def test_probe_that_dies_after_a_good_round_has_ended_it() -> None:
     (probe,) = made.serving()
     made.until(lambda: probe.phase == "gone")
     died = made.now
-    made.until(lambda: len(made.births(since=died)) == 1)
+    made.until(lambda: len(made.spawn_orders(since=died)) == 1)
     assert made.now - died < 0.1
     assert not made.pool().backoff.active
 
@@ -430,7 +430,7 @@ def test_workers_that_ask_themselves_to_leave_mean_backoff(signal: str) -> None:
     made.run(10)
     assert made.pool().backoff.active
     assert made.pool().deaths == 0
-    assert len(made.births()) < 15
+    assert len(made.spawn_orders()) < 15
     assert made.status()
     if signal == "INT":
         assert "was interrupted, but not by graced" in made.pool().evidence
@@ -562,7 +562,7 @@ def test_first_start_gives_up_after_three() -> None:
     made = simulator(pool())
     made.work_for = broken
     end = made.start().until_exit(5)
-    assert len(made.births()) == 3
+    assert len(made.spawn_orders()) == 3
     assert end.code == 1
     assert end.reason == "pool jobs can't start: exited with status 1 in setup()"
     assert made.said("; giving up")
@@ -573,7 +573,7 @@ def test_first_start_of_many_gives_up_after_one_probe() -> None:
     made = simulator(pool(workers=4))
     made.work_for = broken
     made.start().until_exit(5)
-    assert len(made.births()) == 9
+    assert len(made.spawn_orders()) == 9
 
 
 @pytest.mark.parametrize("ready_timeout", [2.0, 300.0])
@@ -581,14 +581,14 @@ def test_first_start_that_hangs_gives_up_after_three(ready_timeout: float) -> No
     made = simulator(pool(ready_timeout=ready_timeout, backoff=Backoff(reset=60.0)))
     made.work_for = lambda p: Work(setup=None)
     assert made.start().until_exit(1000).code == 1
-    assert len(made.births()) == 3
+    assert len(made.spawn_orders()) == 3
 
 
 def test_probe_that_hangs_for_longer_than_reset_is_no_success() -> None:
     made = simulator(pool(workers=2, ready_timeout=300.0, backoff=Backoff(reset=60.0)))
     made.work_for = lambda p: Work(setup=None)
     assert made.start().until_exit(1000).code == 1
-    assert len(made.births()) == 5
+    assert len(made.spawn_orders()) == 5
 
 
 def test_failed_import_ends_the_first_start_at_once() -> None:
@@ -620,7 +620,7 @@ def test_daemon_that_was_ready_never_gives_up() -> None:
     made = in_backoff()
     made.run(3600)
     assert made.exit is None
-    assert made.births(since=made.now - 31)
+    assert made.spawn_orders(since=made.now - 31)
 
 
 def test_worker_that_becomes_ready_in_time_saves_the_start() -> None:

@@ -229,7 +229,7 @@ def test_pool_that_waits_for_its_dependents_starts_nothing() -> None:
     made.settle()
     since = made.now
     made.run(5)
-    assert made.births(since=since) == []
+    assert made.spawn_orders(since=since) == []
     assert made.actions(ac.StartZygote, since) == []
     assert not made.said("starting again")
     assert len(made.alive("api")) == 1
@@ -256,7 +256,7 @@ def test_drain_during_the_start() -> None:
     made.do(ev.DrainAsked())
     end = made.until_exit(1)
     assert end.code == 0
-    assert made.births("web") == []
+    assert made.spawn_orders("web") == []
     assert made.law.words == ["STOPPING"]
 
 
@@ -264,7 +264,7 @@ def test_drain_before_anything_is_imported() -> None:
     made = simulator(*CHAIN).start()
     made.do(ev.DrainAsked())
     assert made.until_exit(1).code == 0
-    assert made.births() == []
+    assert made.spawn_orders() == []
 
 
 def test_drain_in_backoff() -> None:
@@ -274,9 +274,9 @@ def test_drain_in_backoff() -> None:
     made.settle()
     made.run(5)
     made.do(ev.DrainAsked())
-    births = len(made.births())
+    spawns = len(made.spawn_orders())
     assert made.until_exit(1).code == 0
-    assert len(made.births()) == births
+    assert len(made.spawn_orders()) == spawns
 
 
 def test_death_in_a_drain_is_not_replaced() -> None:
@@ -287,7 +287,7 @@ def test_death_in_a_drain_is_not_replaced() -> None:
     made.die(made.alive(slot=0)[0], "killed by SIGSEGV")
     made.settle()
     assert made.until_exit().code == 0
-    assert len(made.births()) == 2
+    assert len(made.spawn_orders()) == 2
 
 
 def test_nothing_happens_after_the_exit() -> None:
@@ -472,7 +472,7 @@ def test_import_that_is_over_after_its_time_out_is_ignored() -> None:
     made._do = lambda a, do=made._do: None if isinstance(a, ac.KillZygote) else do(a)  # type: ignore[method-assign,misc]
     made.run(0.2)
     made.do(ev.Imported(late))
-    assert made.births(since=made.now) == []
+    assert made.spawn_orders(since=made.now) == []
     assert made.pool().zygotes[late].state is ZygoteState.LOST
 
 

@@ -33,7 +33,7 @@ def only(made: Simulator) -> Process:
 def test_workers_of_a_start_are_ordered_together() -> None:
     made = started(pool(workers=4))
     (spawn,) = made.actions(ac.Spawn)
-    assert [b.slot for b in spawn.births] == [0, 1, 2, 3]
+    assert [b.slot for b in spawn.orders] == [0, 1, 2, 3]
     assert slots(made.serving()) == [0, 1, 2, 3]
 
 
@@ -52,17 +52,17 @@ def test_limits_are_jittered_downwards_by_a_tenth() -> None:
         pool(workers=3, max_rounds=1000, max_rss=1000), jitter=lambda: next(spread)
     ).start()
     made.until(lambda: made.daemon.ready)
-    assert [b.max_rounds for b in made.births()] == [1000, 900, 950]
-    assert [b.max_rss for b in made.births()] == [1000, 900, 950]
+    assert [b.max_rounds for b in made.spawn_orders()] == [1000, 900, 950]
+    assert [b.max_rss for b in made.spawn_orders()] == [1000, 900, 950]
 
 
 def test_max_rounds_of_one_stays_one_and_none_is_zero() -> None:
     made = simulator(pool(max_rounds=1), jitter=lambda: 1.0).start()
-    made.until(made.births)
-    assert made.births()[0].max_rounds == 1
-    assert made.births()[0].max_rss == 0
+    made.until(made.spawn_orders)
+    assert made.spawn_orders()[0].max_rounds == 1
+    assert made.spawn_orders()[0].max_rss == 0
     unlimited = started(pool())
-    assert unlimited.births()[0].max_rounds == 0
+    assert unlimited.spawns()[0].max_rounds == 0
 
 
 # -- deaths ------------------------------------------------------------------------
@@ -73,8 +73,8 @@ def test_worker_that_dies_is_replaced_at_once_in_its_slot() -> None:
     made.run(5)
     made.die(made.alive(slot=1)[0], "killed by SIGSEGV")
     made.settle()
-    (birth,) = made.births(since=made.now)
-    assert birth.slot == 1
+    (order,) = made.spawn_orders(since=made.now)
+    assert order.slot == 1
     made.run(1)
     assert slots(made.serving()) == [0, 1, 2]
     assert made.pool().deaths == 1
@@ -357,7 +357,7 @@ def test_drain_in_a_setup_that_hangs_takes_stop_timeout_only() -> None:
 def test_worker_drained_before_it_is_born_hears_of_it_at_its_birth() -> None:
     made = simulator(pool())
     made.code_for = lambda z: Code(forks=1.0)
-    made.start().until(made.births)
+    made.start().until(made.spawn_orders)
     made.do(ev.DrainAsked())
     (process,) = made.processes.values()
     assert heard(process) == []
@@ -367,7 +367,7 @@ def test_worker_drained_before_it_is_born_hears_of_it_at_its_birth() -> None:
 
 def leave_unborn(made: Simulator, event: ev.Event) -> float:
     """Have a stop asked for while a zygote owes a worker; return how long the stop takes."""
-    made.start().until(made.births)
+    made.start().until(made.spawn_orders)
     made.run(0.1)
     at = made.now
     made.do(event)
@@ -415,7 +415,7 @@ def test_worker_that_turns_up_in_a_stop_now_leaves_in_time() -> None:
 def test_stop_now_after_a_drain_leaves_a_zygote_no_more_time() -> None:
     made = simulator(pool(stop_timeout=4.0))
     made.code_for = lambda z: Code(forks=None)
-    made.start().until(made.births)
+    made.start().until(made.spawn_orders)
     at = made.now
     made.do(ev.DrainAsked())
     made.run(1.5)
@@ -428,8 +428,8 @@ def test_worker_that_was_in_a_round_all_along_finishes_it() -> None:
     made = simulator(pool(stop_timeout=0.5, drain_timeout=30.0))
     made.code_for = lambda z: Code(silent=True)
     made.work_for = lambda p: Work(setup=0.05, round=6.0)
-    made.start().until(made.births)
-    made.do(ev.DrainAsked())  # its birth was not heard of
+    made.start().until(made.spawn_orders)
+    made.do(ev.DrainAsked())  # its fork was not heard of
     assert made.until_exit(20).code == 0
     (process,) = made.processes.values()
     assert (process.rounds, heard(process)) == (1, ["TERM"])
@@ -451,7 +451,7 @@ def test_zygote_that_was_to_fork_in_time_is_left_alone() -> None:
 def test_interrupt_reaches_a_worker_that_was_not_born_yet() -> None:
     made = simulator(pool())
     made.code_for = lambda z: Code(forks=1.0)
-    made.start().until(made.births)
+    made.start().until(made.spawn_orders)
     made.do(ev.DrainAsked())
     made.do(ev.InterruptAsked())
     made.until_exit(2)
@@ -463,7 +463,7 @@ def test_second_interrupt_kills_a_worker_as_soon_as_it_is_born() -> None:
     made = simulator(pool(stop_timeout=10.0))
     made.code_for = lambda z: Code(forks=0.02)
     made.work_for = lambda p: Work(frozen=True)
-    made.start().until(made.births)
+    made.start().until(made.spawn_orders)
     made.do(ev.InterruptAsked())
     made.do(ev.InterruptAsked())
     made.until_exit(1)
@@ -681,7 +681,7 @@ def test_killed_from_outside_is_told_as_such_though_the_round_was_overdue() -> N
 
 
 def most_births(made: Simulator, workers: int, life: float) -> float:
-    """Return how many births there can be, if no worker lives less than so many seconds."""
+    """Return how many spawns there can be, if no worker lives less than so many seconds."""
     return workers * (1 + (made.now - 1000.0) / life)
 
 
@@ -694,12 +694,12 @@ def test_recycled_worker_leaves_after_its_successor_is_ready() -> None:
         assert len(made.serving()) >= 2
         assert len(made.alive()) <= 4
     assert made.pool().deaths == 0
-    assert 6 < len(made.births()) <= most_births(made, workers=2, life=4.0)
+    assert 6 < len(made.spawn_orders()) <= most_births(made, workers=2, life=4.0)
 
 
 def test_max_age_is_met_up_to_a_tenth_early() -> None:
     made = started(pool(max_age=100.0), jitter=lambda: 0.5)
-    made.until(lambda: len(made.births()) == 2)
+    made.until(lambda: len(made.spawn_orders()) == 2)
     assert made.now - 1000.05 == pytest.approx(95.0, abs=0.01)
 
 
@@ -709,7 +709,7 @@ def test_wish_to_be_replaced_counts_once() -> None:
     made.do(ev.ReplacementWanted(process.id, "recycle()"))
     made.do(ev.ReplacementWanted(process.id, "max_rss"))
     made.run(5)
-    assert len(made.births()) == 2
+    assert len(made.spawn_orders()) == 2
     assert [p.nth for p in made.alive()] == [1]
 
 
@@ -721,7 +721,7 @@ def test_without_surge_a_recycled_worker_leaves_first() -> None:
         made.step()
         assert len(made.alive()) <= 3
         assert len(made.serving()) >= 2
-    assert 6 < len(made.births()) <= most_births(made, workers=3, life=3.0)
+    assert 6 < len(made.spawn_orders()) <= most_births(made, workers=3, life=3.0)
 
 
 def test_surge_bounds_the_workers_ahead() -> None:
@@ -744,14 +744,14 @@ def test_never_more_than_workers_drain_in_recycling() -> None:
     end = made.now + 120
     while made.step(end):
         assert len(made.pool().leaving()) <= 2
-    assert 8 < len(made.births()) <= most_births(made, workers=2, life=0.5)
+    assert 8 < len(made.spawn_orders()) <= most_births(made, workers=2, life=0.5)
 
 
 def test_worker_that_ages_in_setup_does_not_block_its_slot() -> None:
     made = started(pool(max_age=1.0))
     made.work_for = lambda p: Work(setup=2.0)
     made.run(30)
-    assert 8 <= len(made.births()) <= most_births(made, workers=1, life=0.9)
+    assert 8 <= len(made.spawn_orders()) <= most_births(made, workers=1, life=0.9)
     assert len(made.alive()) <= 2
 
 
@@ -768,7 +768,7 @@ def test_recycle_of_a_successor_at_once_goes_on() -> None:
     made = simulator(pool(max_rounds=1))
     made.work_for = lambda p: Work(round=1.0)
     made.start().run(60)
-    assert len(made.births()) == pytest.approx(59, abs=5)
+    assert len(made.spawn_orders()) == pytest.approx(59, abs=5)
 
 
 # -- scaling ---------------------------------------------------------------------------
@@ -804,7 +804,7 @@ def test_scale_in_a_stop_does_nothing() -> None:
     made.do(ev.DrainAsked())
     made.do(ev.ScaleAsked("jobs", 5))
     made.until_exit()
-    assert len(made.births()) == 1
+    assert len(made.spawn_orders()) == 1
 
 
 def test_scaled_down_workers_finish_their_round() -> None:
@@ -839,13 +839,13 @@ def test_lost_zygote_is_started_again_and_its_workers_are_undisturbed() -> None:
     made.settle()
     made.run(1)
     assert slots(made.serving()) == [0, 1]
-    assert made.births()[-1].worker in {p.id for p in made.alive()}
+    assert made.spawn_orders()[-1].worker in {p.id for p in made.alive()}
 
 
 def test_orders_that_died_with_their_zygote_are_given_again() -> None:
     made = simulator(pool(workers=2))
     made.code_for = lambda z: Code(forks=1.0 if len(made.zygotes) == 0 else 0.01)
-    made.start().until(made.births)
+    made.start().until(made.spawn_orders)
     zygote(made)
     made.run(1)
     assert slots(made.serving()) == [0, 1]

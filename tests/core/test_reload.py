@@ -84,7 +84,7 @@ def test_nothing_old_is_touched_before_the_canary_is_ready() -> None:
     made.code_for = lambda z: Code(imports=3.0)
     reload(made)
     made.run(7.9)
-    assert len(made.births()) == 3
+    assert len(made.spawn_orders()) == 3
     assert all(p.heard == [] for p in made.processes.values())
     assert made.actions(ac.Commit) == []
     made.run(0.2)
@@ -240,7 +240,7 @@ def test_no_canary_before_all_code_is_loaded() -> None:
     )
     reload(made)
     made.run(4.9)
-    assert len(made.births()) == 2
+    assert len(made.spawn_orders()) == 2
     assert refused(made) == "pool a: SyntaxError"
     assert all(p.heard == [] for p in made.processes.values())
 

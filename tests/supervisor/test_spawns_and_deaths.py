@@ -54,10 +54,10 @@ class Main:
         self.children: list[int] = []
 
     def order(self, *workers: int) -> None:
-        births = tuple(
+        orders = tuple(
             ac.SpawnOrder(worker, "jobs", slot, 0, 0) for slot, worker in enumerate(workers)
         )
-        self.processes.spawn(ac.Spawn(ZYGOTE, births), POOL)
+        self.processes.spawn(ac.Spawn(ZYGOTE, orders), POOL)
 
     def fork(self, code: str) -> int:
         """Start a child as a zygote would, that leads its own group."""
@@ -112,8 +112,8 @@ def test_an_order_that_cannot_be_sent_fails_for_each_of_its_workers(main: Main) 
 
 
 def test_an_order_for_a_zygote_that_is_gone_fails(main: Main) -> None:
-    births = (ac.SpawnOrder(5, "jobs", 0, 0, 0),)
-    main.processes.spawn(ac.Spawn(99, births), POOL)
+    orders = (ac.SpawnOrder(5, "jobs", 0, 0, 0),)
+    main.processes.spawn(ac.Spawn(99, orders), POOL)
     [failed] = main.of(ev.SpawnFailed)
     assert (failed.worker, failed.reason) == (5, "its zygote is gone")
 
