@@ -24,7 +24,7 @@ MAY = {
     "control": {"host", "log"},
     "queue": {"host", "log"},
     "workers": {"queue", "host", "log"},
-    "zygote": {"config"} | WORKERS,
+    "zygote": WORKERS,
     "supervisor": {"core", "zygote", "control", "config"} | WORKERS,
     "doctor": {"config", "host", "log"},
     "cli": {"supervisor", "zygote", "control", "config", "doctor"} | WORKERS,

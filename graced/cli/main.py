@@ -92,8 +92,8 @@ def _run_as_told(args: Arguments) -> int:
 
 def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     from graced.cli import daemonize
-    from graced.config import apart, reader
-    from graced.host import process, signals
+    from graced.config import reader
+    from graced.host import memoryfile, process, signals
     from graced.supervisor.start import prepare, start
 
     process.remember_open_fds(None)
@@ -115,18 +115,18 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
         return start(settings, again, os.environ, prepared)
 
     [log] = prepared.log.keep()
-    keep = prepared.descriptors() | apart.descriptors(settings)
+    keep = prepared.descriptors() | memoryfile.descriptors(settings)
     return daemonize.run(body, log_file, log, prepared.pidfile, keep)
 
 
 def _read(config: str | None, sets: list[str]) -> tuple[ConfigReading, Callable[[], ConfigReading]]:
     """Read the configuration; also return how to read the same again."""
-    from graced.config import apart, reader
+    from graced.config import reader, reader_process
 
     path = reader.find(config, os.environ)
 
     def again() -> ConfigReading:
-        return apart.read(path, os.environ, sets)
+        return reader_process.read(path, os.environ, sets)
 
     return again(), again
 

@@ -13,11 +13,11 @@ import signal
 import sys
 
 from graced import settings
-from graced.config.apart import opened
 from graced.exitcodes import CUT_OFF
 from graced.host import process, signals
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.interpreter import Before, keep_modules, set_environment
+from graced.host.memoryfile import with_secrets
 from graced.host.proctitle import title_setter
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
@@ -103,7 +103,7 @@ def _live(plan: Plan, channel: Channel, open_before: list[int]) -> None:
     os.setsid()  # a group of its own too; no terminal, so that no code can type into it
     process.be_seen()
     process.set_name("graced-zygote")
-    plan = plan.replace(pool=opened(plan.pool))
+    plan = plan.replace(pool=with_secrets(plan.pool))
     voice = _voice(plan)
     keep = _keep_only(plan, channel, voice, open_before)
     if plan.fd_limit is not None:
