@@ -186,7 +186,7 @@ class ZygoteHarness:
     # -- workers ---------------------------------------------------------------
 
     def spawn(self, count: int = 1, max_rounds: int = 0, max_rss: int = 0) -> list[Child]:
-        """Order workers and wait until the zygote has told of them."""
+        """SpawnOrder workers and wait until the zygote has told of them."""
         assert self.channel is not None
         children = [self.claim() for _ in range(count)]
         orders = [(c.id, c.index, slot, max_rounds, max_rss) for slot, c in enumerate(children)]

@@ -6,8 +6,8 @@ What the methods promise is kept in :mod:`.runtime`.
 from __future__ import annotations
 
 from graced.host.scoreboard import Left, Phase, Wants
-from graced.workers.context import LoadError, Verdict, exit_status, in_one_line
-from graced.workers.runtime import INTERRUPT, Life, WorkerInterrupt
+from graced.workers.context import ExitReport, LoadError, exit_status, in_one_line
+from graced.workers.runtime import INTERRUPT, Runtime, WorkerInterrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "WorkerInterrupt"]
 
 
-class _Unborn:
-    """Gives a worker that was not born in a daemon, in a test say, a life of its own."""
+class _Detached:
+    """Gives a worker outside of a daemon, in a test say, a runtime of its own."""
 
-    def __get__(self, worker: Worker, owner: type[Worker]) -> Life:
-        life = worker._life = Life.detached()
-        return life
+    def __get__(self, worker: Worker, owner: type[Worker]) -> Runtime:
+        runtime = worker._graced = Runtime.detached()
+        return runtime
 
 
 class Worker:
     """What one worker does. Subclass it and name the subclass in ``config.yaml``."""
 
-    _life = _Unborn()  # a worker of a daemon has an attribute of its own
+    _graced = _Detached()  # a worker of a daemon has an attribute of its own
     _asks_for = "step(self)"  # what a subclass has to define, unless it has a run() of its own
 
     # -- what users override -----------------------------------------------------
@@ -54,7 +54,7 @@ class Worker:
         Override it for a loop of your own over :attr:`draining`; then there are no
         rounds that graced could time or count.
         """
-        while not self._life.over:
+        while not self._graced.over:
             self._turn()
 
     # -- what users call ---------------------------------------------------------
@@ -62,27 +62,27 @@ class Worker:
     @property
     def options(self) -> Mapping[str, Any]:
         """The pool's ``options`` from the configuration."""
-        return self._life.family.pool.options
+        return self._graced.context.pool.options
 
     @property
     def pool(self) -> str:
         """The name of the pool."""
-        return self._life.family.pool.name
+        return self._graced.context.pool.name
 
     @property
     def slot(self) -> int:
         """The number of the worker's place in its pool, from 0."""
-        return self._life.order.slot
+        return self._graced.order.slot
 
     @property
     def generation(self) -> int:
         """The number of the configuration and code that it runs, from 1."""
-        return self._life.family.generation
+        return self._graced.context.generation
 
     @property
     def draining(self) -> bool:
         """Whether the worker has been asked to finish."""
-        return self._life.leaving
+        return self._graced.leaving
 
     @property
     def sockets(self) -> Sequence[socket]:
@@ -91,7 +91,7 @@ class Worker:
         They are open before the first worker and after the last one: don't shut them down.
         Accepting from them never blocks. :class:`graced.SocketWorker` does it for you.
         """
-        return self._life.sockets()
+        return self._graced.sockets()
 
     @property
     def log(self) -> logging.Logger:
@@ -106,7 +106,7 @@ class Worker:
         Meanwhile the worker is ready, not busy, and the round's clock stands still.
         In ``teardown()`` it returns True at once: use :func:`time.sleep` there.
         """
-        return self._life.wait(seconds)
+        return self._graced.wait(seconds)
 
     def wait_for(self, fd: int | HasFileno, seconds: float | None = None) -> bool:
         """Sleep until `fd` is readable: True; False when the time is over or a drain asked for.
@@ -115,7 +115,7 @@ class Worker:
         errors are readable, too. The rules are those of :meth:`wait`; in ``teardown()`` it
         returns False at once. OSError if the descriptor is closed.
         """
-        return self._life.is_readable(fd, seconds)
+        return self._graced.is_readable(fd, seconds)
 
     def critical(self, seconds: float) -> Critical:
         """Return a context in which this process is neither interrupted nor killed.
@@ -124,55 +124,55 @@ class Worker:
         at the end. May be nested. ValueError where `seconds` are more than the
         configuration's ``max_lease``, 1 h unless set.
         """
-        return Critical(self._life, seconds)
+        return Critical(self._graced, seconds)
 
     def extend(self, seconds: float) -> None:
         """Let the round in hand take until `seconds` from now."""
-        self._life.score.extend(seconds)
+        self._graced.writer.extend(seconds)
 
     def recycle(self) -> None:
         """Ask to be replaced. Rounds go on until the replacement is ready."""
-        self._life.score.want(Wants.RECYCLE)
+        self._graced.writer.want(Wants.RECYCLE)
 
     # -- for graced's own workers --------------------------------------------------
 
     def _turn(self) -> None:
         """Do one turn of the default :meth:`run`: by default a round of :meth:`step`."""
         try:
-            self._life.round(self.step)
+            self._graced.round(self.step)
         except BaseException as error:
-            if isinstance(error, SystemExit) or self._life.is_interrupt(error):
+            if isinstance(error, SystemExit) or self._graced.is_interrupt(error):
                 raise
             self._tell("step() raised", error)
 
     def _round(self, call: Callable[..., Any], *args: Any, calm: tuple[type, ...] = ()) -> Any:
-        """Run user code as one round, see :meth:`Life.round`."""
-        return self._life.round(call, *args, calm=calm)
+        """Run user code as one round, see :meth:`Runtime.round`."""
+        return self._graced.round(call, *args, calm=calm)
 
     def _tell(self, what: str, error: BaseException) -> None:
-        """Write a traceback to the log as one record, see :meth:`Life.tell`."""
-        self._life.tell(what, error)
+        """Write a traceback to the log as one record, see :meth:`Runtime.tell`."""
+        self._graced.tell(what, error)
 
     @classmethod
-    def _born(cls, life: Life) -> Worker:
+    def _born(cls, runtime: Runtime) -> Worker:
         """Make the object; its attributes work in the user's ``__init__``, too."""
         worker = cls.__new__(cls)
-        worker._life = life
-        life.guarded(worker.__init__)  # type: ignore[misc]  # on purpose, and once
+        worker._graced = runtime
+        runtime.guarded(worker.__init__)  # type: ignore[misc]  # on purpose, and once
         return worker
 
 
 class Critical:
     """A section under a lease, see :meth:`Worker.critical`."""
 
-    __slots__ = ("_life", "_seconds")
+    __slots__ = ("_runtime", "_seconds")
 
-    def __init__(self, life: Life, seconds: float) -> None:
-        self._life = life
+    def __init__(self, runtime: Runtime, seconds: float) -> None:
+        self._runtime = runtime
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        self._life.score.lease(self._seconds)
+        self._runtime.writer.lease(self._seconds)
 
     def __exit__(
         self,
@@ -180,39 +180,39 @@ class Critical:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        self._life.end_lease()
+        self._runtime.end_lease()
 
 
 # The way through the methods
 
-_DRAINED = Verdict(Left.DRAINED)
-_INTERRUPTED = Verdict(Left.INTERRUPTED)
+_DRAINED = ExitReport(Left.DRAINED)
+_INTERRUPTED = ExitReport(Left.INTERRUPTED)
 
 
-def live(life: Life, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoReturn:
+def live(runtime: Runtime, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoReturn:
     """Load the class, set up, run, tear down, leave the process."""
-    worker, verdict = _set_up(life, load)
+    worker, report = _set_up(runtime, load)
     if worker is not None:
-        verdict = _work(life, worker)
-        life.turn_to_leave()
-        verdict = _tear_down(life, worker, verdict)
+        report = _work(runtime, worker)
+        runtime.turn_to_leave()
+        report = _tear_down(runtime, worker, report)
     else:
-        life.turn_to_leave()
-    life.leave(verdict)
+        runtime.turn_to_leave()
+    runtime.leave(report)
 
 
-def rehearse(life: Life) -> None:
-    """Live a short life that nobody sees, in a zygote before its first fork.
+def rehearse(runtime: Runtime) -> None:
+    """Run a worker that the main process does not see, in a zygote before its first fork.
 
     What is called for the first time in a process is looked up, linked and
     specialized, and writes to a hundred pages; better once here than in each child.
     """
-    worker, _ = _set_up(life, lambda call: _Extra)
+    worker, _ = _set_up(runtime, lambda call: _Extra)
     if worker is not None:
-        life.score.ready()
+        runtime.writer.ready()
         for _ in range(4):
             worker._turn()
-    life.wakeup.close()
+    runtime.wakeup.close()
 
 
 class _Extra(Worker):
@@ -222,98 +222,100 @@ class _Extra(Worker):
 
 
 def _set_up(
-    life: Life, load: Callable[[Callable[..., Any]], type[Worker]]
-) -> tuple[Worker | None, Verdict]:
-    life.score.enter(Phase.SETUP)
-    if life.over:  # asked to leave before there was anything to interrupt
+    runtime: Runtime, load: Callable[[Callable[..., Any]], type[Worker]]
+) -> tuple[Worker | None, ExitReport]:
+    runtime.writer.enter(Phase.SETUP)
+    if runtime.over:  # asked to leave before there was anything to interrupt
         return None, _INTERRUPTED
     try:
-        worker = load(life.guarded)._born(life)
-        life.guarded(worker.setup)
+        worker = load(runtime.guarded)._born(runtime)
+        runtime.guarded(worker.setup)
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
-        return None, _setup_failed(life, error)
+        return None, _setup_failed(runtime, error)
     return worker, _DRAINED
 
 
-def _setup_failed(life: Life, error: BaseException) -> Verdict:
-    if life.is_interrupt(error):
-        life.tell_besides("setup()", error)
+def _setup_failed(runtime: Runtime, error: BaseException) -> ExitReport:
+    if runtime.is_interrupt(error):
+        runtime.tell_besides("setup()", error)
         return _INTERRUPTED
     if isinstance(error, SystemExit):
         text = f"setup() called sys.exit({error.code!r})"
-        if life.leaving and exit_status(error) == 0:
-            life.diary.info(f"{text}, asked to leave")
+        if runtime.leaving and exit_status(error) == 0:
+            runtime.log.info(f"{text}, asked to leave")
             return _INTERRUPTED
-        return Verdict(Left.DIED, exit_status(error), text)
+        return ExitReport(Left.DIED, exit_status(error), text)
     if isinstance(error, LoadError):
         if error.__cause__ is not None:  # else the reason says it all
-            life.tell("the code cannot be imported", error.__cause__)
-        return Verdict(Left.SETUP_FAILED, 1, error.reason)
-    life.tell("setup() raised", error)
-    return Verdict(Left.SETUP_FAILED, 1, f"setup() raised {in_one_line(error)}")
+            runtime.tell("the code cannot be imported", error.__cause__)
+        return ExitReport(Left.SETUP_FAILED, 1, error.reason)
+    runtime.tell("setup() raised", error)
+    return ExitReport(Left.SETUP_FAILED, 1, f"setup() raised {in_one_line(error)}")
 
 
-def _work(life: Life, worker: Worker) -> Verdict:
-    if not life.over:
-        life.score.ready()
+def _work(runtime: Runtime, worker: Worker) -> ExitReport:
+    if not runtime.over:
+        runtime.writer.ready()
     try:
         if type(worker).run is Worker.run:
             worker.run()
-        elif not life.over:
-            life.run_free(worker.run)
+        elif not runtime.over:
+            runtime.run_free(worker.run)
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
-        return _run_failed(life, error, own=type(worker).run is not Worker.run)
-    return _asked_for(life)
+        return _run_failed(runtime, error, own=type(worker).run is not Worker.run)
+    return _asked_for(runtime)
 
 
-def _run_failed(life: Life, error: BaseException, *, own: bool) -> Verdict:
-    if life.is_interrupt(error):
+def _run_failed(runtime: Runtime, error: BaseException, *, own: bool) -> ExitReport:
+    if runtime.is_interrupt(error):
         if own:  # else the round has told it
-            life.tell_besides("run()", error)
+            runtime.tell_besides("run()", error)
         return _INTERRUPTED
     if isinstance(error, SystemExit):
-        if life.leaving and exit_status(error) == 0:  # as handlers of SIGTERM do
-            life.diary.info(f"{life.last_words or 'run() called sys.exit()'}, asked to leave")
+        if runtime.leaving and exit_status(error) == 0:  # as handlers of SIGTERM do
+            runtime.log.info(f"{runtime.last_words or 'run() called sys.exit()'}, asked to leave")
             return _DRAINED
-        text = life.last_words or f"run() called sys.exit({error.code!r})"
-        return _by_itself(life, Left.DIED, exit_status(error), text)
-    life.tell("run() raised", error)
-    return Verdict(Left.DIED, 1, f"run() raised {in_one_line(error)}")
+        text = runtime.last_words or f"run() called sys.exit({error.code!r})"
+        return _by_itself(runtime, Left.DIED, exit_status(error), text)
+    runtime.tell("run() raised", error)
+    return ExitReport(Left.DIED, 1, f"run() raised {in_one_line(error)}")
 
 
-def _asked_for(life: Life) -> Verdict:
-    """Return the verdict on a run() that returned."""
-    if life.asked == INTERRUPT or life.raised is not None:
+def _asked_for(runtime: Runtime) -> ExitReport:
+    """Return the report on a worker whose run() returned."""
+    if runtime.asked == INTERRUPT or runtime.raised is not None:
         return _INTERRUPTED
-    if life.leaving:
+    if runtime.leaving:
         return _DRAINED
-    if life.over:
-        text = f"{life.score.errors_in_row} rounds in a row raised, the last: {life.last_words}"
-        return Verdict(Left.MAX_ERRORS, 1, text)
-    return _by_itself(life, Left.RETURNED, 0, "run() returned")
+    if runtime.over:
+        count = runtime.writer.errors_in_row
+        text = f"{count} rounds in a row raised, the last: {runtime.last_words}"
+        return ExitReport(Left.MAX_ERRORS, 1, text)
+    return _by_itself(runtime, Left.RETURNED, 0, "run() returned")
 
 
-def _by_itself(life: Life, left: int, status: int, text: str) -> Verdict:
-    """Return the verdict on one that leaves unasked, as far as we have heard."""
-    if life.is_deaf and status == 0:
-        return Verdict(Left.OWN_HANDLER, 0, f"{text}, perhaps asked to by its handler of SIGTERM")
-    return Verdict(left, status, text)
+def _by_itself(runtime: Runtime, left: int, status: int, text: str) -> ExitReport:
+    """Return the report on a worker that leaves unasked, as far as it has heard."""
+    if runtime.is_deaf and status == 0:
+        text += ", perhaps asked to by its handler of SIGTERM"
+        return ExitReport(Left.OWN_HANDLER, 0, text)
+    return ExitReport(left, status, text)
 
 
-def _tear_down(life: Life, worker: Worker, verdict: Verdict) -> Verdict:
+def _tear_down(runtime: Runtime, worker: Worker, report: ExitReport) -> ExitReport:
     try:
         worker.teardown()
     except SystemExit as error:
         text = f"teardown() called sys.exit({error.code!r})"
-        life.diary.warning(text)
-        return _after_teardown(verdict, text)
+        runtime.log.warning(text)
+        return _after_teardown(report, text)
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
-        life.tell("teardown() raised", error)
-        return _after_teardown(verdict, f"teardown() raised {in_one_line(error)}")
-    return verdict
+        runtime.tell("teardown() raised", error)
+        return _after_teardown(report, f"teardown() raised {in_one_line(error)}")
+    return report
 
 
-def _after_teardown(verdict: Verdict, text: str) -> Verdict:
-    if verdict.left in (Left.DRAINED, Left.INTERRUPTED):
-        return verdict.replace(left=Left.TEARDOWN_RAISED, text=text)
-    return verdict
+def _after_teardown(report: ExitReport, text: str) -> ExitReport:
+    if report.left in (Left.DRAINED, Left.INTERRUPTED):
+        return report.replace(left=Left.TEARDOWN_RAISED, text=text)
+    return report

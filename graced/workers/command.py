@@ -69,13 +69,13 @@ class Command(JobWorker):
             try:
                 run.watch(self._timeout)
             finally:
-                run.end(self._life.family.pool.stop_timeout / 2)
+                run.end(self._graced.context.pool.stop_timeout / 2)
         return run.result()
 
     def _start(self, argv: list[str], job: Job, lock: int | None) -> Popen[bytes]:
         import subprocess
 
-        words = self._life.score.words  # of the memory that the main process sees
+        words = self._graced.writer.words  # of the memory that the main process sees
         locks = () if lock is None else (lock,)
 
         def lead_a_group() -> None:
@@ -111,7 +111,7 @@ class Command(JobWorker):
     @contextmanager
     def _locked(self) -> Iterator[int | None]:
         """Hold the lock that says that the command of this job is at work, whoever has died."""
-        if self._life.family.queue is None:
+        if self._graced.context.queue is None:
             yield None
             return
         try:
@@ -130,14 +130,14 @@ class _Run:
 
     def __init__(self, worker: Command, job: Job, popen: Popen[bytes]) -> None:
         assert popen.stdout is not None
-        self._life = worker._life
-        self._log = worker._life.diary.bind(job=job.id)
+        self._runtime = worker._graced
+        self._log = worker._graced.log.bind(job=job.id)
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
         self._output = os.dup(popen.stdout.fileno())
         popen.stdout.close()
         os.set_blocking(self._output, False)
-        self._wakeups = self._life.wakeup.fileno()
+        self._wakeups = self._runtime.wakeup.fileno()
         self._silent = False
         self._line = bytearray()
         self._tail = bytearray()
@@ -151,8 +151,8 @@ class _Run:
         """Log what it says until it has ended. WorkerInterrupt passes through here."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            if self._life.due():
-                self._life.interrupt()
+            if self._runtime.due():
+                self._runtime.interrupt()
             ready = self._hear(_left(end))
             if self._pidfd in ready:
                 return
@@ -171,7 +171,7 @@ class _Run:
             process.end_group(group)  # before its number is free for others
             popen.wait()
         finally:
-            self._life.score.words[CHILD_GROUP] = 0
+            self._runtime.writer.words[CHILD_GROUP] = 0
             self._read()
             self._say(self._line)
             os.close(self._output)

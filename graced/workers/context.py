@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Order(Record):
+class SpawnOrder(Record):
     """A worker to be born: who it is, and its limits (0: none)."""
 
     worker: int
@@ -26,33 +26,33 @@ class Order(Record):
     max_rss: int = 0
 
 
-class Voice(Log):
+class WorkerLog(Log):
     """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
 
     __slots__ = ()
 
     @classmethod
-    def of(cls, log: Log) -> Voice:
+    def of(cls, log: Log) -> WorkerLog:
         """Return one that writes where `log` does."""
         return cls(fields=log._fields, output=log._output)
 
-    def speak_as(self, **fields: Any) -> None:
+    def add_fields(self, **fields: Any) -> None:
         """Add to who is speaking, here and in what standard logging brings."""
         self._fields |= fields
 
-    def job_is(self, job: int | None) -> None:
+    def set_job(self, job: int | None) -> None:
         """Add the job in hand, to what user code logs too; None: it is done with."""
         if job is None:
             self._fields.pop("job", None)
         else:
             self._fields["job"] = job
 
-    def slot_is(self, slot: int) -> None:
+    def set_slot(self, slot: int) -> None:
         """Add the slot."""
         self._fields["slot"] = slot
 
 
-class Family(Record):
+class WorkerContext(Record):
     """What all workers of a zygote have in common."""
 
     pool: settings.Pool
@@ -60,7 +60,7 @@ class Family(Record):
     name: str
     main_pid: int
     bell: int  # descriptor; -1: none
-    voice: Voice
+    log: WorkerLog
     queue: str | None = None
     title: Callable[[str], None] | None = None
     listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
@@ -68,8 +68,8 @@ class Family(Record):
     max_lease: float = settings.MAX_LEASE
 
 
-class Verdict(Record):
-    """How a life ended."""
+class ExitReport(Record):
+    """How a worker ended, in its own words."""
 
     left: int
     status: int = 0

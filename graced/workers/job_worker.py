@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.queue.job import Job, Outcome
-    from graced.workers.runtime import Life
+    from graced.workers.runtime import Runtime
 
 _CALM = (Retry, Discard, Failed)  # what ends a job without being an error
 LOOK = 1.0  # seconds between looks whether an interrupt came, while a settle is not confirmed
@@ -53,14 +53,14 @@ class JobWorker(Worker):
         raise NotImplementedError(f"{type(self).__name__} has no handle()")
 
     @classmethod
-    def _born(cls, life: Life) -> Worker:
+    def _born(cls, runtime: Runtime) -> Worker:
         """Say that the pool needs a queue, and take the lock that says that we live."""
-        worker = super()._born(life)
+        worker = super()._born(runtime)
         assert isinstance(worker, JobWorker)
-        if life.family.queue is not None:
-            life.score.words[QUEUE] = REACHES
-            life.score.ring()
-            worker.__end = _end_of(life.family.queue, life.order.worker)
+        if runtime.context.queue is not None:
+            runtime.writer.words[QUEUE] = REACHES
+            runtime.writer.ring()
+            worker.__end = _end_of(runtime.context.queue, runtime.order.worker)
         return worker
 
     @property
@@ -81,14 +81,14 @@ class JobWorker(Worker):
 
     def _take(self) -> Job | None:
         """Return the next job, or None when asked to drain."""
-        end, life = self._end, self._life
-        while not life.over:
+        end, runtime = self._end, self._graced
+        while not runtime.over:
             end.ask()
             job = self._receive()
             if job is not None:
                 return job
             fd = end.fileno()
-            life.wait_for(fd if fd >= 0 else None, end.retry_in())
+            runtime.wait_for(fd if fd >= 0 else None, end.retry_in())
         return None
 
     def _receive(self) -> Job | None:
@@ -97,28 +97,28 @@ class JobWorker(Worker):
         What it has in hand is tried again after its death, and counts: nothing is repeated
         for ever, nothing is lost.
         """
-        end, score = self._end, self._life.score
+        end, writer = self._end, self._graced.writer
         try:
             job = end.receive()
         except QueueError as error:
-            self._life.last_words = str(error)
+            self._graced.last_words = str(error)
             raise SystemExit(1) from error
         reach = CUT_OFF if end.is_cut_off else REACHES
-        if score.words[QUEUE] != reach:
-            score.words[QUEUE] = reach
-            score.ring()
+        if writer.words[QUEUE] != reach:
+            writer.words[QUEUE] = reach
+            writer.ring()
         return job
 
     def _do(self, job: Job) -> None:
         """Handle a job and settle it. An interrupt passes: it settles nothing."""
-        diary, words = self._life.diary, self._life.score.words
-        diary.job_is(job.id)
+        log, words = self._graced.log, self._graced.writer.words
+        log.set_job(job.id)
         words[JOB] = 1
         try:
-            self._end.settle(job, self._outcome(job), more=not self._life.over)
+            self._end.settle(job, self._outcome(job), more=not self._graced.over)
             words[JOB] = 0
         finally:
-            diary.job_is(None)
+            log.set_job(None)
 
     def _outcome(self, job: Job) -> Outcome:
         """Handle a job in a round; return what has become of it."""
@@ -132,12 +132,12 @@ class JobWorker(Worker):
         else:
             outcome = _done(result)
             if isinstance(outcome, Raised):
-                self._life.diary.error(f"job {job.id}: {_unusable(result)}", job=job.id)
+                self._graced.log.error(f"job {job.id}: {_unusable(result)}", job=job.id)
         return outcome
 
     def _is_interrupt(self, error: BaseException) -> bool:
         """Return whether an interrupt ended the job; what it says of itself goes before that."""
-        return self._life.is_interrupt(error) and not isinstance(alone(error), _CALM)
+        return self._graced.is_interrupt(error) and not isinstance(alone(error), _CALM)
 
     def _failure(self, job: Job, error: BaseException) -> Outcome:
         """Return what an exception makes of a job, and log what is worth it."""
@@ -145,26 +145,26 @@ class JobWorker(Worker):
         match alone(error):
             case Discard() as said:
                 reason = _reason(said)
-                self._life.diary.warning(f"{what} discarded: {reason}", job=job.id)
+                self._graced.log.warning(f"{what} discarded: {reason}", job=job.id)
                 return Discarded(evidence(reason, discarded=True))
             case Retry() as said:
                 return _postponed(said)
             case Failed() as said:
-                self._life.diary.warning(f"{what} {said}", job=job.id)
+                self._graced.log.warning(f"{what} {said}", job=job.id)
                 return Raised(evidence(str(said), **said.facts))
         self._tell(f"{what}: handle() raised", error)
         return Raised(evidence(in_one_line(error), traceback=_traceback(error)))
 
     def _leave(self) -> None:
         """See all settles confirmed, while nobody interrupts; give back what is not begun."""
-        end, life = self._end, self._life
+        end, runtime = self._end, self._graced
         end.leave()
-        while end.unsettled and life.asked != INTERRUPT:
+        while end.unsettled and runtime.asked != INTERRUPT:
             self._receive()
             if end.unsettled:
                 wait, fd = end.retry_in(), end.fileno()
                 seconds = LOOK if wait is None else min(wait, LOOK)
-                life.wait_for(fd if fd >= 0 else None, seconds, heed_drain=False)
+                runtime.wait_for(fd if fd >= 0 else None, seconds, heed_drain=False)
 
 
 class NoQueue(Exception):

@@ -1,4 +1,4 @@
-"""A worker's score: what it writes to its record of the scoreboard, and the bell that it rings.
+"""A worker's writer: what it writes to its record of the scoreboard, and the bell that it rings.
 
 Phases, rounds, errors, leases, wants: words that the main process reads when it likes, and a
 message where it has to look at once. No user code is called here, no signal answered: that is
@@ -31,13 +31,13 @@ from graced.host.scoreboard import (
     WorkerRecord,
     fence,
 )
-from graced.workers.context import Order
+from graced.workers.context import SpawnOrder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from graced.workers.context import Family, Verdict
+    from graced.workers.context import ExitReport, WorkerContext
 
 SECOND: Final = 1_000_000_000  # ns
 CENTURY: Final = 36525 * 86400.0  # seconds: no length of time that users name is longer
@@ -46,7 +46,7 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _now = time.monotonic_ns
 
 
-class Score:
+class RecordWriter:
     """One worker's side of its record."""
 
     __slots__ = (
@@ -67,24 +67,24 @@ class Score:
         "words",
     )
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, context: WorkerContext) -> None:
         self.record = WorkerRecord.detached()
         self.words = self.record.words
         self.phase = Phase.EMPTY
         self.errors_in_row = 0
-        self._order = Order(worker=0, record=0, slot=0)
-        self._bell = family.bell
+        self._order = SpawnOrder(worker=0, record=0, slot=0)
+        self._bell = context.bell
         self._ring_message = b""
-        self._round_limit = int((family.pool.round_timeout or 0) * SECOND)
+        self._round_limit = int((context.pool.round_timeout or 0) * SECOND)
         self._answered_busy = 0
         self._answered_good = 0
         self._leases = 0
-        self._longest_lease = int(family.max_lease * SECOND)
+        self._longest_lease = int(context.max_lease * SECOND)
         self._rss_checked = 0
         self._rss_seen = False
         self._statm = -1
 
-    def become(self, order: Order, record: WorkerRecord) -> None:
+    def become(self, order: SpawnOrder, record: WorkerRecord) -> None:
         """Be this worker's."""
         self._order = order
         self.record = record
@@ -128,7 +128,7 @@ class Score:
         self.ring()
 
     def enter(self, phase: int) -> None:
-        """Go on to another part of life."""
+        """Go on to another phase."""
         self.words[PHASE] = self.phase = phase
 
     def ready(self) -> None:
@@ -137,11 +137,11 @@ class Score:
         self.enter(Phase.READY)
         self.ring()
 
-    def leave(self, verdict: Verdict) -> None:
+    def leave(self, report: ExitReport) -> None:
         """Write down how it ended; the bell is for when all else is said."""
-        if verdict.text:
-            self.record.text = verdict.text
-        self.record.left = verdict.left
+        if report.text:
+            self.record.text = report.text
+        self.record.left = report.left
         self.enter(Phase.LEFT)
 
     # -- rounds ------------------------------------------------------------------

@@ -1,13 +1,13 @@
-"""A worker's life: the signals that it hears, and the user code that it calls meanwhile.
+"""A worker at run time: the signals that it answers, and the user code that it calls meanwhile.
 
 What :class:`graced.workers.base.Worker` promises is kept here, out of the way of the names that
 users see on their own objects. What the main process is told of it is in
 :mod:`.record`. No decisions about other processes.
 
 How an interrupt reaches user code: the handler of SIGINT raises only if the nearest
-frame of graced's, going up from where the signal hit, is :meth:`Life.guarded`. Then
+frame of graced's, going up from where the signal hit, is :meth:`Runtime.guarded`. Then
 user code runs that we have called as such. Anywhere else the wish is kept:
-:meth:`Life.wait_for` and the end of a critical section raise by themselves, and the
+:meth:`Runtime.wait_for` and the end of a critical section raise by themselves, and the
 sender repeats the signal until it is acknowledged. It is acknowledged not where it is
 raised but once that has proved to hold: an exception raised in a ``__del__`` is lost.
 """
@@ -28,8 +28,16 @@ from graced.host import process, stackdump
 from graced.host.scoreboard import TOLD, Ack, Phase
 from graced.host.wakeup import Wakeup, check_open, rest, sleep_on
 from graced.log.logger import Log
-from graced.workers.context import Family, Order, Verdict, Voice, alone, exit_status, in_one_line
-from graced.workers.record import Score, sane
+from graced.workers.context import (
+    ExitReport,
+    SpawnOrder,
+    WorkerContext,
+    WorkerLog,
+    alone,
+    exit_status,
+    in_one_line,
+)
+from graced.workers.record import RecordWriter, sane
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,22 +79,22 @@ class WorkerInterrupt(KeyboardInterrupt):
     """
 
 
-class Life:
-    """One worker's life, from its first signal handler to its last words."""
+class Runtime:
+    """One worker, from its first signal handler to its exit."""
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
-        self.order = Order(worker=0, record=0, slot=0)
-        self.score = Score(family)
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+        self.order = SpawnOrder(worker=0, record=0, slot=0)
+        self.writer = RecordWriter(context)
         self.wakeup = Wakeup()
-        self.diary = family.voice  # what graced says about us
+        self.log = context.log  # what graced says about us
         self.asked = NOTHING
         self.armed = False  # user code runs that may be interrupted
         self.is_deaf = False  # user code has heard SIGTERM: we may have been asked to leave
         self.astray = False  # a process that user code forked: see _forget()
         self.raised: WorkerInterrupt | None = None
         self.last_words = ""  # what the last round that went wrong said
-        self._max_errors = family.pool.max_errors
+        self._max_errors = context.pool.max_errors
         self._stacks_fd = -1
         self._mask_at_fork: set[int] = set()
         self._windows: stackdump.Stacks | None = None
@@ -96,10 +104,11 @@ class Life:
         self._asked_by: dict[int, Handler] = {}  # our handlers of what asks us to leave
 
     @classmethod
-    def detached(cls) -> Life:
-        """Return a life outside of any daemon, for users' own tests of their workers."""
-        family = Family(settings.Pool("detached"), 0, "detached", os.getppid(), -1, Voice.of(Log()))
-        return cls(family)
+    def detached(cls) -> Runtime:
+        """Return a runtime outside of any daemon, for users' own tests of their workers."""
+        log = WorkerLog.of(Log())
+        context = WorkerContext(settings.Pool("detached"), 0, "detached", os.getppid(), -1, log)
+        return cls(context)
 
     # -- birth -----------------------------------------------------------------
 
@@ -165,18 +174,18 @@ class Life:
         if self._windows is not None:
             self._windows.open_at(self._stacks_fd, 0)
 
-    def become(self, order: Order, record: WorkerRecord) -> None:
+    def become(self, order: SpawnOrder, record: WorkerRecord) -> None:
         """Be this worker. What is written before a fork stays shared."""
         self.order = order
-        self.score.become(order, record)
-        self.diary.slot_is(order.slot)
+        self.writer.become(order, record)
+        self.log.set_slot(order.slot)
         if self._stacks_fd >= 0:
             stackdump.rewind(self._stacks_fd, order.record)
 
     def begin(self) -> None:
         """Let signals come, in the worker itself."""
-        if self.family.title is not None:
-            self._set_title(self.family.title)
+        if self.context.title is not None:
+            self._set_title(self.context.title)
         os.register_at_fork(
             before=self._before_fork,
             after_in_parent=self._after_fork,
@@ -185,8 +194,8 @@ class Life:
         process.restore(())
 
     def _set_title(self, set_title: Callable[[str], None]) -> None:
-        pool, generation = self.family.pool.name, self.family.generation
-        set_title(f"{self.family.name}: worker {pool}/{self.order.slot} gen {generation}")
+        pool, generation = self.context.pool.name, self.context.generation
+        set_title(f"{self.context.name}: worker {pool}/{self.order.slot} gen {generation}")
         process.set_name("graced-worker")  # the title has changed that, too
 
     def _before_fork(self) -> None:
@@ -215,7 +224,7 @@ class Life:
                 signal.signal(number, signal.SIG_DFL)
         if _is_ours(signal.getsignal(signal.SIGINT)):
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        self.score.detach()
+        self.writer.detach()
         process.restore(self._mask_at_fork)
 
     # -- signals -----------------------------------------------------------------
@@ -226,17 +235,17 @@ class Life:
 
     def _on_drain(self, number: int, frame: FrameType | None) -> None:
         self._ask(DRAIN)
-        if Phase.BORN <= self.score.phase <= Phase.SETUP:
+        if Phase.BORN <= self.writer.phase <= Phase.SETUP:
             self._interrupt_at(frame)
         else:
-            self.score.acknowledge(Ack.DRAIN)
+            self.writer.acknowledge(Ack.DRAIN)
 
     def _on_parent_died(self, number: int, frame: FrameType | None) -> None:
-        if os.getppid() != self.family.main_pid:  # else it is an echo of the adoption
-            if self.family.listen:
+        if os.getppid() != self.context.main_pid:  # else it is an echo of the adoption
+            if self.context.listen:
                 from graced.host.listeners import let_go  # loaded by whoever opened them
 
-                let_go(self.family.listen, self.family.alone)
+                let_go(self.context.listen, self.context.alone)
             self._on_drain(number, frame)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -252,11 +261,11 @@ class Life:
             elif _thread._count() >= stackdump.THREADS:  # since this round began
                 os.write(fd, stackdump.written(frame).encode("utf-8", "replace"))
             stackdump.rewind(fd, self.order.record)
-        self.score.count_stack()
+        self.writer.count_stack()
 
     def _interrupt_at(self, frame: FrameType | None) -> None:
         """Raise where the signal hit, if that is allowed; else leave it for later."""
-        if self.raised is not None or self.score.phase > Phase.BUSY:
+        if self.raised is not None or self.writer.phase > Phase.BUSY:
             self._acknowledge_interrupt()
         elif self.due() and _is_user_code(frame) and not _leave_it_to_trio(self._interrupt_if_due):
             self.interrupt()
@@ -265,8 +274,8 @@ class Life:
         """Return whether an interrupt is wanted, not yet raised, and allowed here."""
         if self.asked == NOTHING or self.raised is not None or not self.armed:
             return False
-        score = self.score
-        return (self.asked == INTERRUPT or score.phase == Phase.SETUP) and not score.is_leased
+        writer = self.writer
+        return (self.asked == INTERRUPT or writer.phase == Phase.SETUP) and not writer.is_leased
 
     def _interrupt_if_due(self) -> None:
         if self.due():
@@ -286,19 +295,19 @@ class Life:
 
     def _acknowledge_interrupt(self) -> None:
         ack = Ack.INTERRUPT if self.asked == INTERRUPT else Ack.DRAIN_IN_SETUP
-        self.score.acknowledge(ack)
+        self.writer.acknowledge(ack)
 
     # -- rounds ------------------------------------------------------------------
 
     @property
     def over(self) -> bool:
         """Whether there are to be no more rounds."""
-        return self.leaving or self.score.errors_in_row >= self._max_errors
+        return self.leaving or self.writer.errors_in_row >= self._max_errors
 
     @property
     def leaving(self) -> bool:
         """Whether we have been asked to leave, be it by a signal that user code has caught."""
-        return self.asked != NOTHING or self.score.words[TOLD] != NOTHING
+        return self.asked != NOTHING or self.writer.words[TOLD] != NOTHING
 
     def guarded(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call user code, which may be interrupted meanwhile. The one place that does."""
@@ -325,7 +334,7 @@ class Life:
         elif error is not None:
             self.tell(f"a process that {_name(call)}() forked raised", error)
         else:
-            self.diary.warning(f"a process that {_name(call)}() forked came back; it is ended")
+            self.log.warning(f"a process that {_name(call)}() forked came back; it is ended")
         process.flush()
         os._exit(status)
 
@@ -335,30 +344,30 @@ class Life:
         Returns what it returns, raises what it raises. Exceptions in `calm` end a
         round like any other, but are no errors.
         """
-        score = self.score
-        score.begin_round()
+        writer = self.writer
+        writer.begin_round()
         try:
             result = self.guarded(call, *args)
         except BaseException as error:
             self._end_bad_round(call, error, calm)
             raise
-        score.end_good_round()
+        writer.end_good_round()
         return result
 
     def _end_bad_round(
         self, call: Callable[..., Any], error: BaseException, calm: tuple[type, ...]
     ) -> None:
         if isinstance(alone(error), calm):
-            self.score.end_good_round()
+            self.writer.end_good_round()
             return
         if self.is_interrupt(error):
             self.tell_besides(f"{_name(call)}()", error)
         elif isinstance(error, SystemExit):
             self.last_words = f"{_name(call)}() called sys.exit({error.code!r})"
         else:
-            self.score.count_error()
+            self.writer.count_error()
             self.last_words = f"{_name(call)}() raised {in_one_line(error)}"
-        self.score.end_round()
+        self.writer.end_round()
 
     def is_interrupt(self, error: BaseException) -> bool:
         """Return whether it is, or comes of, the interrupt we were asked for.
@@ -366,7 +375,7 @@ class Life:
         Users may raise their own: those are errors like any other. Where SIGINT is theirs, or
         an event loop's, it raises what it raises for Ctrl-C.
         """
-        told = self.score.words[TOLD] >= INTERRUPT
+        told = self.writer.words[TOLD] >= INTERRUPT
         kind = KeyboardInterrupt if told else WorkerInterrupt
         return (told or self.raised is not None) and any(
             isinstance(each, kind) for each in _all_in(error)
@@ -375,7 +384,7 @@ class Life:
     def tell_besides(self, who: str, error: BaseException) -> None:
         """Tell what came of an interrupt besides itself."""
         if isinstance(error, SystemExit):
-            self.diary.info(f"{who} called sys.exit({error.code!r}) when it was interrupted")
+            self.log.info(f"{who} called sys.exit({error.code!r}) when it was interrupted")
         elif not _is_mere_interrupt(error):
             self.tell(f"{who} raised when it was interrupted", error)
 
@@ -383,14 +392,14 @@ class Life:
         """Tell of an exception in the log, and in what user code has hung into logging."""
         from graced.log import stdlib  # which the zygote has imported; the main process does not
 
-        stdlib.report(self.diary, self.family.pool.name, what, error)
+        stdlib.report(self.log, self.context.pool.name, what, error)
 
     # -- waiting -----------------------------------------------------------------
 
     def wait(self, seconds: float | None) -> bool:
         """Sleep; True at once when asked to drain, and so in teardown(), whatever led there."""
         seconds = None if seconds is None else sane(seconds)
-        if self.score.phase > Phase.BUSY:
+        if self.writer.phase > Phase.BUSY:
             return True
         if get_ident() != self._thread:
             self._sleep_elsewhere(seconds)
@@ -401,7 +410,7 @@ class Life:
         """Sleep until `what` is readable; False if the time is over or a drain is asked for."""
         fd = _descriptor(what)
         seconds = None if seconds is None else sane(seconds)
-        if self.score.phase > Phase.BUSY:
+        if self.writer.phase > Phase.BUSY:
             return False
         if get_ident() == self._thread:
             return self.wait_for(fd, seconds) == "readable"
@@ -424,11 +433,11 @@ class Life:
         foreign = wakeup.borrow()
         if fd is not None:
             wakeup.poll.register(fd, select.POLLIN)
-        pause = self.score.pause()
+        pause = self.writer.pause()
         try:
             return self._sleep(wakeup.poll, seconds, heed_drain)
         finally:
-            self.score.resume(pause)
+            self.writer.resume(pause)
             if fd is not None:
                 wakeup.poll.unregister(fd)
             wakeup.give_back(foreign)
@@ -450,7 +459,7 @@ class Life:
         if self._sockets is None:
             from socket import socket
 
-            self._sockets = [socket(fileno=fd) for fd in self.family.listen]
+            self._sockets = [socket(fileno=fd) for fd in self.context.listen]
             for each in self._sockets:
                 each.setblocking(False)
         return self._sockets
@@ -477,11 +486,11 @@ class Life:
 
     def end_lease(self) -> None:
         """End a section; the outermost delivers what was asked meanwhile."""
-        score = self.score
-        if not score.end_lease():
+        writer = self.writer
+        if not writer.end_lease():
             return
-        if self.asked != NOTHING or score.is_late:
-            score.ring()  # the lease held the ladder, or the kill of a round past its time
+        if self.asked != NOTHING or writer.is_late:
+            writer.ring()  # the lease held the ladder, or the kill of a round past its time
         if self.due():
             self.interrupt()
 
@@ -489,31 +498,31 @@ class Life:
 
     def run_free(self, call: Callable[[], Any]) -> None:
         """Call a run() of the user's own: interruptible, without rounds."""
-        self.score.begin_free()
+        self.writer.begin_free()
         self.guarded(call)
 
     def turn_to_leave(self) -> None:
         """From here on no interrupt is raised, so the sender may stop."""
-        self.score.enter(Phase.TEARDOWN)
-        self.asked = max(self.asked, self.score.words[TOLD])
+        self.writer.enter(Phase.TEARDOWN)
+        self.asked = max(self.asked, self.writer.words[TOLD])
         if self.asked == INTERRUPT or self.raised is not None:
             self._acknowledge_interrupt()
         elif self.asked == DRAIN:
-            self.score.acknowledge(Ack.DRAIN)
+            self.writer.acknowledge(Ack.DRAIN)
 
-    def leave(self, verdict: Verdict) -> NoReturn:
+    def leave(self, report: ExitReport) -> NoReturn:
         """Say how it ended, and end."""
-        self.score.leave(verdict)
+        self.writer.leave(report)
         process.flush()
-        self.diary.settle()
-        self.score.ring()
-        if os.getppid() != self.family.main_pid:
+        self.log.settle()
+        self.writer.ring()
+        if os.getppid() != self.context.main_pid:
             self._end_own_group()
-        os._exit(verdict.status)
+        os._exit(report.status)
 
     def _end_own_group(self) -> None:
         """Nobody else will: the main process is gone."""
-        group = self.score.record.child_group
+        group = self.writer.record.child_group
         if process.is_group_below(group, os.getpid()):
             process.end_group(group)
         process.end_group(os.getpid())
@@ -524,10 +533,10 @@ def _leave_alone(number: int, frame: FrameType | None) -> None:
 
 
 def _is_ours(handler: object) -> bool:
-    return handler is _leave_alone or isinstance(getattr(handler, "__self__", None), Life)
+    return handler is _leave_alone or isinstance(getattr(handler, "__self__", None), Runtime)
 
 
-_GUARDED: Final = Life.guarded.__code__
+_GUARDED: Final = Runtime.guarded.__code__
 _HERE: Final = os.path.dirname(os.path.dirname(_GUARDED.co_filename)) + os.sep  # all of graced
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from socket import socket
     from typing import Any, Final
 
-    from graced.workers.runtime import Life
+    from graced.workers.runtime import Runtime
 
 BREATH: Final = 1.0  # seconds until the next try, if the host is short of something
 _SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -44,8 +44,8 @@ class SocketWorker(Worker):
         """Wait for a connection and serve it."""
         door = self.__door
         if door is None:
-            door = self.__door = _Door(self._life)
-        if self._life.wait_with(door) == "readable":
+            door = self.__door = _Door(self._graced)
+        if self._graced.wait_with(door) == "readable":
             self._answer(door)
 
     def _answer(self, door: _Door) -> None:
@@ -55,42 +55,42 @@ class SocketWorker(Worker):
         except (BlockingIOError, ConnectionAbortedError):  # another worker was quicker; hung up
             return
         except OSError as error:
-            if self._life.over and error.errno == errno.EINVAL:  # a stop
+            if self._graced.over and error.errno == errno.EINVAL:  # a stop
                 return
             if error.errno not in _SHORT:
                 raise
-            self._life.diary.warning(f"cannot accept: {error.strerror}; trying again in a second")
-            self._life.wait_for(None, BREATH)
+            self._graced.log.warning(f"cannot accept: {error.strerror}; trying again in a second")
+            self._graced.wait_for(None, BREATH)
             return
         try:
             self._round(self.handle, connection, address)
         except BaseException as error:
-            if isinstance(error, SystemExit) or self._life.is_interrupt(error):
+            if isinstance(error, SystemExit) or self._graced.is_interrupt(error):
                 raise
             self._tell("handle() raised", error)
         finally:
             connection.close()
 
     @classmethod
-    def _born(cls, life: Life) -> Worker:
-        if not life.family.listen:
-            pool = life.family.pool.name
+    def _born(cls, runtime: Runtime) -> Worker:
+        if not runtime.context.listen:
+            pool = runtime.context.pool.name
             raise RuntimeError(
                 f"{cls.__name__} has nothing to listen on; write pools.{pool}.listen"
             )
-        life.score.words[ACCEPTS] = cls.run is Worker.run
-        return super()._born(life)
+        runtime.writer.words[ACCEPTS] = cls.run is Worker.run
+        return super()._born(runtime)
 
 
 class _Door:
     """The sockets of a worker, and the pipe that a signal wakes it by."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._epoll = select.epoll()
-        self._sockets = {each.fileno(): each for each in life.sockets()}
+        self._sockets = {each.fileno(): each for each in runtime.sockets()}
         for fd in self._sockets:
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        self._epoll.register(life.wakeup.fileno(), select.EPOLLIN)
+        self._epoll.register(runtime.wakeup.fileno(), select.EPOLLIN)
         self._knocked: list[int] = []
 
     def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
-"""A zygote's life: import a pool's code once, fork its workers, guard them if main dies.
+"""A zygote: import a pool's code once, fork its workers, guard them if main dies.
 
 Workers are forked by a middle process that leaves at once, so that the main
-process, a child subreaper, adopts them. The order of things at a birth is in :mod:`.spawn`.
+process, a child subreaper, adopts them. The order of things in that is in :mod:`.spawn`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from graced.log.logger import Log
 from graced.log.setup import open_log
 from graced.record import Record
 from graced.workers.base import rehearse
-from graced.workers.context import Family, LoadError, Order, Voice, in_one_line
+from graced.workers.context import LoadError, SpawnOrder, WorkerContext, WorkerLog, in_one_line
 from graced.workers.importer import CameBack, late_variables, load_class, preload
-from graced.workers.runtime import ANSWERED, PARENT_DIED, Life
+from graced.workers.runtime import ANSWERED, PARENT_DIED, Runtime
 from graced.zygote.orphans import Orphan, lead_down
-from graced.zygote.spawn import Birth
+from graced.zygote.spawn import SpawnBatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,43 +104,43 @@ def _live(plan: Plan, channel: Channel, open_before: list[int]) -> None:
     process.be_seen()
     process.set_name("graced-zygote")
     plan = plan.replace(pool=with_secrets(plan.pool))
-    voice = _voice(plan)
-    keep = _keep_only(plan, channel, voice, open_before)
+    log = _worker_log(plan)
+    keep = _keep_only(plan, channel, log, open_before)
     if plan.fd_limit is not None:
         process.limit_fds(plan.fd_limit)
     _guard_signals(plan.window)
     from graced.log import stdlib  # for all workers at once; the main process has no use for it
 
-    stdlib.attach(voice)
+    stdlib.attach(log)
     before = Before(keep, (*signals.PASSED_BY, *ANSWERED))
     try:
-        load = _imported(plan, channel, voice, before)
+        load = _imported(plan, channel, log, before)
         process.set_parent_death_signal(0)
         if load is None:
-            voice.settle()
+            log.settle()
             return
         _prepare_to_fork()
-        zygote = Zygote(plan, channel, voice, load)
+        zygote = Zygote(plan, channel, log, load)
         channel.send_all(("imported",))
     except ChannelClosed:  # the main process is gone, and nobody is born yet
         return
     except Exception as error:  # noqa: BLE001  # user code may have patched what it comes from
-        voice.exception("the zygote cannot go on after the import", error)
+        log.failure("the zygote cannot go on after the import", error, {})
         reason = f"the zygote cannot go on after the import: {in_one_line(error)}"
         channel.send_all(("failed", reason))
         return
     zygote.live()
 
 
-def _voice(plan: Plan) -> Voice:
-    log = plan.log if isinstance(plan.log, Log) else open_log(plan.log, os.environ)
-    voice = Voice.of(log)
-    voice.speak_as(pool=plan.pool.name, generation=plan.generation)
-    return voice
+def _worker_log(plan: Plan) -> WorkerLog:
+    own = plan.log if isinstance(plan.log, Log) else open_log(plan.log, os.environ)
+    log = WorkerLog.of(own)
+    log.add_fields(pool=plan.pool.name, generation=plan.generation)
+    return log
 
 
-def _keep_only(plan: Plan, channel: Channel, voice: Voice, open_before: list[int]) -> set[int]:
-    keep = {channel.fileno(), plan.bell, *plan.keep, *voice.keep()}
+def _keep_only(plan: Plan, channel: Channel, log: WorkerLog, open_before: list[int]) -> set[int]:
+    keep = {channel.fileno(), plan.bell, *plan.keep, *log.keep()}
     if plan.stacks is not None:
         keep.add(plan.stacks.fileno())
     if plan.window is not None:
@@ -163,31 +163,31 @@ def _guard_signals(window: Window | None) -> None:
 
 
 def _imported(
-    plan: Plan, channel: Channel, voice: Voice, before: Before
+    plan: Plan, channel: Channel, log: WorkerLog, before: Before
 ) -> Callable[[Any], type[Worker]] | None:
     """Return what gives the class; None if it can't be had, which is said."""
     try:
         process.set_parent_death_signal(signal.SIGKILL)  # an import may never look at the channel
         if os.getppid() != plan.main_pid:
             return None
-        _set_environment(plan.pool, voice)
+        _set_environment(plan.pool, log)
         if not plan.pool.preload:
             return lambda call: _loaded_in_worker(plan.pool, call)
         found, warnings = preload(plan.pool, before)
     except LoadError as error:
         if isinstance(error, CameBack) or channel.fileno() in before.lost_fds():
-            _end_unheard(error, before, voice)
+            _end_unheard(error, before, log)
         if error.__cause__ is not None:  # else the reason says it all
             from graced.log import stdlib
 
             what = "the code cannot be imported"
-            stdlib.report(voice, plan.pool.name, what, error.__cause__)
+            stdlib.report(log, plan.pool.name, what, error.__cause__)
         channel.send_all(("failed", error.reason))
         return None
     _guard_signals(plan.window)
     process.set_name("graced-zygote")
     for warning in warnings:
-        voice.warning(warning)
+        log.warning(warning)
     return lambda call: before.resume(call, found)
 
 
@@ -197,13 +197,13 @@ def _loaded_in_worker(pool: settings.Pool, call: Callable[..., Any]) -> type[Wor
     return found
 
 
-def _end_unheard(error: LoadError, before: Before, voice: Voice) -> NoReturn:
+def _end_unheard(error: LoadError, before: Before, log: WorkerLog) -> NoReturn:
     """End a process that has no channel, or not its own: only the log can have the reason."""
     if before.lost_fds():
         say(f"graced: {error.reason}")
     else:
-        voice.error(error.reason)
-        voice.settle()
+        log.error(error.reason)
+        log.settle()
     os._exit(CUT_OFF)
 
 
@@ -220,20 +220,20 @@ def _keep_code() -> Iterator[None]:
     yield from keep_all()
 
 
-def _set_environment(pool: settings.Pool, voice: Voice) -> None:
+def _set_environment(pool: settings.Pool, log: WorkerLog) -> None:
     for name in _SYSTEMD + _SYSTEMD_FDS:
         os.environ.pop(name, None)
     set_environment(pool.env)
     warning = late_variables(pool)
     if warning is not None:
-        voice.warning(warning)
+        log.warning(warning)
 
 
 class Zygote:
     """A zygote that has its code: it takes orders until the main process is gone."""
 
     def __init__(
-        self, plan: Plan, channel: Channel, voice: Voice, load: Callable[[Any], type[Worker]]
+        self, plan: Plan, channel: Channel, log: WorkerLog, load: Callable[[Any], type[Worker]]
     ) -> None:
         self._plan = plan
         self._channel = channel
@@ -242,20 +242,20 @@ class Zygote:
         if title is not None:
             title(f"{plan.name}: zygote {plan.pool.name} gen {plan.generation}")
             process.set_name("graced-zygote")
-        self._family = Family(
+        self._context = WorkerContext(
             pool=plan.pool,
             generation=plan.generation,
             name=plan.name,
             main_pid=plan.main_pid,
             bell=plan.bell,
-            voice=voice,
+            log=log,
             queue=plan.queue,
             listen=plan.listen,
             alone=plan.alone,
             title=title,
             max_lease=plan.max_lease,
         )
-        rehearse(Life(self._family))
+        rehearse(Runtime(self._context))
         self._wards: dict[int, Orphan] = {}  # by pidfd
         self._keeping = None if plan.pool.preload else _keep_code()
         self._fd_limit: tuple[int, int] | None = None  # what workers get, if we needed more
@@ -279,7 +279,7 @@ class Zygote:
         heard = self._epoll.poll(CALM if self._keeping else None)
         if not heard and self._keeping and next(self._keeping, self) is self:
             self._keeping = None
-            self._family.voice.debug("graced's code is in memory")
+            self._context.log.debug("graced's code is in memory")
         for fd, _ in heard:
             if fd in self._wards:
                 self._forget(fd)
@@ -298,7 +298,7 @@ class Zygote:
     def _obey(self, message: tuple[Any, ...]) -> None:
         match message:
             case ("spawn", orders):
-                self._spawn([Order(*order) for order in orders])
+                self._spawn([SpawnOrder(*order) for order in orders])
             case ("adopt", workers):
                 for _, record, pid in workers:
                     self._guard(pid, self._plan.scoreboard.record(record))
@@ -309,7 +309,7 @@ class Zygote:
         try:
             pidfd = process.open_pidfd(pid)
         except OSError as error:
-            self._family.voice.warning(
+            self._context.log.warning(
                 f"cannot guard worker (pid {pid}): {error.strerror};"
                 " if the main process is killed, it may be left behind"
             )
@@ -320,13 +320,15 @@ class Zygote:
 
     # -- births --------------------------------------------------------------------
 
-    def _spawn(self, orders: list[Order]) -> None:
+    def _spawn(self, orders: list[SpawnOrder]) -> None:
         if len(self._wards) + len(orders) > FEW:
             self._fd_limit = process.room_for_fds(2 * len(orders)) or self._fd_limit
-        birth = Birth(self._family, self._load, self._plan.scoreboard, self._plan.stacks, orders)
-        failure = birth.labour(self._guard, self._own_fds(), self._fd_limit)
-        born = list(birth.pids.items())
-        unborn = [(order.worker,) for order in orders if order.worker not in birth.pids]
+        batch = SpawnBatch(
+            self._context, self._load, self._plan.scoreboard, self._plan.stacks, orders
+        )
+        failure = batch.run(self._guard, self._own_fds(), self._fd_limit)
+        born = list(batch.pids.items())
+        unborn = [(order.worker,) for order in orders if order.worker not in batch.pids]
         if born:
             self._channel.send_all(("spawned", born))
         if unborn:

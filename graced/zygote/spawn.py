@@ -19,7 +19,7 @@ import socket
 from graced.host import process
 from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase
 from graced.workers.base import live
-from graced.workers.runtime import ANSWERED, PARENT_DIED, Life
+from graced.workers.runtime import ANSWERED, PARENT_DIED, Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from graced.host.scoreboard import Scoreboard, WorkerRecord
     from graced.host.stackdump import Stacks
     from graced.workers.base import Worker
-    from graced.workers.context import Family, Order
+    from graced.workers.context import SpawnOrder, WorkerContext
 
     Load = Callable[[Callable[..., Any]], type[Worker]]
     Guard = Callable[[int, WorkerRecord], None]
@@ -39,18 +39,18 @@ _ALL_BORN: Final = b"-"
 _GO: Final = b"go"
 
 
-class Birth:
+class SpawnBatch:
     """The birth of some workers of one zygote."""
 
     def __init__(
         self,
-        family: Family,
+        context: WorkerContext,
         load: Load,
         scoreboard: Scoreboard,
         stacks: Stacks | None,
-        orders: list[Order],
+        orders: list[SpawnOrder],
     ) -> None:
-        self._family = family
+        self._context = context
         self._load = load
         self._stacks = stacks
         self.children = [(order, scoreboard.record(order.record)) for order in orders]
@@ -58,7 +58,7 @@ class Birth:
 
     # -- in the zygote -------------------------------------------------------------
 
-    def labour(
+    def run(
         self, guard: Guard, own_fds: list[int], fd_limit: tuple[int, int] | None = None
     ) -> str | None:
         """Bring the workers into the world; return why some are missing.
@@ -127,8 +127,8 @@ class Birth:
         process.set_name("graced-worker")
         self._pid = os.getpid()
         self._zygote = zygote.fileno()
-        self._life = Life(self._family)
-        self._life.prepare(self._stacks)
+        self._runtime = Runtime(self._context)
+        self._runtime.prepare(self._stacks)
         # Once here, not in each child: a large request sorts malloc's free chunks, a signal has
         # the dynamic linker look up what a wait for one calls.
         bytes(100_000)
@@ -141,8 +141,8 @@ class Birth:
         for order, record in self.children:
             try:
                 process.block(*ANSWERED)
-                self._life.own()
-                self._life.become(order, record)
+                self._runtime.own()
+                self._runtime.become(order, record)
                 pid = os.fork()
             except OSError as error:
                 return f"cannot fork: {error.strerror}".encode()
@@ -185,7 +185,7 @@ class Birth:
         process.set_parent_death_signal(PARENT_DIED)
         while os.getppid() == self._pid:
             process.wait_for_signal(PARENT_DIED)
-        if os.getppid() != self._family.main_pid or not words[BORN_WHOLE]:
+        if os.getppid() != self._context.main_pid or not words[BORN_WHOLE]:
             os._exit(signal.SIGTERM)
-        self._life.begin()
-        live(self._life, self._load)
+        self._runtime.begin()
+        live(self._runtime, self._load)

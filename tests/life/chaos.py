@@ -32,7 +32,7 @@ class Mess:
     """The random acts of one process, by seed."""
 
     def __init__(self, worker: Worker) -> None:
-        self._record = worker._life.score.record
+        self._record = worker._graced.writer.record
         self._random = random.Random(f"{worker.options['seed']} {os.getpid()}")
 
     def make(self, seconds: float) -> None:

@@ -232,7 +232,7 @@ class Claims(Idle):
     def step(self):
         with open(os.environ["CLAIMED"]) as claimed:
             for number in claimed.read().split():
-                self._life.score.words[CHILD_GROUP] = int(number)
+                self._graced.writer.words[CHILD_GROUP] = int(number)
         say("claimed")
         os._exit(3)
 """
@@ -281,7 +281,7 @@ from graced.host.scoreboard import PID
 
 class Hasty(Idle):
     def __init__(self):
-        self._life.score.words[PID] = 65536
+        self._graced.writer.words[PID] = 65536
 """
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from graced.queue.job import Discard, Discarded, Job, Outcome, Postponed, Raised, Retry
 from graced.workers.job_worker import JobWorker
-from graced.workers.runtime import DRAIN, Life, WorkerInterrupt
+from graced.workers.runtime import DRAIN, Runtime, WorkerInterrupt
 
 
-class Drained(Life):
-    """A life in which a drain is asked for right before the n-th look whether it was."""
+class Drained(Runtime):
+    """A runtime in which a drain is asked for right before the n-th look whether it was."""
 
     looks = 0
     last = 0
@@ -62,14 +62,14 @@ class Works(JobWorker):
 @pytest.mark.parametrize("looks", range(1, 12))
 def test_whenever_a_drain_comes_the_last_settle_is_seen_confirmed(looks: int) -> None:
     worker, end = Works(), End()
-    detached = Life.detached()
-    life = worker._life = Drained(detached.family)
-    life.last = looks
+    detached = Runtime.detached()
+    runtime = worker._graced = Drained(detached.context)
+    runtime.last = looks
     worker._JobWorker__end = end  # type: ignore[attr-defined]
     try:
         worker.run()
     finally:
-        life.wakeup.close()
+        runtime.wakeup.close()
         detached.wakeup.close()
     assert end.told[-1] == "leave"
     assert end.told.count("leave") == 1
@@ -79,7 +79,7 @@ def test_whenever_a_drain_comes_the_last_settle_is_seen_confirmed(looks: int) ->
 @pytest.fixture
 def interrupted() -> JobWorker:
     worker = Works()
-    worker._life.raised = WorkerInterrupt()
+    worker._graced.raised = WorkerInterrupt()
     return worker
 
 
@@ -92,7 +92,7 @@ def outcome_of(worker: JobWorker, error: BaseException) -> Outcome:
 
 
 def test_whatever_an_interrupt_has_become_settles_no_job(interrupted: JobWorker) -> None:
-    raised = interrupted._life.raised
+    raised = interrupted._graced.raised
     assert raised is not None
     cleaning = OSError("cannot clean up")
     cleaning.__context__ = raised
@@ -103,7 +103,7 @@ def test_whatever_an_interrupt_has_become_settles_no_job(interrupted: JobWorker)
 
 def test_what_a_job_says_of_itself_when_interrupted_holds(interrupted: JobWorker) -> None:
     retry = Retry(after=5)
-    retry.__context__ = interrupted._life.raised
+    retry.__context__ = interrupted._graced.raised
     assert isinstance(outcome_of(interrupted, retry), Postponed)
 
 
@@ -127,7 +127,7 @@ def test_a_task_group_is_what_its_only_task_said() -> None:
     for said, outcome in ((Discard("no use"), Discarded), (Retry(after=5), Postponed)):
         group = ExceptionGroup("of tasks", [ExceptionGroup("of tasks", [said])])
         assert isinstance(outcome_of(worker, group), outcome)
-    assert worker._life.score.record.errors == 0
+    assert worker._graced.writer.record.errors == 0
     raised = outcome_of(worker, ExceptionGroup("of tasks", [ValueError("boom"), Discard("no use")]))
     assert isinstance(raised, Raised)
     reason = json.loads(raised.evidence)["reason"]

@@ -199,14 +199,14 @@ def test_the_rounds_clock_stands_still_in_wait(harness: ZygoteHarness) -> None:
     code = """
     class W(Worker):
         def step(self):
-            record = self._life.score.record
+            record = self._graced.writer.record
             started, deadline = record.round_started, record.deadline
             before = time.monotonic_ns()
             self.wait(0.2)
             waited = time.monotonic_ns() - before
             stood = record.deadline - deadline
             say(190e6 <= stood <= waited, record.round_started - started == stood)
-            say(self._life.score.phase)
+            say(self._graced.writer.phase)
             self.wait(None)
     """
     harness.worker(code, round_timeout=5.0)
@@ -314,8 +314,8 @@ def test_max_rss_is_told_apart_from_one_that_nobody_can_keep(harness: ZygoteHarn
     class W(Worker):
         def step(self):
             self.wait(0.01)
-            score = self._life.score
-            if score._rss_seen: type(score)._rss = lambda _: 1 << 40  # it has grown
+            writer = self._graced.writer
+            if writer._rss_seen: type(writer)._rss = lambda _: 1 << 40  # it has grown
     """
     child = harness.worker(code, max_rss=1 << 39).ready()
     child.until(lambda record: record.wants == Wants.MAX_RSS, "wants")
@@ -452,7 +452,7 @@ def test_a_drain_in_a_wait_in_setup_is_an_interrupt(harness: ZygoteHarness) -> N
 def test_a_setup_may_wait(harness: ZygoteHarness) -> None:
     code = """
     class W(Worker):
-        def setup(self): say(self.wait(0.01), self._life.score.phase)
+        def setup(self): say(self.wait(0.01), self._graced.writer.phase)
         def step(self): self.wait(None)
     """
     harness.worker(code).ready()
@@ -695,7 +695,7 @@ def test_a_descriptor_that_was_waited_for_ends_no_other_wait(fd: str) -> None:
     import threading
 
     worker = Worker()
-    worker._life.wakeup.open()
+    worker._graced.wakeup.open()
     reader, writer = os.pipe()
     os.write(writer, b"x")
     before = time.thread_time()
@@ -708,7 +708,7 @@ def test_a_descriptor_that_was_waited_for_ends_no_other_wait(fd: str) -> None:
     assert not worker.wait(0.3)
     assert time.thread_time() - before < 0.15  # it slept
     assert not worker.wait_for(os.dup(writer), 0.01)
-    worker._life.wakeup.close()
+    worker._graced.wakeup.close()
 
 
 @pytest.mark.parametrize(
@@ -731,7 +731,7 @@ def test_what_cannot_be_waited_for(
     import threading
 
     worker = Worker()
-    worker._life.wakeup.open()
+    worker._graced.wakeup.open()
     with pytest.raises(error, match=said):
         worker.wait_for(fd, seconds)  # type: ignore[arg-type]
     told: list[BaseException] = []
@@ -747,7 +747,7 @@ def test_what_cannot_be_waited_for(
     thread.join()
     assert [type(each) for each in told] == [error]
     assert not worker.wait(0)
-    worker._life.wakeup.close()
+    worker._graced.wakeup.close()
 
 
 # Interrupts
@@ -978,7 +978,7 @@ def test_a_lease_beyond_the_longest_is_refused_and_holds_nothing(harness: Zygote
                 except ValueError as error: say("refused", error)
             with self.critical(3600):
                 with self.critical(3600): say("longest")
-            say("left", self._life.score.record.lease_until)
+            say("left", self._graced.writer.record.lease_until)
             self.wait()
     """
     child = harness.worker(code).ready()
@@ -1011,12 +1011,12 @@ def test_sections_may_be_nested(harness: ZygoteHarness) -> None:
     class W(Worker):
         def step(self):
             with self.critical(30):
-                with self.critical(60): say("inner", self._life.score.record.lease_until > 0)
-                say("outer", self._life.score.record.lease_until > 0)
+                with self.critical(60): say("inner", self._graced.writer.record.lease_until > 0)
+                say("outer", self._graced.writer.record.lease_until > 0)
                 os.kill(os.getpid(), signal.SIGINT)
                 say("still")
             say("never")
-        def teardown(self): say("teardown", self._life.score.record.lease_until)
+        def teardown(self): say("teardown", self._graced.writer.record.lease_until)
     """
     child = harness.worker(code).ready()
     assert left(child) == Left.INTERRUPTED
@@ -1063,7 +1063,7 @@ def test_a_loop_of_ones_own(harness: ZygoteHarness) -> None:
     class W(Worker):
         def run(self):
             while not self.draining:
-                say("turn", self._life.score.phase)
+                say("turn", self._graced.writer.phase)
                 self.wait(None)
         def teardown(self): say("teardown")
     """
