@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from graced import settings, units  # noqa: E402  (found by the line above)
-from graced.config import scalars as kinds  # noqa: E402
-from graced.config import schema as texts  # noqa: E402
+from graced.config import schema as kinds  # noqa: E402
+from graced.config import validators as texts  # noqa: E402
 from graced.config.reference import DOCS, SECTIONS  # noqa: E402
 from graced.config.show import leaf  # noqa: E402
 from graced.record import Record  # noqa: E402

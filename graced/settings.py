@@ -1,7 +1,7 @@
 """Every key of config.yaml, once: its name, its type, its default.
 
-The annotations are read by :mod:`graced.config.scalars`, and texts are turned into
-these types by :mod:`graced.config.validators`; nothing here knows of files or of YAML.
+The annotations are read by :mod:`graced.config.schema`, and texts are turned into
+these types by :mod:`graced.config.scalars`; nothing here knows of files or of YAML.
 What each key means is told to users by :mod:`graced.config.reference`.
 """
 

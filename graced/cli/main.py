@@ -258,12 +258,12 @@ def _socket(args: Arguments) -> str:
         unixsocket.know(user)
     if named is not None:
         return named
-    from graced.config.identity import Unknown
+    from graced.config.identity import UnknownDaemonError
     from graced.control.client import WhichDaemon
 
     try:
         name, folder = reader.read_identity(args.config, os.environ, args.set)
-    except Unknown as error:
+    except UnknownDaemonError as error:
         raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None
     return os.path.join(directories.find(name, folder, os.environ, user), directories.SOCKET)
 

@@ -1,14 +1,15 @@
 """A tree into typed settings: which keys are there, which are unknown, what is wrong.
 
 A wrong value is a problem and the walk goes on, so that one run shows them all.
-Single values are read by :mod:`graced.config.validators`; what has to agree with
+Single values are read by :mod:`graced.config.scalars`; what has to agree with
 each other is looked at by :mod:`graced.config.rules`.
 """
 
 from __future__ import annotations
 
 from graced.config.nodes import Entry, Items, Map, Mark, Scalar, Source
-from graced.config.scalars import (
+from graced.config.scalars import plain, read_scalar, remedy, suggestion, text
+from graced.config.schema import (
     Addresses,
     Field,
     Folders,
@@ -20,8 +21,7 @@ from graced.config.scalars import (
     Variables,
     fields,
 )
-from graced.config.schema import ConfigValueError, address, check_name, folder
-from graced.config.validators import plain, read_scalar, remedy, suggestion, text
+from graced.config.validators import ConfigValueError, address, check_name, folder
 from graced.settings import Log, Pool, Settings
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.config.nodes import Node, Problem
-    from graced.config.scalars import Kind, Mapped
+    from graced.config.schema import Kind, Mapped
     from graced.record import Record
 
 _MAPPING = "write keys and values below it, indented"
@@ -40,7 +40,7 @@ _FEW = 20  # suggestions take time
 EMPTY = Map({}, Mark(Source("default", "")))
 
 
-class Walk:
+class Builder:
     """One reading of a tree: the problems found, and where each value came from."""
 
     def __init__(self) -> None:

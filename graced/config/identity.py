@@ -10,20 +10,13 @@ from __future__ import annotations
 
 import os
 
-from graced.config.layers import (
-    PREFIX,
-    KeyPath,
-    NoSuchPool,
-    base_of,
-    overlays,
-    read_bytes,
-    variables,
-)
+from graced.config.files import base_of, overlays, read_bytes
+from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchPool, variables
 from graced.config.nodes import Map, Mark, Scalar, Source, printable
 from graced.config.parser import compose
-from graced.config.scalars import fields
-from graced.config.schema import ConfigValueError, check_name, folder
-from graced.config.validators import read_scalar
+from graced.config.scalars import read_scalar
+from graced.config.schema import fields
+from graced.config.validators import ConfigValueError, check_name, folder
 from graced.settings import Settings
 
 TYPE_CHECKING = False
@@ -35,7 +28,7 @@ if TYPE_CHECKING:
 KEYS = ("name", "runtime_dir")
 
 
-class Unknown(Exception):
+class UnknownDaemonError(Exception):
     """It can't be known which daemon is meant; says why, with place and remedy."""
 
 
@@ -44,7 +37,7 @@ def identity(
 ) -> tuple[str, str | None]:
     """Return what the last layer says that says something.
 
-    `named`: somebody has named the file, so it has to be there. Raises Unknown.
+    `named`: somebody has named the file, so it has to be there. Raises UnknownDaemonError.
     """
     default = Settings()
     values: dict[str, str | None] = {"name": default.name, "runtime_dir": default.runtime_dir}
@@ -57,7 +50,7 @@ def identity(
             mark = Mark(source) if value is None else value.mark
             wrong[key] = str(mark.problem(key, error.what, error.remedy))
     if "runtime_dir" in wrong or (values["runtime_dir"] is None and "name" in wrong):
-        raise Unknown(wrong.get("runtime_dir") or wrong["name"])
+        raise UnknownDaemonError(wrong.get("runtime_dir") or wrong["name"])
     return values["name"] or default.name, values["runtime_dir"]
 
 
@@ -67,7 +60,7 @@ def user(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> str | No
     try:
         for _, value, _ in _said(path, environ, sets, ("user",), named=False):
             found = value
-    except Unknown:
+    except UnknownDaemonError:
         return None
     return found.text if isinstance(found, Scalar) and not found.is_null else None
 
@@ -123,7 +116,7 @@ def _said(
     for overlay in _overlays(beside):
         yield from _in_file(os.path.join(beside, overlay), os.path.join(base, "config.d"), keys)
     names = variables(environ)
-    pairs = [(name[len(PREFIX) :].lower(), f"${name}", environ[name]) for name in names]
+    pairs = [(name[len(VARIABLE_PREFIX) :].lower(), f"${name}", environ[name]) for name in names]
     pairs += [(key, "--set", value) for key, _, value in (flag.partition("=") for flag in sets)]
     for key, where, value in pairs:
         if key in keys:
@@ -150,7 +143,9 @@ def _in_file(
     source = Source(printable(path), base, is_file=True)
     composed = compose(text, source)
     if not _is_configuration(composed, text):
-        raise Unknown(str(Mark(source).problem("", "is no configuration", "check the path")))
+        raise UnknownDaemonError(
+            str(Mark(source).problem("", "is no configuration", "check the path"))
+        )
     entries = composed.tree.entries if isinstance(composed.tree, Map) else {}
     for key in keys:
         if key in entries:
@@ -175,9 +170,11 @@ def _key_in(line: str) -> str | None:
     return name.rstrip().strip("'\"") if colon and value[:1] in ("", " ", "\t") else None
 
 
-def _unknown(path: str, wrong: ConfigValueError) -> Unknown:
+def _unknown(path: str, wrong: ConfigValueError) -> UnknownDaemonError:
     """Return the refusal for a file that can't be read."""
-    return Unknown(str(Mark(Source(printable(path), "/")).problem("", wrong.what, wrong.remedy)))
+    return UnknownDaemonError(
+        str(Mark(Source(printable(path), "/")).problem("", wrong.what, wrong.remedy))
+    )
 
 
 def _in_line(key: str, text: str, source: Source) -> Iterator[tuple[str, Node | None, Source]]:

@@ -1,6 +1,6 @@
 """A tree of YAML in which every value knows where it was written.
 
-What the values mean is not known here: :mod:`graced.config.validators` knows.
+What the values mean is not known here: :mod:`graced.config.scalars` knows.
 """
 
 from __future__ import annotations

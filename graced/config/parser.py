@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from graced.config.nodes import Node, Problem, Source
 
-DEEPEST = 50  # levels
-MOST = 10_000  # values, aliases written out: what takes longer to read would stop the loop
+MAX_LEVELS = 50  # levels
+MAX_VALUES = 10_000  # values, aliases written out: what takes longer to read would stop the loop
 
 
 def compose(text: str, source: Source, key: str = "") -> Composed:
@@ -51,7 +51,7 @@ class _Composer:
         self.problems: list[Problem] = []
         self.root: Node | None = None
         self._anchors: dict[str, Node | None] = {}  # None: it is still being read
-        self._left = MOST
+        self._left = MAX_VALUES
         self._opened: list[Any] = []  # where the collections around this place begin
         self._events = self._parsed()
 
@@ -156,7 +156,7 @@ class _Composer:
     def _count(self, event: Any, values: int) -> None:
         self._left -= values
         if self._left < 0:
-            self._stop(event, f"has more than {MOST} values", "make it smaller")
+            self._stop(event, f"has more than {MAX_VALUES} values", "make it smaller")
 
     def _alias(self, event: Any) -> Node:
         node = self._anchors.get(event.anchor)
@@ -175,8 +175,8 @@ class _Composer:
 
     def _collection(self, name: str, event: Any) -> Node:
         self._opened.append(event)
-        if len(self._opened) > DEEPEST:
-            self._stop(event, f"is more than {DEEPEST} levels deep", "make it flatter")
+        if len(self._opened) > MAX_LEVELS:
+            self._stop(event, f"is more than {MAX_LEVELS} levels deep", "make it flatter")
         before = self._left
         mark = self._mark(event.start_mark)
         node: Node

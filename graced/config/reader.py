@@ -1,9 +1,8 @@
 """The configuration: found, read, checked, told.
 
 Nothing here raises for what a user wrote: it all becomes problems, together.
-How: layers of YAML (configlayers, configtree) become one tree, a walk over the
-tree (configwalk, configvalues) makes settings of it, rules (configrules) look at
-what has to agree.
+The layers of YAML (layers, parser) become one tree, the builder (builder, schema, scalars)
+makes settings of it, rules look at what has to agree.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from __future__ import annotations
 import os
 
 from graced.config import rules
-from graced.config.builder import Walk
-from graced.config.layers import Layers, whole
+from graced.config.builder import Builder
+from graced.config.files import whole
+from graced.config.layers import Layers
 from graced.config.nodes import Mark, Problem
 from graced.record import Record
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigReading", "Problem", "find", "read", "read_identity", "show", "whole"]
 
-PLACES = ("config.yaml", "/etc/graced/config.yaml")
-_ENOUGH = 100  # problems: nobody reads more
+DEFAULT_PATHS = ("config.yaml", "/etc/graced/config.yaml")
+MAX_PROBLEMS = 100  # more would not be read
 
 
 class ConfigReading(Record):
@@ -49,7 +49,7 @@ def find(path_option: str | None, environ: Mapping[str, str]) -> str:
     named = environ.get("GRACED_CONFIG")
     if named:
         return named
-    return next((path for path in PLACES if os.path.lexists(path)), PLACES[0])
+    return next((path for path in DEFAULT_PATHS if os.path.lexists(path)), DEFAULT_PATHS[0])
 
 
 def read(
@@ -57,7 +57,7 @@ def read(
 ) -> ConfigReading:
     """Read all layers of the configuration, and return all their problems at once.
 
-    Without *to_run* it does not matter whether who reads it could run the daemon.
+    Without *to_run* it does not matter whether this process could run the daemon.
     """
     path = find(path, environ)
     layers = Layers(path)
@@ -66,17 +66,17 @@ def read(
     layers.add_variables(environ)
     layers.add_flags(sets)
 
-    walk = Walk()
-    settings = walk.settings(layers.tree)
+    builder = Builder()
+    settings = builder.settings(layers.tree)
     if layers.complete:
-        blame = _Blame(walk, Mark(layers.main))
+        blame = _Blame(builder, Mark(layers.main))
         rules.check(settings, blame)
         if to_run:
             rules.check_account(settings, blame)
             rules.check_code(settings, blame)
-    problems = _few(sorted(layers.problems + walk.problems, key=lambda problem: problem.order))
+    problems = _few(sorted(layers.problems + builder.problems, key=lambda problem: problem.order))
     return ConfigReading(
-        settings if not problems else None, problems, walk.sources, tuple(layers.files), path
+        settings if not problems else None, problems, builder.sources, tuple(layers.files), path
     )
 
 
@@ -85,7 +85,7 @@ def read_identity(
 ) -> tuple[str, str | None]:
     """Return ``name`` and ``runtime_dir``, even if all else is broken.
 
-    A file that somebody has named has to be there. Raises configidentity.Unknown.
+    A file that was named has to be there. Raises UnknownDaemonError.
     """
     from graced.config.identity import identity
 
@@ -118,25 +118,25 @@ def show(reading: ConfigReading) -> str:
 class _Blame:
     """Makes problems of broken rules, unless one of the values was wrong in itself."""
 
-    def __init__(self, walk: Walk, main: Mark) -> None:
-        self.walk = walk
+    def __init__(self, builder: Builder, main: Mark) -> None:
+        self.builder = builder
         self.main = main
-        self.wrong = {problem.key for problem in walk.problems}
+        self.wrong = {problem.key for problem in builder.problems}
 
     def __call__(self, keys: tuple[str, ...], what: str, remedy: str) -> None:
         if not self.wrong.isdisjoint(keys):
             return
-        key = next((key for key in keys if key in self.walk.marks), keys[0])
-        self.walk.problem(self.walk.marks.get(key, self.main), key, what, remedy)
+        key = next((key for key in keys if key in self.builder.marks), keys[0])
+        self.builder.problem(self.builder.marks.get(key, self.main), key, what, remedy)
 
 
 def _few(problems: list[Problem]) -> tuple[Problem, ...]:
-    if len(problems) <= _ENOUGH:
+    if len(problems) <= MAX_PROBLEMS:
         return tuple(problems)
-    last = problems[_ENOUGH - 1]
-    more = len(problems) - _ENOUGH + 1
+    last = problems[MAX_PROBLEMS - 1]
+    more = len(problems) - MAX_PROBLEMS + 1
     rest = Problem(last.place, "", f"and {more} more problems from here on", "correct these first")
-    return (*problems[: _ENOUGH - 1], rest)
+    return (*problems[: MAX_PROBLEMS - 1], rest)
 
 
 def _missing_advice(path: str, environ: Mapping[str, str]) -> str:
@@ -145,6 +145,7 @@ def _missing_advice(path: str, environ: Mapping[str, str]) -> str:
         return "the working directory was removed: go to another, or give an absolute path"
     if place == whole(environ.get("GRACED_CONFIG") or place + "/none"):
         return "check $GRACED_CONFIG"
-    if place in map(whole, PLACES):
-        return f"write ./{PLACES[0]} or {PLACES[1]}, or name a file with -c or $GRACED_CONFIG"
+    if place in map(whole, DEFAULT_PATHS):
+        here, system = DEFAULT_PATHS
+        return f"write ./{here} or {system}, or name a file with -c or $GRACED_CONFIG"
     return "check the path after -c"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from graced.config.nodes import quoted
-from graced.config.scalars import MOST_WORKERS
-from graced.config.validators import suggestion
+from graced.config.scalars import suggestion
+from graced.config.schema import MOST_WORKERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,129 +1,182 @@
-"""Texts of the configuration that name something: which are fit for it, and why others are not.
+"""What each key of the configuration may be.
 
-Names, classes, paths, addresses, queues, users. Which key is which of them is said in
-:mod:`graced.config.scalars`; values that are more than a name, such as durations,
-are read in :mod:`graced.config.validators`.
+The records of :mod:`graced.settings` say which keys there are; the tables
+here say which kind each is. The schema and the reference are made from them too.
+How a text becomes a value of its kind is in :mod:`graced.config.scalars`.
 """
 
 from __future__ import annotations
 
-from graced.config.nodes import quoted
+from graced import settings
+from graced.config import validators
+from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
     from graced.config.nodes import Mark
 
-NAME = r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
-LONGEST_NAME = 32
-CLASS = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
-QUEUE = r"sqlite:///[^?#\x00-\x1f]*[^/?#\x00-\x1f]"
+MOST_WORKERS = 1000  # of all pools together: the scoreboard has room for them and their successors
+ENDLESS = 10**15
 
 
-class ConfigValueError(Exception):
-    """A value that can't be: what is wrong with it, and what to write."""
+class Seconds(Record):
+    """A duration."""
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.remedy = remedy
+    zero: bool = True  # whether it may be none at all
 
 
-def is_name(text: str) -> bool:
-    """Tell whether *text* can be the name of a daemon or of a pool, as :data:`NAME` says.
+class Bytes(Record):
+    """A size."""
 
-    It has to serve in file names, process titles and names of variables, where
-    two underscores separate keys.
-    """
-    parts = text.replace("-", "_").split("_")
-    return (
-        len(text) <= LONGEST_NAME
-        and text.isascii()
-        and text[:1].isalpha()
-        and all(part.isalnum() for part in parts)
-    )
+    least: int = 0
 
 
-def check_name(text: str, _mark: Mark) -> str:
-    if not is_name(text):
-        raise ConfigValueError(
-            f"{quoted(text)} cannot be a name",
-            f"write up to {LONGEST_NAME} letters and digits, a letter first, "
-            "with single dashes or underscores between them",
-        )
-    return text
+class Whole(Record):
+    """A whole number."""
+
+    least: int = 0
+    most: int = ENDLESS
+    word: str = ""  # stands for the number of CPUs
 
 
-def worker_class(text: str, _mark: Mark) -> str:
-    module, _, name = text.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
-        raise ConfigValueError(
-            f"{quoted(text)} does not name a class", "write module:Class, such as shop.mail:Sender"
-        )
-    return text
+class Number(Record):
+    """A number, with a point or without."""
+
+    least: float = 0.0
+    most: float = 1e6
 
 
-def file(text: str, mark: Mark) -> str:
-    if text.endswith("/"):
-        raise ConfigValueError(f"{quoted(text)} names a folder", "write the path of a file")
-    return folder(text, mark)
+class Switch(Record):
+    """True or false."""
 
 
-def folder(text: str, mark: Mark) -> str:
-    """Return a path, absolute: what is relative starts from the folder of its file."""
-    if not text or "\0" in text:
-        raise ConfigValueError(f"{quoted(text)} cannot be a path", "write a path")
-    import os.path
+class Choice(Record):
+    """One of some words."""
 
-    return os.path.normpath(os.path.join(mark.source.base, text))
+    words: tuple[str, ...]
 
 
-def address(text: str, _mark: Mark) -> str:
-    from graced.host.address import BadAddress, parse
+class Text(Record):
+    """A text; *check* returns it as the settings shall have it, or raises ConfigValueError."""
 
-    try:
-        parse(text)
-    except BadAddress as error:
-        raise ConfigValueError(error.what, error.remedy) from None
-    return text
+    check: Callable[[str, Mark], str]
+    noun: str
+    pattern: str = ""
 
 
-def queue(text: str, _mark: Mark) -> str:
-    advice = "write sqlite:///jobs.db (in state_dir) or sqlite:////var/lib/jobs.db"
-    scheme, _, path = text.partition("://")
-    if scheme != "sqlite":
-        raise ConfigValueError(f"there is no queue for {quoted(text)}, only sqlite so far", advice)
-    if not path.startswith("/"):
-        raise ConfigValueError(f"{quoted(text)} names a host", advice)
-    if path.endswith("/") or path == "/:memory:":
-        raise ConfigValueError(f"{quoted(text)} names no file", advice)
-    if any(c in "?#" or c < " " for c in path):
-        raise ConfigValueError(f"{quoted(text)} is more than the path of a file", advice)
-    return text
+class Names(Record):
+    """A list of names of pools."""
 
 
-def user(text: str, _mark: Mark) -> str:
-    import pwd
-
-    try:
-        entry = pwd.getpwuid(int(text)) if _is_id(text) else pwd.getpwnam(text)
-    except (KeyError, ValueError, OverflowError):
-        raise ConfigValueError(
-            f"there is no user {quoted(text)}", "write a user of this host"
-        ) from None
-    return entry.pw_name
+class Folders(Record):
+    """A list of folders."""
 
 
-def group(text: str, _mark: Mark) -> str:
-    import grp
-
-    try:
-        entry = grp.getgrgid(int(text)) if _is_id(text) else grp.getgrnam(text)
-    except (KeyError, ValueError, OverflowError):
-        raise ConfigValueError(
-            f"there is no group {quoted(text)}", "write a group of this host"
-        ) from None
-    return entry.gr_name
+class Addresses(Record):
+    """An address to listen on, or a list of them."""
 
 
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 10
+class Variables(Record):
+    """Environment variables."""
+
+
+class Plain(Record):
+    """A mapping of plain data with keys of the user's own."""
+
+
+class Section(Record):
+    """A mapping of keys that are known."""
+
+    record: type[Record]
+
+
+class Pools(Record):
+    """A mapping of names to pools."""
+
+
+if TYPE_CHECKING:
+    Single: TypeAlias = Seconds | Bytes | Whole | Number | Switch | Choice | Text
+    Listed: TypeAlias = Names | Folders | Addresses
+    Mapped: TypeAlias = Variables | Plain | Section | Pools
+    Kind: TypeAlias = Single | Listed | Mapped
+
+
+class Field(Record):
+    """A key: what it may be, and whether it may be null."""
+
+    kind: Kind
+    nullable: bool = False
+
+
+# Which key is which
+
+_BY_TYPE: dict[str, Kind] = {
+    "Duration": Seconds(),
+    "float": Number(1.0),
+    "bool": Switch(),
+    "Level": Choice(settings.LEVELS),
+    "Format": Choice(settings.FORMATS),
+    "Log": Section(settings.Log),
+    "Backoff": Section(settings.Backoff),
+    "Retry": Section(settings.Retry),
+    "Mapping[str, Pool]": Pools(),
+}
+
+_BY_KEY: dict[type[Record], dict[str, Kind]] = {
+    settings.Settings: {
+        "name": Text(validators.check_name, "name", validators.NAME),
+        "runtime_dir": Text(validators.folder, "path"),
+        "state_dir": Text(validators.folder, "path"),
+        "user": Text(validators.user, "user"),
+        "group": Text(validators.group, "group"),
+        "max_lease": Seconds(zero=False),
+        "watchdog_quorum": Whole(0, MOST_WORKERS),
+    },
+    settings.Log: {"file": Text(validators.file, "path")},
+    settings.Pool: {
+        "worker": Text(validators.worker_class, "class", validators.CLASS),
+        "workers": Whole(1, MOST_WORKERS, "cpus"),
+        "after": Names(),
+        "path": Folders(),
+        "env": Variables(),
+        "options": Plain(),
+        "listen": Addresses(),
+        "ready_timeout": Seconds(zero=False),
+        "round_timeout": Seconds(zero=False),
+        "max_errors": Whole(1),
+        "max_rounds": Whole(1),
+        "max_waiting": Whole(1),
+        "submit_group": Text(validators.group, "group"),
+        "max_age": Seconds(zero=False),
+        "max_rss": Bytes(1 << 20),
+        "surge": Whole(0, MOST_WORKERS),
+        "queue": Text(validators.queue, "URL", validators.QUEUE),
+        "max_attempts": Whole(1, settings.MOST_ATTEMPTS),
+    },
+    settings.Backoff: {
+        "first": Seconds(zero=False),
+        "limit": Seconds(zero=False),
+        "reset": Seconds(zero=False),
+    },
+    settings.Retry: {},
+}
+
+_fields: dict[type[Record], dict[str, Field]] = {}
+
+
+def fields(record: type[Record]) -> dict[str, Field]:
+    """Return the keys of *record* in a file, in order, and what each may be."""
+    if record not in _fields:
+        written = dict(record.__annotations__)
+        if record is settings.Pool:
+            del written["name"]  # it is the key
+        _fields[record] = {name: _field(record, name, text) for name, text in written.items()}
+    return _fields[record]
+
+
+def _field(record: type[Record], name: str, written: str) -> Field:
+    kind = _BY_KEY[record].get(name) or _BY_TYPE[written.removesuffix(" | None")]
+    return Field(kind, written.endswith(" | None"))

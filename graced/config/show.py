@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graced import units
-from graced.config.scalars import Bytes, Field, Number, Seconds, fields
+from graced.config.schema import Bytes, Field, Number, Seconds, fields
 from graced.record import Record
 
 TYPE_CHECKING = False

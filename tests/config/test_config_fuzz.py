@@ -15,9 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graced.config import reader
-from graced.config.identity import Unknown
+from graced.config.identity import UnknownDaemonError
 from graced.config.reader import ConfigReading
-from graced.config.scalars import fields
+from graced.config.schema import fields
 from graced.settings import Backoff, Log, Pool, Retry, Settings
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "config.schema.json").read_text("utf-8"))
@@ -44,7 +44,7 @@ def read(folder: Path, content: bytes, *sets: str, **environ: str) -> ConfigRead
         assert problem.remedy
     try:
         identity = reader.read_identity(str(path), environ, sets)
-    except Unknown as unknown:
+    except UnknownDaemonError as unknown:
         identity = str(unknown), None
         assert identity[0].isprintable()
     if reading.settings:

@@ -12,7 +12,7 @@ import yaml
 
 from graced import units
 from graced.config import reader
-from graced.config.identity import Unknown
+from graced.config.identity import UnknownDaemonError
 from graced.config.nodes import printable
 from graced.config.reader import ConfigReading, Problem
 from graced.host.address import parse
@@ -1160,7 +1160,7 @@ def test_name_and_runtime_dir_come_from_all_layers(here: Path) -> None:
 
 
 def no_identity(path: str | None, *sets: str, **environ: str) -> str:
-    with pytest.raises(Unknown) as caught:
+    with pytest.raises(UnknownDaemonError) as caught:
         reader.read_identity(path, environ, sets)
     return str(caught.value)
 
@@ -1174,7 +1174,7 @@ def test_a_file_that_somebody_has_named_has_to_be_there(here: Path, path: str) -
 
 
 def test_name_and_runtime_dir_without_any_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "PLACES", ("config.yaml", "etc/config.yaml"))
+    monkeypatch.setattr(reader, "DEFAULT_PATHS", ("config.yaml", "etc/config.yaml"))
     assert reader.read_identity(None, {}, ()) == ("graced", None)
     assert reader.read_identity(None, {"GRACED__NAME": "x"}, ())[0] == "x"
     (here / "etc").mkdir()
