@@ -299,11 +299,19 @@ def become(uid: int, gid: int, name: str | None, *, new_privileges: bool = False
         return
     if not new_privileges:
         _prctl(_SET_NO_NEW_PRIVS, 1)
-    if _c.capset(_CAPABILITIES, bytes(24)) != 0:  # the inheritable ones would stay
+    # The inheritable ones would stay. A filter of systemd's may forbid the call where none is left.
+    if _c.capset(_CAPABILITIES, bytes(24)) != 0 and _has_capabilities():
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
         raise OSError(errno.EPERM, "some of root's identity is left")
+
+
+def _has_capabilities() -> bool:
+    """Return whether any is left that this process or a program of it could use."""
+    with open("/proc/self/status", "rb") as status:
+        left = dict(line.split(b":", 1) for line in status)
+    return any(int(left[name], 16) for name in (b"CapInh", b"CapPrm", b"CapEff", b"CapAmb"))
 
 
 def _empty_bounding_set() -> None:

@@ -270,7 +270,7 @@ def test_the_journal_has_fields_and_whole_tracebacks(machine: Machine) -> None:
 FAILS = f"""
 from sample_workers import pass_gate, say
 from graced import Worker
-from graced.host import journal
+from graced.log import journal
 journal.PATIENCE = 600.0  # the test holds journald up
 class Fails(Worker):
     def setup(self):

@@ -287,7 +287,7 @@ def test_one_frozen_worker_of_four_does_not(machine: Machine) -> None:
 # What is shipped
 
 
-@pytest.mark.parametrize("dropin", ["", "hardened", "root"])
+@pytest.mark.parametrize("dropin", ["", "hardened"])
 def test_the_units_verify_without_a_word(machine: Machine, dropin: str) -> None:
     for unit in (UNIT, "graced@shop.service"):
         if dropin:
@@ -302,7 +302,7 @@ def test_the_preset_does_not_start_it(machine: Machine) -> None:
     assert machine.attempt("systemctl", "is-enabled", UNIT).stdout.strip() == "disabled"
 
 
-@pytest.mark.parametrize(("dropin", "score"), [("", 1.3), ("hardened", 1.1), ("root", 2.7)])
+@pytest.mark.parametrize(("dropin", "score"), [("", 1.3), ("hardened", 1.1)])
 def test_how_far_it_is_exposed(machine: Machine, dropin: str, score: float) -> None:
     units = [UNIT, "graced@shop.service"]
     if dropin:
