@@ -38,7 +38,7 @@ class Address(Record):
 
     @classmethod
     def read(cls, text: str) -> Address:
-        """Return what :meth:`graced.supervisor.shared.Ground.queue_address` wrote."""
+        """Return what :meth:`graced.supervisor.shared.SharedResources.queue_address` wrote."""
         return cls(*text.split("\n"))
 
 

@@ -29,7 +29,7 @@ from graced.host.channel import Channel, ChannelClosed, ChannelFull, ChannelSpoi
 from graced.host.oom import OomKills
 from graced.host.scoreboard import Ack, Left, Phase, ScoreboardFull
 from graced.record import Record
-from graced.supervisor.monitor import Watch
+from graced.supervisor.monitor import ScoreboardMonitor
 from graced.zygote.process import fork_with
 
 TYPE_CHECKING = False
@@ -74,7 +74,7 @@ class _Zygote:
         self.killed = False  # by us
 
 
-class Other(Record):
+class HelperProcess(Record):
     """A child of another part: what it is, the window for its stacks, whom to tell of its end."""
 
     what: str
@@ -96,14 +96,14 @@ class _Worker:
         self.timed_out = False  #   since its round took longer than it may
 
 
-class Processes:
+class Children:
     """All children of the main process that graced started."""
 
     def __init__(
         self,
         scoreboard: Scoreboard,
         stacks: Stacks,
-        watch: Watch,
+        monitor: ScoreboardMonitor,
         selector: selectors.BaseSelector,
         emit: Emit,
         plan: Callable[[StartZygote], Plan],
@@ -112,7 +112,7 @@ class Processes:
     ) -> None:
         self._scoreboard = scoreboard
         self._stacks = stacks
-        self._watch = watch
+        self._monitor = monitor
         self._selector = selector
         self._emit = emit
         self._plan = plan
@@ -126,7 +126,7 @@ class Processes:
         self._groups: dict[int, list[int]] = {}  # of dead workers, until they are asked for
         self._early: dict[int, Exit] = {}  # reaped before their zygote reported them
         self._lost: dict[int, int] = {}  # workers that can't be killed by pid, and their records
-        self.others: dict[int, Other] = {}  # children of other parts
+        self.others: dict[int, HelperProcess] = {}  # children of other parts
         self.more_to_reap = False
 
     # -- what there is ----------------------------------------------------------
@@ -264,7 +264,7 @@ class Processes:
             self._stacks.reuse(index)
             self._workers[order.worker] = _Worker(index, action.zygote)
             record = self._scoreboard.record(index)
-            self._watch.add(order.worker, record, pool.round_timeout, clock.monotonic())
+            self._monitor.add(order.worker, record, pool.round_timeout, clock.monotonic())
             orders.append((order.worker, index, order.slot, order.max_rounds, order.max_rss))
         zygote = self._zygotes.get(action.zygote)
         for start in range(0, len(orders), AT_ONCE):
@@ -287,13 +287,13 @@ class Processes:
         exit = self._early.pop(pid, None)
         if exit is not None:
             self._gone(worker, exit)
-        self._forget_strangers()
+        self._forget_early()
 
     def met(self, worker: int) -> None:
         """Take a worker for born that speaks before its zygote has reported it."""
         found = self._workers.get(worker)
         if found is not None and found.pid is None:
-            pid = self._watch.record(worker).pid
+            pid = self._monitor.record(worker).pid
             if self._may_be(pid):
                 self._spawned(worker, pid)
 
@@ -307,10 +307,10 @@ class Processes:
     def _unspawned(self, worker: int, reason: str) -> None:
         if worker in self._workers and self._workers[worker].pid is None:
             self._forget(worker)
-            self._forget_strangers()
+            self._forget_early()
             self._emit(SpawnFailed(worker, reason, clock.iso()))
 
-    def _forget_strangers(self) -> None:
+    def _forget_early(self) -> None:
         """No fork is to be reported: what was reaped early was no worker."""
         if not self._awaited():
             self._early.clear()
@@ -325,7 +325,7 @@ class Processes:
         pid = self.pid(worker)
         if pid is not None:
             if number in TELLS:
-                record = self._watch.record(worker)
+                record = self._monitor.record(worker)
                 record.told = max(record.told, TELLS[number])
             process.signal_process(pid, number)
 
@@ -349,8 +349,8 @@ class Processes:
                 return
         found.looks = 0
         now = clock.monotonic()
-        leased, held_until = self._watch.lease(worker, now)
-        if held_until is None and (not stuck or self._watch.overdue(worker, now)):
+        leased, held_until = self._monitor.lease(worker, now)
+        if held_until is None and (not stuck or self._monitor.overdue(worker, now)):
             found.timed_out = stuck
             self._kill(worker, found, pid)
             return
@@ -359,7 +359,7 @@ class Processes:
         if held_until is not None:
             self._emit(LeaseSeen(worker, leased, held_until))
         else:
-            self._watch.recovered(worker, now)
+            self._monitor.recovered(worker, now)
             self._emit(Recovered(worker))
 
     def _kill(self, worker: int, found: _Worker, pid: int) -> None:
@@ -379,7 +379,7 @@ class Processes:
         self._lost[pid] = found.index
         self._groups[worker] = [pid]
         del self._workers[worker], self._by_pid[pid]
-        self._watch.drop(worker)
+        self._monitor.drop(worker)
         self._emit(Died(worker, "has become another user's and can't be killed", planned=False))
 
     def lost(self, pid: int | None) -> bool:
@@ -405,7 +405,7 @@ class Processes:
                     process.end_group(exit.pid)
                     self._scoreboard.release(self._lost.pop(exit.pid))
                 elif exit.pid not in self.others:
-                    self._stranger(exit)
+                    self._other_child(exit)
                 process.reap(exit.pid)
                 self._other(exit)
             else:
@@ -421,7 +421,7 @@ class Processes:
         """
         process.end_group(pid)
         groups = self._groups[worker] = [pid]
-        told = {self._watch.record(worker).child_group, process.group_of(pid) or 0} - {0, pid}
+        told = {self._monitor.record(worker).child_group, process.group_of(pid) or 0} - {0, pid}
         apart = {*self.helpers(), *self._by_pid} - {pid}
         for group in told:
             if process.is_group_below(group, os.getpid(), apart):
@@ -435,21 +435,21 @@ class Processes:
     def _unreported(self, pid: int) -> int | None:
         """Find a worker that died before its zygote could report it."""
         for worker in self._awaited():
-            if self._watch.record(worker).pid == pid:
+            if self._monitor.record(worker).pid == pid:
                 self._spawned(worker, pid)
                 return worker
         return None
 
-    def _stranger(self, exit: Exit) -> None:
+    def _other_child(self, exit: Exit) -> None:
         """Report the end of what a zygote's code had started only if memory had run out."""
         group = process.group_of(exit.pid)
         zygote = next((z for z in self._zygotes.values() if z.pid == group), None)
         ours = zygote is None or zygote.killed  # what is left of a group, we have killed
-        if self._starved(exit, ours=ours) and zygote is not None:
+        if self._oom_killed(exit, ours=ours) and zygote is not None:
             name = f"{process.name_of(exit.pid)} (pid {exit.pid})"
-            self._log.warning(f"pool {zygote.pool}: {name} was {_how(exit, hungry=True)}")
+            self._log.warning(f"pool {zygote.pool}: {name} was {_how(exit, oom_killed=True)}")
 
-    def _starved(self, exit: Exit, *, ours: bool) -> bool:
+    def _oom_killed(self, exit: Exit, *, ours: bool) -> bool:
         return self._oom_kills.took(exit, clock.monotonic(), ours=ours)
 
     def _other(self, exit: Exit) -> None:
@@ -460,7 +460,7 @@ class Processes:
         other = self.others.pop(exit.pid, None)
         if other is not None:
             self._tell_crash(exit, other.what, other.window)
-            other.gone(_how(exit, hungry=self._starved(exit, ours=False)))
+            other.gone(_how(exit, oom_killed=self._oom_killed(exit, ours=False)))
         elif self._awaited():
             self._early[exit.pid] = exit
         # else a stranger's orphan, which came to us as it would have come to init
@@ -471,15 +471,15 @@ class Processes:
         del self._zygotes[number]
         for worker in self._awaited():
             if self._workers[worker].zygote == number:
-                pid = self._watch.record(worker).pid
+                pid = self._monitor.record(worker).pid
                 if self._may_be(pid):
                     self._spawned(worker, pid)  # its fork could not be reported any more
                 else:
                     self._forget(worker)
         self._tell_crash(exit, f"zygote of {zygote.pool}", zygote.window)
         zygote.window.give_back()
-        hungry = self._starved(exit, ours=zygote.killed)
-        reason = f"its zygote {_how(exit, hungry=hungry)}"
+        oom_killed = self._oom_killed(exit, ours=zygote.killed)
+        reason = f"its zygote {_how(exit, oom_killed=oom_killed)}"
         if (exit.code, exit.status) == (os.CLD_EXITED, CUT_OFF):
             reason = process.CUT_OFF_TOLD
         self._emit(ZygoteDied(number, reason))
@@ -490,11 +490,11 @@ class Processes:
             self._log.error(f"the {what} (pid {exit.pid}): its stack:\n{stack}")
 
     def _gone(self, worker: int, exit: Exit) -> None:
-        record = self._watch.record(worker)
-        hungry = self._starved(exit, ours=self._workers[worker].killed)
+        record = self._monitor.record(worker)
+        oom_killed = self._oom_killed(exit, ours=self._workers[worker].killed)
         event = Died(
             worker,
-            _reason(record.left, record.text, record.phase, exit, hungry=hungry),
+            _reason(record.left, record.text, record.phase, exit, oom_killed=oom_killed),
             record.left in PLANNED and exit.code == os.CLD_EXITED,
             record.rounds,
             record.good,
@@ -522,11 +522,11 @@ class Processes:
         found = self._workers.pop(worker)
         if found.pid is not None:
             self._by_pid.pop(found.pid, None)
-        self._watch.drop(worker)
+        self._monitor.drop(worker)
         self._scoreboard.release(found.index)
 
 
-def _reason(left: int, text: str, phase: int, exit: Exit, *, hungry: bool) -> str:
+def _reason(left: int, text: str, phase: int, exit: Exit, *, oom_killed: bool) -> str:
     """Say what a worker died of; `text` is what it has said itself."""
     if left and text:
         return text
@@ -535,12 +535,12 @@ def _reason(left: int, text: str, phase: int, exit: Exit, *, hungry: bool) -> st
         where = " in a round"
     if text:
         return f"{process.describe_exit(exit)}{where} ({text})"
-    return _how(exit, where, hungry=hungry)
+    return _how(exit, where, oom_killed=oom_killed)
 
 
-def _how(exit: Exit, where: str = "", *, hungry: bool) -> str:
+def _how(exit: Exit, where: str = "", *, oom_killed: bool) -> str:
     """Say how a process ended, and whether for want of memory."""
-    return f"{process.describe_exit(exit)}{where}{' (out of memory)' if hungry else ''}"
+    return f"{process.describe_exit(exit)}{where}{' (out of memory)' if oom_killed else ''}"
 
 
 def bell_rang(bell: int) -> list[int] | None:

@@ -11,7 +11,7 @@ import signal
 
 from graced import clock
 from graced.host import process
-from graced.supervisor.children import Other
+from graced.supervisor.children import HelperProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,44 +22,44 @@ if TYPE_CHECKING:
     from graced.host.stackdump import Window
     from graced.queue.keeper import Keeper
     from graced.settings import Pool, Settings
-    from graced.supervisor.children import Processes
-    from graced.supervisor.shared import Ground
+    from graced.supervisor.children import Children
+    from graced.supervisor.shared import SharedResources
 
-AGAIN = 0.1  # seconds until a keeper that died is started again; doubled each time
-LATEST = 10.0  # seconds of that wait at most
-ANSWER = 1.0  # seconds that a keeper gets to count
-FAREWELL = 10.0  # seconds that a keeper gets to write what it has
+FIRST_RESTART_S = 0.1  # seconds until a keeper that died is started again; doubled each time
+MAX_RESTART_S = 10.0  # seconds of that wait at most
+COUNT_TIMEOUT_S = 1.0  # seconds that a keeper gets to count
+EXIT_TIMEOUT_S = 10.0  # seconds that a keeper gets to write what it has
 STATES = ("waiting", "taken", "done", "dead")
 
 
-class _Kept:
+class _PoolKeeper:
     """One pool's keeper, over all its processes."""
 
     __slots__ = (
         "again_at",
         "cut_off",
         "failures",
-        "keeper",
+        "handle",
         "leaving",
         "left",
         "watched",
         "window",
     )
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self, handle: Keeper) -> None:
+        self.handle = handle
         self.again_at: float | None = None
         self.cut_off: set[int] = set()  # workers that can't reach it
         self.failures = 0
         self.leaving: float | None = None  # until when it may take to leave
-        self.left: str | None = None  # why nobody works here any more; "" once that is told
+        self.left: str | None = None  # why no worker takes its jobs any more; "" once that is told
         self.watched = -1
         self.window: Window | None = None  # for its stacks
 
     @property
     def stopped(self) -> str | None:
         """That it is stopped by a signal, in words."""
-        pid = self.keeper.pid
+        pid = self.handle.pid
         if pid is None or not process.is_stopped(pid):
             return None
         return f"its keeper (pid {pid}) is stopped"
@@ -67,39 +67,39 @@ class _Kept:
     @property
     def trouble(self) -> str | None:
         """Why the queue can't be used now, by some workers at least."""
-        if self.keeper.trouble is not None or not self.cut_off:
-            return self.keeper.trouble
-        who = "1 worker" if len(self.cut_off) == 1 else f"{len(self.cut_off)} workers"
-        return f"{who} cannot reach it at {self.keeper.plan.socket}"
+        if self.handle.trouble is not None or not self.cut_off:
+            return self.handle.trouble
+        workers = "1 worker" if len(self.cut_off) == 1 else f"{len(self.cut_off)} workers"
+        return f"{workers} cannot reach it at {self.handle.plan.socket}"
 
 
 class _Counting:
-    """Somebody who waits for all keepers' counts."""
+    """A client that waits for all keepers' counts."""
 
     __slots__ = ("done", "missing", "until")
 
-    def __init__(self, until: float, missing: set[_Kept], done: Callable[[], None]) -> None:
+    def __init__(self, until: float, missing: set[_PoolKeeper], done: Callable[[], None]) -> None:
         self.until = until
         self.missing = missing
         self.done = done
 
 
-class Queues:
+class KeeperManager:
     """All queue keepers of the daemon."""
 
     def __init__(
         self,
         selector: selectors.BaseSelector,
-        processes: Processes,
-        ground: Ground,
+        children: Children,
+        shared: SharedResources,
         look: Callable[[], None],
     ) -> None:
         self._look = look  # whether the folder of the sockets is there
         self._selector = selector
-        self._processes = processes
-        self._ground = ground
-        self._log = ground.log
-        self._kept: dict[str, _Kept] = {}
+        self._children = children
+        self._shared = shared
+        self._log = shared.log
+        self._keepers: dict[str, _PoolKeeper] = {}
         self._looked_at: set[str] = set()  # pools that take no jobs
         self._counting: list[_Counting] = []
 
@@ -107,34 +107,36 @@ class Queues:
 
     def counts(self, pool: str) -> dict[str, Any] | None:
         """Return how many jobs a pool's keeper said there are; None without a queue."""
-        kept = self._kept.get(pool)
-        if kept is None:
+        keeper = self._keepers.get(pool)
+        if keeper is None:
             return None
-        counts = dict(kept.keeper.counts or dict.fromkeys(STATES))
+        counts = dict(keeper.handle.counts or dict.fromkeys(STATES))
         counts.pop("trouble", None)
-        trouble = kept.stopped or kept.trouble
+        trouble = keeper.stopped or keeper.trouble
         return counts if trouble is None else {**counts, "trouble": trouble}
 
     def stopped(self) -> list[str]:
         """Return which keepers are stopped by a signal, in words."""
-        found = [(pool, kept.stopped) for pool, kept in self._kept.items()]
+        found = [(pool, keeper.stopped) for pool, keeper in self._keepers.items()]
         return [f"queue {pool}: {words}" for pool, words in found if words is not None]
 
     def trouble(self) -> str | None:
         """Return why a queue can't be used now, if there is a reason."""
-        for pool, kept in self._kept.items():
-            if kept.trouble is not None:
-                return f"queue {pool}: {kept.trouble}"
+        for pool, keeper in self._keepers.items():
+            if keeper.trouble is not None:
+                return f"queue {pool}: {keeper.trouble}"
         return None
 
     @property
     def gone(self) -> bool:
         """Whether no keeper's process is left."""
-        return all(kept.keeper.pid is None for kept in self._kept.values())
+        return all(keeper.handle.pid is None for keeper in self._keepers.values())
 
     def next_deadline(self) -> float | None:
         """When something is due here, or None."""
-        times = [t for k in self._kept.values() for t in (k.again_at, k.leaving) if t is not None]
+        times = [
+            t for k in self._keepers.values() for t in (k.again_at, k.leaving) if t is not None
+        ]
         times += [counting.until for counting in self._counting]
         return min(times, default=None)
 
@@ -142,49 +144,51 @@ class Queues:
 
     def need(self, pool: Pool, settings: Settings) -> None:
         """A worker of the pool takes jobs: have a keeper."""
-        kept = self._kept.get(pool.name)
-        if kept is None:
-            kept = self._kept[pool.name] = _Kept(self._keeper(pool, settings))
-            self._start(kept)
+        keeper = self._keepers.get(pool.name)
+        if keeper is None:
+            keeper = self._keepers[pool.name] = _PoolKeeper(self._new_handle(pool, settings))
+            self._start(keeper)
 
     def reached(self, pool: str, worker: int, *, is_cut_off: bool) -> bool:
         """A worker says whether it can reach its queue; return whether it could until now."""
-        kept = self._kept[pool]
-        if is_cut_off == (worker in kept.cut_off):
+        keeper = self._keepers[pool]
+        if is_cut_off == (worker in keeper.cut_off):
             return False
-        kept.cut_off ^= {worker}
+        keeper.cut_off ^= {worker}
         if is_cut_off:
-            self._log.error(f"queue {pool}: {kept.trouble}; they look for it again and again")
+            self._log.error(f"queue {pool}: {keeper.trouble}; they try again and again")
         return is_cut_off
 
     def listen_again(self) -> None:
         """Have the keepers whose socket is gone listen anew."""
-        for kept in self._kept.values():
-            if kept.keeper.open and not os.path.lexists(kept.keeper.plan.socket):
-                kept.keeper.listen_again()
+        for keeper in self._keepers.values():
+            if keeper.handle.open and not os.path.lexists(keeper.handle.plan.socket):
+                keeper.handle.listen_again()
 
     def not_needed(self, pool: Pool) -> None:
         """A worker of the pool takes no jobs: tell, once, if some may wait for it."""
         if pool.name in self._looked_at:
             return
         self._looked_at.add(pool.name)
-        if pool.name in self._kept:
-            self._ask_what_stays(self._kept[pool.name], "its workers take no jobs any more")
+        if pool.name in self._keepers:
+            self._ask_what_stays(self._keepers[pool.name], "its workers take no jobs any more")
             return
-        file = self._ground.queue_file(pool)
+        file = self._shared.queue_file(pool)
         if os.path.exists(file):
-            self._log.warning(f"pool {pool.name} takes no jobs: those in {file} are left there")
+            self._log.warning(
+                f"pool {pool.name}: its worker is not a JobWorker; jobs in {file} will not run"
+            )
 
-    def _keeper(self, pool: Pool, settings: Settings) -> Keeper:
+    def _new_handle(self, pool: Pool, settings: Settings) -> Keeper:
         from graced.queue.keeper import Keeper
         from graced.queue.plan import KeeperPlan  # for those who have jobs
         from graced.queue.policy import Policy
 
         plan = KeeperPlan(
             pool=pool.name,
-            file=self._ground.queue_file(pool),
-            socket=self._ground.queue_socket(pool),
-            daemon_id=self._ground.daemon_id,
+            file=self._shared.queue_file(pool),
+            socket=self._shared.queue_socket(pool),
+            daemon_id=self._shared.daemon_id,
             policy=Policy.of(pool),
             name=settings.name,
             log=self._log.bind(pool=pool.name),
@@ -195,154 +199,162 @@ class Queues:
         """Go by the settings of a new generation."""
         from graced.queue.policy import Policy
 
-        for name, kept in self._kept.items():
+        for name, keeper in self._keepers.items():
             if name in settings.pools:
-                kept.keeper.apply(Policy.of(settings.pools[name]))
+                keeper.handle.apply(Policy.of(settings.pools[name]))
             else:
-                self._ask_what_stays(kept, "the pool is gone")
+                self._ask_what_stays(keeper, "the pool is gone")
 
-    def _ask_what_stays(self, kept: _Kept, why: str) -> None:
-        """Nobody works here any more: warn if jobs wait."""
-        if kept.left is None:
-            kept.left = why
-            kept.keeper.count()
+    def _ask_what_stays(self, keeper: _PoolKeeper, why: str) -> None:
+        """No worker takes these jobs any more: warn if some wait."""
+        if keeper.left is None:
+            keeper.left = why
+            keeper.handle.count()
 
-    def _tell_what_stays(self, kept: _Kept) -> None:
-        why, waiting = kept.left, (kept.keeper.counts or {}).get("waiting")
+    def _tell_what_stays(self, keeper: _PoolKeeper) -> None:
+        why, waiting = keeper.left, (keeper.handle.counts or {}).get("waiting")
         if not why or not waiting:
             return
-        plan = kept.keeper.plan
+        plan = keeper.handle.plan
         jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
         self._log.warning(
             f"queue {plan.pool}: {why}, and {jobs} in {plan.file}:"
-            f" a pool with `queue: sqlite:///{plan.file}` would do them; nobody else does"
+            f" a pool with `queue: sqlite:///{plan.file}` would run them; nothing else does"
         )
-        kept.left = ""  # once
+        keeper.left = ""  # once
 
     def log_to(self, wanted: settings.Log) -> None:
         """Have all keepers follow to another log."""
-        for kept in self._kept.values():
-            kept.keeper.log_to(wanted)
+        for keeper in self._keepers.values():
+            keeper.handle.log_to(wanted)
 
     def retain(self, pools: Mapping[str, object]) -> None:
         """Let the keepers of pools that are gone leave."""
-        for name, kept in self._kept.items():
-            if name not in pools and kept.leaving is None:
-                self._stop(kept)
+        for name, keeper in self._keepers.items():
+            if name not in pools and keeper.leaving is None:
+                self._stop(keeper)
 
     def stop(self) -> None:
         """All workers are gone: have the keepers write what they have and leave."""
-        for kept in self._kept.values():
-            if kept.leaving is None:
-                self._stop(kept)
+        for keeper in self._keepers.values():
+            if keeper.leaving is None:
+                self._stop(keeper)
 
-    def buried(self, pool: str, worker: int, evidence: dict[str, Any], *, counts: bool) -> None:
+    def worker_gone(
+        self, pool: str, worker: int, evidence: dict[str, Any], *, counts: bool
+    ) -> None:
         """A worker and its group are gone: what it had in hand may go to another."""
-        kept = self._kept.get(pool)
-        if kept is not None:
-            kept.cut_off.discard(worker)
-            kept.keeper.died(worker, evidence, counts=counts)
+        keeper = self._keepers.get(pool)
+        if keeper is not None:
+            keeper.cut_off.discard(worker)
+            keeper.handle.died(worker, evidence, counts=counts)
 
     def tick(self, now: float) -> None:
         """Start again what is due, end what takes too long."""
-        for kept in self._kept.values():
-            if kept.again_at is not None and now >= kept.again_at:
-                self._start(kept)
-            if kept.leaving is not None and now >= kept.leaving and kept.keeper.pid is not None:
-                kept.leaving = now + FAREWELL
-                self._log.error(f"queue {kept.keeper.plan.pool}: its keeper had to be killed")
-                process.signal_process(kept.keeper.pid, signal.SIGKILL)
+        for keeper in self._keepers.values():
+            if keeper.again_at is not None and now >= keeper.again_at:
+                self._start(keeper)
+            if (
+                keeper.leaving is not None
+                and now >= keeper.leaving
+                and keeper.handle.pid is not None
+            ):
+                keeper.leaving = now + EXIT_TIMEOUT_S
+                self._log.error(f"queue {keeper.handle.plan.pool}: its keeper had to be killed")
+                process.signal_process(keeper.handle.pid, signal.SIGKILL)
         self._answer(lambda counting: now >= counting.until)
 
-    def _start(self, kept: _Kept) -> None:
-        kept.again_at = None
+    def _start(self, keeper: _PoolKeeper) -> None:
+        keeper.again_at = None
         self._look()
-        keeper = kept.keeper
+        handle = keeper.handle
         try:
-            if kept.window is None:
-                kept.window = self._processes.lend_window()
-            kept.window.clear()
-            pid = keeper.start(kept.window)
+            if keeper.window is None:
+                keeper.window = self._children.lend_window()
+            keeper.window.clear()
+            pid = handle.start(keeper.window)
         except OSError as error:
-            self._log.error(f"queue {keeper.plan.pool}: cannot fork: {error.strerror}")
-            self._start_later(kept)
+            self._log.error(f"queue {handle.plan.pool}: cannot fork: {error.strerror}")
+            self._start_later(keeper)
             return
-        self._processes.others[pid] = Other(
-            f"queue keeper of {keeper.plan.pool}", kept.window, lambda how: self._died(kept, how)
+        self._children.others[pid] = HelperProcess(
+            f"queue keeper of {handle.plan.pool}",
+            keeper.window,
+            lambda how: self._died(keeper, how),
         )
-        kept.watched = keeper.fileno()
-        self._selector.register(kept.watched, selectors.EVENT_READ, lambda _: self._heard(kept))
+        keeper.watched = handle.fileno()
+        self._selector.register(keeper.watched, selectors.EVENT_READ, lambda _: self._heard(keeper))
 
-    def _start_later(self, kept: _Kept) -> None:
-        wait = min(AGAIN * 2 ** min(kept.failures, 16), LATEST)
-        kept.failures += 1
-        kept.again_at = clock.monotonic() + wait
+    def _start_later(self, keeper: _PoolKeeper) -> None:
+        wait = min(FIRST_RESTART_S * 2 ** min(keeper.failures, 16), MAX_RESTART_S)
+        keeper.failures += 1
+        keeper.again_at = clock.monotonic() + wait
 
-    def _stop(self, kept: _Kept) -> None:
-        kept.again_at = None
-        kept.leaving = clock.monotonic() + FAREWELL
-        kept.keeper.stop()
+    def _stop(self, keeper: _PoolKeeper) -> None:
+        keeper.again_at = None
+        keeper.leaving = clock.monotonic() + EXIT_TIMEOUT_S
+        keeper.handle.stop()
 
-    def _died(self, kept: _Kept, how: str) -> None:
-        self._heard(kept)
-        kept.keeper.pid = None
-        self._unwatch(kept)
-        kept.keeper.close()
-        if kept.leaving is not None:
-            kept.leaving = None
-            if kept.window is not None:
-                kept.window.give_back()
-                kept.window = None
-            self._kept = {name: k for name, k in self._kept.items() if k is not kept}
+    def _died(self, keeper: _PoolKeeper, how: str) -> None:
+        self._heard(keeper)
+        keeper.handle.pid = None
+        self._unwatch(keeper)
+        keeper.handle.close()
+        if keeper.leaving is not None:
+            keeper.leaving = None
+            if keeper.window is not None:
+                keeper.window.give_back()
+                keeper.window = None
+            self._keepers = {name: k for name, k in self._keepers.items() if k is not keeper}
             return
-        self._start_later(kept)
-        self._log.warning(f"queue {kept.keeper.plan.pool}: its keeper {how}; starting again")
+        self._start_later(keeper)
+        self._log.warning(f"queue {keeper.handle.plan.pool}: its keeper {how}; starting again")
 
-    def _unwatch(self, kept: _Kept) -> None:
-        if kept.watched >= 0:
-            self._selector.unregister(kept.watched)
-            kept.watched = -1
+    def _unwatch(self, keeper: _PoolKeeper) -> None:
+        if keeper.watched >= 0:
+            self._selector.unregister(keeper.watched)
+            keeper.watched = -1
 
     # -- what they say ------------------------------------------------------------
 
-    def _heard(self, kept: _Kept) -> None:
-        if kept.watched < 0:
+    def _heard(self, keeper: _PoolKeeper) -> None:
+        if keeper.watched < 0:
             return
-        pool = kept.keeper.plan.pool
-        before = kept.watched
-        for message in kept.keeper.receive():
+        pool = keeper.handle.plan.pool
+        before = keeper.watched
+        for message in keeper.handle.receive():
             match message:
                 case ("ready",):
-                    kept.failures = 0
-                    kept.keeper.trouble = None
-                    self._log.info(f"queue {pool}: {kept.keeper.plan.file} is open")
+                    keeper.failures = 0
+                    keeper.handle.trouble = None
+                    self._log.info(f"queue {pool}: {keeper.handle.plan.file} is open")
                 case ("degraded", str(why)) | ("failed", str(why)):
-                    kept.keeper.trouble = why
+                    keeper.handle.trouble = why
                     self._log.error(f"queue {pool}: {why}")
                 case ("well",):
                     self._log.info(f"queue {pool}: works again")
                 case ("counts", _):
-                    self._counted(kept)
-                    self._tell_what_stays(kept)
-        if kept.keeper.fileno() < 0 and kept.watched == before:
+                    self._counted(keeper)
+                    self._tell_what_stays(keeper)
+        if keeper.handle.fileno() < 0 and keeper.watched == before:
             self._selector.unregister(before)
-            kept.watched = -1
+            keeper.watched = -1
 
     # -- counts for a status ----------------------------------------------------------
 
     def count(self, done: Callable[[], None]) -> None:
         """Have all keepers count, then call ``done``; in bounded time."""
-        asked = {kept for kept in self._kept.values() if kept.keeper.open}
+        asked = {keeper for keeper in self._keepers.values() if keeper.handle.open}
         if not asked:
             done()
             return
-        self._counting.append(_Counting(clock.monotonic() + ANSWER, asked, done))
-        for kept in asked:
-            kept.keeper.count()
+        self._counting.append(_Counting(clock.monotonic() + COUNT_TIMEOUT_S, asked, done))
+        for keeper in asked:
+            keeper.handle.count()
 
-    def _counted(self, kept: _Kept) -> None:
+    def _counted(self, keeper: _PoolKeeper) -> None:
         for counting in self._counting:
-            counting.missing.discard(kept)
+            counting.missing.discard(keeper)
         self._answer(lambda counting: not counting.missing)
 
     def _answer(self, over: Callable[[_Counting], bool]) -> None:

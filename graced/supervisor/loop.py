@@ -21,14 +21,14 @@ from graced.core.states import DaemonState, PoolState
 from graced.host import process, safepaths, signals
 from graced.log.setup import open_log
 from graced.log.sinks import FileSink
-from graced.supervisor.children import Processes, bell_rang
-from graced.supervisor.groups import Graves
-from graced.supervisor.keepers import Queues
-from graced.supervisor.monitor import Watch
+from graced.supervisor.children import Children, bell_rang
+from graced.supervisor.groups import ProcessGroups
+from graced.supervisor.keepers import KeeperManager
+from graced.supervisor.monitor import ScoreboardMonitor
 from graced.supervisor.places import Places
-from graced.supervisor.reporter import Report
+from graced.supervisor.reporter import StatusReporter
 from graced.supervisor.shared import lack_of_files
-from graced.supervisor.stacks import Stackroom
+from graced.supervisor.stacks import StackCollector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
     from graced.log.logger import Log
     from graced.settings import Settings
     from graced.supervisor.children import Ahead
-    from graced.supervisor.requests import Desk
-    from graced.supervisor.shared import Ground
+    from graced.supervisor.requests import ControlRequests
+    from graced.supervisor.shared import SharedResources
     from graced.supervisor.sockets import Sockets
     from graced.zygote.process import Plan
 
-MOST = 1000  # workers of all pools together, as in the configuration
+MAX_WORKERS = 1000  # workers of all pools together, as in the configuration
 ANSWERS_A_TURN = 32
-LONGEST_SLEEP = 20 * 86400.0  # epoll counts milliseconds in 32 bits
+MAX_SLEEP_S = 20 * 86400.0  # epoll counts milliseconds in 32 bits
 COUNTED = (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU)  # each is a wish of its own
 CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
 
@@ -61,7 +61,7 @@ class Supervisor:
     def __init__(
         self,
         daemon: Daemon,
-        ground: Ground,
+        shared: SharedResources,
         ahead: Ahead,
         read_again: Callable[[], ConfigReading],
         notifier: Notifier,
@@ -70,9 +70,9 @@ class Supervisor:
     ) -> None:
         self.daemon = daemon
         self.settings = daemon.settings
-        self.log = ground.log
+        self.log = shared.log
         self.runtime = runtime
-        self._ground = ground
+        self._shared = shared
         self._sockets = sockets  # None: no pool has ever listened
         self._notifier = notifier
         self._read_again = read_again
@@ -83,32 +83,32 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self._signals = signals.install()
         self._had_terminal = self._signals.had_terminal
-        self.watch = Watch()
-        self.watch.allow_leases(self.settings.max_lease)
-        self.processes = Processes(
-            ground.scoreboard,
-            ground.stacks,
-            self.watch,
+        self.monitor = ScoreboardMonitor()
+        self.monitor.allow_leases(self.settings.max_lease)
+        self.children = Children(
+            shared.scoreboard,
+            shared.stacks,
+            self.monitor,
             self.selector,
             self.emit,
             self._plan,
             ahead,
             self.log,
         )
-        self.graves = Graves(self.log)
-        self.queues = Queues(self.selector, self.processes, ground, self._look_at_places)
+        self.groups = ProcessGroups(self.log)
+        self.keepers = KeeperManager(self.selector, self.children, shared, self._look_at_places)
         self.places = Places(runtime, self.log)
-        self.report = Report(
+        self.reporter = StatusReporter(
             self.daemon,
-            self.watch,
-            self.processes,
-            self.graves.words,
+            self.monitor,
+            self.children,
+            self.groups.words,
             self._place_trouble,
             notifier,
             self.log,
         )
-        self.stackroom = Stackroom(
-            ground.stacks, self.watch, self.processes, self.emit, self._label, self.log
+        self.stacks = StackCollector(
+            shared.stacks, self.monitor, self.children, self.emit, self._label, self.log
         )
 
     # -- the loop ---------------------------------------------------------------
@@ -121,7 +121,7 @@ class Supervisor:
         process.set_name("graced")
         self._listen()
         self._perform(first)
-        self.desk = self._open_desk()
+        self.requests = self._open_requests()
         self._digest()
         gc.freeze()  # what a start makes, stays
         gc.enable()
@@ -140,21 +140,21 @@ class Supervisor:
     def _serve(self) -> None:
         """Answer those who ask, but let signals and workers have their turn in between."""
         for _ in range(ANSWERS_A_TURN):
-            if not self.desk.has_work:
+            if not self.requests.has_work:
                 return
-            self.desk.serve()
+            self.requests.serve()
             self._digest()
 
     def _over(self) -> bool:
         """Whether nothing is left: the keepers leave after the last worker."""
         if self._exit is None:
             return False
-        if wait := self.graves.stop_waiting():
-            self.report.tell(ac.Extend(wait + MARGIN))
-        if not self.graves.closed:
+        if wait := self.groups.stop_waiting():
+            self.reporter.tell(ac.Extend(wait + MARGIN))
+        if not self.groups.closed:
             return False
-        self.queues.stop()
-        return self.queues.gone
+        self.keepers.stop()
+        return self.keepers.gone
 
     def whereabouts(self, worker: int) -> dict[str, Any]:
         """Return where a worker has its place, for answers."""
@@ -174,22 +174,22 @@ class Supervisor:
 
     def _listen(self) -> None:
         self.selector.register(self._signals, selectors.EVENT_READ, self._signalled)
-        self.selector.register(self._ground.bell, selectors.EVENT_READ, self._rung)
+        self.selector.register(self._shared.bell, selectors.EVENT_READ, self._rung)
 
-    def _open_desk(self) -> Desk:
+    def _open_requests(self) -> ControlRequests:
         """Open the control socket, and import it: the first zygotes are at their imports too."""
-        from graced.supervisor.requests import Desk
+        from graced.supervisor.requests import ControlRequests
 
-        desk = Desk(self, self.runtime.socket)
-        desk.open(self.selector)
-        return desk
+        requests = ControlRequests(self, self.runtime.socket)
+        requests.open(self.selector)
+        return requests
 
     def _look_at_places(self) -> None:
         """See that others find us, before somebody has to."""
-        self.places.look(self.desk, self.queues)
+        self.places.look(self.requests, self.keepers)
 
     def _place_trouble(self) -> str | None:
-        return self.places.trouble or self.queues.trouble()
+        return self.places.trouble or self.keepers.trouble()
 
     def _may_keep(self) -> bool:
         """Whether graced's code is to be kept now: the start is over, and all that hurries."""
@@ -202,35 +202,35 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         """Return how long nothing is due; for ever, if nothing is."""
-        if self._may_keep() or self.desk.has_work or self.processes.more_to_reap:
+        if self._may_keep() or self.requests.has_work or self.children.more_to_reap:
             return 0.0
         deadlines = (
             self.daemon.next_deadline(),
-            self.watch.next_deadline(),
-            self.desk.next_deadline(),
-            self.report.next_deadline(),
-            self.stackroom.next_deadline(),
-            self.queues.next_deadline(),
-            self.graves.next_deadline(),
+            self.monitor.next_deadline(),
+            self.requests.next_deadline(),
+            self.reporter.next_deadline(),
+            self.stacks.next_deadline(),
+            self.keepers.next_deadline(),
+            self.groups.next_deadline(),
         )
         first = min((time for time in deadlines if time is not None), default=None)
         if first is None:
             return None
-        return min(max(first - clock.monotonic(), 0.0), LONGEST_SLEEP)
+        return min(max(first - clock.monotonic(), 0.0), MAX_SLEEP_S)
 
     def _look_at_clock(self) -> None:
-        if self.processes.more_to_reap:
-            self.processes.reap()
+        if self.children.more_to_reap:
+            self.children.reap()
         now = clock.monotonic()
         due = self.daemon.next_deadline()
         if due is not None and now >= due:
             self.emit(ev.Tick())
-        for event in self.watch.due(now):
+        for event in self.monitor.due(now):
             self.emit(event)
-        self.stackroom.tick(now)
-        self.queues.tick(now)
-        self.graves.tick(now)
-        self.desk.tick(now)
+        self.stacks.tick(now)
+        self.keepers.tick(now)
+        self.groups.tick(now)
+        self.requests.tick(now)
 
     def _digest(self) -> None:
         """Let the core decide about all that came, then tell what has become of it."""
@@ -238,22 +238,22 @@ class Supervisor:
             event = self._events.popleft()
             now = clock.monotonic()
             if isinstance(event, ev.InterruptAsked) and self._exit is not None:
-                self.graves.give_up()  # every worker is gone: nothing else is left to be hurried
+                self.groups.give_up()  # every worker is gone: nothing else is left to be hurried
             if isinstance(event, CORE_EVENTS_LEASED):
-                for lease in self.watch.leases(now):
+                for lease in self.monitor.leases(now):
                     self._perform(self.daemon.handle(lease, now))
             self._perform(self.daemon.handle(event, now))
         if self._sockets is not None and self.daemon.stopping:
             self._sockets.stop_listening(self._silent_pools(), self.settings)
-        self.queues.retain(self.daemon.pools)
-        self.report.refresh(self.selector, clock.monotonic())
+        self.keepers.retain(self.daemon.pools)
+        self.reporter.refresh(self.selector, clock.monotonic())
 
     def _silent_pools(self) -> set[str]:
         """Return the pools that serve nobody any more; a loop of the user's own may yet."""
         return {
             pool.name
             for pool in self.daemon.pools.values()
-            if pool.state is PoolState.LEAVING and all(map(self.watch.accepts, pool.members))
+            if pool.state is PoolState.LEAVING and all(map(self.monitor.accepts, pool.members))
         }
 
     # -- what comes in ----------------------------------------------------------
@@ -262,26 +262,28 @@ class Supervisor:
         # A signal to everybody came to us as well: what it says goes before what workers make of it
         self._signalled(events)
         now = clock.monotonic()
-        for worker in self.watch.who(bell_rang(self._ground.bell)):
-            self.processes.met(worker)
-            for event in self.watch.rang(worker, now):
+        for worker in self.monitor.who(bell_rang(self._shared.bell)):
+            self.children.met(worker)
+            for event in self.monitor.rang(worker, now):
                 self.emit(event)
                 if isinstance(event, ev.BecameReady):
                     self._see_queue(worker)
-            self.stackroom.rang(worker)
-            if self.watch.takes_jobs(worker):
+            self.stacks.rang(worker)
+            if self.monitor.takes_jobs(worker):
                 self._see_queue(worker)
 
     def _see_queue(self, worker: int) -> None:
         found = self.daemon.find(worker)
         if found is None:
             return
-        if self.watch.takes_jobs(worker):
-            self.queues.need(found[1].settings, self.settings)
-            if self.queues.reached(found[0].name, worker, is_cut_off=self.watch.is_cut_off(worker)):
+        if self.monitor.takes_jobs(worker):
+            self.keepers.need(found[1].settings, self.settings)
+            if self.keepers.reached(
+                found[0].name, worker, is_cut_off=self.monitor.is_cut_off(worker)
+            ):
                 self._look_at_places()
         else:
-            self.queues.not_needed(found[1].settings)
+            self.keepers.not_needed(found[1].settings)
 
     def _signalled(self, _events: int) -> None:
         numbers = self._signals.take()
@@ -298,13 +300,13 @@ class Supervisor:
     def _wish(self, number: int) -> None:
         match number:
             case signal.SIGCHLD:
-                self.processes.reap()
+                self.children.reap()
             case signal.SIGTERM:
                 self.emit(ev.DrainAsked())
             case signal.SIGHUP:
                 self._hung_up()
             case signal.SIGQUIT:
-                self.stackroom.log_all()
+                self.stacks.log_all()
             case signal.SIGUSR1:
                 self._reopen_log()
             case signal.SIGUSR2:
@@ -318,7 +320,7 @@ class Supervisor:
 
     def _hung_up(self) -> None:
         if not self._had_terminal or signals.has_terminal():
-            self.desk.reload_asked(None)
+            self.requests.reload_asked(None)
         elif self._signals.hangup_was_ignored:
             self._had_terminal = False
             self.log.info("the terminal is gone; going on: SIGHUP was ignored at the start")
@@ -338,8 +340,8 @@ class Supervisor:
     def scale(self, pool: Pool, workers: int) -> str | None:
         """Have another number of workers; return why that can't be."""
         others = (p.target for p in self.daemon.pools.values() if p is not pool and not p.going)
-        if workers + sum(others) > MOST:
-            return f"all pools together can have at most {MOST} workers"
+        if workers + sum(others) > MAX_WORKERS:
+            return f"all pools together can have at most {MAX_WORKERS} workers"
         self.emit(ev.ScaleAsked(pool.name, workers))
         return None
 
@@ -351,11 +353,11 @@ class Supervisor:
                 case ac.Say(level, text, pool, slot, generation):
                     self._say(level, text, pool, slot, generation)
                 case ac.StartZygote():
-                    self.processes.start_zygote(action)
+                    self.children.start_zygote(action)
                 case ac.KillZygote(zygote):
-                    self.processes.kill_zygote(zygote)
+                    self.children.kill_zygote(zygote)
                 case ac.TellReady() | ac.TellReloading() | ac.TellStopping() | ac.Extend() as word:
-                    self.report.tell(word)
+                    self.reporter.tell(word)
                 case ac.ReadConfig() | ac.Commit() | ac.EndReload() | ac.Exit():
                     self._change(action)
                 case _:
@@ -365,15 +367,15 @@ class Supervisor:
         match action:
             case ac.ReadConfig():
                 self._look_at_places()
-                self.desk.reload_begins()
+                self.requests.reload_begins()
                 self._read_config()
             case ac.Commit():
                 self._adopt(self.daemon.settings)
             case ac.EndReload():
                 if self._sockets is not None and not action.ok:
                     self._sockets.forget_new()
-                self.report.reload_ended(action)
-                self.desk.reload_ended(action)
+                self.reporter.reload_ended(action)
+                self.requests.reload_ended(action)
             case ac.Exit():
                 self._exit = action
 
@@ -383,45 +385,45 @@ class Supervisor:
                 self._look_at_places()
                 pool = self.daemon.pools[orders[0].pool]
                 settings = pool.zygotes[zygote].settings
-                self.processes.spawn(action, settings)
+                self.children.spawn(action, settings)
             case ac.Drain(worker):
-                self.processes.signal(worker, signal.SIGTERM)
-                if self.watch.in_setup(worker):
+                self.children.signal(worker, signal.SIGTERM)
+                if self.monitor.in_setup(worker):
                     self.emit(ev.SeenInSetup(worker))
             case ac.Interrupt(worker):
-                self.processes.signal(worker, signal.SIGINT)
+                self.children.signal(worker, signal.SIGINT)
             case ac.Kill(worker, force, stuck):
-                self.processes.kill(worker, force=force, stuck=stuck)
+                self.children.kill(worker, force=force, stuck=stuck)
             case ac.CleanUp():
-                self._bury(action)
+                self._clean_up(action)
             case _:
                 self._look_at_worker(action)
 
     def _look_at_worker(self, action: ac.PrintStack | ac.LookAt | ac.WatchRounds) -> None:
         match action:
             case ac.PrintStack(worker):
-                self.stackroom.print_stuck(worker)
+                self.stacks.print_stuck(worker)
             case ac.LookAt(worker):
-                if self.watch.waits(worker):
+                if self.monitor.waits(worker):
                     self.emit(ev.SeenWaiting(worker))
             case ac.WatchRounds(worker):
-                for event in self.watch.watch_rounds(worker):
+                for event in self.monitor.watch_rounds(worker):
                     self.emit(event)
 
-    def _bury(self, action: ac.CleanUp) -> None:
+    def _clean_up(self, action: ac.CleanUp) -> None:
         worker, pool, slot = action.worker, action.pool, action.slot
-        self.stackroom.forget(worker)
-        evidence = self.processes.evidence_of(worker, action.reason)
+        self.stacks.forget(worker)
+        evidence = self.children.evidence_of(worker, action.reason)
         if action.interrupted:
             evidence["interrupted"] = True
         if evidence.get("stack") and evidence.get("signal") not in (None, "SIGKILL"):
             self._say("error", f"its stack:\n{evidence['stack']}", pool, slot, None)
-        groups = self.processes.groups_of(worker)
-        self.graves.bury(
+        groups = self.children.groups_of(worker)
+        self.groups.when_empty(
             f"{pool}/{slot}",
             groups,
-            groups[0] if groups and self.processes.lost(groups[0]) else None,
-            lambda: self.queues.buried(pool, worker, evidence, counts=action.counts),
+            groups[0] if groups and self.children.lost(groups[0]) else None,
+            lambda: self.keepers.worker_gone(pool, worker, evidence, counts=action.counts),
         )
 
     def _say(
@@ -453,7 +455,7 @@ class Supervisor:
 
     def _trouble(self, settings: Settings) -> str | None:
         """Open what is new, while the old goes on; return what can't be had."""
-        _, hard = self._ground.fd_limit or (0, -1)
+        _, hard = self._shared.fd_limit or (0, -1)
         lack = lack_of_files(self.settings, settings, hard)
         return lack or self._log_trouble(settings) or self._socket_trouble(settings)
 
@@ -494,9 +496,9 @@ class Supervisor:
             except OSError as error:
                 self.log.error(f"{settings.log.file}: {error.strerror}; the old log goes on")
             else:
-                self.queues.log_to(settings.log)
+                self.keepers.log_to(settings.log)
         self.settings = settings
-        self.queues.apply(settings)
+        self.keepers.apply(settings)
         if self._sockets is not None:
             self._sockets.keep_only(settings)
 
@@ -505,8 +507,8 @@ class Supervisor:
         alone = () if self._sockets is None else self._sockets.alone()
         new = self._proposed if action.generation > self.daemon.generation else self.settings
         log = self.log if new.log == self.settings.log else new.log
-        self.watch.allow_leases(new.max_lease)
-        plan = self._ground.plan(action.pool, action.generation, log, listen, new.max_lease)
+        self.monitor.allow_leases(new.max_lease)
+        plan = self._shared.plan(action.pool, action.generation, log, listen, new.max_lease)
         return plan.replace(alone=alone)
 
     # -- the end ------------------------------------------------------------------
@@ -520,8 +522,8 @@ class Supervisor:
         self.log.settle()
         if self._sockets is not None:
             self._sockets.close()
-        self.report.leave(end)
-        self.desk.close(end)
+        self.reporter.leave(end)
+        self.requests.close(end)
         return end.code
 
 

@@ -67,7 +67,7 @@ class _Watched:
         self.stuck = False  # the round in hand has been reported
 
 
-class Watch:
+class ScoreboardMonitor:
     """All records of living workers. Times are monotonic seconds."""
 
     def __init__(self) -> None:

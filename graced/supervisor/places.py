@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.host.directories import RuntimeDir
     from graced.log.logger import Log
-    from graced.supervisor.keepers import Queues
-    from graced.supervisor.requests import Desk
+    from graced.supervisor.keepers import KeeperManager
+    from graced.supervisor.requests import ControlRequests
 
 
 class Places:
@@ -24,12 +24,12 @@ class Places:
         self._runtime = runtime
         self._log = log
 
-    def look(self, desk: Desk, queues: Queues) -> None:
+    def look(self, requests: ControlRequests, keepers: KeeperManager) -> None:
         """Make again what is gone, and say so; what can't be is said once."""
         try:
             if self._runtime.renew():
                 self._log.error(f"{self._runtime.path}: was removed; made again, with its lock")
-            if desk.listen_again():
+            if requests.listen_again():
                 self._log.error(f"{self._runtime.socket}: was removed; listening there again")
         except (AlreadyRunning, DirectoryError) as error:
             self._tell(f"nobody can reach this daemon any more: {error}")
@@ -38,7 +38,7 @@ class Places:
             self._tell(f"nobody can reach this daemon any more: {what}; look at that folder")
         else:
             self.trouble = None
-            queues.listen_again()
+            keepers.listen_again()
 
     def _tell(self, trouble: str) -> None:
         if trouble != self.trouble:

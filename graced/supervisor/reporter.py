@@ -19,31 +19,31 @@ if TYPE_CHECKING:
     from graced.core.status import Health
     from graced.host.notify import Notifier
     from graced.log.logger import Log
-    from graced.supervisor.children import Processes
-    from graced.supervisor.monitor import Watch
+    from graced.supervisor.children import Children
+    from graced.supervisor.monitor import ScoreboardMonitor
 
-EVERY = 1.0  # seconds between two looks at a drain, which people watch
-FAREWELL = 0.2  # seconds that the last notices may take
+DRAIN_STATUS_EVERY_S = 1.0  # seconds between two looks at a drain, which people watch
+LAST_NOTICES_TIMEOUT_S = 0.2  # seconds that the last notices may take
 
 
-class Report:
+class StatusReporter:
     """The daemon as systemd and ``graced status`` see it."""
 
     def __init__(
         self,
         daemon: Daemon,
-        watch: Watch,
-        processes: Processes,
+        monitor: ScoreboardMonitor,
+        children: Children,
         waiting: Callable[[], str | None],
         trouble: Callable[[], str | None],
         notifier: Notifier,
         log: Log,
     ) -> None:
         self._daemon = daemon
-        self._watch = watch
+        self._monitor = monitor
         self._waiting = waiting
         self._trouble = trouble
-        self._processes = processes
+        self._children = children
         self._notifier = notifier
         self._log = log
         self._line = ""
@@ -63,7 +63,7 @@ class Report:
         """Return the status as JSON data."""
         return picture(
             self._daemon,
-            self._watch.readings(now),
+            self._monitor.readings(now),
             lambda member: process.rss(member.pid) if member.pid else None,
             self.last_reload,
             now,
@@ -94,7 +94,7 @@ class Report:
 
     def refresh(self, selector: selectors.BaseSelector, now: float) -> None:
         """Bring STATUS= up to date, feed the watchdog, send what waits."""
-        self._next_line = now + EVERY if self._daemon.stopping else None
+        self._next_line = now + DRAIN_STATUS_EVERY_S if self._daemon.stopping else None
         text = self._compose(now)
         if text != self._line:
             self._line = text
@@ -108,10 +108,10 @@ class Report:
         """Say the last words; bounded, since nobody may listen."""
         if end.code:
             self._notifier.failed(end.code)
-        self._notifier.final(FAREWELL)
+        self._notifier.final(LAST_NOTICES_TIMEOUT_S)
 
     def _compose(self, now: float) -> str:
-        readings = self._watch.readings(now) if self._daemon.state is DaemonState.DRAINING else {}
+        readings = self._monitor.readings(now) if self._daemon.state is DaemonState.DRAINING else {}
         text = line(self._daemon, readings, self.last_reload, now)
         trouble = self._waiting() or (None if self._daemon.stopping else self._trouble())
         return text if trouble is None else f"{text}; {trouble}"
@@ -142,5 +142,5 @@ class Report:
             self._daemon.members(),
             self._daemon.settings.watchdog_quorum,
             lambda member: process.is_stopped(member.pid or 0),
-            lambda member: self._watch.overdue(member.id, now),
+            lambda member: self._monitor.overdue(member.id, now),
         )

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     Answer = dict[str, Any]
 
-FAREWELL = 0.5  # seconds that the last answers may take
+LAST_ANSWERS_TIMEOUT_S = 0.5  # seconds that the last answers may take
 
 
-class Desk:
+class ControlRequests:
     """The control socket's requests, and those that are not answered yet."""
 
     def __init__(self, supervisor: Supervisor, path: str) -> None:
@@ -94,7 +94,7 @@ class Desk:
         """Answer those who waited for the end, and stop listening."""
         for client in self._stops:
             self._server.reply(client, {"ok": end.code == 0, "code": end.code, "error": end.reason})
-        self._server.close(FAREWELL)
+        self._server.close(LAST_ANSWERS_TIMEOUT_S)
 
     # -- reloads ------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class Desk:
         match request.command:
             case "status":
                 answer = (request.client, self._status)
-                self._supervisor.queues.count(partial(self._answers.append, answer))
+                self._supervisor.keepers.count(partial(self._answers.append, answer))
             case "health":
                 self._server.reply(request.client, self._health())
             case "stop":
@@ -149,17 +149,17 @@ class Desk:
 
         supervisor = self._supervisor
         who = {"name": supervisor.settings.name, "version": __version__, "pid": os.getpid()}
-        status = {**who, **supervisor.report.picture(clock.monotonic())}
+        status = {**who, **supervisor.reporter.picture(clock.monotonic())}
         for name, pool in status["pools"].items():
-            pool["queue"] = supervisor.queues.counts(name)
+            pool["queue"] = supervisor.keepers.counts(name)
         return {"ok": True, "status": status}
 
     def _health(self) -> Answer:
-        report = self._supervisor.report
-        health = report.health(clock.monotonic())
+        reporter = self._supervisor.reporter
+        health = reporter.health(clock.monotonic())
         ready = self._supervisor.daemon.ready
-        stopped = self._supervisor.queues.stopped()
-        words = {"health": "; ".join([health.words(), *stopped]), "status": report.words()}
+        stopped = self._supervisor.keepers.stopped()
+        words = {"health": "; ".join([health.words(), *stopped]), "status": reporter.words()}
         return {"ok": True, "healthy": health.ok and not stopped, "ready": ready, **words}
 
     def _stop(self, request: Request) -> None:
@@ -192,7 +192,7 @@ class Desk:
     def _stacks(self, client: Client) -> None:
         supervisor = self._supervisor
         stacks: list[Answer] = [{"process": "main", "pid": os.getpid(), "stack": own_stack()}]
-        living = supervisor.processes.living()
+        living = supervisor.children.living()
         missing = set(living)
 
         def take(worker: int, entry: Answer, text: str) -> None:
@@ -206,6 +206,6 @@ class Desk:
 
         for worker, pid in living.items():
             entry = {"process": "worker", "pid": pid, **supervisor.whereabouts(worker)}
-            supervisor.stackroom.ask(worker, partial(take, worker, entry))
+            supervisor.stacks.ask(worker, partial(take, worker, entry))
         if not living:
             answer()

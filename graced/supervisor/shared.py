@@ -29,7 +29,7 @@ SCHEME: Final = "sqlite:///"
 OWN_FILES: Final = 24  # descriptors of the main process, besides those of its pools
 
 
-class Ground:
+class SharedResources:
     """What all children of one main process are given, and where its pools' queues are."""
 
     def __init__(self, settings: Settings, log: Log, runtime_dir: str, state_dir: str) -> None:
@@ -100,7 +100,7 @@ def lack_of_files(old: Settings | None, new: Settings, hard: int) -> str | None:
 
 
 def fork_ahead(
-    actions: Sequence[Action], ground: Ground, sockets: Sockets | None, max_lease: float
+    actions: Sequence[Action], shared: SharedResources, sockets: Sockets | None, max_lease: float
 ) -> Ahead:
     """Fork the zygotes that are among these actions, before those are performed.
 
@@ -110,10 +110,10 @@ def fork_ahead(
     for action in actions:
         if isinstance(action, StartZygote):
             listen = () if sockets is None else sockets.of(action.pool)
-            plan = ground.plan(action.pool, action.generation, ground.log, listen, max_lease)
+            plan = shared.plan(action.pool, action.generation, shared.log, listen, max_lease)
             plan = plan.replace(alone=() if sockets is None else sockets.alone())
             try:
-                ahead[action.zygote] = fork_with(ground.stacks, plan)
+                ahead[action.zygote] = fork_with(shared.stacks, plan)
             except OSError:
                 break
     return ahead

@@ -116,7 +116,7 @@ class Sockets:
         self._forget_left_overs()
 
     def alone(self) -> tuple[int, ...]:
-        """Return the descriptors of sockets that nobody keeps but this daemon's processes."""
+        """Return the descriptors of sockets that nobody keeps but this daemon's children."""
         mine = (*self._open.values(), *self._new.values())
         return tuple(each.fd for each in mine if stored_name(each.address) not in self._stored)
 

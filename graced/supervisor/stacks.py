@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from graced.core.events import Event
     from graced.host.stackdump import Stacks, Window
     from graced.log.logger import Log
-    from graced.supervisor.children import Processes
-    from graced.supervisor.monitor import Watch
+    from graced.supervisor.children import Children
+    from graced.supervisor.monitor import ScoreboardMonitor
 
-PATIENCE = 0.5  # seconds until somebody who has not rung is looked at
-LOOKS = 4  # how often, at somebody who has not written anything yet
+LOOK_EVERY_S = 0.5  # seconds until somebody who has not rung is looked at
+MAX_LOOKS = 4  # how often, at somebody who has not written anything yet
 NO_ANSWER = "no answer: its signals are blocked, or it is stopped"
 NO_ROOM = "its stack was printed too often while no Python code runs in it; it is still stuck"
 ENDED = "it ended before it could answer"
@@ -36,7 +36,7 @@ class _Asked:
 
     def __init__(self, index: int, until: float) -> None:
         self.index = index
-        self.looks = LOOKS
+        self.looks = MAX_LOOKS
         self.until = until
         self.has_room = True  # for its stack
         self.stuck = False  # its stack is evidence, should it be killed
@@ -51,26 +51,26 @@ class _AskedHelper:
     def __init__(self, what: str, window: Window) -> None:
         self.what = what
         self.window = window
-        self.looks = LOOKS
-        self.until = clock.monotonic() + PATIENCE
+        self.looks = MAX_LOOKS
+        self.until = clock.monotonic() + LOOK_EVERY_S
 
 
-class Stackroom:
+class StackCollector:
     """The stacks that are being waited for."""
 
     def __init__(
         self,
         stacks: Stacks,
-        watch: Watch,
-        processes: Processes,
+        monitor: ScoreboardMonitor,
+        children: Children,
         emit: Callable[[Event], None],
         label: Callable[[int], str],
         log: Log,
     ) -> None:
         self._label = label
         self._stacks = stacks
-        self._watch = watch
-        self._processes = processes
+        self._monitor = monitor
+        self._children = children
         self._emit = emit
         self._log = log
         self._asked: dict[int, _Asked] = {}
@@ -85,7 +85,7 @@ class Stackroom:
 
     def ask(self, worker: int, done: Callable[[str], None]) -> None:
         """Ask a worker for its stack; ``done`` gets the text, in bounded time."""
-        if self._processes.pid(worker) is None:
+        if self._children.pid(worker) is None:
             done(ENDED)
             return
         asked = self._asked.get(worker)
@@ -95,13 +95,13 @@ class Stackroom:
 
     def rang(self, worker: int) -> None:
         """A worker rang: perhaps its stack is written, asked for by us or by hand."""
-        if not self._watch.new_stack(worker):
+        if not self._monitor.new_stack(worker):
             return
         if worker in self._asked:
             self._finish(worker)
         elif worker in self._late:
             self._late.discard(worker)
-        elif text := self._take(self._processes.index(worker)):
+        elif text := self._take(self._children.index(worker)):
             self._logger(self._label(worker))(text)
 
     def tick(self, now: float) -> None:
@@ -110,7 +110,7 @@ class Stackroom:
             asked = self._asked[worker]
             asked.looks -= 1
             if asked.looks and not self._stacks.read(asked.index):
-                asked.until = now + PATIENCE
+                asked.until = now + LOOK_EVERY_S
                 continue
             self._finish(worker)
             self._late.add(worker)
@@ -139,21 +139,21 @@ class Stackroom:
     def log_all(self) -> None:
         """Write the stack of every process to the log."""
         self._log.info(f"stack of the main process:\n{own_stack()}")
-        for worker in self._processes.living():
+        for worker in self._children.living():
             self.ask(worker, self._logger(self._label(worker)))
-        for pid, (what, window) in self._processes.helpers().items():
+        for pid, (what, window) in self._children.helpers().items():
             if pid not in self._helpers:
                 self._helpers[pid] = _AskedHelper(what, window)
                 window.clear()
-                self._processes.signal_helper(pid, signal.SIGQUIT)
+                self._children.signal_helper(pid, signal.SIGQUIT)
 
     def _look_after(self, pid: int, asked: _AskedHelper, now: float) -> None:
         """Write the stack of a zygote or a keeper to the log, or give it more time."""
         asked.looks -= 1
-        gone = pid not in self._processes.helpers()
+        gone = pid not in self._children.helpers()
         text = ENDED if gone else asked.window.read()
         if not text and asked.looks:
-            asked.until = now + PATIENCE
+            asked.until = now + LOOK_EVERY_S
             return
         del self._helpers[pid]
         self._log.info(f"stack of the {asked.what} (pid {pid}):\n{text or NO_ANSWER}")
@@ -164,12 +164,12 @@ class Stackroom:
         return lambda text: self._log.info(f"stack of worker {label}:\n{text}")
 
     def _send(self, worker: int) -> _Asked:
-        index = self._processes.index(worker)
+        index = self._children.index(worker)
         self._stacks.clear(index)
-        asked = self._asked[worker] = _Asked(index, clock.monotonic() + PATIENCE)
+        asked = self._asked[worker] = _Asked(index, clock.monotonic() + LOOK_EVERY_S)
         asked.has_room = self._stacks.has_room(index)
         if asked.has_room:
-            self._processes.signal(worker, signal.SIGQUIT)
+            self._children.signal(worker, signal.SIGQUIT)
         return asked
 
     def _finish(self, worker: int) -> None:

@@ -24,7 +24,7 @@ from graced.host.directories import (
 from graced.host.notify import READY_FD, Notifier, farewell, tell_who_waits
 from graced.log.console import say
 from graced.log.setup import open_log
-from graced.supervisor.shared import Ground, fork_ahead, lack_of_files
+from graced.supervisor.shared import SharedResources, fork_ahead, lack_of_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,17 +175,17 @@ def start(
     except (AlreadyRunning, DirectoryError) as error:
         return _refuse(error, environ, prepared, terminal)
     try:
-        ground = Ground(settings, log, runtime.path, state)
-        ground.fd_limit = prepared.fd_limit
+        shared = SharedResources(settings, log, runtime.path, state)
+        shared.fd_limit = prepared.fd_limit
         now = clock.monotonic()
         daemon = Daemon(settings, jitter, now)
         first = daemon.start(now)
         process.become_subreaper()  # whom user code forks in an import is an orphan of ours
-        ahead = fork_ahead(first, ground, prepared.sockets, settings.max_lease)
+        ahead = fork_ahead(first, shared, prepared.sockets, settings.max_lease)
         from graced.supervisor.loop import Supervisor  # the zygotes are at their imports, too
 
         supervisor = Supervisor(
-            daemon, ground, ahead, read_again, notifier, runtime, prepared.sockets
+            daemon, shared, ahead, read_again, notifier, runtime, prepared.sockets
         )
         return supervisor.run(first)
     except DirectoryError as error:

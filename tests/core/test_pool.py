@@ -62,7 +62,7 @@ def test_max_rounds_of_one_stays_one_and_none_is_zero() -> None:
     assert made.spawn_orders()[0].max_rounds == 1
     assert made.spawn_orders()[0].max_rss == 0
     unlimited = started(pool())
-    assert unlimited.spawns()[0].max_rounds == 0
+    assert unlimited.spawn_orders()[0].max_rounds == 0
 
 
 # -- deaths ------------------------------------------------------------------------

@@ -753,7 +753,7 @@ def test_before_the_first_start_a_job_waits_for_a_pool_that_takes_it(jobs: Daemo
     told = "graced: no daemon has taken jobs for pool 'i' yet; this waits for one that does\n"
     assert done.stderr == told
     jobs.start().ready()
-    jobs.log.wait(r"warning .*pool i takes no jobs: those in .*/i\.db are left there")
+    jobs.log.wait(r"warning .*pool i: its worker is not a JobWorker; jobs in .*/i\.db will not run")
     assert jobs.run("stop").returncode == 0
     jobs.configure({"i": {"worker": "sample_job_workers:Various", "path": [HERE, str(TESTS)]}})
     jobs.start().ready()

@@ -668,10 +668,12 @@ def test_nothing_is_answered_from_a_half_digested_turn(daemon: Daemon, number: i
 
 
 BROKEN = """
-from graced import queues, report, supervisor
+from graced.supervisor.keepers import KeeperManager
+from graced.supervisor.loop import Supervisor
+from graced.supervisor.reporter import StatusReporter
 def broken(*arguments):
     raise KeyError("half")
-report.Report.health = queues.Queues.counts = supervisor.Supervisor._trouble = broken
+StatusReporter.health = KeeperManager.counts = Supervisor._trouble = broken
 """
 
 

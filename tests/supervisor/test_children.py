@@ -12,8 +12,8 @@ import pytest
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
 from graced.log.logger import Log
-from graced.supervisor.children import PIPE, REAPED_AT_ONCE, Processes, bell_rang
-from graced.supervisor.monitor import Watch
+from graced.supervisor.children import PIPE, REAPED_AT_ONCE, Children, bell_rang
+from graced.supervisor.monitor import ScoreboardMonitor
 
 
 @pytest.fixture
@@ -60,17 +60,18 @@ def test_who_rings_without_end_is_heard_in_bounds(bell: tuple[int, int]) -> None
 
 def test_a_flood_of_orphans_is_reaped_bit_by_bit() -> None:
     events: list[Any] = []
-    processes = Processes(
-        Scoreboard(1), cast("Stacks", None), Watch(), selectors.DefaultSelector(), events.append,
+    children = Children(
+        Scoreboard(1), cast("Stacks", None), ScoreboardMonitor(), selectors.DefaultSelector(),
+        events.append,
         cast("Callable[..., Any]", None), {}, Log(fd=os.open(os.devnull, os.O_WRONLY)),
     )  # fmt: skip
     dead = {os.fork() or os._exit(0) for _ in range(REAPED_AT_ONCE + 50)}
     for pid in dead:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    processes.reap()
+    children.reap()
     left = {pid for pid in dead if os.path.exists(f"/proc/{pid}")}
     assert len(left) == 50
-    assert processes.more_to_reap
-    processes.reap()
-    assert not processes.more_to_reap
+    assert children.more_to_reap
+    children.reap()
+    assert not children.more_to_reap
     assert not [pid for pid in dead if os.path.exists(f"/proc/{pid}")]

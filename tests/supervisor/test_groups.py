@@ -16,8 +16,8 @@ from daemon_harness import DEADLINE, ROOT, SOON, wait_gone
 from graced import clock
 from graced.host import process
 from graced.log.logger import Log
-from graced.supervisor import groups as graves_module
-from graced.supervisor.groups import Graves
+from graced.supervisor import groups as groups_module
+from graced.supervisor.groups import ProcessGroups
 
 NOBODY = 65534
 
@@ -54,41 +54,41 @@ def start(started: list[subprocess.Popen[str]], script: str) -> tuple[int, list[
     return child.pid, [int(word) for word in child.stdout.readline().split()]
 
 
-def turn(graves: Graves, done: list[str], deadline: float = SOON) -> None:
+def turn(groups: ProcessGroups, done: list[str], deadline: float = SOON) -> None:
     """Look when it is due, until something is done."""
     end = time.monotonic() + deadline
     while not done:
         assert time.monotonic() < end, "still waited for"
-        due = graves.next_deadline()
+        due = groups.next_deadline()
         assert due is not None
         time.sleep(max(due - clock.monotonic(), 0))
-        graves.tick(clock.monotonic())
+        groups.tick(clock.monotonic())
 
 
 def test_a_group_that_is_empty_is_done_at_once() -> None:
     child = subprocess.Popen(["true"], process_group=0)
     child.wait()
     done: list[str] = []
-    graves = Graves(Log())
-    graves.bury("jobs/0", [child.pid, 0], None, lambda: done.append("done"))
+    groups = ProcessGroups(Log())
+    groups.when_empty("jobs/0", [child.pid, 0], None, lambda: done.append("done"))
     assert done
-    assert graves.closed
-    assert graves.next_deadline() is None
+    assert groups.closed
+    assert groups.next_deadline() is None
 
 
 def test_a_process_that_still_runs_is_waited_for(started: list[subprocess.Popen[str]]) -> None:
     group, _ = start(started, "print(flush=True); time.sleep(600)")
     done: list[str] = []
-    graves = Graves(Log())
-    graves.bury("jobs/0", [group], None, lambda: done.append("done"))
+    groups = ProcessGroups(Log())
+    groups.when_empty("jobs/0", [group], None, lambda: done.append("done"))
     for _ in range(3):
-        graves.tick(graves.next_deadline() or 0.0)
+        groups.tick(groups.next_deadline() or 0.0)
     assert not done
-    assert not graves.closed
+    assert not groups.closed
     os.kill(group, signal.SIGKILL)
     started[0].wait(DEADLINE)
-    turn(graves, done)
-    assert graves.closed
+    turn(groups, done)
+    assert groups.closed
 
 
 def test_zombies_of_others_are_not_waited_for(started: list[subprocess.Popen[str]]) -> None:
@@ -109,9 +109,9 @@ def test_zombies_of_others_are_not_waited_for(started: list[subprocess.Popen[str
         os.killpg(group, signal.SIGKILL)
         started[0].wait(DEADLINE)
         done: list[str] = []
-        graves = Graves(Log())
-        graves.bury("jobs/0", [group], None, lambda: done.append("done"))
-        turn(graves, done)
+        groups = ProcessGroups(Log())
+        groups.when_empty("jobs/0", [group], None, lambda: done.append("done"))
+        turn(groups, done)
         assert process.state(zombie) == "Z"
         assert not process.group_is_empty(group)
     finally:
@@ -126,16 +126,16 @@ def test_processes_of_others_are_told_and_not_waited_for(
     group, _ = start(started, "print(flush=True); time.sleep(600)")
     asker = (
         "import os, time\n"
-        "from graced.supervisor.groups import Graves\n"
+        "from graced.supervisor.groups import ProcessGroups\n"
         "from graced import clock\n"
         "from test_groups import Lines\n"
         f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "done, log = [], Lines()\n"
-        "graves = Graves(log)\n"
-        f"graves.bury('jobs/0', [{group}], None, lambda: done.append(1))\n"
+        "groups = ProcessGroups(log)\n"
+        f"groups.when_empty('jobs/0', [{group}], None, lambda: done.append(1))\n"
         "while not done:\n"
         "    time.sleep(0.01)\n"
-        "    graves.tick(clock.monotonic())\n"
+        "    groups.tick(clock.monotonic())\n"
         "print('\\n'.join(log.told))\n"
     )
     said = subprocess.run(
@@ -155,20 +155,20 @@ def test_the_wait_is_told_and_bounded_in_a_stop(
     started: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that survives SIGKILL, in a system call that does not end: a stop goes on without it."""
-    monkeypatch.setattr(graves_module, "TOLD", 0.0)
-    monkeypatch.setattr(graves_module, "LONGEST", 0.0)
+    monkeypatch.setattr(groups_module, "WARN_AFTER_S", 0.0)
+    monkeypatch.setattr(groups_module, "MAX_STOP_WAIT_S", 0.0)
     group, _ = start(started, "print(flush=True); time.sleep(600)")
     log = Lines()
-    graves = Graves(log)
-    graves.bury("jobs/0", [group], None, lambda: None)
-    graves.tick(graves.next_deadline() or 0.0)
-    assert f"pid {group} (" in (graves.words() or "")
+    groups = ProcessGroups(log)
+    groups.when_empty("jobs/0", [group], None, lambda: None)
+    groups.tick(groups.next_deadline() or 0.0)
+    assert f"pid {group} (" in (groups.words() or "")
     assert any(f"pid {group} (" in line and "jobs/0" in line for line in log.told)
-    assert not graves.closed  # while the daemon runs its job must not run again
-    graves.stop_waiting()
-    graves.tick(clock.monotonic() + 1)
-    assert graves.closed
-    assert graves.words() is None
+    assert not groups.closed  # while the daemon runs its job must not run again
+    groups.stop_waiting()
+    groups.tick(clock.monotonic() + 1)
+    assert groups.closed
+    assert groups.words() is None
     assert "stays taken" in log.told[-1]
 
 
@@ -177,13 +177,13 @@ def test_a_worker_that_could_not_be_killed_is_waited_for(
 ) -> None:
     child, _ = start(started, "print(flush=True); time.sleep(600)")
     done: list[str] = []
-    graves = Graves(Log())
-    graves.bury("jobs/0", [], child, lambda: done.append("done"))
-    graves.tick(graves.next_deadline() or 0.0)
+    groups = ProcessGroups(Log())
+    groups.when_empty("jobs/0", [], child, lambda: done.append("done"))
+    groups.tick(groups.next_deadline() or 0.0)
     assert not done
-    graves.give_up()
-    assert graves.closed
+    groups.give_up()
+    assert groups.closed
     assert not done
     os.kill(child, signal.SIGKILL)
     started[0].wait(DEADLINE)
-    turn(graves, done)
+    turn(groups, done)

@@ -10,15 +10,15 @@ from graced.core.actions import StartZygote
 from graced.log.logger import Log
 from graced.queue.worker_end import Address
 from graced.settings import Pool, Settings
-from graced.supervisor.shared import Ground, fork_ahead
+from graced.supervisor.shared import SharedResources, fork_ahead
 
 
-def ground(folder: Path) -> Ground:
-    return Ground(Settings(pools={}), Log(), f"{folder}/run", f"{folder}/state")
+def shared(folder: Path) -> SharedResources:
+    return SharedResources(Settings(pools={}), Log(), f"{folder}/run", f"{folder}/state")
 
 
 def test_a_worker_reads_where_its_queue_is(tmp_path: Path) -> None:
-    made = ground(tmp_path)
+    made = shared(tmp_path)
     found = Address.read(made.queue_address(Pool("mail")))
     assert found.daemon_id == made.daemon_id
     assert found.socket == f"{tmp_path}/run/queue-mail.sock"
@@ -26,13 +26,13 @@ def test_a_worker_reads_where_its_queue_is(tmp_path: Path) -> None:
 
 
 def test_a_queue_s_file_is_its_url_s(tmp_path: Path) -> None:
-    made = ground(tmp_path)
+    made = shared(tmp_path)
     assert made.queue_file(Pool("mail", queue="sqlite:///post.db")) == f"{tmp_path}/state/post.db"
     assert made.queue_file(Pool("mail", queue="sqlite:////var/post.db")) == "/var/post.db"
 
 
 def test_a_zygote_that_cannot_be_forked_ahead_is_left_for_later(tmp_path: Path) -> None:
-    made = ground(tmp_path)
+    made = shared(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)

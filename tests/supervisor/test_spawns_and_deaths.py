@@ -21,8 +21,8 @@ from graced.host.channel import Channel
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
 from graced.log.logger import Log
-from graced.supervisor.children import Processes
-from graced.supervisor.monitor import Watch
+from graced.supervisor.children import Children
+from graced.supervisor.monitor import ScoreboardMonitor
 
 POOL = settings.Pool("jobs")
 ZYGOTE = 1
@@ -35,53 +35,53 @@ class Main:
         self.events: list[ev.Event] = []
         self.scoreboard = Scoreboard(records)
         self.stacks = Stacks.create()
-        self.watch = Watch()
-        self.watch.allow_leases(3600.0)
+        self.monitor = ScoreboardMonitor()
+        self.monitor.allow_leases(3600.0)
         ours, self.theirs = Channel.pair()
         self.zygote = subprocess.Popen(["sleep", "600"], process_group=0)
         ahead = {ZYGOTE: (self.zygote.pid, ours, self.stacks.lend())}
-        self.processes = Processes(
+        self.children = Children(
             self.scoreboard,
             self.stacks,
-            self.watch,
+            self.monitor,
             selectors.DefaultSelector(),
             self.events.append,
             lambda action: pytest.fail("no zygote is to be forked"),
             ahead,
             Log(),
         )
-        self.processes.start_zygote(ac.StartZygote(ZYGOTE, POOL, 1))
-        self.children: list[int] = []
+        self.children.start_zygote(ac.StartZygote(ZYGOTE, POOL, 1))
+        self.forked: list[int] = []
 
     def order(self, *workers: int) -> None:
         orders = tuple(
             ac.SpawnOrder(worker, "jobs", slot, 0, 0) for slot, worker in enumerate(workers)
         )
-        self.processes.spawn(ac.Spawn(ZYGOTE, orders), POOL)
+        self.children.spawn(ac.Spawn(ZYGOTE, orders), POOL)
 
     def fork(self, code: str) -> int:
         """Start a child as a zygote would, that leads its own group."""
         child = subprocess.Popen([sys.executable, "-Sc", code], process_group=0)
         child.returncode = 0  # it is not this object that reaps it
-        self.children.append(child.pid)
+        self.forked.append(child.pid)
         return child.pid
 
     def say(self, *message: object) -> None:
         """Let the zygote say something."""
         self.theirs.send(message)
-        for key, events in self.processes._selector.select(DEADLINE):
+        for key, events in self.children._selector.select(DEADLINE):
             key.data(events)
 
     def reap(self, pid: int) -> None:
         """Reap a child that ends."""
         wait_for(lambda: process.state(pid) == "Z")
-        self.processes.reap()
+        self.children.reap()
 
     def of(self, kind: type) -> list[object]:
         return [event for event in self.events if isinstance(event, kind)]
 
     def close(self) -> None:
-        for pid in (*self.children, self.zygote.pid):
+        for pid in (*self.forked, self.zygote.pid):
             try:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -108,12 +108,12 @@ def test_an_order_that_cannot_be_sent_fails_for_each_of_its_workers(main: Main) 
     main.theirs.close()
     main.order(7, 9)
     assert [event.worker for event in main.of(ev.SpawnFailed)] == [7, 9]
-    assert not main.watch.readings(0.0)
+    assert not main.monitor.readings(0.0)
 
 
 def test_an_order_for_a_zygote_that_is_gone_fails(main: Main) -> None:
     orders = (ac.SpawnOrder(5, "jobs", 0, 0, 0),)
-    main.processes.spawn(ac.Spawn(99, orders), POOL)
+    main.children.spawn(ac.Spawn(99, orders), POOL)
     [failed] = main.of(ev.SpawnFailed)
     assert (failed.worker, failed.reason) == (5, "its zygote is gone")
 
@@ -134,7 +134,7 @@ def test_a_birth_that_the_zygote_could_not_do_fails(main: Main) -> None:
     main.say("unspawned", [(2,)], "Resource temporarily unavailable")
     [failed] = main.of(ev.SpawnFailed)
     assert failed.worker == 2
-    assert list(main.watch.readings(0.0)) == [1]
+    assert list(main.monitor.readings(0.0)) == [1]
 
 
 def test_a_worker_that_died_before_it_was_reported_is_told_with_its_end(main: Main) -> None:
@@ -146,13 +146,13 @@ def test_a_worker_that_died_before_it_was_reported_is_told_with_its_end(main: Ma
     [died] = main.of(ev.Died)
     assert (died.worker, died.reason) == (1, "exited with status 3")
     assert isinstance(main.events[0], ev.Spawned)
-    assert main.processes.living() == {}
+    assert main.children.living() == {}
 
 
 def test_a_worker_that_died_before_it_was_reported_is_found_by_its_record(main: Main) -> None:
     main.order(1, 2)
     pid = main.fork("import os; os._exit(0)")
-    main.watch.record(2).pid = pid
+    main.monitor.record(2).pid = pid
     main.reap(pid)
     assert [type(event) for event in main.events] == [ev.Spawned, ev.Died]
     assert main.events[1].worker == 2
@@ -178,14 +178,14 @@ def test_a_look_at_a_lease_leaves_the_worker_as_it_was(main: Main, stopped: bool
     main.order(1)
     pid = main.fork("import time; time.sleep(600)")
     main.say("spawned", [(1, pid)])
-    record = main.watch.record(1)
+    record = main.monitor.record(1)
     record.lease_since = time.monotonic_ns()
     record.lease_until = time.monotonic_ns() + 600 * 10**9
     if stopped:
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: process.state(pid) == "T")
     for _ in range(100):
-        main.processes.kill(1, force=False, stuck=False)
+        main.children.kill(1, force=False, stuck=False)
         if main.of(ev.LeaseSeen):
             break
     assert main.of(ev.LeaseSeen)
