@@ -362,7 +362,10 @@ class ControlServer:
                     self._selector.unregister(fd)
             self._selector = None
         if _identity(self.path) == self._identity:
-            os.unlink(self.path)
+            try:
+                os.unlink(self.path)
+            except OSError:  # the folder is another user's by now: the next start replaces the file
+                pass
         self._listener.close()
         self._drain(time.monotonic() + bound)
         for client in list(self.clients):

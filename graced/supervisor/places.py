@@ -6,6 +6,8 @@ when a worker can't reach its queue; what is gone is made again. Nothing here ti
 
 from __future__ import annotations
 
+import os
+
 from graced.host.directories import AlreadyRunning, DirectoryError
 
 TYPE_CHECKING = False
@@ -37,7 +39,14 @@ class Places:
             what = f"{self._runtime.socket}: {error.strerror}"
             self._tell(f"nobody can reach this daemon any more: {what}; look at that folder")
         else:
-            self.trouble = None
+            if os.access(self._runtime.path, os.W_OK):
+                self.trouble = None
+            else:
+                self._tell(
+                    f"{self._runtime.path}: not writable any more, so what is removed there can't "
+                    "be made again; systemd gives it to User= of the unit at each reload: set "
+                    "that to the configuration's user"
+                )
             keepers.listen_again()
 
     def _tell(self, trouble: str) -> None:
