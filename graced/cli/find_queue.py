@@ -14,8 +14,10 @@ from graced.exitcodes import CONFIG, FAILED, NO_DAEMON, USAGE
 from graced.host import unixsocket
 from graced.log.console import say
 from graced.queue import wire
+from graced.queue.address import pools_with_socket, socket_path
 from graced.queue.client_end import ClientEnd
-from graced.queue.protocol import QueueError, QueueGone
+from graced.queue.engines import engine_of, file_of
+from graced.queue.protocol import QueueGone, QueueLockedError
 from graced.record import Record
 
 TYPE_CHECKING = False
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from graced.queue.protocol import ClientQueue, QueueView
-    from graced.queue.sqlite.offline import FileEnd, FileView
     from graced.settings import Pool, Settings
 
     T = TypeVar("T")
@@ -70,8 +71,8 @@ def _found(
         if not running:
             try:
                 return open_file(args)
-            except _QueueLocked as occupied:  # a keeper that is about to listen, or to leave
-                trouble: Exception = occupied.trouble
+            except QueueLockedError as occupied:  # a keeper that is about to listen, or to leave
+                trouble: Exception = occupied
         else:
             trouble = CommandError(_no_queue(args.pool), FAILED)
         if time.monotonic() > end:
@@ -86,29 +87,20 @@ def _no_queue(pool: str | None) -> str:
 
 def _answering(folder: str, pool: str | None) -> ClientEnd | None:
     """Return the keeper that listens in a folder; CommandError if there are several."""
-    names = [f"queue-{pool}.sock"] if pool is not None else _sockets(folder)
     found = {}
-    for name in names:
+    for name in [pool] if pool is not None else pools_with_socket(folder):
         try:
-            found[name] = ClientEnd(os.path.join(folder, name), _tell)
+            found[name] = ClientEnd(socket_path(folder, name), _tell)
         except QueueGone:  # a name that a keeper has left behind
             continue
     if len(found) > 1:
-        pools = ", ".join(n.removeprefix("queue-").removesuffix(".sock") for n in found)
+        pools = ", ".join(found)
         raise CommandError(f"several pools have a queue: {pools}; say which with --pool", USAGE)
     return next(iter(found.values()), None)
 
 
 def _tell(text: str) -> None:
     say(f"graced: {text}")
-
-
-def _sockets(folder: str) -> list[str]:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    return sorted(n for n in names if n.startswith("queue-") and n.endswith(".sock"))
 
 
 def is_running(control: str) -> bool:
@@ -124,39 +116,21 @@ def is_running(control: str) -> bool:
     return True
 
 
-class _QueueLocked(Exception):
-    """Somebody else has the file."""
-
-    def __init__(self, trouble: QueueError) -> None:
-        super().__init__(str(trouble))
-        self.trouble = trouble
+def _opened(args: argparse.Namespace) -> ClientQueue | None:
+    return _open_file(_file_of(args, must_exist=False))
 
 
-def _opened(args: argparse.Namespace) -> FileEnd | None:
-    return _open_file(args, _file_of(args, must_exist=False))
+def _opened_if_there(args: argparse.Namespace) -> ClientQueue | None:
+    return _open_file(_file_of(args, must_exist=True))
 
 
-def _opened_if_there(args: argparse.Namespace) -> FileEnd | None:
-    return _open_file(args, _file_of(args, must_exist=True))
+def _open_file(file: _File | None) -> ClientQueue | None:
+    return None if file is None else engine_of(file.pool.queue).open_offline(file.path, file.pool)
 
 
-def _viewed(args: argparse.Namespace) -> FileView | None:
-    from graced.queue.sqlite.offline import FileView
-
+def _viewed(args: argparse.Namespace) -> QueueView | None:
     file = _file_of(args, must_exist=True)
-    return None if file is None else FileView(file.path)
-
-
-def _open_file(args: argparse.Namespace, file: _File | None) -> FileEnd | None:
-    from graced.queue.sqlite.lock import QueueLockedError
-    from graced.queue.sqlite.offline import FileEnd
-
-    if file is None:
-        return None
-    try:
-        return FileEnd(file.path, file.pool)
-    except QueueLockedError as occupied:
-        raise _QueueLocked(occupied) from None
+    return None if file is None else engine_of(file.pool.queue).view_offline(file.path)
 
 
 def _file_of(args: argparse.Namespace, *, must_exist: bool) -> _File | None:
@@ -204,11 +178,9 @@ class _File(Record):
 
 
 def _files(settings: Settings, folder: str) -> dict[str, _File]:
-    from graced.queue.protocol import locate
-
     files = {}
     for name, pool in settings.pools.items():
-        path = locate(pool.queue, name, folder)
+        path = file_of(pool.queue, name, folder)
         files[name] = _File(pool, path, _is_there(path))
     return files
 
@@ -248,7 +220,7 @@ def _pool(files: Mapping[str, _File], wanted: str | None, *, must_exist: bool) -
     [file] = meant
     if not file.is_sure:
         name = file.pool.name
-        say(f"graced: no daemon has taken jobs for pool {name!r} yet; this waits for one that does")
+        say(f"graced: job queued; no daemon has served pool {name!r} yet")
     return file.pool
 
 

@@ -11,9 +11,7 @@ from collections import deque
 from itertools import islice
 
 from graced.queue import messages, wire
-from graced.queue.protocol import QueueError
-from graced.queue.sqlite.errors import StorageError
-from graced.queue.sqlite.rows import DEAD, DONE, NAMES
+from graced.queue.protocol import QueueError, StorageError
 from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
@@ -22,8 +20,7 @@ if TYPE_CHECKING:
 
     from graced.log.logger import Log
     from graced.queue.connections import Connection, Connections
-    from graced.queue.sqlite.dispatcher import Dispatcher
-    from graced.queue.sqlite.storage import QueueFile
+    from graced.queue.protocol import Dispatcher, Storage
 
     Handler = Callable[[Dispatcher, Connection, bytes], None]
 
@@ -36,7 +33,7 @@ MOST_WAITS = 1000  # jobs that one client waits for
 class ClientRequests:
     """What clients have asked for and have not been told yet."""
 
-    def __init__(self, storage: QueueFile, connections: Connections, log: Log) -> None:
+    def __init__(self, storage: Storage, connections: Connections, log: Log) -> None:
         self._storage = storage
         self._connections = connections
         self._log = log
@@ -118,7 +115,7 @@ class ClientRequests:
         for connection, kind, body, _new in replies:
             self._connections.send(connection, kind, body)
         for id, state in dispatcher.ended():
-            if state == DEAD:
+            if state == "dead":
                 self._log.warning("job %s is dead; `graced jobs --state dead` tells why", id)
             for connection in self._waiters.pop(id, ()):
                 connection.waits.discard(id)
@@ -228,7 +225,7 @@ class ClientRequests:
 
     def _wait_for(self, connection: Connection, id: int) -> None:
         found = self._storage.listing(id)
-        if found is None or found["state"] in (NAMES[DONE], NAMES[DEAD]):
+        if found is None or found["state"] in ("done", "dead"):
             self._tell_end(connection, id)
         else:
             connection.waits.add(id)
@@ -239,14 +236,12 @@ class ClientRequests:
         self._connections.send(connection, Kind.ANSWER, wire.encode(found))
 
     def _list(self, _dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
-        states, after, limit = messages.page(body)
-        self._be_asked(connection, lambda: self._tell_page(connection, states, after, limit))
+        state, after, limit = messages.page(body)
+        self._be_asked(connection, lambda: self._tell_page(connection, state, after, limit))
 
-    def _tell_page(
-        self, connection: Connection, states: tuple[int, ...], after: int, limit: int
-    ) -> None:
+    def _tell_page(self, connection: Connection, state: str | None, after: int, limit: int) -> None:
         try:
-            page = self._storage.page(states, after, limit)
+            page = self._storage.page(state, after, limit)
         except StorageError as trouble:
             self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
             return

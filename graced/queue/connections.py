@@ -267,7 +267,7 @@ class Connections:
 
 def listen(plan: KeeperPlan) -> socket.socket:
     """Return a socket that listens at the plan's place. Raises OSError."""
-    listener = wire.listen(plan.socket, _mode(plan))
+    listener = wire.listen(plan.address.socket, _mode(plan))
     open_to(plan)
     return listener
 
@@ -277,8 +277,8 @@ def open_to(plan: KeeperPlan) -> None:
 
     The folder may be this user's alone, and has only names in it that others may know.
     """
-    os.chmod(plan.socket, _mode(plan))
-    folder = os.path.dirname(plan.socket)
+    os.chmod(plan.address.socket, _mode(plan))
+    folder = os.path.dirname(plan.address.socket)
     found = os.stat(folder)
     if plan.policy.submit_group is not None and found.st_uid == os.geteuid():
         os.chmod(folder, found.st_mode & 0o7777 | 0o011)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from graced.queue.connections import Connection, Connections
     from graced.queue.plan import KeeperPlan
-    from graced.queue.sqlite.dispatcher import Dispatcher
+    from graced.queue.protocol import Dispatcher
 
 SAY_AFTER = 3.0  # seconds that a process may take to die before it is said who does not
 FOUND = '{"reason":"found taken when the daemon came back after a crash"}'
@@ -46,13 +46,15 @@ class DeadOwners:
     @property
     def is_awaited(self) -> bool:
         """Whether one that is dead has left something that still dies, and has its lock."""
-        return bool(self._dead) or any(self._plan.is_ours(owner) for owner in self._lingering)
+        return bool(self._dead) or any(
+            self._plan.address.is_ours(owner) for owner in self._lingering
+        )
 
     def find(self, dispatcher: Dispatcher) -> None:
         """The file has just been opened: who of those in it is none of ours?"""
-        for name in [*dispatcher.consumers, *liveness.listed(self._plan.file)]:
-            if not self._plan.is_ours(name):
-                self._lingering[name] = liveness.word_left(self._plan.file, name, FOUND)
+        for name in [*dispatcher.consumers, *liveness.listed(self._plan.address.file)]:
+            if not self._plan.address.is_ours(name):
+                self._lingering[name] = liveness.word_left(self._plan.address.file, name, FOUND)
         if self._lingering:
             self.looking.soon()
 
@@ -62,8 +64,8 @@ class DeadOwners:
 
     def introduced(self, owner: str) -> None:
         """A worker has said HELLO; nobody may tell us of its end, or it has come already."""
-        ours = self._plan.is_ours(owner)
-        dead = not liveness.lives(self._plan.file, owner, remove=False)
+        ours = self._plan.address.is_ours(owner)
+        dead = not liveness.lives(self._plan.address.file, owner, remove=False)
         if dead or not ours:
             self._lingering.setdefault(owner, None if ours else FOUND)
         if dead:
@@ -111,9 +113,11 @@ class DeadOwners:
             pass
 
     def _look_for(self, dispatcher: Dispatcher, owner: str) -> None:
-        if owner in self._workers and not self._plan.is_ours(owner):
+        if owner in self._workers and not self._plan.address.is_ours(owner):
             return  # it talks to us, so it lives; the end of its connection is the next hint
-        if liveness.lives(self._plan.file, owner, command=not self._plan.is_ours(owner)):
+        if liveness.lives(
+            self._plan.address.file, owner, command=not self._plan.address.is_ours(owner)
+        ):
             self._say_who(dispatcher, owner)
             if self.looking.due is None:
                 self.looking.soon()
@@ -139,14 +143,14 @@ class DeadOwners:
         jobs = "job" if len(taken) == 1 else "jobs"
         self._plan.log.warning(
             f"queue: {jobs} {', '.join(map(str, taken))} can't be given back yet:"
-            f" {liveness.who_holds(self._plan.file, owner)}; waiting for the end of that"
+            f" {liveness.who_holds(self._plan.address.file, owner)}; waiting for the end of that"
         )
 
     def leave_word(self) -> None:
         """Leave to the next keeper what the main process has said of those who linger."""
         for owner, evidence in self._lingering.items():
-            if self._plan.is_ours(owner) and owner not in self._workers:
-                liveness.leave_word(self._plan.file, owner, evidence)
+            if self._plan.address.is_ours(owner) and owner not in self._workers:
+                liveness.leave_word(self._plan.address.file, owner, evidence)
 
     def _look_again(self) -> None:
         if any(owner not in self._workers for owner in self._lingering):

@@ -50,7 +50,7 @@ class Keeper:
 
     def owner(self, worker: int) -> str:
         """Return a worker's name in the queue."""
-        return self.plan.owner(worker)
+        return self.plan.address.owner(worker)
 
     def died(self, worker: int, evidence: dict[str, Any], *, counts: bool) -> None:
         """Tell that a worker is reaped and its groups are gone.

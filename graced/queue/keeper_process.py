@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from graced.host.stackdump import Window
     from graced.queue.plan import KeeperPlan
+    from graced.queue.protocol import Engine
 
 
 def fork(plan: KeeperPlan) -> tuple[int, Channel]:
@@ -65,16 +66,18 @@ def _serve(plan: KeeperPlan, channel: Channel, open_before: list[int]) -> int:
     process.redirect_stdin()
     _guard_signals(plan.window)
     from graced.queue.connections import listen
+    from graced.queue.engines import engine_called
 
-    previous = _find_previous(plan)
+    engine = engine_called(plan.address.engine)
+    previous = _find_previous(plan, engine)
     try:
         listener = listen(plan)
     except OSError as error:
-        channel.send(("failed", f"{plan.socket}: {error}"))
+        channel.send(("failed", f"{plan.address.socket}: {error}"))
         return FAILED
     from graced.queue.server import Server  # once workers can connect: it takes a moment
 
-    return Server(plan, channel, listener, previous).run()
+    return Server(plan, channel, listener, previous, engine).run()
 
 
 def _be_known(plan: KeeperPlan) -> None:
@@ -96,23 +99,22 @@ def _guard_signals(window: Window | None) -> None:
     process.restore(())
 
 
-def _find_previous(plan: KeeperPlan) -> socket.socket | None:
+def _find_previous(plan: KeeperPlan, engine: Engine) -> socket.socket | None:
     """Ask the keeper that a dead main process may have left for the file.
 
     Before we take its socket's name.
     """
     from graced.queue import wire
 
+    at = engine.keeper_of(plan.address.file)
+    if at is None:
+        return None
     try:
-        with open(f"{plan.file}-keeper", encoding="utf-8", errors="replace") as lock:
-            at = lock.read(4096)
-        if not at:
-            return None
         previous = wire.connect(at)
     except OSError:
         return None
     try:
-        previous.send(wire.frame(wire.Kind.YIELD, plan.socket.encode()))
+        previous.send(wire.frame(wire.Kind.YIELD, plan.address.socket.encode()))
     except OSError:
         previous.close()
         return None

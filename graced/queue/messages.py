@@ -11,7 +11,6 @@ import struct
 from graced.queue import jsonvalue, wire
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
 from graced.queue.protocol import STATES
-from graced.queue.sqlite.rows import SHOWN
 from graced.queue.wire import ProtocolError
 from graced.settings import MOST_ATTEMPTS
 
@@ -24,7 +23,7 @@ PAGE = 500  # jobs in one listing
 MOST_IDS = 100_000  # jobs in one request to retry or to drop
 MOST_JSON = 4 << 20  # bytes of a request in JSON, which takes many times that once it is read
 LONGEST_NAME = 100  # characters of an owner's name
-BIGGEST = (1 << 63) - 1  # what SQLite takes for a number
+BIGGEST = (1 << 63) - 1  # what a queue takes for a number: 63 bits
 OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
     lambda text, _after: Done(text or None),
     lambda text, _after: Raised(text),
@@ -85,15 +84,14 @@ def job_ids(body: bytes) -> list[int]:
     return ids
 
 
-def page(body: bytes) -> tuple[tuple[int, ...], int, int]:
-    """Return the states that are to be listed, after which id, and how many jobs."""
+def page(body: bytes) -> tuple[str | None, int, int]:
+    """Return the state that is to be listed, after which id, and how many jobs."""
     wanted = _fields(body)
     after, limit = _number(wanted, "after"), _number(wanted, "limit")
     state = wanted.get("state")
-    states = SHOWN.get(state) if state is None or isinstance(state, str) else None
-    if states is None:
+    if state is not None and state not in STATES:
         raise ProtocolError(f"no such state; there are {', '.join(STATES)}")
-    return states, after, max(1, min(limit, PAGE))
+    return state, after, max(1, min(limit, PAGE))
 
 
 def _check_delay(seconds: float) -> None:

@@ -1,18 +1,21 @@
-"""The Queue protocol: what a worker and a client ask of a queue, whatever engine keeps it.
+"""What a worker and a client ask of a queue, and a keeper of its engine, whichever that is.
 
-The embedded engine (keeper and SQLite) implements it in :mod:`.worker_end`; a later
-one, whose server plays the keeper, implements the same and passes ``tests/queue/contract.py``.
-Here are names and rules only, and the one function that reads a queue's URL.
+Any engine passes ``tests/queue/contract.py``. Which there are is said in :mod:`.engines`. Here
+are names and rules only.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, Protocol
 
     from graced.queue.job import Job, Outcome
+    from graced.queue.plan import KeeperPlan
+    from graced.queue.policy import Policy
+    from graced.queue.timing import Clock
+    from graced.settings import Pool
 else:
     Protocol = object
 
@@ -25,6 +28,25 @@ class QueueError(Exception):
 
 class QueueGone(QueueError):
     """Nobody keeps the queue at the moment; try again later."""
+
+
+class StorageError(QueueError):
+    """What keeps the queue cannot be used now: full, read-only, locked, corrupt, or gone.
+
+    `full`: there is no room.
+    """
+
+    def __init__(self, text: str, *, full: bool = False) -> None:
+        super().__init__(text)
+        self.full = full
+
+
+class QueueLockedError(StorageError):
+    """Another process has the queue; ``holder`` is what it wrote about itself."""
+
+    def __init__(self, text: str, holder: str) -> None:
+        super().__init__(text)
+        self.holder = holder
 
 
 class WorkerQueue(Protocol):
@@ -97,16 +119,178 @@ class ClientQueue(QueueView, Protocol):
         """Close the connection."""
 
 
-def locate(url: str | None, pool: str, state_dir: str) -> str:
-    """Return the path of an embedded queue's file; ValueError says what is wrong with the URL."""
-    if url is None:
-        return f"{state_dir}/{pool}.db"
-    scheme, found, path = url.partition("://")
-    if not found or scheme != "sqlite":
-        raise ValueError(f"cannot use {url!r} as a queue; write sqlite:///jobs.db")
-    if not path.startswith("/") or path == "/" or path.endswith("/"):
-        raise ValueError(
-            f"cannot use {url!r} as a queue; write sqlite:///jobs.db (in state_dir)"
-            " or sqlite:////srv/jobs.db (absolute)"
-        )
-    return path[1:] if path.startswith("//") else f"{state_dir}{path}"
+# What a keeper asks of its engine
+
+
+class Row(Protocol):
+    """A job, as it is handed out."""
+
+    id: int
+    owner: str | None
+    submitted: int  # ms of the queue's clock
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that is under way, or comes next."""
+
+
+class Consumer(Protocol):
+    """A worker, as the queue knows it."""
+
+    rows: dict[int, Any]  # handed to it, and not settled
+
+
+class Dispatcher(Protocol):
+    """The rules of one open queue: who gets which job, and what becomes of it.
+
+    Nothing is true before the storage has committed it. Times are ms of the queue's clock.
+    """
+
+    @property
+    def consumers(self) -> Mapping[str, Consumer]:
+        """All workers that have, or may have, a job in hand."""
+
+    def join(self, name: str, holds: Iterable[tuple[int, int]], now: int) -> None:
+        """A worker has connected and says what it has in hand: it has seen nothing else."""
+
+    def ask(self, name: str, now: int) -> Row | None:
+        """A worker is idle; return a job that can be handed out at once."""
+
+    def settle(
+        self, name: str, id: int, attempt: int, outcome: Outcome, more: bool, now: int
+    ) -> Row | None:
+        """A job ended; return the next one if it can be handed out at once."""
+
+    def leave(self, name: str) -> None:
+        """A worker has nothing in hand and wants nothing."""
+
+    def absent(self, name: str) -> None:
+        """A worker's connection is gone: hand it nothing until it joins again."""
+
+    def requeue(self, row: Any) -> None:
+        """A job could not be handed out: its worker has not seen it."""
+
+    def bury(
+        self,
+        name: str,
+        evidence: str | None,
+        now: int,
+        *,
+        alone: bool = True,
+        interrupted: bool = False,
+    ) -> None:
+        """A worker and all of its processes are gone; with evidence the attempt counts."""
+
+    def payload(self, row: Any) -> str:
+        """Return the payload of a job."""
+
+    def submit(
+        self, payloads: Sequence[str], delay: float, max_attempts: int, now: int
+    ) -> tuple[int, int]:
+        """Accept jobs; return the first id and how many. QueueError if they are too many."""
+
+    def open_stream(self) -> int:
+        """Begin a stream of jobs that shall be accepted all or none."""
+
+    def stage(self, stream: int, payloads: Sequence[str], max_attempts: int, now: int) -> None:
+        """Keep some jobs of a stream, out of everybody's sight."""
+
+    def commit_stream(self, stream: int, delay: float, now: int) -> int:
+        """Accept a stream; return how many jobs it has."""
+
+    def abort_stream(self, stream: int) -> None:
+        """Forget a stream that did not come to its end."""
+
+    def retry(self, ids: Iterable[int], now: int) -> dict[int, str]:
+        """Make jobs due now, dead ones with all their attempts; return the refusals."""
+
+    def drop(self, ids: Iterable[int]) -> dict[int, str]:
+        """Forget jobs that nobody works on; return the refusals."""
+
+    def ended(self) -> list[tuple[int, str]]:
+        """Return the jobs that are done, dead or gone since the last call."""
+
+
+class Storage(Protocol):
+    """What a keeper's queue is kept in: open or not, writable or not, when to try again."""
+
+    clock: Clock
+    trouble: str | None  # why there can be no new jobs
+
+    @property
+    def dispatcher(self) -> Any:
+        """Its :class:`Dispatcher`, None while it is not open."""
+
+    @property
+    def wants_opening(self) -> bool:
+        """Whether it is closed, and it is time to try."""
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether writing has failed, and it is too early to try again."""
+
+    def open(self) -> bool:
+        """Try to open it; False if it is not to be had now."""
+
+    def close(self) -> int:
+        """Leave it as the next keeper wants it; return how much could not be written."""
+
+    def apply(self, policy: Policy) -> None:
+        """Go by other settings from now on."""
+
+    def resume_writing(self) -> None:
+        """Write at the next opportunity, whatever went wrong before."""
+
+    def sleep(self, *, idle: bool) -> float:
+        """Return how many seconds nothing has to be done about it."""
+
+    def next_due(self) -> int | None:
+        """Return the moment of the queue's clock at which something has to be done."""
+
+    def commit(
+        self, dispatcher: Any, listen: Callable[[], bool] | None, refuse: Callable[[str], None]
+    ) -> Sequence[Row] | None:
+        """Write all that changed; return what may be handed out, None if it can't be written."""
+
+    def written(self) -> None:
+        """It could be written: see whether all is well again."""
+
+    def read_ahead(self, dispatcher: Any) -> bool:
+        """Read on where few waiting jobs are in memory; whether that is worth a commit."""
+
+    def maintain(self, dispatcher: Any, *, idle: bool) -> None:
+        """Do a step of what can wait."""
+
+    def failed(self, error: StorageError) -> None:
+        """It could not be used: say so, and let some time pass."""
+
+    def listing(self, id: int) -> dict[str, Any] | None:
+        """Return all that is known of a job, None if there is no such job."""
+
+    def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return jobs in the order of their ids. StorageError if it can't be read."""
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many jobs are in each state; nothing while it is not open."""
+
+
+class Engine(Protocol):
+    """What :mod:`.engines` finds for the scheme of a URL: a module of the engine's package."""
+
+    def file_of(self, url: str | None, pool: str, state_dir: str) -> str:
+        """Return what a queue is kept in; ValueError says what is wrong with the URL."""
+
+    def url_of(self, file: str) -> str:
+        """Return the URL by which any pool can have what is kept there."""
+
+    def open_storage(self, plan: KeeperPlan, tell: Callable[[tuple[Any, ...]], None]) -> Storage:
+        """Return the queue as its keeper has it. ``tell`` hears ("degraded", why), ("well",)."""
+
+    def keeper_of(self, file: str) -> str | None:
+        """Return the socket of the keeper that has a queue, if there is one."""
+
+    def open_offline(self, file: str, pool: Pool) -> ClientQueue:
+        """Open a queue that no keeper has. Raises QueueLockedError, StorageError."""
+
+    def view_offline(self, file: str) -> QueueView:
+        """Look at a queue that no keeper has, and leave it to whoever wants it."""

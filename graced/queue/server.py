@@ -24,20 +24,19 @@ from graced.queue.client_requests import ClientRequests
 from graced.queue.connections import Connection, Connections, listen, open_to
 from graced.queue.departures import DeadOwners
 from graced.queue.policy import Policy
-from graced.queue.sqlite.errors import StorageError
-from graced.queue.sqlite.storage import QueueFile
+from graced.queue.protocol import StorageError
 from graced.queue.timing import NEVER
 from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
     from typing import Any
 
     from graced.queue.client_requests import Handler
     from graced.queue.plan import KeeperPlan
-    from graced.queue.sqlite.dispatcher import Dispatcher
-    from graced.queue.sqlite.rows import Row
+    from graced.queue.protocol import Dispatcher, Engine, Row
 
 SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
 MOST_PARKED = 64  # frames of one worker that wait for the file
@@ -53,6 +52,7 @@ class Server:
         channel: Channel,
         listener: socket.socket,
         previous: socket.socket | None,
+        engine: Engine,
     ) -> None:
         self._plan = plan
         self._log = plan.log
@@ -68,7 +68,7 @@ class Server:
         self._connections = Connections(listener, self._epoll, plan.log, self._handle, self._left)
         self._connections.submit_group = plan.policy.submit_gid
         self._send = self._connections.send
-        self._storage = QueueFile(plan, self._to_main.append)
+        self._storage = engine.open_storage(plan, self._to_main.append)
         self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
         self._client_requests = ClientRequests(self._storage, self._connections, plan.log)
         self._settled: set[Connection] = set()  # settles read since the last commit
@@ -135,7 +135,6 @@ class Server:
             self._client_requests.change(dispatcher)
             self._commit(dispatcher)
             self._storage.maintain(dispatcher, idle=self._idle)
-            self._storage.keep_ballast()
         self._client_requests.answer()
         self._tell_main()
 
@@ -166,7 +165,7 @@ class Server:
         left = self._storage.close()
         self._tell_main()
         if self._next is None:
-            self._connections.close_listener(self._plan.socket)
+            self._connections.close_listener(self._plan.address.socket)
         return left
 
     # -- the file
@@ -180,7 +179,7 @@ class Server:
             self._connections.serve(connection, parked)
 
     def _opened_dispatcher(self) -> Dispatcher:
-        dispatcher = self._storage.dispatcher
+        dispatcher: Dispatcher | None = self._storage.dispatcher
         assert dispatcher is not None
         return dispatcher
 
@@ -200,7 +199,7 @@ class Server:
         if storage.read_ahead(dispatcher):
             self._commit(dispatcher)
 
-    def _hand_out_all(self, dispatcher: Dispatcher, handouts: list[Row]) -> None:
+    def _hand_out_all(self, dispatcher: Dispatcher, handouts: Sequence[Row]) -> None:
         """Confirm all settles, each with a job if there is one."""
         for connection in self._settled:
             connection.confirmed = connection.settles
@@ -335,7 +334,7 @@ class Server:
 
     def _listen_again(self) -> None:
         """Have a socket at its place once more, if nobody has one there."""
-        place = self._plan.socket
+        place = self._plan.address.socket
         if os.path.lexists(place):
             return
         try:
@@ -352,7 +351,7 @@ class Server:
         try:
             open_to(self._plan)
         except OSError as error:
-            self._log.error("queue: %s: %s", self._plan.socket, error.strerror)
+            self._log.error("queue: %s: %s", self._plan.address.socket, error.strerror)
 
     def _log_to(self, wanted: settings.Log) -> None:
         """Follow the main process to another log, as its user."""
@@ -386,7 +385,7 @@ class Server:
 
     def _yield(self, connection: Connection, body: bytes) -> None:
         """Another keeper wants the file: it gets it once our main process is gone."""
-        if body.decode(errors="replace") != self._plan.socket:
+        if body.decode(errors="replace") != self._plan.address.socket:
             self._send(connection, Kind.REFUSED, b"our workers could not find you")
             return
         self._next = connection

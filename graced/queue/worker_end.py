@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from graced.queue import jsonvalue, liveness, wire
 from graced.queue.job import MAX_EVIDENCE, Discarded, Done, Job, Postponed, Raised
 from graced.queue.protocol import QueueError
 from graced.queue.wire import Kind, ProtocolError
-from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
+    from graced.queue.address import QueueAddress
     from graced.queue.job import Outcome
 
 FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is gone
@@ -29,25 +30,12 @@ FIRST_PUSH = 0.001  # seconds before more of a long result is sent
 NUMBERS = {Done: 0, Raised: 1, Postponed: 2, Discarded: 3}
 
 
-class Address(Record):
-    """Where a worker finds its queue, and under which name it is known there."""
-
-    daemon_id: str
-    socket: str
-    file: str
-
-    @classmethod
-    def read(cls, text: str) -> Address:
-        """Return what :meth:`graced.supervisor.shared.SharedResources.queue_address` wrote."""
-        return cls(*text.split("\n"))
-
-
 class WorkerEnd:
     """One worker's end, see :class:`graced.queue.protocol.WorkerQueue`."""
 
-    def __init__(self, address: Address, worker: int) -> None:
+    def __init__(self, address: QueueAddress, worker: int) -> None:
         self._address = address
-        self._owner = f"{address.daemon_id}:{worker}"
+        self._owner = address.owner(worker)
         self.lock = liveness.hold(address.file, self._owner)  # a forked process may inherit it
         self._sock: socket.socket | None = None
         self._frames = wire.Frames()
@@ -121,13 +109,25 @@ class WorkerEnd:
             self._sock.close()
             self._sock = None
 
-    def hold_command(self) -> int:
-        """Return the descriptor of a lock for the command that is started next. OSError."""
-        return liveness.hold_command(self._address.file, self._owner)
+    @contextmanager
+    def command_lock(self) -> Iterator[int]:
+        """Hold the lock that says that the command of this job is at work, whoever has died.
 
-    def release_command(self, lock: int) -> None:
-        """That command has ended, and its group with it."""
-        liveness.release_command(self._address.file, self._owner, lock)
+        The command is to inherit this descriptor, and to say by it which group it leads.
+        """
+        try:
+            lock = liveness.hold_command(self._address.file, self._owner)
+        except OSError:  # on a full disk
+            yield self.lock
+            return
+        try:
+            yield lock
+        finally:
+            liveness.release_command(self._address.file, self._owner, lock)
+
+    def name_group(self, lock: int, group: int) -> None:
+        """Say in a command's lock which process group is at work."""
+        liveness.name_group(lock, group)
 
     # -- the connection
 

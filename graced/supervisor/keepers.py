@@ -70,7 +70,7 @@ class _PoolKeeper:
         if self.handle.trouble is not None or not self.cut_off:
             return self.handle.trouble
         workers = "1 worker" if len(self.cut_off) == 1 else f"{len(self.cut_off)} workers"
-        return f"{workers} cannot reach it at {self.handle.plan.socket}"
+        return f"{workers} cannot reach it at {self.handle.plan.address.socket}"
 
 
 class _Counting:
@@ -162,7 +162,7 @@ class KeeperManager:
     def listen_again(self) -> None:
         """Have the keepers whose socket is gone listen anew."""
         for keeper in self._keepers.values():
-            if keeper.handle.open and not os.path.lexists(keeper.handle.plan.socket):
+            if keeper.handle.open and not os.path.lexists(keeper.handle.plan.address.socket):
                 keeper.handle.listen_again()
 
     def not_needed(self, pool: Pool) -> None:
@@ -173,7 +173,7 @@ class KeeperManager:
         if pool.name in self._keepers:
             self._ask_what_stays(self._keepers[pool.name], "its workers take no jobs any more")
             return
-        file = self._shared.queue_file(pool)
+        file = self._shared.queue_address(pool).file
         if os.path.exists(file):
             self._log.warning(
                 f"pool {pool.name}: its worker is not a JobWorker; jobs in {file} will not run"
@@ -186,9 +186,7 @@ class KeeperManager:
 
         plan = KeeperPlan(
             pool=pool.name,
-            file=self._shared.queue_file(pool),
-            socket=self._shared.queue_socket(pool),
-            daemon_id=self._shared.daemon_id,
+            address=self._shared.queue_address(pool),
             policy=Policy.of(pool),
             name=settings.name,
             log=self._log.bind(pool=pool.name),
@@ -217,9 +215,13 @@ class KeeperManager:
             return
         plan = keeper.handle.plan
         jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
+        from graced.queue.engines import engine_called
+
+        file = plan.address.file
+        url = engine_called(plan.address.engine).url_of(file)
         self._log.warning(
-            f"queue {plan.pool}: {why}, and {jobs} in {plan.file}:"
-            f" a pool with `queue: sqlite:///{plan.file}` would run them; nothing else does"
+            f"queue {plan.pool}: {why}, and {jobs} in {file}:"
+            f" a pool with `queue: {url}` would run them; nothing else does"
         )
         keeper.left = ""  # once
 
@@ -327,7 +329,7 @@ class KeeperManager:
                 case ("ready",):
                     keeper.failures = 0
                     keeper.handle.trouble = None
-                    self._log.info(f"queue {pool}: {keeper.handle.plan.file} is open")
+                    self._log.info(f"queue {pool}: {keeper.handle.plan.address.file} is open")
                 case ("degraded", str(why)) | ("failed", str(why)):
                     keeper.handle.trouble = why
                     self._log.error(f"queue {pool}: {why}")

@@ -11,6 +11,7 @@ import os
 from graced.core.actions import StartZygote
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
+from graced.queue.engines import address_of
 from graced.zygote.process import Plan, fork_with
 
 TYPE_CHECKING = False
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from graced import settings
     from graced.core.actions import Action
     from graced.log.logger import Log
+    from graced.queue.address import QueueAddress
     from graced.settings import Pool, Settings
     from graced.supervisor.children import Ahead
     from graced.supervisor.sockets import Sockets
 
-SCHEME: Final = "sqlite:///"
 OWN_FILES: Final = 24  # descriptors of the main process, besides those of its pools
 
 
@@ -70,18 +71,10 @@ class SharedResources:
             fd_limit=self.fd_limit,
         )
 
-    def queue_address(self, pool: Pool) -> str:
-        """Return what a worker has to know of its queue: `Address` of `worker_end`, as text."""
-        return "\n".join((self.daemon_id, self.queue_socket(pool), self.queue_file(pool)))
-
-    def queue_socket(self, pool: Pool) -> str:
-        """Return where a pool's queue keeper listens."""
-        return os.path.join(self.runtime_dir, f"queue-{pool.name}.sock")
-
-    def queue_file(self, pool: Pool) -> str:
-        """Return the file of a pool's queue: its URL's, a relative one in the state directory."""
-        url = pool.queue or f"{SCHEME}{pool.name}.db"
-        return os.path.join(self.state_dir, url.removeprefix(SCHEME))
+    def queue_address(self, pool: Pool) -> QueueAddress:
+        """Return where a pool's workers find their queue."""
+        dirs = {"runtime_dir": self.runtime_dir, "state_dir": self.state_dir}
+        return address_of(pool.queue, pool.name, daemon_id=self.daemon_id, **dirs)
 
 
 def lack_of_files(old: Settings | None, new: Settings, hard: int) -> str | None:

@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from graced import units
 from graced.host import process
 from graced.host.scoreboard import CHILD_GROUP
-from graced.queue import liveness
 from graced.queue.job import Discard, Failed
 from graced.workers.job_worker import JobWorker
 
@@ -86,7 +85,7 @@ class Command(JobWorker):
             words[CHILD_GROUP] = os.getpid()
             os.setpgid(0, 0)
             for fd in locks:
-                liveness.name_group(fd, os.getpid())
+                self._end.name_group(fd, os.getpid())
             process.set_parent_death_signal(signal.SIGKILL)
 
         about = {"GRACED_JOB_ID": str(job.id), "GRACED_JOB_ATTEMPT": str(job.attempt)}
@@ -114,15 +113,8 @@ class Command(JobWorker):
         if self._graced.context.queue is None:
             yield None
             return
-        try:
-            lock = self._end.hold_command()
-        except OSError:  # on a full disk
-            yield self._end.lock
-            return
-        try:
+        with self._end.command_lock() as lock:
             yield lock
-        finally:
-            self._end.release_command(lock)
 
 
 class _Run:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from graced.queue.address import QueueAddress
+
 
 class SpawnOrder(Record):
     """A worker to be born: who it is, and its limits (0: none)."""
@@ -61,7 +63,7 @@ class WorkerContext(Record):
     main_pid: int
     bell: int  # descriptor; -1: none
     log: WorkerLog
-    queue: str | None = None
+    queue: QueueAddress | None = None
     title: Callable[[str], None] | None = None
     listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
     alone: tuple[int, ...] = ()  # those of them that systemd does not have as well

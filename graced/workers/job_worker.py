@@ -22,7 +22,7 @@ from graced.queue.job import (
     is_delay,
 )
 from graced.queue.protocol import QueueError
-from graced.queue.worker_end import Address, WorkerEnd, evidence
+from graced.queue.worker_end import WorkerEnd, evidence
 from graced.workers.base import Worker
 from graced.workers.context import alone, in_one_line
 from graced.workers.runtime import INTERRUPT
@@ -31,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from graced.queue.address import QueueAddress
     from graced.queue.job import Job, Outcome
     from graced.workers.runtime import Runtime
 
@@ -175,12 +176,11 @@ class NoQueue(Exception):
         self.reason = reason
 
 
-def _end_of(address: str, worker: int) -> WorkerEnd:
-    found = Address.read(address)
+def _end_of(address: QueueAddress, worker: int) -> WorkerEnd:
     try:
-        return WorkerEnd(found, worker)
+        return WorkerEnd(address, worker)
     except OSError as error:
-        where = error.filename or found.file
+        where = error.filename or address.file
         raise NoQueue(f"cannot lock a file beside the queue: {where}: {error.strerror}") from error
 
 

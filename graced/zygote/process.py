@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from graced.host.scoreboard import WorkerRecord
     from graced.host.stackdump import Window
+    from graced.queue.address import QueueAddress
     from graced.workers.base import Worker
 
 FEW: Final = 32  # workers that need no look at the limit of open descriptors
@@ -61,7 +62,7 @@ class Plan(Record):
     state_dir: str | None = None
     stacks: Stacks | None = None
     keep: tuple[int, ...] = ()
-    queue: str | None = None
+    queue: QueueAddress | None = None
     listen: tuple[int, ...] = ()  # descriptors, which are kept too
     alone: tuple[int, ...] = ()  # those of them that systemd does not have as well
     window: Window | None = None  # for its stacks

@@ -750,7 +750,7 @@ def test_before_the_first_start_a_job_waits_for_a_pool_that_takes_it(jobs: Daemo
     assert not list(jobs.home.glob("state/*")), "to look makes no file"
     done = jobs.run("submit", "--json", '{"do": "value", "value": 5}')
     assert (done.returncode, done.stdout) == (0, "1\n")
-    told = "graced: no daemon has taken jobs for pool 'i' yet; this waits for one that does\n"
+    told = "graced: job queued; no daemon has served pool 'i' yet\n"
     assert done.stderr == told
     jobs.start().ready()
     jobs.log.wait(r"warning .*pool i: its worker is not a JobWorker; jobs in .*/i\.db will not run")

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from graced.log.logger import Log
+from graced.queue.address import QueueAddress
 from graced.queue.client_end import ClientEnd
 from graced.queue.job import Done, Job, Outcome
 from graced.queue.keeper import Keeper
 from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
-from graced.queue.worker_end import Address, WorkerEnd
+from graced.queue.worker_end import WorkerEnd
 
 DEFAULTS = Policy()
 DEADLINE = 60.0  # seconds; only reached by a failure
@@ -28,7 +29,9 @@ class KeeperHarness:
     def __init__(self, folder: Path, policy: Policy = DEFAULTS, daemon_id: str = "d1") -> None:
         self.file = f"{folder}/jobs.db"
         self.socket = f"{folder}/queue-jobs.sock"
-        plan = KeeperPlan("jobs", self.file, self.socket, daemon_id, policy, log=Log())
+        plan = KeeperPlan(
+            "jobs", QueueAddress(daemon_id, self.socket, self.file), policy, log=Log()
+        )
         self.keeper = Keeper(plan)
         self.said: list[tuple[Any, ...]] = []
         self._ends: list[ClientEnd | WorkerEnd] = []
@@ -98,8 +101,7 @@ class KeeperHarness:
         return end
 
     def worker(self, number: int) -> WorkerEnd:
-        address = Address(self.keeper.plan.daemon_id, self.socket, self.file)
-        end = WorkerEnd(address, number)
+        end = WorkerEnd(self.keeper.plan.address, number)
         self._ends.append(end)
         return end
 
@@ -108,6 +110,11 @@ class KeeperHarness:
         os.close(worker.lock)
         worker.close()
         self.keeper.died(number, evidence, counts=counts)
+
+
+def readdress(keeper: Keeper, **other: str) -> None:
+    """Have a keeper's next process go by another address."""
+    keeper.plan = keeper.plan.replace(address=keeper.plan.address.replace(**other))
 
 
 def take(worker: WorkerEnd) -> Job:

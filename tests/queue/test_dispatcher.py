@@ -24,12 +24,11 @@ from hypothesis.stateful import (
 
 from graced.queue.job import Discarded, Done, Outcome, Postponed, Raised
 from graced.queue.policy import Policy
-from graced.queue.protocol import QueueError
+from graced.queue.protocol import QueueError, StorageError
 from graced.queue.sqlite import bulk
 from graced.queue.sqlite import dispatcher as rules
 from graced.queue.sqlite import lookahead as window
 from graced.queue.sqlite.dispatcher import Dispatcher
-from graced.queue.sqlite.errors import StorageError
 from graced.queue.sqlite.rows import DEAD, DONE, WAITING, Row
 from graced.queue.sqlite.store import Store
 from graced.settings import Retry
@@ -615,7 +614,7 @@ def test_dead_after_its_own_attempts(store: Store) -> None:
         dispatcher.bury("d:1", '{"signal":11}', now)
         _commit(dispatcher, now)
         now += 100_000
-    assert dispatcher.ended() == [(1, DEAD)]
+    assert dispatcher.ended() == [(1, "dead")]
     listing = store.listing(1)
     assert listing is not None
     assert (listing["state"], listing["attempts"]) == ("dead", 2)
@@ -855,7 +854,7 @@ def test_the_first_interrupt_of_a_job_costs_no_attempt_and_each_further_one_does
         _commit(dispatcher, now)
         now += 100_000
     assert attempts == [1, 1, 2]
-    assert dispatcher.ended() == [(1, DEAD)]
+    assert dispatcher.ended() == [(1, "dead")]
 
 
 def _commit(dispatcher: Dispatcher, now: int) -> list[Row]:

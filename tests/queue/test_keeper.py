@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keeper_harness import DEADLINE, KeeperHarness, confirm, reconnect, settle, take, work_off
+from keeper_harness import (
+    DEADLINE,
+    KeeperHarness,
+    confirm,
+    readdress,
+    reconnect,
+    settle,
+    take,
+    work_off,
+)
 
 from graced.log.logger import Log
 from graced.queue import connections, departures, server, wire
@@ -229,7 +238,7 @@ def test_two_daemons_with_one_file_are_told(harness: KeeperHarness, tmp_path: Pa
     other = tmp_path / "other"
     other.mkdir()
     with KeeperHarness(other, QUICK, daemon_id="d2") as second:
-        second.keeper.plan = second.keeper.plan.replace(file=harness.file)
+        readdress(second.keeper, file=harness.file)
         second.begin()
         second.until(lambda: "another process keeps this queue" in str(second.keeper.trouble))
         with pytest.raises(QueueError, match="another process keeps this queue"):
@@ -288,7 +297,8 @@ def test_a_stop_does_not_wait_for_what_lives_on(harness: KeeperHarness) -> None:
     with subprocess.Popen(["sleep", "100"], pass_fds=[worker.lock], start_new_session=True) as left:
         harness.died(worker, 1, False)
         assert harness.stop() == 0
-        harness.keeper = Keeper(harness.keeper.plan.replace(daemon_id="d2"))  # the next daemon's
+        harness.keeper = Keeper(harness.keeper.plan)  # the next daemon's
+        readdress(harness.keeper, daemon_id="d2")
         harness.start()
         assert harness.counts()["taken"] == 1
         left.kill()
@@ -384,7 +394,7 @@ def test_a_file_of_a_newer_version(harness: KeeperHarness) -> None:
 
 def test_a_missing_folder(harness: KeeperHarness, tmp_path: Path) -> None:
     folder = tmp_path / "gone"
-    harness.keeper.plan = harness.keeper.plan.replace(file=f"{folder}/jobs.db")
+    readdress(harness.keeper, file=f"{folder}/jobs.db")
     repaired(harness, "No such file or directory", folder.mkdir)
 
 
@@ -405,7 +415,7 @@ def test_what_is_removed_is_made_anew(harness: KeeperHarness, tmp_path: Path, na
     folder = tmp_path / "state"
     folder.mkdir()
     harness.file = f"{folder}/jobs.db"
-    harness.keeper.plan = harness.keeper.plan.replace(file=harness.file)
+    readdress(harness.keeper, file=harness.file)
     harness.start()
     worker, client = harness.worker(1), harness.client()
     client.submit(["1", "2"])
@@ -452,7 +462,7 @@ def test_a_file_that_was_replaced_keeps_its_jobs_and_gets_no_new_ones(
 ) -> None:
     with KeeperHarness(tmp_path, daemon_id="d2") as other:
         other.file = f"{tmp_path}/backup.db"
-        other.keeper.plan = other.keeper.plan.replace(file=other.file)
+        readdress(other.keeper, file=other.file)
         other.start()
         other.client().submit(["7", "8", "9"])
         other.stop()
@@ -1164,7 +1174,7 @@ def test_lines_of_any_letters_make_a_stream(harness: KeeperHarness) -> None:
 def test_a_keeper_that_cannot_be_says_why(tmp_path: Path) -> None:
     harness = KeeperHarness(tmp_path, QUICK)
     keeper: Keeper = harness.keeper
-    keeper.plan = keeper.plan.replace(socket=f"{tmp_path}/nowhere/q.sock")
+    readdress(keeper, socket=f"{tmp_path}/nowhere/q.sock")
     harness.begin()
     harness.until(lambda: [m for m in harness.said if m[0] == "failed"])
     assert keeper.pid is not None

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from graced.queue.sqlite import ballast
-from graced.queue.sqlite.errors import StorageError
+from graced.queue.sqlite.errors import storage_error
 
 
 def io_error() -> sqlite3.Error:
@@ -26,12 +26,12 @@ def test_a_file_system_that_has_become_read_only_is_called_that(
     found = os.statvfs(tmp_path)
     room = SimpleNamespace(f_bavail=1 << 40, f_frsize=found.f_frsize, f_flag=os.ST_RDONLY)
     monkeypatch.setattr(os, "statvfs", lambda _path: room)
-    told = str(StorageError.of(f"{tmp_path}/q.db", io_error()))
+    told = str(storage_error(f"{tmp_path}/q.db", io_error()))
     assert told == f"{tmp_path}/q.db: its file system is read-only; mount it writable"
 
 
 def test_an_error_of_the_disk_says_where_to_look(tmp_path: Path) -> None:
-    assert "see the kernel's log" in str(StorageError.of(f"{tmp_path}/q.db", io_error()))
+    assert "see the kernel's log" in str(storage_error(f"{tmp_path}/q.db", io_error()))
 
 
 def test_ballast_that_the_disk_has_no_room_for_is_none(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from graced.core.actions import StartZygote
 from graced.log.logger import Log
-from graced.queue.worker_end import Address
 from graced.settings import Pool, Settings
 from graced.supervisor.shared import SharedResources, fork_ahead
 
@@ -19,7 +18,7 @@ def shared(folder: Path) -> SharedResources:
 
 def test_a_worker_reads_where_its_queue_is(tmp_path: Path) -> None:
     made = shared(tmp_path)
-    found = Address.read(made.queue_address(Pool("mail")))
+    found = made.queue_address(Pool("mail"))
     assert found.daemon_id == made.daemon_id
     assert found.socket == f"{tmp_path}/run/queue-mail.sock"
     assert found.file == f"{tmp_path}/state/mail.db"
@@ -27,8 +26,9 @@ def test_a_worker_reads_where_its_queue_is(tmp_path: Path) -> None:
 
 def test_a_queue_s_file_is_its_url_s(tmp_path: Path) -> None:
     made = shared(tmp_path)
-    assert made.queue_file(Pool("mail", queue="sqlite:///post.db")) == f"{tmp_path}/state/post.db"
-    assert made.queue_file(Pool("mail", queue="sqlite:////var/post.db")) == "/var/post.db"
+    relative = made.queue_address(Pool("mail", queue="sqlite:///post.db"))
+    assert relative.file == f"{tmp_path}/state/post.db"
+    assert made.queue_address(Pool("mail", queue="sqlite:////var/post.db")).file == "/var/post.db"
 
 
 def test_a_zygote_that_cannot_be_forked_ahead_is_left_for_later(tmp_path: Path) -> None:

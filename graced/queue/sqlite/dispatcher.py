@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ROW_BYTES = 200  # that a job takes besides its payload, with its places in the indexes
 CLOCK_STEP = 1000  # ms of the queue's time that may be lost with its keeper
 SHORTEST = 10_000  # ms for which a done job is kept, whatever ``keep_done`` says
-GONE = -1  # the state of a job that was dropped
+GONE = "gone"  # the state of a job that was dropped
 
 
 class Dispatcher:
@@ -49,7 +49,7 @@ class Dispatcher:
         self._prefetching: dict[str, Consumer] = {}  # at work; may get a reserve
         self._prefetch = Prefetch()
         self._handouts: dict[int, Row] = {}  # to be handed out after the commit
-        self._ended: list[tuple[int, int]] = []  # with the next commit
+        self._ended: list[tuple[int, str]] = []  # with the next commit
         self._clock = store.clock()  # the time that is in the file
         self._interrupted: set[int] = set()  # jobs that an interrupt has cost no attempt
         self._may_shrink = True  # there may be much of the file that nothing is in
@@ -354,7 +354,7 @@ class Dispatcher:
             row.state = DEAD
         self._streams.withdraw()
 
-    def ended(self) -> list[tuple[int, int]]:
+    def ended(self) -> list[tuple[int, str]]:
         """Return the jobs that are done, dead or GONE since the last call."""
         ended, self._ended = self._ended, []
         return ended
@@ -501,4 +501,4 @@ class Dispatcher:
         self._writes.move(row, state)
         self._rows.pop(row.id, None)
         self._forget_deaths(row)
-        self._ended.append((row.id, state))
+        self._ended.append((row.id, NAMES[state]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from graced.queue.protocol import QueueError
+from graced.queue.protocol import StorageError
 from graced.queue.sqlite import ballast
 
 _ADVICE = {
@@ -25,22 +25,15 @@ _OF_THE_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CA
 READ_ONLY = "its file system is read-only; mount it writable"
 
 
-class StorageError(QueueError):
-    """The file cannot be used now: full, read-only, locked, corrupt, or of another program."""
-
-    def __init__(self, text: str, *, full: bool = False) -> None:
-        super().__init__(text)
-        self.full = full
-
-    @classmethod
-    def of(cls, path: str, error: sqlite3.Error) -> StorageError:
-        """Return what an error of SQLite's means for the file."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) and disk_is_full(path):
-            return cls(f"{path}: no space left on the disk; make some", full=True)
-        if code in _OF_THE_DISK and is_read_only(path):
-            return cls(f"{path}: {READ_ONLY}")
-        return cls(f"{path}: {_ADVICE.get(code, str(error))}", full=code == sqlite3.SQLITE_FULL)
+def storage_error(path: str, error: sqlite3.Error) -> StorageError:
+    """Return what an error of SQLite's means for the file."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) and disk_is_full(path):
+        return StorageError(f"{path}: no space left on the disk; make some", full=True)
+    if code in _OF_THE_DISK and is_read_only(path):
+        return StorageError(f"{path}: {READ_ONLY}")
+    text = f"{path}: {_ADVICE.get(code, str(error))}"
+    return StorageError(text, full=code == sqlite3.SQLITE_FULL)
 
 
 def is_read_only(path: str) -> bool:

@@ -10,18 +10,19 @@ import stat
 import time
 from contextlib import suppress
 
-from graced.queue.sqlite.errors import StorageError
+from graced.queue.protocol import QueueLockedError, StorageError
 from graced.queue.sqlite.place import identity_of
 
 LOOK = 0.02  # seconds between two tries
 
 
-class QueueLockedError(StorageError):
-    """Another process has the file; ``holder`` is what it wrote about itself."""
-
-    def __init__(self, text: str, holder: str) -> None:
-        super().__init__(text)
-        self.holder = holder
+def holder_of(file: str) -> str | None:
+    """Return what whoever has a queue's file says of itself: a keeper's socket, or nothing."""
+    try:
+        with open(f"{file}-keeper", encoding="utf-8", errors="replace") as lock:
+            return lock.read(4096) or None
+    except OSError:
+        return None
 
 
 def make_private(fd: int) -> None:

@@ -9,8 +9,8 @@ from contextlib import closing
 
 from graced.queue.client_end import chunks
 from graced.queue.policy import Policy
+from graced.queue.protocol import StorageError
 from graced.queue.sqlite.dispatcher import Dispatcher
-from graced.queue.sqlite.errors import StorageError
 from graced.queue.sqlite.place import Sight
 from graced.queue.sqlite.room import Room
 from graced.queue.sqlite.rows import SHOWN

@@ -6,7 +6,7 @@ kept. Who changes what, and why, is said in :mod:`.dispatcher`.
 
 from __future__ import annotations
 
-from graced.queue.sqlite.errors import StorageError
+from graced.queue.protocol import StorageError
 from graced.queue.sqlite.rows import RESERVED, Batch
 
 TYPE_CHECKING = False

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from graced.queue.protocol import StorageError
 from graced.queue.sqlite.ballast import SIZE, Ballast
-from graced.queue.sqlite.errors import StorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ What is read from it and written to it in daily life is in :mod:`.store`.
 
 from __future__ import annotations
 
-from graced.queue.sqlite.errors import StorageError
+from graced.queue.protocol import StorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ import time
 from contextlib import suppress
 
 from graced.queue import wire
+from graced.queue.protocol import QueueLockedError, StorageError
 from graced.queue.sqlite.dispatcher import Dispatcher
-from graced.queue.sqlite.errors import READ_ONLY, StorageError, is_read_only
-from graced.queue.sqlite.lock import QueueLockedError
+from graced.queue.sqlite.errors import READ_ONLY, is_read_only
 from graced.queue.sqlite.place import Sight
 from graced.queue.sqlite.readers import readers
 from graced.queue.sqlite.room import NEARLY_FULL, Room
+from graced.queue.sqlite.rows import SHOWN
 from graced.queue.sqlite.store import PAGE_BYTES, Store
 from graced.queue.timing import Clock, RetryTimer
 
@@ -43,12 +44,13 @@ class QueueFile:
         self.trouble: str | None = None  # why there can be no new jobs
         self._lacks_room = False  # that is why
         self._plan = plan
+        self._path = plan.address.file
         self._policy = plan.policy
         self._tell = tell
         self._store: Store | None = None
         self._is_away = False  # its file is, from where it was
         self._has_copy = False  # of a file that was replaced
-        self._room = Room(plan.file)
+        self._room = Room(self._path)
         self._log_looked_at = 0.0
         self._log_told = LONG_LOG  # bytes, the size that is told next
         self._told: set[str] = set()  # what the main process has heard since all was well
@@ -81,7 +83,7 @@ class QueueFile:
         return True
 
     def _opened(self) -> Store:
-        path, about = self._plan.file, self._plan.socket
+        path, about = self._path, self._plan.address.socket
         try:
             return Store(path, about=about)
         except QueueLockedError:
@@ -207,8 +209,8 @@ class QueueFile:
         elif size >= self._log_told:
             self._log_told = 2 * size
             self._plan.log.warning(
-                f"{self._plan.file}-wal has grown to {size >> 20} MB, since a reader's transaction"
-                f" does not end: {', '.join(readers(self._plan.file)) or 'of another program'};"
+                f"{self._path}-wal has grown to {size >> 20} MB, since a reader's transaction"
+                f" does not end: {', '.join(readers(self._path)) or 'of another program'};"
                 " end it, and the space is used again"
             )
 
@@ -218,7 +220,7 @@ class QueueFile:
         What was removed is made anew. What was moved, or replaced by another file, gets no
         new jobs, since those would be found by nobody; what was accepted is worked off.
         """
-        store, file = self._store, self._plan.file
+        store, file = self._store, self._path
         assert store is not None
         sight = store.look()
         if sight is not Sight.AWAY:
@@ -244,7 +246,7 @@ class QueueFile:
 
         Of one without a name there is a copy, of how it was at first and in the end (`copy`).
         """
-        store, file = self._store, self._plan.file
+        store, file = self._store, self._path
         self._is_away = store is not None and store.place.look() is Sight.AWAY
         if store is None or not self._is_away:
             return None
@@ -296,10 +298,13 @@ class QueueFile:
     def maintain(self, dispatcher: Dispatcher, *, idle: bool) -> None:
         """Do a step of what can wait; it gets a third of the time that others need."""
         began = time.monotonic()
-        if self._writing.due is not None or dispatcher.pending:
-            return
-        if began < self._maintained_until and not idle:
-            return
+        too_early = began < self._maintained_until and not idle
+        if self._writing.due is None and not dispatcher.pending and not too_early:
+            self._maintain_since(began, dispatcher)
+        if self._ballasting.is_due():
+            self._recover()
+
+    def _maintain_since(self, began: float, dispatcher: Dispatcher) -> None:
         try:
             self._maintain(dispatcher)
             self._maintained_until = _later(began)
@@ -316,11 +321,6 @@ class QueueFile:
             dispatcher.maintain(self.clock.now())
             self._recover()
 
-    def keep_ballast(self) -> None:
-        """Try again to have a ballast, if it is time."""
-        if self._ballasting.is_due():
-            self._recover()
-
     # -- reading
 
     def listing(self, id: int) -> dict[str, Any] | None:
@@ -331,10 +331,10 @@ class QueueFile:
             return {"id": id, "state": "unknown", "evidence": wire.encode(str(trouble)).decode()}
         return None if found is None else self.clock.shown(found)
 
-    def page(self, states: tuple[int, ...], after: int, limit: int) -> list[dict[str, Any]]:
+    def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return jobs in the order of their ids. StorageError if the file can't be read."""
         store = self._store
-        page = [] if store is None else store.page(states, after, limit, PAGE_BYTES)
+        page = [] if store is None else store.page(SHOWN[state], after, limit, PAGE_BYTES)
         return [self.clock.shown(job) for job in page]
 
     def counts(self) -> dict[str, Any]:
@@ -381,9 +381,9 @@ class QueueFile:
         return self._lacks_room
 
     def _nearly_full(self) -> str:
-        if is_read_only(self._plan.file):
-            return f"{self._plan.file}: {READ_ONLY}"
-        return f"{self._plan.file}: {NEARLY_FULL}"
+        if is_read_only(self._path):
+            return f"{self._path}: {READ_ONLY}"
+        return f"{self._path}: {NEARLY_FULL}"
 
 
 def _later(began: float) -> float:

@@ -13,8 +13,9 @@ from contextlib import closing, suppress
 from json.encoder import encode_basestring_ascii as escaped
 from urllib.parse import quote
 
+from graced.queue.protocol import StorageError
 from graced.queue.sqlite import schema
-from graced.queue.sqlite.errors import StorageError
+from graced.queue.sqlite.errors import storage_error
 from graced.queue.sqlite.lock import Lock, make_ready
 from graced.queue.sqlite.place import Place, Sight
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
@@ -67,12 +68,12 @@ class Store:
         try:
             db = sqlite3.connect(self.path, timeout=BUSY_WAIT, isolation_level=None)
         except sqlite3.Error as error:
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
         try:
             schema.prepare(db, self.path)
         except sqlite3.Error as error:
             db.close()
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
         except BaseException:
             db.close()
             raise
@@ -136,7 +137,7 @@ class Store:
         try:  # a script, since execute() goes one step, which is one page
             self._db.executescript(f"PRAGMA incremental_vacuum({SHRUNK_PAGES})")
         except sqlite3.Error as error:
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
         left = self._pragma("freelist_count")
         if kept <= left < spare:
             return True
@@ -194,7 +195,7 @@ class Store:
             streams = self._db.execute("SELECT id, due FROM streams").fetchall()
             last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='jobs'").fetchone()
         except sqlite3.Error as error:
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
         return counts, owned, streams, int(last[0]) if last else 0
 
     def clock(self) -> int:
@@ -230,7 +231,7 @@ class Store:
                 if room < 0:
                     break
         except sqlite3.Error as error:
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
         return rows
 
     def payload(self, id: int) -> str:
@@ -279,7 +280,7 @@ class Store:
             self._write(batch)
         except sqlite3.Error as error:
             self._undo()
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
 
     def commit(self) -> None:
         """Make durable all that was put; after StorageError nothing of it is there."""
@@ -287,7 +288,7 @@ class Store:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
 
     def _undo(self) -> None:
         if self._db.in_transaction:  # SQLite itself has rolled back after most errors
@@ -383,14 +384,14 @@ class Store:
             db.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
         return result
 
     def _read(self, query: str, arguments: tuple[Any, ...]) -> list[Any]:
         try:
             return self._db.execute(query, arguments).fetchall()
         except sqlite3.Error as error:
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
 
     def _some(self, size: int, query: str, arguments: tuple[Any, ...]) -> list[Any]:
         """Return rows whose texts take up to `size` bytes as ASCII JSON; at least one row."""
@@ -402,7 +403,7 @@ class Store:
                     break
                 found.append(columns)
         except sqlite3.Error as error:
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
         return found
 
     def _rows(self, where: str, arguments: tuple[Any, ...]) -> list[Row]:
@@ -442,7 +443,7 @@ class View(Store):
                 # Nobody has it open, and we may not put a log beside it, as SQLite wants to.
                 return self._checked(f"file:{where}?mode=ro&immutable=1")
         except sqlite3.Error as error:
-            raise StorageError.of(self.path, error) from None
+            raise storage_error(self.path, error) from None
 
     def _checked(self, uri: str) -> sqlite3.Connection:
         db = sqlite3.connect(uri, uri=True, timeout=BUSY_WAIT, isolation_level=None)

@@ -1,0 +1,42 @@
+"""Where a pool's queue is, and how it and its workers are named: said here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+
+from graced.record import Record
+
+_PREFIX = "queue-"
+_SUFFIX = ".sock"
+
+
+class QueueAddress(Record):
+    """Where a queue is reached, and under which names the workers of a daemon are known there."""
+
+    daemon_id: str  # letters and digits; another one for each main process
+    socket: str  # where its keeper listens, absolute
+    file: str  # what the engine keeps it in, absolute; its workers' locks stand beside it
+    engine: str = "sqlite"  # the scheme of its URL
+
+    def owner(self, worker: int) -> str:
+        """Return a worker's name in the queue."""
+        return f"{self.daemon_id}:{worker}"
+
+    def is_ours(self, owner: str) -> bool:
+        """Whether a name in the queue is that of a worker of this main process."""
+        return owner.startswith(f"{self.daemon_id}:")
+
+
+def socket_path(runtime_dir: str, pool: str) -> str:
+    """Return where the keeper of a pool's queue listens."""
+    return os.path.join(runtime_dir, f"{_PREFIX}{pool}{_SUFFIX}")
+
+
+def pools_with_socket(runtime_dir: str) -> list[str]:
+    """Return the pools whose keepers have, or had, a socket in a folder."""
+    try:
+        names = os.listdir(runtime_dir)
+    except OSError:
+        return []
+    found = [name for name in names if name.startswith(_PREFIX) and name.endswith(_SUFFIX)]
+    return sorted(name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for name in found)
