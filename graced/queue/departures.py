@@ -82,6 +82,7 @@ class DeadOwners:
             self._hear_strangers()
             for owner in list(self._dead):
                 self._hear_out(owner)
+                self._hang_up(owner)
                 self._lingering[owner] = self._dead.pop(owner)
                 self._look_for(dispatcher, owner)
         if self.looking.is_due():
@@ -127,10 +128,14 @@ class DeadOwners:
         if owner in dispatcher.consumers:
             alone, cut = evidence != FOUND, _is_interrupt(evidence)
             dispatcher.bury(owner, evidence, self._clock.now(), alone=alone, interrupted=cut)
+        self._hang_up(owner)
+        self._buried.append(owner)
+
+    def _hang_up(self, owner: str) -> None:
+        """Take no more from a worker's connection: what it has forked may have it, and no word."""
         connection = self._workers.get(owner)
         if connection is not None:
             self._connections.close(connection)
-        self._buried.append(owner)
 
     def _say_who(self, dispatcher: Dispatcher, owner: str) -> None:
         """Say, once, why the jobs of a dead worker do not come back."""

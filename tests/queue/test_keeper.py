@@ -289,12 +289,14 @@ def test_a_stop_waits_a_moment_for_what_still_dies(
     assert harness.client().jobs("waiting", 0, 10)[0]["id"] == id
 
 
-def test_a_stop_does_not_wait_for_what_lives_on(harness: KeeperHarness) -> None:
+@pytest.mark.parametrize("forked", [False, True], ids=["lock", "lock and connection"])
+def test_a_stop_does_not_wait_for_what_lives_on(harness: KeeperHarness, forked: bool) -> None:
     harness.start()
     harness.client().submit(["1"])
     worker = harness.worker(1)
     take(worker)
-    with subprocess.Popen(["sleep", "100"], pass_fds=[worker.lock], start_new_session=True) as left:
+    kept = [worker.lock, worker.fileno()] if forked else [worker.lock]
+    with subprocess.Popen(["sleep", "100"], pass_fds=kept, start_new_session=True) as left:
         harness.died(worker, 1, False)
         assert harness.stop() == 0
         harness.keeper = Keeper(harness.keeper.plan)  # the next daemon's
