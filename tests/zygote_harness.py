@@ -22,7 +22,8 @@ from graced.host.channel import Channel, ChannelClosed
 from graced.host.scoreboard import Phase, Scoreboard, WorkerRecord
 from graced.host.stackdump import Stacks
 from graced.log.logger import Log
-from graced.zygote import process as zygote
+from graced.zygote.fork import fork
+from graced.zygote.plan import ZygotePlan
 
 DEADLINE = 30.0  # seconds; only a failure reaches it
 
@@ -150,7 +151,7 @@ class ZygoteHarness:
         window = self.stacks.lend() if pool.pop("window", False) else None
         keys = {"worker": "users:W", "path": (str(self.home),), **pool}
         log = Log(fd=os.open(self.home / "log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
-        plan = zygote.Plan(
+        plan = ZygotePlan(
             pool=settings.Pool("jobs", env=env, **keys),
             generation=1,
             scoreboard=self.scoreboard,
@@ -163,7 +164,7 @@ class ZygoteHarness:
         )
         ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's
         try:
-            self.zygote, self.channel = zygote.fork(plan)
+            self.zygote, self.channel = fork(plan)
         finally:
             logging.root.handlers = ours
         return self.told()

@@ -13,7 +13,7 @@ import time
 
 from graced.config import reader
 from graced.exitcodes import CONFIG, CUT_OFF
-from graced.host import process, signals
+from graced.host import credentials, descriptors, process, signals
 from graced.host.interpreter import Before, set_environment
 from graced.log.console import say
 from graced.units import show_duration
@@ -142,13 +142,13 @@ def _loaded(pool: Pool, settings: Settings, write: int) -> str | None:
     """
     os.setsid()  # and a group: no terminal, so nothing can be typed into it
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process.redirect_stdin()
+    descriptors.redirect_stdin()
     os.dup2(2, 1)  # standard output is ours
     __import__("graced.workers.base")  # as the zygote has it, who may read it or not
     warnings = []
     before = Before([write], signals.PASSED_BY)
     try:
-        process.change_user(settings.user, settings.group)
+        credentials.change_user(settings.user, settings.group)
         set_environment(pool.env)
         late = late_variables(pool)
         if late is not None:
@@ -161,6 +161,6 @@ def _loaded(pool: Pool, settings: Settings, write: int) -> str | None:
         if before.lost_fds():
             return None
         return f"\0-{error.reason}"
-    except process.ProcessError as error:
+    except credentials.CredentialsError as error:
         return f"\0-{error}"
     return "".join(f"\0~{each}" for each in warnings) + "\0+"

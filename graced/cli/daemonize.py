@@ -10,7 +10,7 @@ import os
 import sys
 
 from graced.exitcodes import BUG, FAILED
-from graced.host import process
+from graced.host import descriptors
 from graced.host.notify import READY_FD
 from graced.log.console import say
 
@@ -76,7 +76,7 @@ class _Context:
         # python-daemon 2.3 makes a set of all numbers up to the limit, which may be 2^30.
         daemon.daemon.get_maximum_file_descriptors = _above_all_descriptors
         _have_standard_streams()
-        keep |= set(process.foreign_fds())
+        keep |= set(descriptors.foreign_fds())
         self._context = daemon.daemon.DaemonContext(
             detach_process=True,
             signal_map={},

@@ -231,26 +231,26 @@ def _meant(files: Mapping[str, _File]) -> list[_File]:
 
 def _become_the_daemons_user(settings: Settings) -> None:
     """Drop root's rights as a daemon does: what root writes into a queue, that user could not."""
-    from graced.host import directories, process
+    from graced.host import credentials, directories
 
     if os.geteuid() != 0:
         return
     try:
-        uid, gid, *_ = process.account(settings.user, settings.group)
+        uid, gid, *_ = credentials.account(settings.user, settings.group)
         if uid != 0:
             dirs = settings.runtime_dir, settings.state_dir
             directories.give(settings.name, *dirs, os.environ, (uid, gid))
-            process.change_user(settings.user, settings.group)
-    except process.ProcessError as error:
+            credentials.change_user(settings.user, settings.group)
+    except credentials.CredentialsError as error:
         raise CommandError(str(error), CONFIG) from None
 
 
 def _become_the_owner(file: str) -> None:
     """As root still, become whose the file or its folder is: under systemd only that says it."""
-    from graced.host import process
+    from graced.host import credentials
 
     for path in (os.path.dirname(file), file):
         try:
-            process.become_owner_of(path)
-        except process.ProcessError as error:
+            credentials.become_owner_of(path)
+        except credentials.CredentialsError as error:
             raise CommandError(str(error), CONFIG) from None

@@ -70,9 +70,9 @@ def _forget_standard_output() -> None:
 
 
 def _run(config: str | None, sets: list[str]) -> int:
-    from graced.host import process, signals
+    from graced.host import descriptors, signals
 
-    process.remember_open_fds(os.environ.get("LISTEN_FDS"))
+    descriptors.remember_open_fds(os.environ.get("LISTEN_FDS"))
     signals.install()  # before what takes long to import: PID 1 loses what has no handler
     reading, again = _read(config, sets)
     if reading.settings is None:
@@ -93,10 +93,10 @@ def _run_as_told(args: Arguments) -> int:
 def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     from graced.cli import daemonize
     from graced.config import reader
-    from graced.host import memoryfile, process, signals
+    from graced.host import descriptors, memoryfile, signals
     from graced.supervisor.start import prepare, start
 
-    process.remember_open_fds(None)
+    descriptors.remember_open_fds(None)
     path = reader.whole(reader.find(config, os.environ))  # it will leave this folder
     reading, again = _read(path, sets)
     settings = reading.settings
@@ -115,7 +115,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
         return start(settings, again, os.environ, prepared)
 
     [log] = prepared.log.keep()
-    keep = prepared.descriptors() | memoryfile.descriptors(settings)
+    keep = prepared.descriptors() | memoryfile.kept_descriptors(settings)
     return daemonize.run(body, log_file, log, prepared.pidfile, keep)
 
 

@@ -16,8 +16,8 @@ import sys
 import time
 from types import ModuleType
 
-from graced.host import process
-from graced.host.process import identity
+from graced.host import descriptors, process
+from graced.host.descriptors import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Before:
     """What a process is before it imports user code. `needed` are descriptors graced has."""
 
     def __init__(self, needed: Iterable[int], numbers: Iterable[int] = ()) -> None:
-        self._fds = {fd: found for fd in process.open_fds() if (found := identity(fd))}
+        self._fds = {fd: found for fd in descriptors.open_fds() if (found := identity(fd))}
         self._needed = {fd: self._fds.get(fd) for fd in needed}
         self._pid = os.getpid()
         self._group = os.getpgrp()
@@ -117,7 +117,7 @@ class Before:
 
         Not of datagram sockets, which can be shared, and not of pairs, which have no name.
         """
-        fds = [fd for fd in sorted(process.open_fds()) if identity(fd) != self._fds.get(fd)]
+        fds = [fd for fd in sorted(descriptors.open_fds()) if identity(fd) != self._fds.get(fd)]
         return list(dict.fromkeys(peer for fd in fds if (peer := _peer(fd))))
 
     def native_threads(self) -> list[str]:

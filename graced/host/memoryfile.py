@@ -11,7 +11,7 @@ from __future__ import annotations
 import marshal
 import os
 
-from graced.host import process
+from graced.host import descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class MemoryFile:
 
     def __del__(self) -> None:
         if os.getpid() == self._pid:  # a child has closed it, and the number may be another's
-            process.close_quietly(self.fd)
+            descriptors.close_quietly(self.fd)
 
     def write(self, value: Any) -> tuple[int, int]:
         """Append a value; return where it is and how many bytes it has."""
@@ -68,7 +68,7 @@ def with_secrets(pool: Pool) -> Pool:
     return pool.replace(**{k: v.read() for k, v in found.items() if isinstance(v, StoredValue)})
 
 
-def descriptors(settings: Settings) -> set[int]:
+def kept_descriptors(settings: Settings) -> set[int]:
     """Return what has to stay open until all zygotes are there."""
     values = (getattr(pool, key) for pool in settings.pools.values() for key in SECRET_KEYS)
     return {value.fileno() for value in values if isinstance(value, StoredValue)}

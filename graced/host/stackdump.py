@@ -31,7 +31,7 @@ FIRST_LENT: Final = RECORDS  # after those of the workers
 OUR_FIRST: Final = (
     ("workers/runtime.py", " in guarded"),
     ("workers/base.py", " in live"),
-    ("zygote/process.py", " in _live"),
+    ("zygote/process.py", " in run"),
     ("queue/keeper_process.py", " in _live"),
 )
 

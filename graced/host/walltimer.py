@@ -6,7 +6,6 @@ timerfd_create(2) from 3.13 on.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -23,15 +22,15 @@ _CANCEL_ON_SET: Final = 2
 _ITIMERSPEC: Final = struct.Struct("@4l")  # interval, then when: seconds and nanoseconds each
 _LATEST: Final = 2 ** (2 * _ITIMERSPEC.size - 1) - 1  # seconds that a long holds
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class WallTimer:
     """Readable once the wall clock has come to a moment, and whenever it was set before that."""
 
     def __init__(self) -> None:
         """OSError if there can be none."""
-        self._fd: int = _libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd: int = process.libc.timerfd_create(
+            time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC
+        )
         if self._fd == -1:
             raise process.c_error("timerfd_create")
 
@@ -43,7 +42,7 @@ class WallTimer:
         """Wait for a moment, in milliseconds since the epoch; what was set before is forgotten."""
         seconds, ms = divmod(max(at_ms, 1), 1000)
         when = _ITIMERSPEC.pack(0, 0, min(seconds, _LATEST), ms * 1_000_000)
-        while _libc.timerfd_settime(self._fd, _ABSOLUTE | _CANCEL_ON_SET, when, None) == -1:
+        while process.libc.timerfd_settime(self._fd, _ABSOLUTE | _CANCEL_ON_SET, when, None) == -1:
             error = process.c_error("timerfd_settime")
             if error.errno != errno.ECANCELED:  # that is: the clock was set just now
                 raise error

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from graced.exitcodes import BUG, FAILED
-from graced.host import process, signals
+from graced.host import credentials, descriptors, process, signals
 from graced.host.channel import Channel
 from graced.host.proctitle import title_setter
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def fork(plan: KeeperPlan) -> tuple[int, Channel]:
     """Fork a keeper; return its PID and the main process's end of the channel to it."""
     ours, theirs = Channel.pair()
-    open_now = process.our_fds()
+    open_now = descriptors.our_fds()
     mask = process.block_all()
     try:
         pid = os.fork()
@@ -59,11 +59,11 @@ def _serve(plan: KeeperPlan, channel: Channel, open_before: list[int]) -> int:
 
     gc.freeze()  # what belongs to the main process is not ours to collect
     os.setsid()  # Ctrl-C in a terminal is not for us, nor is the terminal
-    process.be_seen()
+    credentials.be_seen()
     _be_known(plan)
     windows = [] if plan.window is None else [plan.window.fd]
-    process.close_all_but({channel.fileno(), *plan.log.keep(), *windows}, open_before)
-    process.redirect_stdin()
+    descriptors.close_all_but({channel.fileno(), *plan.log.keep(), *windows}, open_before)
+    descriptors.redirect_stdin()
     _guard_signals(plan.window)
     from graced.queue.connections import listen
     from graced.queue.engines import engine_called

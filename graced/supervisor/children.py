@@ -30,7 +30,7 @@ from graced.host.oom import OomKills
 from graced.host.scoreboard import Ack, Left, Phase, ScoreboardFull
 from graced.record import Record
 from graced.supervisor.monitor import ScoreboardMonitor
-from graced.zygote.process import fork_with
+from graced.zygote.fork import fork_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from graced.host.stackdump import Stacks, Window
     from graced.log.logger import Log
     from graced.settings import Pool
-    from graced.zygote.process import Plan
+    from graced.zygote.plan import ZygotePlan
 
     Ahead = dict[int, tuple[int, Channel, Window]]  # zygotes by their ids
     Emit = Callable[[Event], None]
@@ -106,7 +106,7 @@ class Children:
         monitor: ScoreboardMonitor,
         selector: selectors.BaseSelector,
         emit: Emit,
-        plan: Callable[[StartZygote], Plan],
+        plan: Callable[[StartZygote], ZygotePlan],
         ahead: Ahead,
         log: Log,
     ) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from graced.supervisor.requests import ControlRequests
     from graced.supervisor.shared import SharedResources
     from graced.supervisor.sockets import Sockets
-    from graced.zygote.process import Plan
+    from graced.zygote.plan import ZygotePlan
 
 MAX_WORKERS = 1000  # workers of all pools together, as in the configuration
 ANSWERS_A_TURN = 32
@@ -502,7 +502,7 @@ class Supervisor:
         if self._sockets is not None:
             self._sockets.keep_only(settings)
 
-    def _plan(self, action: ac.StartZygote) -> Plan:
+    def _plan(self, action: ac.StartZygote) -> ZygotePlan:
         listen = () if self._sockets is None else self._sockets.of(action.pool)
         alone = () if self._sockets is None else self._sockets.alone()
         new = self._proposed if action.generation > self.daemon.generation else self.settings

@@ -12,7 +12,8 @@ from graced.core.actions import StartZygote
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
 from graced.queue.engines import address_of
-from graced.zygote.process import Plan, fork_with
+from graced.zygote.fork import fork_with
+from graced.zygote.plan import ZygotePlan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class SharedResources:
         log: Log | settings.Log,
         listen: tuple[int, ...],
         max_lease: float,
-    ) -> Plan:
+    ) -> ZygotePlan:
         """Return what a zygote has to know."""
-        return Plan(
+        return ZygotePlan(
             pool=pool,
             generation=generation,
             name=self._name,

@@ -10,7 +10,7 @@ import os
 from graced import clock
 from graced.core.daemon import Daemon
 from graced.exitcodes import BUG, CONFIG
-from graced.host import process, safepaths
+from graced.host import credentials, descriptors, process, safepaths
 from graced.host.directories import (
     AlreadyRunning,
     DirectoryError,
@@ -71,20 +71,20 @@ def prepare(
     Where others can write, root opens nothing; that user does, afterwards. Return the exit
     status if there can be no daemon, which has been said then.
     """
-    soft, hard = process.raise_fd_limit()
+    soft, hard = descriptors.raise_fd_limit()
     try:
         lack = lack_of_files(None, settings, hard)
         if lack is not None:
             raise DirectoryError(lack)
         owner = _owner(settings)
         if owner is None:
-            process.change_user(settings.user, settings.group)  # group alone, if anything
+            credentials.change_user(settings.user, settings.group)  # group alone, if anything
             prepared = Prepared(_log(settings, environ), Notifier(environ))
         else:
             prepared = _become(settings, environ, owner, pidfile)
         if pidfile is not None and prepared.pidfile is None:
             prepared.pidfile = PidFile(pidfile)
-    except (AlreadyRunning, DirectoryError, process.ProcessError) as error:
+    except (AlreadyRunning, DirectoryError, credentials.CredentialsError) as error:
         return _refuse(error, environ)
     prepared.notifier.warn = prepared.log.warning
     prepared.fd_limit = max(soft, min(LEAST_FILES, hard)), hard
@@ -103,7 +103,7 @@ def _become(
         prepared.pidfile = PidFile(pidfile)
     _open_sockets(prepared, settings, environ, owner)
     _load_code()
-    process.change_user(settings.user, settings.group)
+    credentials.change_user(settings.user, settings.group)
     _see_code(settings)
     prepared.has_changed = True
     if settings.log.file is None:
@@ -298,5 +298,5 @@ def _warn_of_umask(log: Log) -> None:
 
 def _owner(settings: Settings) -> Owner | None:
     """Return whom the daemon will be, if root starts it and it is somebody else then."""
-    uid, gid, _, _ = process.account(settings.user, settings.group)
+    uid, gid, _, _ = credentials.account(settings.user, settings.group)
     return (uid, gid) if os.geteuid() == 0 != uid else None

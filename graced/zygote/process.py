@@ -14,17 +14,14 @@ import sys
 
 from graced import settings
 from graced.exitcodes import CUT_OFF
-from graced.host import process, signals
+from graced.host import credentials, descriptors, process, signals
 from graced.host.channel import Channel, ChannelClosed
 from graced.host.interpreter import Before, keep_modules, set_environment
 from graced.host.memoryfile import with_secrets
 from graced.host.proctitle import title_setter
-from graced.host.scoreboard import Scoreboard
-from graced.host.stackdump import Stacks
 from graced.log.console import say
 from graced.log.logger import Log
 from graced.log.setup import open_log
-from graced.record import Record
 from graced.workers.base import rehearse
 from graced.workers.context import LoadError, SpawnOrder, WorkerContext, WorkerLog, in_one_line
 from graced.workers.importer import CameBack, late_variables, load_class, preload
@@ -39,8 +36,8 @@ if TYPE_CHECKING:
 
     from graced.host.scoreboard import WorkerRecord
     from graced.host.stackdump import Window
-    from graced.queue.address import QueueAddress
     from graced.workers.base import Worker
+    from graced.zygote.plan import ZygotePlan
 
 FEW: Final = 32  # workers that need no look at the limit of open descriptors
 CALM: Final = 0.001  # seconds without an order, after which there is time for what can wait
@@ -48,67 +45,18 @@ _SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID
 _SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-class Plan(Record):
-    """All that a zygote has to know, made by the main process."""
-
-    pool: settings.Pool
-    generation: int
-    scoreboard: Scoreboard
-    bell: int
-    main_pid: int
-    name: str = "graced"
-    log: Log | settings.Log = settings.Log()
-    runtime_dir: str | None = None
-    state_dir: str | None = None
-    stacks: Stacks | None = None
-    keep: tuple[int, ...] = ()
-    queue: QueueAddress | None = None
-    listen: tuple[int, ...] = ()  # descriptors, which are kept too
-    alone: tuple[int, ...] = ()  # those of them that systemd does not have as well
-    window: Window | None = None  # for its stacks
-    fd_limit: tuple[int, int] | None = None  # what user code gets, if main took more
-    max_lease: float = settings.MAX_LEASE
-
-
-def fork(plan: Plan) -> tuple[int, Channel]:
-    """Fork a zygote; return its PID and the main process's end of the channel to it."""
-    ours, theirs = Channel.pair()
-    open_now = process.our_fds()
-    mask = process.block_all()
-    try:
-        pid = os.fork()
-        if pid == 0:
-            process.in_child(lambda: _live(plan, theirs, open_now))
-    finally:
-        process.restore(mask)
-    theirs.close()
-    return pid, ours
-
-
-def fork_with(stacks: Stacks, plan: Plan) -> tuple[int, Channel, Window]:
-    """Fork a zygote that has a window for its stacks; return that as well."""
-    window = stacks.lend()
-    try:
-        return *fork(plan.replace(window=window)), window
-    except BaseException:
-        window.give_back()
-        raise
-
-
-# The zygote
-
-
-def _live(plan: Plan, channel: Channel, open_before: list[int]) -> None:
+def run(plan: ZygotePlan, channel: Channel, open_before: list[int]) -> None:
+    """Be a zygote, from the fork on. `open_before` are the descriptors of the main process."""
     gc.freeze()  # what belongs to the main process is not ours to collect
     gc.enable()  # off during the main process's start
     os.setsid()  # a group of its own too; no terminal, so that no code can type into it
-    process.be_seen()
+    credentials.be_seen()
     process.set_name("graced-zygote")
     plan = plan.replace(pool=with_secrets(plan.pool))
     log = _worker_log(plan)
     keep = _keep_only(plan, channel, log, open_before)
     if plan.fd_limit is not None:
-        process.limit_fds(plan.fd_limit)
+        descriptors.limit_fds(plan.fd_limit)
     _guard_signals(plan.window)
     from graced.log import stdlib  # for all workers at once; the main process has no use for it
 
@@ -133,21 +81,23 @@ def _live(plan: Plan, channel: Channel, open_before: list[int]) -> None:
     zygote.live()
 
 
-def _worker_log(plan: Plan) -> WorkerLog:
+def _worker_log(plan: ZygotePlan) -> WorkerLog:
     own = plan.log if isinstance(plan.log, Log) else open_log(plan.log, os.environ)
     log = WorkerLog.of(own)
     log.add_fields(pool=plan.pool.name, generation=plan.generation)
     return log
 
 
-def _keep_only(plan: Plan, channel: Channel, log: WorkerLog, open_before: list[int]) -> set[int]:
+def _keep_only(
+    plan: ZygotePlan, channel: Channel, log: WorkerLog, open_before: list[int]
+) -> set[int]:
     keep = {channel.fileno(), plan.bell, *plan.keep, *log.keep()}
     if plan.stacks is not None:
         keep.add(plan.stacks.fileno())
     if plan.window is not None:
         keep.add(plan.window.fd)
-    process.close_all_but(keep, open_before)
-    process.redirect_stdin()
+    descriptors.close_all_but(keep, open_before)
+    descriptors.redirect_stdin()
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(line_buffering=True)
@@ -164,7 +114,7 @@ def _guard_signals(window: Window | None) -> None:
 
 
 def _imported(
-    plan: Plan, channel: Channel, log: WorkerLog, before: Before
+    plan: ZygotePlan, channel: Channel, log: WorkerLog, before: Before
 ) -> Callable[[Any], type[Worker]] | None:
     """Return what gives the class; None if it can't be had, which is said."""
     try:
@@ -234,7 +184,11 @@ class Zygote:
     """A zygote that has its code: it takes orders until the main process is gone."""
 
     def __init__(
-        self, plan: Plan, channel: Channel, log: WorkerLog, load: Callable[[Any], type[Worker]]
+        self,
+        plan: ZygotePlan,
+        channel: Channel,
+        log: WorkerLog,
+        load: Callable[[Any], type[Worker]],
     ) -> None:
         self._plan = plan
         self._channel = channel
@@ -323,7 +277,7 @@ class Zygote:
 
     def _spawn(self, orders: list[SpawnOrder]) -> None:
         if len(self._wards) + len(orders) > FEW:
-            self._fd_limit = process.room_for_fds(2 * len(orders)) or self._fd_limit
+            self._fd_limit = descriptors.room_for_fds(2 * len(orders)) or self._fd_limit
         batch = SpawnBatch(
             self._context, self._load, self._plan.scoreboard, self._plan.stacks, orders
         )

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 
-from graced.host import process
+from graced.host import descriptors, process
 from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase
 from graced.workers.base import live
 from graced.workers.runtime import ANSWERED, PARENT_DIED, Runtime
@@ -123,7 +123,7 @@ class SpawnBatch:
         for fd in not_ours:
             os.close(fd)
         if fd_limit is not None:
-            process.limit_fds(fd_limit)
+            descriptors.limit_fds(fd_limit)
         process.set_name("graced-worker")
         self._pid = os.getpid()
         self._zygote = zygote.fileno()

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from graced.host import process
-from graced.host.process import Exit, ProcessError
+from graced.host import credentials, descriptors, process
+from graced.host.credentials import CredentialsError
+from graced.host.process import Exit
 
 DEADLINE = 60.0  # seconds; only a failure reaches it
 
@@ -291,8 +292,8 @@ def test_all_descriptors_are_closed_but_those_to_keep() -> None:
     high = os.dup2(closed, 900)
 
     def check() -> None:
-        process.close_all_but([keep], process.our_fds())
-        standing = set(process.open_fds())
+        descriptors.close_all_but([keep], descriptors.our_fds())
+        standing = set(descriptors.open_fds())
         gone = not {closed, high} & standing
         os._exit(0 if gone and {0, 1, 2, keep} <= standing else 1)
 
@@ -305,7 +306,7 @@ def test_all_descriptors_are_closed_but_those_to_keep() -> None:
 
 def test_standard_input_is_empty() -> None:
     def check() -> None:
-        process.redirect_stdin()
+        descriptors.redirect_stdin()
         os._exit(0 if os.read(0, 10) == b"" and os.get_inheritable(0) else 1)
 
     pid = fork(check)
@@ -316,7 +317,7 @@ def test_standard_input_is_empty() -> None:
 def test_standard_input_may_have_been_closed() -> None:
     def check() -> None:
         os.close(0)
-        process.redirect_stdin()
+        descriptors.redirect_stdin()
         os._exit(0 if os.read(0, 10) == b"" and os.get_inheritable(0) else 1)
 
     pid = fork(check)
@@ -337,8 +338,8 @@ def in_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_another_user_is_become_for_good() -> None:
     done = in_python(
         "import os\n"
-        "from graced.host import process\n"
-        "process.change_user('nobody', None)\n"
+        "from graced.host import credentials\n"
+        "credentials.change_user('nobody', None)\n"
         "print(os.getresuid(), os.getresgid() != (0, 0, 0), 0 in os.getgroups())\n"
         "print(os.environ['USER'], os.environ['LOGNAME'], os.environ['HOME'])\n"
         "try:\n    os.setuid(0)\n"
@@ -359,31 +360,31 @@ def test_another_user_is_become_for_good() -> None:
 def test_a_group_alone_can_be_changed() -> None:
     done = in_python(
         "import os\n"
-        "from graced.host import process\n"
-        "process.change_user(None, '65534')\n"
+        "from graced.host import credentials\n"
+        "credentials.change_user(None, '65534')\n"
         "print(os.getuid(), os.getgid(), os.getgroups())\n"
     )
     assert done.stdout.split(maxsplit=2) == ["0", "65534", "[65534]\n"], done.stderr
 
 
 def test_no_user_nothing_to_do() -> None:
-    process.change_user(None, None)
+    credentials.change_user(None, None)
 
 
 def test_users_and_groups_that_do_not_exist_are_named() -> None:
-    with pytest.raises(ProcessError, match="no user 'nosuchuser'"):
-        process.change_user("nosuchuser", None)
-    with pytest.raises(ProcessError, match="no group 'nosuchgroup'"):
-        process.change_user(None, "nosuchgroup")
+    with pytest.raises(CredentialsError, match="no user 'nosuchuser'"):
+        credentials.change_user("nosuchuser", None)
+    with pytest.raises(CredentialsError, match="no group 'nosuchgroup'"):
+        credentials.change_user(None, "nosuchgroup")
 
 
 @pytest.mark.usefixtures("as_root")
 def test_only_root_can_become_another() -> None:
     done = in_python(
-        "from graced.host import process\n"
-        "process.change_user('nobody', None)\n"
-        "try:\n    process.change_user('root', None)\n"
-        "except process.ProcessError as error: print(error)\n"
+        "from graced.host import credentials\n"
+        "credentials.change_user('nobody', None)\n"
+        "try:\n    credentials.change_user('root', None)\n"
+        "except credentials.CredentialsError as error: print(error)\n"
     )
     assert "cannot become user 'root'" in done.stdout
     assert "start as root" in done.stdout
