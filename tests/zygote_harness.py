@@ -250,7 +250,7 @@ class ZygoteHarness:
         os.close(self.bell)
         os.close(self._bell_end)
         self.stacks.close()
-        process._prctl(process._SET_CHILD_SUBREAPER, 0)
+        process.refuse_orphans()
 
 
 __all__ = ["ChannelClosed", "Child", "Phase", "ZygoteHarness", "until"]

@@ -125,7 +125,7 @@ def _umask() -> int:
 def _say(report: int, text: str) -> None:
     try:
         os.write(report, text.encode())
-    except OSError:  # nobody waits any more
+    except OSError:  # the command that waited is gone
         pass
 
 

@@ -79,7 +79,7 @@ def _numeric(host: str, *, six: bool) -> str:
     except (OSError, ValueError):
         raise BadAddress(
             f"{host[:60]!r} is no numeric IP address",
-            "write 127.0.0.1 or [::1] for this host alone, 0.0.0.0 or [::] for everybody",
+            "write 127.0.0.1 or [::1] for this host alone, 0.0.0.0 or [::] for all hosts",
         ) from None
 
 

@@ -25,7 +25,7 @@ class ChannelClosed(Exception):
 
 
 class ChannelSpoilt(ChannelClosed):
-    """Somebody has written there what is no message."""
+    """What has come there is no message of the other end."""
 
 
 class ChannelFull(Exception):
@@ -90,7 +90,7 @@ class Channel:
         if not data:
             raise ChannelClosed("the other side is gone")
         if not data.startswith(self._mark):
-            raise ChannelSpoilt("somebody has written to it what is no message")
+            raise ChannelSpoilt("what came over it is no message of the other end")
         message: tuple[Any, ...] = marshal.loads(memoryview(data)[_MARK:])
         return message
 

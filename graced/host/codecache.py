@@ -94,7 +94,7 @@ def _modules(package: str, folder: str) -> Iterator[tuple[str, str]]:
     """Yield the name and file of each module in a folder and those below."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:  # a zip, say: nobody replaces files in it one by one
+    except OSError:  # a zip, say: files in it are not replaced one by one
         return
     for entry in entries:
         stem, extension = os.path.splitext(entry.name)

@@ -18,7 +18,7 @@ _CAPBSET_DROP: Final = 24
 _SET_NO_NEW_PRIVS: Final = 38
 _SET_DUMPABLE: Final = 4
 _CAPABILITIES: Final = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)  # version, this process
-# Of whoever started us, and of no use or harm to somebody else.
+# About the user that started the daemon: of no use or harm to another user.
 _PERSONAL: Final = ("DBUS_", "GPG_", "SSH_", "SUDO_", "XDG_")
 _PERSONAL_NAMES: Final = ("DISPLAY", "KRB5CCNAME", "MAIL", "WAYLAND_DISPLAY", "XAUTHORITY")
 

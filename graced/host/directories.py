@@ -1,7 +1,7 @@
 """The daemon's folders: which they are, and whose the runtime directory is.
 
 One daemon at a time has a runtime directory: it holds a lock on a file in it, which
-the kernel frees when the process dies. Somebody may sweep the folder away, and the lock with
+the kernel frees when the process dies. A sweeper may remove the folder, and the lock with
 it; so the daemon also holds a name that is in no folder (an abstract socket, unix(7)).
 Children must close both descriptors.
 """
@@ -63,7 +63,7 @@ class RuntimeDir:
     def __init__(self, path: str, lock: int, name: socket.socket | None) -> None:
         self.path = path
         self.lock = lock  # close-on-exec; forked children close it
-        self._name = name  # likewise; None: somebody has it who is no daemon of ours
+        self._name = name  # likewise; None: a process that is no daemon has it
 
     @classmethod
     def take(cls, path: str) -> RuntimeDir:
@@ -78,7 +78,7 @@ class RuntimeDir:
         return taken
 
     def renew(self) -> bool:
-        """Make and lock the folder again if somebody has swept it away; False if nobody has.
+        """Make and lock the folder again if it was swept away; False if it was not.
 
         Raises AlreadyRunning if another daemon has it by now, or DirectoryError.
         """
@@ -119,7 +119,7 @@ def _locked(path: str) -> int:
 def _named(path: str) -> socket.socket | None:
     """Return a socket that holds the daemon's name; AlreadyRunning if a daemon of ours has it.
 
-    One of a stranger, who only wants to keep us from it, is passed over.
+    One of another user's process, which only keeps the daemon from it, is passed over.
     """
     name = _name(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -144,7 +144,7 @@ def _named(path: str) -> socket.socket | None:
 
 
 def _holder(name: bytes) -> tuple[int, int]:
-    """Return the process and user number of who holds a name."""
+    """Return the process and user number of the process that holds a name."""
     caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         caller.setblocking(False)
@@ -175,7 +175,7 @@ def _name(path: str) -> bytes:
 
 
 class LockHeldError(Exception):
-    """Somebody has the lock."""
+    """Another process has the lock."""
 
     def __init__(self, pid: int | None) -> None:
         super().__init__(pid)
@@ -201,7 +201,7 @@ def lock_file(file: str) -> int:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # removed in between: a lock on it would keep nobody out
+        os.close(fd)  # removed in between: a lock on it would keep no process out
 
 
 def _open_lock(file: str) -> int:
@@ -218,7 +218,7 @@ def _open_lock(file: str) -> int:
 
 
 def _is_private(lock: int, file: str) -> bool:
-    """Whether nobody else can open a lock of ours; one of an older version makes way."""
+    """Whether no other user can open this lock; one of an older version makes way."""
     found = os.fstat(lock)
     if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
         return True
@@ -267,7 +267,7 @@ class PidFile:
         try:
             if is_at(self.fd, self.path):  # else it is another's by now
                 os.unlink(self.path)
-        except OSError:  # in a folder of root's: then it tells of nobody
+        except OSError:  # in a folder of root's: then it is left, empty
             os.ftruncate(self.fd, 0)
         os.close(self.fd)
 
@@ -329,7 +329,7 @@ def give(
     environ: Mapping[str, str],
     owner: tuple[int, int],
 ) -> None:
-    """Make both folders as root, and give them to whom the daemon will be.
+    """Make both folders as root, and give them to the user that the daemon will be.
 
     What root can't do without following others is left to that user, who says what is wrong.
     """
@@ -424,7 +424,7 @@ def _remedy(key: str) -> str:
 
 
 def _private(path: str) -> str:
-    """Return a folder that nobody else can have prepared, made if need be."""
+    """Return a folder that no other user can have prepared, made if need be."""
     try:
         try:
             os.mkdir(path, 0o700)
@@ -455,7 +455,7 @@ def _check_private(path: str) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise DirectoryError(f"{path}: is not a folder; remove it, or {_remedy('runtime_dir')}")
     if status.st_uid != os.geteuid():
-        raise DirectoryError(f"{path}: belongs to somebody else; {_remedy('runtime_dir')}")
+        raise DirectoryError(f"{path}: belongs to another user; {_remedy('runtime_dir')}")
     if status.st_mode & 0o022:
         raise DirectoryError(f"{path}: others can write to it; chmod 700 it, or remove it")
 

@@ -236,7 +236,7 @@ def _fill_streams() -> bool:
 
 
 def _peer(fd: int) -> str | None:
-    """Return whom a stream socket is connected to; None if it is none, or to nobody with a name."""
+    """Return the address that a stream socket is connected to; None without one."""
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             return None
@@ -297,7 +297,7 @@ def _mapped(libraries: Iterable[str]) -> list[str]:
 
 
 def set_environment(env: Mapping[str, str]) -> None:
-    """Set variables, also for those who have read them when the process began."""
+    """Set variables, also for libraries that have read them when the process began."""
     os.environ.update(env)
     if "TZ" in env:
         time.tzset()

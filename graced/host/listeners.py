@@ -31,7 +31,7 @@ _NOBODY: Final = (ConnectionRefusedError, FileNotFoundError)
 class ListenError(DirectoryError):
     """There can be no socket of this address; says why, and what to do."""
 
-    exit_code = FAILED  # the port may be free again when somebody tries again
+    exit_code = FAILED  # the port may be free at the next try
 
 
 class NotGiven(ListenError):
@@ -110,7 +110,7 @@ def adjust(fd: int, address: Address, file: File | None) -> None:
         sock.listen(address.backlog)
         if address.kind == "unix":
             _set_mode(address, file)
-    except OSError:  # its name is gone, which is nobody's loss but the callers'
+    except OSError:  # its name is gone: clients see that, the pool goes on
         pass
     finally:
         sock.detach()
@@ -131,8 +131,8 @@ def let_go(fds: Iterable[int], alone: Container[int]) -> None:
     """Listen no more, while others have the same sockets: the main process is dead.
 
     Its successor can have their addresses at once. The numbers stay taken, by a socket that
-    nobody can call: user code may still use them. Those that we have `alone`, and not systemd
-    too, are shut down, so that it does not matter who else is slow to let go.
+    no client can reach: user code may still use them. Those that we have `alone`, and not systemd
+    too, are shut down, so that it does not matter which other process is slow to let go.
     """
     for fd in fds:
         listener, dead = socket.socket(fileno=fd), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -230,7 +230,7 @@ def _is_stale(path: str) -> bool:
         caller.connect(path)
     except _NOBODY:
         return True
-    except OSError:  # its queue is full, or it isn't ours to call: somebody is there
+    except OSError:  # its queue is full, or it isn't ours to call: a process listens there
         return False
     finally:
         caller.close()
@@ -256,9 +256,9 @@ def _advice(address: Address, error: OSError) -> str:
 
     match error.errno:
         case errno.EADDRINUSE if address.kind == "unix":
-            return "somebody listens there, or it is no socket: remove it, or write another path"
+            return "a process listens there, or it is no socket: remove it, or write another path"
         case errno.EADDRINUSE:
-            return "stop who listens there, or write another port"
+            return "stop the process that listens there, or write another port"
         case errno.EACCES | errno.EPERM:
             return (
                 "only root may, and a daemon is root at its start alone: restart it as root,"

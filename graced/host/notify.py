@@ -1,7 +1,7 @@
 """What systemd is told, see sd_notify(3). Only the main process speaks.
 
 sdnotify finds and connects the socket; sending is done here, since its `notify`
-encodes Latin-1, blocks while nobody reads and swallows errors. What must not be lost
+encodes Latin-1, blocks while systemd does not read and swallows errors. What must not be lost
 waits in order until the socket takes it; of STATUS= only the latest waits.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LONGEST_TIME: Final = 36525 * 86400.0  # seconds: a century in µs fits what systemd counts in
 LONGEST: Final = 2000  # bytes of a value; systemd ignores a message of more than 4096
-READY_FD: Final = "GRACED_READY_FD"  # who waits for a daemon that left the terminal
+READY_FD: Final = "GRACED_READY_FD"  # the command that waits for a daemon that left the terminal
 
 
 FAREWELL: Final = 0.2  # seconds that last words may take
@@ -35,7 +35,7 @@ class Notifier:
     """The way to the service manager; without one, everything here does nothing.
 
     The variables are taken out of `environ`, so that no child speaks to systemd.
-    `warn` is called once when nobody is there any more, and may be set later.
+    `warn` is called once when the socket has no reader any more, and may be set later.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Notifier:
         self._enclosed: dict[bytes, int] = {}  # descriptors of ours that go with a message
         self._status: bytes | None = None
         self._alive = False  # WATCHDOG=1 waits
-        self._told = False  # that nobody is there
+        self._told = False  # that the socket has no reader
         self._socket, self._peer = self._connect(environ.pop("NOTIFY_SOCKET", ""))
 
     def tell_when_ready(self, environ: MutableMapping[str, str]) -> None:
-        """Tell whoever waits for a daemon to leave its terminal, if somebody does."""
+        """Tell the command that waits for a daemon to leave its terminal, if one does."""
         if READY_FD in environ:
             self._ready_fd = _number(environ.pop(READY_FD))
 
@@ -186,7 +186,7 @@ class Notifier:
             return None, ""
 
     def _sent(self, message: bytes) -> bool:
-        """Return False if the message has to wait; one that nobody can take is dropped."""
+        """Return False if the message has to wait; one that can't be delivered is dropped."""
         if self._socket is None:
             return True
         try:
@@ -206,13 +206,13 @@ class Notifier:
             self._socket.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(4, byteorder))])
 
     def _put_in(self, message: bytes) -> None:
-        """The message is gone, and what it enclosed is somebody else's now."""
+        """The message is sent, and the descriptor that it enclosed is systemd's now."""
         fd = self._enclosed.pop(message, None)
         if fd is not None:
             os.close(fd)
 
     def _sent_again(self, message: bytes) -> bool:
-        """Whoever listened is gone: somebody new may be there, under the same name."""
+        """The reader is gone: a new one may be there, under the same name."""
         assert self._socket is not None
         try:
             self._socket.connect(self._peer)
@@ -241,7 +241,7 @@ class Notifier:
             fd, self._ready_fd = self._ready_fd, None
             try:
                 os.write(fd, b"READY")
-            except OSError:  # nobody waits any more
+            except OSError:  # the command that waited is gone
                 pass
             os.close(fd)
 
@@ -294,7 +294,7 @@ def tell_who_waits(fd: str, text: str) -> None:
     """Have whoever waits for a daemon that left the terminal say something there."""
     try:
         os.write(int(fd), f"SAY {' '.join(text.split())}\n".encode())
-    except (OSError, ValueError):  # nobody waits any more
+    except (OSError, ValueError):  # the command that waited is gone
         pass
 
 

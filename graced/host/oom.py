@@ -1,4 +1,4 @@
-"""Out of memory as a fact: the kernel counts whom it killed in a control group.
+"""Out of memory as a fact: the kernel counts which processes it killed in a control group.
 
 See "memory.events" in the kernel's cgroup-v2 documentation; version 1 has the
 same counter in ``memory.oom_control``.
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.host.process import Exit
 
-DYING = 1.0  # seconds from a kill's count to the death; after that it was somebody we don't reap
+DEATH_TIMEOUT_S = 1.0  # from a kill's count to the death; later it was a process not reaped here
 CGROUPS = "/proc/self/cgroup"
 MOUNTS = "/proc/self/mounts"
 
@@ -21,14 +21,14 @@ MOUNTS = "/proc/self/mounts"
 class OomKills:
     """The kills of this process's own control group, and whose death each of them was.
 
-    The kernel counts them and names nobody. So every death is asked about: else the kill
-    of one would be taken for that of the next who gets SIGKILL.
+    The kernel counts them and names none. So every death is asked about: else the kill
+    of one would be taken for that of the next that gets SIGKILL.
     """
 
     def __init__(self, file: str | None = None) -> None:
         self._file = file if file is not None else find()
         self._seen = self._count()
-        self._unclaimed: list[float] = []  # when a kill was noticed that was nobody's so far
+        self._unclaimed: list[float] = []  # when kills were noticed that no death answers to
 
     def took(self, exit: Exit, now: float, *, ours: bool) -> bool:
         """Whether this death was for want of memory; `ours`: we have sent SIGKILL."""
@@ -43,7 +43,7 @@ class OomKills:
     def _notice(self, now: float) -> None:
         count = self._count()
         new = [now] * (count - self._seen)
-        self._unclaimed = [at for at in self._unclaimed if now - at <= DYING] + new
+        self._unclaimed = [at for at in self._unclaimed if now - at <= DEATH_TIMEOUT_S] + new
         self._seen = max(count, self._seen)
 
     def _count(self) -> int:

@@ -160,7 +160,7 @@ def flush() -> None:
     for each in flushes:
         try:
             each()
-        except (OSError, ValueError):  # nobody reads it, or it is closed
+        except (OSError, ValueError):  # it has no reader, or it is closed
             pass
         except Exception as error:  # noqa: BLE001  # whatever the user's own raises
             sys.__excepthook__(type(error), error, error.__traceback__)
@@ -192,7 +192,7 @@ def is_foreign(pid: int) -> bool:
 
 
 def end_group(pgid: int) -> bool:
-    """Kill a process group; False if nobody is in it."""
+    """Kill a process group; False if no process is in it."""
     if pgid <= 1:  # 0 would be our own
         raise ValueError(f"{pgid} is no group of ours")
     try:
@@ -205,7 +205,7 @@ def end_group(pgid: int) -> bool:
 
 
 def group_is_empty(pgid: int) -> bool:
-    """Return whether nobody is left in a process group, be it a zombie."""
+    """Return whether no process is left in a group, be it a zombie."""
     try:
         os.killpg(pgid, 0)
     except ProcessLookupError:

@@ -1,7 +1,7 @@
 """What root does in folders: nothing by path where others can write.
 
-A folder is *root's alone* if root owns it and each folder on the way to it, and nobody else
-may write to any of them; an ACL shows in the group's bits, see acl(5). What is found there,
+A folder is *root's alone* if root owns it and each folder on the way to it, and no other
+user may write to any of them; an ACL shows in the group's bits, see acl(5). What is found there,
 links included, is root's doing, so it may be followed. A sticky folder on the way, such as
 /tmp, is as good, since what root owns in it can't be replaced; a sticky one is others' where
 something is to be made in it. All goes from descriptor to descriptor, none is opened twice.
@@ -25,7 +25,7 @@ _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Unsafe(Exception):
-    """Others than root can change what is there; says who and where."""
+    """Another user than root can change what is there; says which and where."""
 
 
 def is_roots(path: str) -> bool:
@@ -128,7 +128,7 @@ def _give_all(folder: int, owner: Owner) -> None:
             try:
                 _check(os.fstat(below), name, below, sticky=False)
                 _give_all(below, owner)
-            except Unsafe:  # somebody has it already
+            except Unsafe:  # it has an owner already
                 pass
             finally:
                 os.close(below)

@@ -99,7 +99,7 @@ class Left:
     INTERRUPTED: Final = 2
     SETUP_FAILED: Final = 3
     MAX_ERRORS: Final = 4
-    RETURNED: Final = 5  # run() returned, though nobody had asked
+    RETURNED: Final = 5  # run() returned, though the worker was not asked to leave
     TEARDOWN_RAISED: Final = 6  # after a drain or an interrupt: still planned
     OWN_HANDLER: Final = 7  # with status 0; user code may have been asked in our stead
 
@@ -160,7 +160,7 @@ class WorkerRecord:
 
     @classmethod
     def detached(cls) -> WorkerRecord:
-        """Return a record that nobody else sees."""
+        """Return a record that no other process sees."""
         memory = memoryview(bytearray(RECORD_SIZE))
         return cls(memory[:_TEXT_AT].cast("q"), memory[_TEXT_AT:])
 
@@ -168,7 +168,7 @@ class WorkerRecord:
         """Return since and until when a lease is held, monotonic ns; 0 and 0 if none is.
 
         One that is longer than `longest` ns or has yet to begin is none: no worker can take
-        it. It may have begun since somebody looked at the clock, for `now`.
+        it. It may have begun since the clock was read, for `now`.
         """
         until, since = self.lease_until, self.lease_since
         sane = 0 < since <= until <= since + longest and since <= now + _MOMENT

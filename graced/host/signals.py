@@ -33,7 +33,7 @@ WATCHED = (
 # background. What has a handler is told EINTR, and tries again for ever; what ignores them can
 # write, and reads an error. See termios(3) and the section on job control in tty_ioctl(4).
 OF_TERMINALS = (signal.SIGTTIN, signal.SIGTTOU)
-# Whoever sends these to everybody means the main process, which leads its children.
+# Sent to all processes they are meant for the main process, which leads its children.
 NOT_FOR_CHILDREN = tuple(n for n in WATCHED if n not in (signal.SIGQUIT, signal.SIGCHLD))
 PASSED_BY = (*NOT_FOR_CHILDREN, signal.SIGCHLD)  # see pass_by()
 

@@ -48,7 +48,7 @@ class Stacks:
 
     @classmethod
     def create(cls) -> Stacks:
-        """Make the file. It takes no memory until somebody writes to it."""
+        """Make the file. It takes no memory until it is written to."""
         return cls(os.memfd_create("graced-stacks", os.MFD_CLOEXEC))
 
     def fileno(self) -> int:
@@ -91,7 +91,7 @@ class Stacks:
             return ""
         data = found[1].strip(b"\0")
         strange = data.translate(None, PLAIN)[:1]
-        if strange:  # somebody else has written there, perhaps without end
+        if strange:  # user code has written there, perhaps without end
             data = data[: data.index(strange)]
         return arranged(above_our_own(data.decode("utf-8", "replace")))
 

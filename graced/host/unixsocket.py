@@ -33,11 +33,11 @@ def peer(sock: socket.socket) -> tuple[int, int, int]:
 
 
 class Impostor(Exception):
-    """Somebody else than the daemon may listen there; says who, and what to do."""
+    """Another process than the daemon may listen there; says whose, and what to do."""
 
 
 def connect_to_daemon(sock: socket.socket, path: str) -> None:
-    """Connect to a daemon's socket, if nobody else can have put one there.
+    """Connect to a daemon's socket, if no other user can have put one there.
 
     Its folder has to be root's, ours or the configured user's, or one that root has made for
     its owner; whoever listens has to be one of those. Raises Impostor, or what connect() raises.
@@ -62,7 +62,7 @@ def know(uid: int) -> None:
 
 
 def _is_given_by_root(folder: str) -> bool:
-    """Whether only root can have made a folder: nobody else may write to those above it."""
+    """Whether only root can have made a folder: no other user may write to those above it."""
     above = os.path.dirname(os.path.realpath(folder))
     while True:
         found = os.stat(above)
@@ -81,7 +81,7 @@ def _whose(uid: int) -> str:
     except KeyError:
         name = str(uid)
     return (
-        f"belongs to user {name}, who is neither root, nor you, nor the user of the configuration;"
+        f"belongs to user {name}, which is neither root, nor you, nor the configuration's;"
         f" set user: {name} there, or ask as that user: sudo -u {name}"
     )
 

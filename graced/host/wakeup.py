@@ -87,7 +87,7 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        """Let signals write nowhere; for who goes on to live without them."""
+        """Let signals write nowhere; for a process that goes on without them."""
         if self._pipe is not None:
             signal.set_wakeup_fd(-1)
             os.close(self._pipe[0])

@@ -77,7 +77,7 @@ def _quoted(value: object) -> str:
 
 
 def _origin(bound: Fields) -> str:
-    """Return who speaks: `jobs/2[817]: ` for a worker, nothing for the main process."""
+    """Return the origin of a record: `jobs/2[817]: ` for a worker, nothing for the main process."""
     if "pool" not in bound:
         return ""
     slot = f"/{bound['slot']}" if "slot" in bound else ""
@@ -88,7 +88,7 @@ def told(bound: Fields, message: str, fields: Fields) -> list[str]:
     """Return the record as harmless lines, the first with its origin and fields."""
     extra = {k: v for k, v in {**bound, **fields}.items() if k not in _ORIGIN}
     if "pool" in bound and extra.get("logger") == bound["pool"]:
-        del extra["logger"]  # the worker's own: who speaks is said already
+        del extra["logger"]  # the worker's own: the origin is said already
     first, *rest = harmless(message).rstrip("\n").split("\n")
     pairs = "".join(f" {k}={_quoted(v)}" for k, v in extra.items())
     return [harmless(_origin(bound)) + first + pairs, *("    " + line for line in rest)]

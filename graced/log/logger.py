@@ -28,7 +28,7 @@ class Log:
 
     `%s` in a message is filled from further arguments, as in standard logging.
     Fields are for machines: JSON has them all. Text and journal show the bound
-    pool and slot as who speaks, and the others as `key=value` after the message.
+    pool and slot as the origin, and the others as `key=value` after the message.
     """
 
     __slots__ = ("_fields", "_output")
@@ -58,7 +58,7 @@ class Log:
         self.write("info", message, fields, args)
 
     def warning(self, message: str, /, *args: object, **fields: Any) -> None:
-        """Write what somebody should look at some time."""
+        """Write what needs a look, but not at once."""
         self.write("warning", message, fields, args)
 
     def error(self, message: str, /, *args: object, **fields: Any) -> None:

@@ -154,7 +154,7 @@ class Worker:
         self._graced.tell(what, error)
 
     @classmethod
-    def _born(cls, runtime: Runtime) -> Worker:
+    def _create(cls, runtime: Runtime) -> Worker:
         """Make the object; its attributes work in the user's ``__init__``, too."""
         worker = cls.__new__(cls)
         worker._graced = runtime
@@ -228,7 +228,7 @@ def _set_up(
     if runtime.over:  # asked to leave before there was anything to interrupt
         return None, _INTERRUPTED
     try:
-        worker = load(runtime.guarded)._born(runtime)
+        worker = load(runtime.guarded)._create(runtime)
         runtime.guarded(worker.setup)
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
         return None, _setup_failed(runtime, error)

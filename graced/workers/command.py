@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LONGEST = 8192  # bytes of one line of output; a longer one is logged in pieces
 TAIL = 4096  # bytes of output kept with a failure
 READ = 1 << 16
-AT_ONCE = 16  # reads before somebody else gets a turn; a pipe holds one
+AT_ONCE = 16  # reads in a row, before signals and the end are looked at; a pipe holds one
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # what a shell says of such a command
 OPTIONS = ("cwd", "env", "timeout")
 

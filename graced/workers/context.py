@@ -1,57 +1,30 @@
 """What workers of a zygote have in common, what is each one's own, and what is said of its end.
 
-Values that are handed from the zygote through the births to a worker, and its log. How a
+Values that are handed from the zygote through the fork to a worker, and its log. How a
 worker lives is in :mod:`.runtime`.
 """
 
 from __future__ import annotations
 
 from graced import settings
-from graced.log.logger import Log
+from graced.log.worker_log import WorkerLog
 from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from graced.queue.address import QueueAddress
 
 
 class SpawnOrder(Record):
-    """A worker to be born: who it is, and its limits (0: none)."""
+    """A worker to be forked: which one, and its limits (0: none)."""
 
     worker: int
     record: int
     slot: int
     max_rounds: int = 0
     max_rss: int = 0
-
-
-class WorkerLog(Log):
-    """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, log: Log) -> WorkerLog:
-        """Return one that writes where `log` does."""
-        return cls(fields=log._fields, output=log._output)
-
-    def add_fields(self, **fields: Any) -> None:
-        """Add to who is speaking, here and in what standard logging brings."""
-        self._fields |= fields
-
-    def set_job(self, job: int | None) -> None:
-        """Add the job in hand, to what user code logs too; None: it is done with."""
-        if job is None:
-            self._fields.pop("job", None)
-        else:
-            self._fields["job"] = job
-
-    def set_slot(self, slot: int) -> None:
-        """Add the slot."""
-        self._fields["slot"] = slot
 
 
 class WorkerContext(Record):

@@ -90,7 +90,7 @@ def _checked(found: object, module_name: str, class_name: str) -> type[Worker]:
 
     where = f"{module_name}:{class_name}"
     if not isinstance(found, type):
-        raise LoadError(f"{where} is no class but {type(found).__name__}")
+        raise LoadError(f"{where} is not a class but {type(found).__name__}")
     if not issubclass(found, Worker):
         raise LoadError(f"{where} is not a subclass of graced.Worker")
     missing = _missing(found)
@@ -130,7 +130,7 @@ def _taken(cls: type[Worker]) -> str | None:
 
 
 def _never_runs(method: object) -> bool:
-    """Return whether calling it only makes what somebody else would have to run."""
+    """Return whether calling it only makes a coroutine or generator, and runs nothing."""
     code = getattr(method, "__code__", None)
     return code is not None and bool(code.co_flags & _LATER)
 

@@ -54,9 +54,9 @@ class JobWorker(Worker):
         raise NotImplementedError(f"{type(self).__name__} has no handle()")
 
     @classmethod
-    def _born(cls, runtime: Runtime) -> Worker:
+    def _create(cls, runtime: Runtime) -> Worker:
         """Say that the pool needs a queue, and take the lock that says that we live."""
-        worker = super()._born(runtime)
+        worker = super()._create(runtime)
         assert isinstance(worker, JobWorker)
         if runtime.context.queue is not None:
             runtime.writer.words[QUEUE] = REACHES
@@ -74,7 +74,7 @@ class JobWorker(Worker):
         """Do one job after the other; when asked to drain, say good-bye to the queue.
 
         All of them in one turn: a drain may be asked for after any line, and none may be
-        the one after which nobody looks whether the last settle has arrived.
+        the one after which it is not looked whether the last settle has arrived.
         """
         while (job := self._take()) is not None:
             self._do(job)
@@ -157,7 +157,7 @@ class JobWorker(Worker):
         return Raised(evidence(in_one_line(error), traceback=_traceback(error)))
 
     def _leave(self) -> None:
-        """See all settles confirmed, while nobody interrupts; give back what is not begun."""
+        """See all settles confirmed, until interrupted; give back what is not begun."""
         end, runtime = self._end, self._graced
         end.leave()
         while end.unsettled and runtime.asked != INTERRUPT:

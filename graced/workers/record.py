@@ -90,11 +90,11 @@ class RecordWriter:
         self.record = record
         self.words = record.words
         self.phase = Phase.BORN
-        self._rss_checked = _now()  # who is too large from the first may at least live so long
+        self._rss_checked = _now()  # one that is too large from the first is not replaced before
         self._ring_message = order.worker.to_bytes(8, "little")
 
     def detach(self) -> None:
-        """Be nobody's: what is written from now on nobody sees."""
+        """Be of no worker: what is written from now on is not seen."""
         self.record = WorkerRecord.detached()
         self.words = self.record.words
         self._ring_message = b""

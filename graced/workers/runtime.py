@@ -28,11 +28,11 @@ from graced.host import process, stackdump
 from graced.host.scoreboard import TOLD, Ack, Phase
 from graced.host.wakeup import Wakeup, check_open, rest, sleep_on
 from graced.log.logger import Log
+from graced.log.worker_log import WorkerLog
 from graced.workers.context import (
     ExitReport,
     SpawnOrder,
     WorkerContext,
-    WorkerLog,
     alone,
     exit_status,
     in_one_line,
@@ -110,10 +110,10 @@ class Runtime:
         context = WorkerContext(settings.Pool("detached"), 0, "detached", os.getppid(), -1, log)
         return cls(context)
 
-    # -- birth -----------------------------------------------------------------
+    # -- fork ------------------------------------------------------------------
 
     def prepare(self, windows: stackdump.Stacks | None) -> None:
-        """Do all that workers have in common, once for those who are forked next.
+        """Do all that workers have in common, once for those that are forked next.
 
         With all signals blocked. What is opened here is opened anew for each
         worker, under the same numbers: see :meth:`own`.
@@ -160,7 +160,7 @@ class Runtime:
             self._print_stacks(all_threads=not crowded)
 
     def _take_back(self) -> None:
-        """Hear again what an event loop has heard; as it closes it leaves nobody to hear."""
+        """Hear again what an event loop has heard; as it closes it leaves no handler."""
         for number, ours in self._asked_by.items():
             heard_by = signal.getsignal(number)
             if number == signal.SIGTERM and heard_by != ours:
@@ -169,7 +169,7 @@ class Runtime:
                 signal.signal(number, ours)
 
     def own(self) -> None:
-        """Open what the worker that is forked next shares with nobody."""
+        """Open what the worker that is forked next shares with no other process."""
         self.wakeup.open_own()
         if self._windows is not None:
             self._windows.open_at(self._stacks_fd, 0)
@@ -390,9 +390,7 @@ class Runtime:
 
     def tell(self, what: str, error: BaseException) -> None:
         """Tell of an exception in the log, and in what user code has hung into logging."""
-        from graced.log import stdlib  # which the zygote has imported; the main process does not
-
-        stdlib.report(self.log, self.context.pool.name, what, error)
+        self.log.report(self.context.pool.name, what, error)
 
     # -- waiting -----------------------------------------------------------------
 
@@ -445,7 +443,7 @@ class Runtime:
     def wait_with(self, poll: Poll) -> Woken:
         """Sleep until one of what `poll` has been given is ready, or we are asked to drain.
 
-        As :meth:`wait_for`, for those who wait for the same again and again. `poll` has
+        As :meth:`wait_for`, for loops that wait for the same again and again. `poll` has
         been given :attr:`wakeup`, too.
         """
         foreign = self.wakeup.borrow()
@@ -521,7 +519,7 @@ class Runtime:
         os._exit(report.status)
 
     def _end_own_group(self) -> None:
-        """Nobody else will: the main process is gone."""
+        """The main process is gone: no other process would."""
         group = self.writer.record.child_group
         if process.is_group_below(group, os.getpid()):
             process.end_group(group)

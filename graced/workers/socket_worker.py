@@ -3,8 +3,8 @@
 How a worker lives is in :mod:`.runtime`; where the sockets come from, in
 :mod:`graced.supervisor.sockets`. All workers of a pool wait for the same sockets. Each waits on
 an epoll of its own, where they are registered with EPOLLEXCLUSIVE: the kernel wakes one worker for
-a connection, not all. (That holds for who sleeps in epoll_wait(2) itself; a poll on the epoll
-would wake them all again.)
+a connection, not all. (That holds for processes that sleep in epoll_wait(2) itself; a poll on the
+epoll would wake them all again.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SocketWorker(Worker):
     def handle(self, connection: socket, address: Any) -> None:
         """Serve one connection: a round, which a drain does not cut. It is closed afterwards.
 
-        `connection` blocks; set a timeout for callers who say nothing. `address` is the
+        `connection` blocks; set a timeout for clients that send nothing. `address` is the
         caller's as :meth:`socket.socket.accept` returns it. What is raised is logged.
         """
         raise NotImplementedError(f"{type(self).__name__} has no handle()")
@@ -49,7 +49,7 @@ class SocketWorker(Worker):
             self._answer(door)
 
     def _answer(self, door: _Door) -> None:
-        """Serve who has knocked: even if asked to drain since, for nobody else was woken."""
+        """Serve the client: even if asked to drain since, for no other worker was woken."""
         try:
             connection, address = door.accept()
         except (BlockingIOError, ConnectionAbortedError):  # another worker was quicker; hung up
@@ -72,14 +72,14 @@ class SocketWorker(Worker):
             connection.close()
 
     @classmethod
-    def _born(cls, runtime: Runtime) -> Worker:
+    def _create(cls, runtime: Runtime) -> Worker:
         if not runtime.context.listen:
             pool = runtime.context.pool.name
             raise RuntimeError(
                 f"{cls.__name__} has nothing to listen on; write pools.{pool}.listen"
             )
         runtime.writer.words[ACCEPTS] = cls.run is Worker.run
-        return super()._born(runtime)
+        return super()._create(runtime)
 
 
 class _Door:
@@ -94,13 +94,13 @@ class _Door:
         self._knocked: list[int] = []
 
     def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:
-        """Sleep until somebody knocks, or a signal has come."""
+        """Sleep until a client connects, or a signal has come."""
         found = self._epoll.poll(None if milliseconds is None else milliseconds / 1000)
         self._knocked = [fd for fd, _ in found if fd in self._sockets]
         return found
 
     def accept(self) -> tuple[socket, Any]:
-        """Let in who knocked; the others of the same moment are still there at the next."""
+        """Accept one client; the others of the same moment are still there at the next."""
         connection, address = self._sockets[self._knocked[0]].accept()
         connection.setblocking(True)
         return connection, address

@@ -1,6 +1,6 @@
 """The stop ladder for workers whose main process has died, walked by their zygote.
 
-Nobody rings here any more, so it looks at them ten times a second, until the last
+No bell is rung any more, so it looks at them ten times a second, until the last
 is gone.
 """
 

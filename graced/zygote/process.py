@@ -22,8 +22,9 @@ from graced.host.proctitle import title_setter
 from graced.log.console import say
 from graced.log.logger import Log
 from graced.log.setup import open_log
+from graced.log.worker_log import WorkerLog
 from graced.workers.base import rehearse
-from graced.workers.context import LoadError, SpawnOrder, WorkerContext, WorkerLog, in_one_line
+from graced.workers.context import LoadError, SpawnOrder, WorkerContext, in_one_line
 from graced.workers.importer import CameBack, late_variables, load_class, preload
 from graced.workers.runtime import ANSWERED, PARENT_DIED, Runtime
 from graced.zygote.orphans import Orphan, lead_down
@@ -58,9 +59,7 @@ def run(plan: ZygotePlan, channel: Channel, open_before: list[int]) -> None:
     if plan.fd_limit is not None:
         descriptors.limit_fds(plan.fd_limit)
     _guard_signals(plan.window)
-    from graced.log import stdlib  # for all workers at once; the main process has no use for it
-
-    stdlib.attach(log)
+    log.attach()
     before = Before(keep, (*signals.PASSED_BY, *ANSWERED))
     try:
         load = _imported(plan, channel, log, before)
@@ -71,7 +70,7 @@ def run(plan: ZygotePlan, channel: Channel, open_before: list[int]) -> None:
         _prepare_to_fork()
         zygote = Zygote(plan, channel, log, load)
         channel.send_all(("imported",))
-    except ChannelClosed:  # the main process is gone, and nobody is born yet
+    except ChannelClosed:  # the main process is gone, and no worker is forked yet
         return
     except Exception as error:  # noqa: BLE001  # user code may have patched what it comes from
         log.failure("the zygote cannot go on after the import", error, {})
@@ -105,7 +104,7 @@ def _keep_only(
 
 
 def _guard_signals(window: Window | None) -> None:
-    """Let a signal to everybody pass us by. We are only ever killed."""
+    """Ignore signals that are sent to all processes. A zygote is only ever killed."""
     signals.pass_by(signals.nothing, PARENT_DIED, signal.SIGQUIT)
     if window is not None:
         window.print_here()
@@ -129,10 +128,8 @@ def _imported(
         if isinstance(error, CameBack) or channel.fileno() in before.lost_fds():
             _end_unheard(error, before, log)
         if error.__cause__ is not None:  # else the reason says it all
-            from graced.log import stdlib
-
             what = "the code cannot be imported"
-            stdlib.report(log, plan.pool.name, what, error.__cause__)
+            log.report(plan.pool.name, what, error.__cause__)
         channel.send_all(("failed", error.reason))
         return None
     _guard_signals(plan.window)
@@ -258,7 +255,7 @@ class Zygote:
                 for _, record, pid in workers:
                     self._guard(pid, self._plan.scoreboard.record(record))
             case _:
-                raise ValueError(f"an order that no zygote knows: {message!r}")
+                raise ValueError(f"unknown order: {message!r}")
 
     def _guard(self, pid: int, record: WorkerRecord) -> None:
         try:
@@ -273,7 +270,7 @@ class Zygote:
             self._wards[pidfd] = Orphan(pid, record)
             self._epoll.register(pidfd, select.EPOLLIN)
 
-    # -- births --------------------------------------------------------------------
+    # -- spawning ------------------------------------------------------------------
 
     def _spawn(self, orders: list[SpawnOrder]) -> None:
         if len(self._wards) + len(orders) > FEW:

@@ -1,4 +1,4 @@
-"""Births: a zygote's workers are forked by a middle process, and adopted by the main process.
+"""Spawning: a zygote's workers are forked by a middle process, and adopted by the main process.
 
 zygote: blocks what a worker has to answer, forks the middle process, waits for its word
 middle: forks the workers, gives its word, waits for the zygote's
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     Load = Callable[[Callable[..., Any]], type[Worker]]
     Guard = Callable[[int, WorkerRecord], None]
 
-LOST: Final = "the middle process was killed during the birth"
-_ALL_BORN: Final = b"-"
+LOST: Final = "the middle process was killed while it forked"
+_ALL_FORKED: Final = b"-"
 _GO: Final = b"go"
 
 
 class SpawnBatch:
-    """The birth of some workers of one zygote."""
+    """Some workers of one zygote that are forked together."""
 
     def __init__(
         self,
@@ -54,16 +54,16 @@ class SpawnBatch:
         self._load = load
         self._stacks = stacks
         self.children = [(order, scoreboard.record(order.record)) for order in orders]
-        self.pids: dict[int, int] = {}  # of those who are born; later they write what they like
+        self.pids: dict[int, int] = {}  # of those that are forked; later they write what they like
 
     # -- in the zygote -------------------------------------------------------------
 
     def run(
         self, guard: Guard, own_fds: list[int], fd_limit: tuple[int, int] | None = None
     ) -> str | None:
-        """Bring the workers into the world; return why some are missing.
+        """Fork the workers; return why some are missing.
 
-        `guard` is called with each that is born, while its number can't be another's yet.
+        `guard` is called with each that is forked, while its number can't be another's yet.
         Of the zygote's descriptors none is for its workers; `fd_limit` is, if given.
         """
         try:
@@ -112,7 +112,7 @@ class SpawnBatch:
             middle.send(_GO, socket.MSG_NOSIGNAL)
         except ConnectionError:  # killed, but its work was done: they are whole
             pass
-        return None if word == _ALL_BORN else word.decode()
+        return None if word == _ALL_FORKED else word.decode()
 
     # -- in the middle process -----------------------------------------------------
 
@@ -137,7 +137,7 @@ class SpawnBatch:
         self._part(zygote, self._fork_all())
 
     def _fork_all(self) -> bytes:
-        be_born = self._be_born
+        start = self._start
         for order, record in self.children:
             try:
                 process.block(*ANSWERED)
@@ -147,13 +147,13 @@ class SpawnBatch:
             except OSError as error:
                 return f"cannot fork: {error.strerror}".encode()
             if pid == 0:
-                be_born(record)
+                start(record)
             record.words[PID] = pid
             try:  # let it lead a group; the worker does so too, and either may come first
                 os.setpgid(pid, pid)
             except OSError:  # gone already
                 pass
-        return _ALL_BORN
+        return _ALL_FORKED
 
     def _part(self, zygote: socket.socket, word: bytes) -> None:
         if self._may_go(zygote, word):
@@ -172,7 +172,7 @@ class SpawnBatch:
 
     # -- in a worker ---------------------------------------------------------------
 
-    def _be_born(self, record: WorkerRecord) -> NoReturn:
+    def _start(self, record: WorkerRecord) -> NoReturn:
         """Be the main process's child, or leave."""
         process.block(*ANSWERED)
         words = record.words

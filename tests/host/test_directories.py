@@ -292,7 +292,7 @@ def test_others_have_a_private_folder(open_tmp: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
-        (lambda path: os.mkdir(path, 0o700), "belongs to somebody else"),
+        (lambda path: os.mkdir(path, 0o700), "belongs to another user"),
         (lambda path: os.symlink("/tmp", path), "is not a folder"),
         (lambda path: open(path, "w").close(), "is not a folder"),
         (

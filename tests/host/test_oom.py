@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graced.host.oom import DYING, OomKills
+from graced.host.oom import DEATH_TIMEOUT_S, OomKills
 from graced.host.process import Exit
 
 KILLED = Exit(pid=7, code=os.CLD_KILLED, status=signal.SIGKILL)
@@ -69,14 +69,14 @@ def test_another_s_death_leaves_a_kill_to_one_who_takes_a_while_to_die(
 ) -> None:
     kernel.kill()
     assert not kernel.took(exit)
-    kernel.now += DYING
+    kernel.now += DEATH_TIMEOUT_S
     assert kernel.took()
 
 
 def test_a_kill_that_nobody_dies_of_is_forgotten(kernel: Kernel) -> None:
     kernel.kill()  # of a process that we never see
     assert not kernel.took(Exit(pid=7, code=os.CLD_EXITED, status=1))
-    kernel.now += DYING + 0.001
+    kernel.now += DEATH_TIMEOUT_S + 0.001
     assert not kernel.took()
     kernel.kill()
     assert kernel.took()
@@ -91,7 +91,7 @@ def test_whom_we_have_killed_did_not_die_of_hunger(kernel: Kernel) -> None:
 def test_a_counter_that_goes_away_and_comes_back_counts_nothing_twice(kernel: Kernel) -> None:
     kernel.kill(5)
     assert kernel.took()
-    kernel.now += DYING + 1
+    kernel.now += DEATH_TIMEOUT_S + 1
     kernel.file.rename(kernel.file.with_suffix(".gone"))
     assert not kernel.took()
     kernel.kill(0)

@@ -234,5 +234,5 @@ def test_who_is_not_the_daemon_is_not_asked(
     daemon.configure({"jobs": OURS}, runtime_dir=str(impostor))
     told = daemon.run(*words)
     assert told.returncode == 1, told
-    assert "belongs to user nobody, who is neither root, nor you" in told.stderr
+    assert "belongs to user nobody, which is neither root, nor you" in told.stderr
     assert "sudo -u nobody" in told.stderr

@@ -54,7 +54,7 @@ REFUSED = [
     ("raise KeyboardInterrupt", "users.py:8: KeyboardInterrupt"),
     ("class V(Worker): pass", "module 'users' has no class 'W'"),
     ("class W: pass", "users:W is not a subclass of graced.Worker"),
-    ("W = 5", "users:W is no class but int"),
+    ("W = 5", "users:W is not a class but int"),
     (
         "class W(Worker):\n    async def step(self): pass",
         "users:W: step() is a coroutine or a generator, whose code would never run;"
@@ -89,7 +89,7 @@ REFUSED += [
         ("raise KeyboardInterrupt", "users.py:12: KeyboardInterrupt"),
         ("raise AttributeError(name)", "module 'users' has no class 'W'"),
         ("raise WorkerInterrupt", "users.py:12: WorkerInterrupt"),
-        ("return 5", "users:W is no class but int"),
+        ("return 5", "users:W is not a class but int"),
     ]
 ]
 

@@ -1,0 +1,56 @@
+"""The log of a zygote and its workers, which user code shares through standard logging."""
+
+from __future__ import annotations
+
+from graced.log.logger import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class WorkerLog(Log):
+    """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, log: Log) -> WorkerLog:
+        """Return one that writes where `log` does."""
+        return cls(fields=log._fields, output=log._output)
+
+    def add_fields(self, **fields: Any) -> None:
+        """Add to the fields of every record, here and in what standard logging brings."""
+        self._fields |= fields
+
+    def set_job(self, job: int | None) -> None:
+        """Add the job in hand, to what user code logs too; None: it is done with."""
+        if job is None:
+            self._fields.pop("job", None)
+        else:
+            self._fields["job"] = job
+
+    def set_slot(self, slot: int) -> None:
+        """Add the slot."""
+        self._fields["slot"] = slot
+
+    # The main process has no use for logging, so stdlib is imported by the zygote, for all workers
+    # at once. The library may be out of reach, as for another user: the import of the pool's code
+    # fails in the same way then, and tells of it.
+
+    def attach(self) -> None:
+        """Bring standard logging and warnings of this process and its children into this log."""
+        try:
+            from graced.log import stdlib
+        except ImportError:
+            return
+        stdlib.attach(self)
+
+    def report(self, name: str, message: str, error: BaseException) -> None:
+        """Tell what user code has raised, to its own handlers of logging too."""
+        try:
+            from graced.log import stdlib
+        except ImportError:
+            self.failure(message, error, {})
+            return
+        stdlib.report(self, name, message, error)
