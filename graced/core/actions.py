@@ -14,9 +14,6 @@ if TYPE_CHECKING:
         " | WatchRounds | LookAt | CleanUp | TellReady | TellReloading | TellStopping | Extend"
         " | EndReload | Commit | Say | Exit"
     )
-    WorkerAction: TypeAlias = (
-        "Spawn | Drain | Interrupt | Kill | PrintStack | WatchRounds | LookAt | CleanUp"
-    )
 
 
 class ReadConfig(Record):

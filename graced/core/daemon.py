@@ -159,7 +159,9 @@ class Daemon:
             case ev.ZygoteDied(_, reason):
                 pool.zygote_gone(zygote, reason, now)
 
-    def _worker(self, event: WorkerEvent, now: float) -> None:
+    def _worker(  # noqa: C901 - one table of all that happens to a worker
+        self, event: WorkerEvent, now: float
+    ) -> None:
         found = self.find(event.worker)
         if found is None:
             return  # stale: it is gone already
@@ -181,11 +183,6 @@ class Daemon:
                 pool.round_overdue(member, limit)
             case ev.Died():
                 pool.died(member, event, now)
-            case _:
-                self._ladder(member, event, now)
-
-    def _ladder(self, member: Member, event: LadderEvent, now: float) -> None:
-        match event:
             case ev.Acknowledged(_, ack):
                 member.acknowledged(ack, now)
             case ev.SeenInSetup():
@@ -366,9 +363,6 @@ class Daemon:
 
 
 if TYPE_CHECKING:
-    LadderEvent = (
-        ev.Acknowledged | ev.SeenInSetup | ev.LeaseSeen | ev.StackPrinted | ev.Killed | ev.Recovered
-    )
     WorkerEvent = (
         ev.Spawned
         | ev.SpawnFailed
@@ -378,5 +372,10 @@ if TYPE_CHECKING:
         | ev.SeenWaiting
         | ev.RoundOverdue
         | ev.Died
-        | LadderEvent
+        | ev.Acknowledged
+        | ev.SeenInSetup
+        | ev.LeaseSeen
+        | ev.StackPrinted
+        | ev.Killed
+        | ev.Recovered
     )

@@ -28,12 +28,12 @@ from graced.supervisor.monitor import ScoreboardMonitor
 from graced.supervisor.places import Places
 from graced.supervisor.reporter import StatusReporter
 from graced.supervisor.shared import lack_of_files
+from graced.supervisor.signals import SignalTable
 from graced.supervisor.stacks import StackCollector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Any
 
     from graced.config.reader import ConfigReading
     from graced.core.daemon import Daemon
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 MAX_WORKERS = 1000  # workers of all pools together, as in the configuration
 ANSWERS_A_TURN = 32
 MAX_SLEEP_S = 20 * 86400.0  # epoll counts milliseconds in 32 bits
-COUNTED = (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU)  # each is a wish of its own
 CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
 
 
@@ -81,8 +80,7 @@ class Supervisor:
         self._exit: ac.Exit | None = None
         self._keeping: Iterator[None] | None = _keep_code(self.log)
         self.selector = selectors.DefaultSelector()
-        self._signals = signals.install()
-        self._had_terminal = self._signals.had_terminal
+        self._received = signals.install()
         self.monitor = ScoreboardMonitor()
         self.monitor.allow_leases(self.settings.max_lease)
         self.children = Children(
@@ -109,6 +107,15 @@ class Supervisor:
         )
         self.stacks = StackCollector(
             shared.stacks, self.monitor, self.children, self.emit, self._label, self.log
+        )
+        self._signals = SignalTable(
+            self._received,
+            self.daemon,
+            self.children,
+            self.stacks,
+            self.emit,
+            self.scale,
+            self.log,
         )
 
     # -- the loop ---------------------------------------------------------------
@@ -156,14 +163,6 @@ class Supervisor:
         self.keepers.stop()
         return self.keepers.gone
 
-    def whereabouts(self, worker: int) -> dict[str, Any]:
-        """Return where a worker has its place, for answers."""
-        found = self.daemon.find(worker)
-        if found is None:
-            return {}
-        pool, member = found
-        return {"pool": pool.name, "slot": member.slot, "generation": member.generation}
-
     def _label(self, worker: int) -> str:
         found = self.daemon.find(worker)
         return f"{worker}" if found is None else found[1].label
@@ -173,14 +172,23 @@ class Supervisor:
         self._events.append(event)
 
     def _listen(self) -> None:
-        self.selector.register(self._signals, selectors.EVENT_READ, self._signalled)
+        self.selector.register(self._received, selectors.EVENT_READ, self._signals.handle)
         self.selector.register(self._shared.bell, selectors.EVENT_READ, self._rung)
 
     def _open_requests(self) -> ControlRequests:
         """Open the control socket, and import it: the first zygotes are at their imports too."""
         from graced.supervisor.requests import ControlRequests
 
-        requests = ControlRequests(self, self.runtime.socket)
+        requests = ControlRequests(
+            self.runtime.socket,
+            self.daemon,
+            self.reporter,
+            self.keepers,
+            self.stacks,
+            self.emit,
+            self.scale,
+            self.log,
+        )
         requests.open(self.selector)
         return requests
 
@@ -260,7 +268,7 @@ class Supervisor:
 
     def _rung(self, events: int) -> None:
         # A signal to everybody came to us as well: what it says goes before what workers make of it
-        self._signalled(events)
+        self._signals.handle(events)
         now = clock.monotonic()
         for worker in self.monitor.who(bell_rang(self._shared.bell)):
             self.children.met(worker)
@@ -285,58 +293,6 @@ class Supervisor:
         else:
             self.keepers.not_needed(found[1].settings)
 
-    def _signalled(self, _events: int) -> None:
-        numbers = self._signals.take()
-        # Whoever is reaped now may have been sent the same: then we have asked it, too.
-        for _ in range(min(numbers.count(signal.SIGINT), 2)):
-            self.emit(ev.InterruptAsked())
-        wishes = dict.fromkeys(n for n in numbers if n not in COUNTED)
-        for number in sorted(wishes, key=lambda n: n == signal.SIGCHLD):
-            self._wish(number)
-        step = numbers.count(signal.SIGTTIN) - numbers.count(signal.SIGTTOU)
-        if step:
-            self._step(step)
-
-    def _wish(self, number: int) -> None:
-        match number:
-            case signal.SIGCHLD:
-                self.children.reap()
-            case signal.SIGTERM:
-                self.emit(ev.DrainAsked())
-            case signal.SIGHUP:
-                self._hung_up()
-            case signal.SIGQUIT:
-                self.stacks.log_all()
-            case signal.SIGUSR1:
-                self._reopen_log()
-            case signal.SIGUSR2:
-                self.log.warning("SIGUSR2 is reserved and has no effect yet")
-
-    def _reopen_log(self) -> None:
-        if self.log.reopen():
-            self.log.info("log file opened again")
-        else:
-            self.log.error("the log file can't be opened again; the old one goes on")
-
-    def _hung_up(self) -> None:
-        if not self._had_terminal or signals.has_terminal():
-            self.requests.reload_asked(None)
-        elif self._signals.hangup_was_ignored:
-            self._had_terminal = False
-            self.log.info("the terminal is gone; going on: SIGHUP was ignored at the start")
-        else:
-            self.log.warning("the terminal is gone: draining")
-            self.emit(ev.DrainAsked())
-
-    def _step(self, step: int) -> None:
-        if self._had_terminal:
-            return
-        pools = [pool for pool in self.daemon.pools.values() if not pool.going]
-        if len(pools) > 1:
-            self.log.warning("there is more than one pool: use graced scale POOL N")
-        elif pools and (trouble := self.scale(pools[0], max(pools[0].target + step, 0))):
-            self.log.warning(trouble)
-
     def scale(self, pool: Pool, workers: int) -> str | None:
         """Have another number of workers; return why that can't be."""
         others = (p.target for p in self.daemon.pools.values() if p is not pool and not p.going)
@@ -349,22 +305,40 @@ class Supervisor:
 
     def _perform(self, actions: Sequence[ac.Action]) -> None:
         for action in actions:
-            match action:
-                case ac.Say(level, text, pool, slot, generation):
-                    self._say(level, text, pool, slot, generation)
-                case ac.StartZygote():
-                    self.children.start_zygote(action)
-                case ac.KillZygote(zygote):
-                    self.children.kill_zygote(zygote)
-                case ac.TellReady() | ac.TellReloading() | ac.TellStopping() | ac.Extend() as word:
-                    self.reporter.tell(word)
-                case ac.ReadConfig() | ac.Commit() | ac.EndReload() | ac.Exit():
-                    self._change(action)
-                case _:
-                    self._do_to_worker(action)
+            self._do(action)
 
-    def _change(self, action: ac.ReadConfig | ac.Commit | ac.EndReload | ac.Exit) -> None:
+    def _do(self, action: ac.Action) -> None:  # noqa: C901 - one table of all actions
         match action:
+            case ac.Say(level, text, pool, slot, generation):
+                self._say(level, text, pool, slot, generation)
+            case ac.StartZygote():
+                self.children.start_zygote(action)
+            case ac.KillZygote(zygote):
+                self.children.kill_zygote(zygote)
+            case ac.Spawn(zygote, orders):
+                self._look_at_places()
+                pool_settings = self.daemon.pools[orders[0].pool].zygotes[zygote].settings
+                self.children.spawn(action, pool_settings)
+            case ac.Drain(worker):
+                self.children.signal(worker, signal.SIGTERM)
+                if self.monitor.in_setup(worker):
+                    self.emit(ev.SeenInSetup(worker))
+            case ac.Interrupt(worker):
+                self.children.signal(worker, signal.SIGINT)
+            case ac.Kill(worker, force, stuck):
+                self.children.kill(worker, force=force, stuck=stuck)
+            case ac.PrintStack(worker):
+                self.stacks.print_stuck(worker)
+            case ac.LookAt(worker):
+                if self.monitor.waits(worker):
+                    self.emit(ev.SeenWaiting(worker))
+            case ac.WatchRounds(worker):
+                for event in self.monitor.watch_rounds(worker):
+                    self.emit(event)
+            case ac.CleanUp():
+                self._clean_up(action)
+            case ac.TellReady() | ac.TellReloading() | ac.TellStopping() | ac.Extend():
+                self.reporter.tell(action)
             case ac.ReadConfig():
                 self._look_at_places()
                 self.requests.reload_begins()
@@ -378,37 +352,6 @@ class Supervisor:
                 self.requests.reload_ended(action)
             case ac.Exit():
                 self._exit = action
-
-    def _do_to_worker(self, action: ac.WorkerAction) -> None:
-        match action:
-            case ac.Spawn(zygote, orders):
-                self._look_at_places()
-                pool = self.daemon.pools[orders[0].pool]
-                settings = pool.zygotes[zygote].settings
-                self.children.spawn(action, settings)
-            case ac.Drain(worker):
-                self.children.signal(worker, signal.SIGTERM)
-                if self.monitor.in_setup(worker):
-                    self.emit(ev.SeenInSetup(worker))
-            case ac.Interrupt(worker):
-                self.children.signal(worker, signal.SIGINT)
-            case ac.Kill(worker, force, stuck):
-                self.children.kill(worker, force=force, stuck=stuck)
-            case ac.CleanUp():
-                self._clean_up(action)
-            case _:
-                self._look_at_worker(action)
-
-    def _look_at_worker(self, action: ac.PrintStack | ac.LookAt | ac.WatchRounds) -> None:
-        match action:
-            case ac.PrintStack(worker):
-                self.stacks.print_stuck(worker)
-            case ac.LookAt(worker):
-                if self.monitor.waits(worker):
-                    self.emit(ev.SeenWaiting(worker))
-            case ac.WatchRounds(worker):
-                for event in self.monitor.watch_rounds(worker):
-                    self.emit(event)
 
     def _clean_up(self, action: ac.CleanUp) -> None:
         worker, pool, slot = action.worker, action.pool, action.slot

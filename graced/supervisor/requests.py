@@ -1,4 +1,4 @@
-"""Who asks over the control socket, and who waits for an answer.
+"""The requests that come over the control socket, and the clients that wait for an answer.
 
 Most questions are answered at once; ``stop`` and ``reload`` when it is over. The supervisor
 has one answered at a time, each only when the core has dealt with all that is known: in
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
     from graced.control.server import Client
     from graced.core.actions import EndReload, Exit
-    from graced.supervisor.loop import Supervisor
+    from graced.core.daemon import Daemon
+    from graced.core.pool import Pool
+    from graced.log.logger import Log
+    from graced.supervisor.keepers import KeeperManager
+    from graced.supervisor.reporter import StatusReporter
+    from graced.supervisor.stacks import StackCollector
 
     Answer = dict[str, Any]
 
@@ -35,8 +40,24 @@ LAST_ANSWERS_TIMEOUT_S = 0.5  # seconds that the last answers may take
 class ControlRequests:
     """The control socket's requests, and those that are not answered yet."""
 
-    def __init__(self, supervisor: Supervisor, path: str) -> None:
-        self._supervisor = supervisor
+    def __init__(
+        self,
+        path: str,
+        daemon: Daemon,
+        reporter: StatusReporter,
+        keepers: KeeperManager,
+        stacks: StackCollector,
+        emit: Callable[[ev.Event], None],
+        scale: Callable[[Pool, int], str | None],
+        log: Log,
+    ) -> None:
+        self._daemon = daemon
+        self._reporter = reporter
+        self._keepers = keepers
+        self._stacks = stacks
+        self._emit = emit
+        self._scale_pool = scale
+        self._log = log
         try:
             self._server = ControlServer(path)
         except OSError as error:
@@ -44,7 +65,6 @@ class ControlRequests:
             raise DirectoryError(
                 f"{what}; remove what is there, or set another runtime_dir"
             ) from error
-        self._log = supervisor.log
         self._answers: deque[tuple[Client, Callable[[], Answer]]] = deque()  # that can be given
         self._stops: list[Client] = []
         self._next_reload: list[Client] = []  # answered by the reload that is still to begin
@@ -98,27 +118,21 @@ class ControlRequests:
 
     # -- reloads ------------------------------------------------------------------
 
-    def reload_asked(self, client: Client | None) -> None:
-        """Have the core reload; a client is answered when that reload is over."""
-        if client is not None:
-            self._next_reload.append(client)
-        self._supervisor.emit(ev.ReloadAsked())
-
     def reload_begins(self) -> None:
-        """Whoever asked until now is answered by this reload."""
+        """Let this reload answer the clients that asked until now."""
         self._this_reload += self._next_reload
         self._next_reload = []
 
     def reload_ended(self, end: EndReload) -> None:
         """Answer those who waited for this reload; at a stop, all of them."""
         waiting, self._this_reload = self._this_reload, []
-        if self._supervisor.daemon.stopping:
+        if self._daemon.stopping:
             waiting, self._next_reload = waiting + self._next_reload, []
-        generation = self._supervisor.daemon.generation
+        generation = self._daemon.generation
         why = end.reason
         if end.incomplete:
             why = f"reload incomplete: {why}"
-        elif not (end.ok or self._supervisor.daemon.stopping):
+        elif not (end.ok or self._daemon.stopping):
             why = f"reload refused, generation {generation} goes on: {why}"
         for client in waiting:
             self._server.reply(client, {"ok": end.ok, "error": why, "generation": generation})
@@ -129,17 +143,18 @@ class ControlRequests:
         match request.command:
             case "status":
                 answer = (request.client, self._status)
-                self._supervisor.keepers.count(partial(self._answers.append, answer))
+                self._keepers.count(partial(self._answers.append, answer))
             case "health":
                 self._server.reply(request.client, self._health())
             case "stop":
                 self._stop(request)
             case "reload":
-                self.reload_asked(request.client)
+                self._next_reload.append(request.client)
+                self._emit(ev.ReloadAsked())
             case "scale":
                 self._server.reply(request.client, self._scale(request.arguments))
             case "stacks":
-                self._stacks(request.client)
+                self._collect_stacks(request.client)
             case _:
                 problem = f"no command {request.command!r}; is this graced of another version?"
                 self._server.reply(request.client, {"ok": False, "error": problem})
@@ -147,34 +162,31 @@ class ControlRequests:
     def _status(self) -> Answer:
         from graced import __version__
 
-        supervisor = self._supervisor
-        who = {"name": supervisor.settings.name, "version": __version__, "pid": os.getpid()}
-        status = {**who, **supervisor.reporter.picture(clock.monotonic())}
+        process = {"name": self._daemon.settings.name, "version": __version__, "pid": os.getpid()}
+        status = {**process, **self._reporter.picture(clock.monotonic())}
         for name, pool in status["pools"].items():
-            pool["queue"] = supervisor.keepers.counts(name)
+            pool["queue"] = self._keepers.counts(name)
         return {"ok": True, "status": status}
 
     def _health(self) -> Answer:
-        reporter = self._supervisor.reporter
-        health = reporter.health(clock.monotonic())
-        ready = self._supervisor.daemon.ready
-        stopped = self._supervisor.keepers.stopped()
-        words = {"health": "; ".join([health.words(), *stopped]), "status": reporter.words()}
+        health = self._reporter.health(clock.monotonic())
+        ready = self._daemon.ready
+        stopped = self._keepers.stopped()
+        words = {"health": "; ".join([health.words(), *stopped]), "status": self._reporter.words()}
         return {"ok": True, "healthy": health.ok and not stopped, "ready": ready, **words}
 
     def _stop(self, request: Request) -> None:
         self._stops.append(request.client)
         now = bool(request.arguments.get("now"))
-        self._supervisor.log.info(f"asked to stop{' now' if now else ''}")
-        daemon = self._supervisor.daemon
+        self._log.info(f"asked to stop{' now' if now else ''}")
         if not now:
-            self._supervisor.emit(ev.DrainAsked())
-        elif not daemon.interrupting:
-            self._supervisor.emit(ev.InterruptAsked())
+            self._emit(ev.DrainAsked())
+        elif not self._daemon.interrupting:
+            self._emit(ev.InterruptAsked())
 
     def _scale(self, arguments: dict[str, Any]) -> Answer:
         name, workers = arguments.get("pool"), arguments.get("workers")
-        daemon = self._supervisor.daemon
+        daemon = self._daemon
         pool = daemon.pools.get(name) if isinstance(name, str) else None
         if daemon.stopping:
             return {"ok": False, "error": "the daemon is stopping"}
@@ -184,15 +196,14 @@ class ControlRequests:
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
             return {"ok": False, "error": "workers must be a whole number"}
         before = pool.target
-        trouble = self._supervisor.scale(pool, workers)
+        trouble = self._scale_pool(pool, workers)
         if trouble is not None:
             return {"ok": False, "error": trouble}
         return {"ok": True, "pool": pool.name, "from": before, "to": workers}
 
-    def _stacks(self, client: Client) -> None:
-        supervisor = self._supervisor
+    def _collect_stacks(self, client: Client) -> None:
         stacks: list[Answer] = [{"process": "main", "pid": os.getpid(), "stack": own_stack()}]
-        living = supervisor.children.living()
+        living = self._stacks.living()
         missing = set(living)
 
         def take(worker: int, entry: Answer, text: str) -> None:
@@ -205,7 +216,14 @@ class ControlRequests:
             self._answers.append((client, lambda: {"ok": True, "stacks": stacks}))
 
         for worker, pid in living.items():
-            entry = {"process": "worker", "pid": pid, **supervisor.whereabouts(worker)}
-            supervisor.stacks.ask(worker, partial(take, worker, entry))
+            entry = {"process": "worker", "pid": pid, **self._place_of(worker)}
+            self._stacks.ask(worker, partial(take, worker, entry))
         if not living:
             answer()
+
+    def _place_of(self, worker: int) -> Answer:
+        found = self._daemon.find(worker)
+        if found is None:
+            return {}
+        pool, member = found
+        return {"pool": pool.name, "slot": member.slot, "generation": member.generation}

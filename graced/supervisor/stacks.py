@@ -83,6 +83,10 @@ class StackCollector:
         times += [asked.until for asked in self._helpers.values()]
         return min(times, default=None)
 
+    def living(self) -> dict[int, int]:
+        """Return the workers that can be asked, and their pids."""
+        return self._children.living()
+
     def ask(self, worker: int, done: Callable[[str], None]) -> None:
         """Ask a worker for its stack; ``done`` gets the text, in bounded time."""
         if self._children.pid(worker) is None:

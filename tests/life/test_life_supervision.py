@@ -484,7 +484,7 @@ def test_stacks_of_all_processes(daemon: Daemon) -> None:
     assert set(told) == {"main process"} | {
         f"worker {p}/0" for p in ("busy", "deaf", "hog", "idle")
     }
-    assert "supervisor.py" in told["main process"]
+    assert "supervisor/loop.py" in told["main process"]
     assert "in step" in told["worker busy/0"]
     assert "no answer" in told["worker deaf/0"]
     assert re.search(r"sample_workers\.py.*in step", told["worker hog/0"])
