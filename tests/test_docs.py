@@ -23,7 +23,7 @@ from daemon_harness import ROOT, Daemon
 
 import graced
 from graced import exitcodes, settings
-from graced.cli import main
+from graced.cli import arguments
 from graced.config import reader
 from graced.host import signals
 
@@ -55,7 +55,7 @@ def graced_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Return the commands that the program itself knows, with what parses their words."""
-    actions = main._parser()._actions
+    actions = arguments.parser()._actions
     [commands] = [a for a in actions if isinstance(a, argparse._SubParsersAction)]
     return dict(commands.choices)
 
@@ -119,7 +119,7 @@ def test_every_command_line_is_one() -> None:
     assert len(lines) > 15
     for page, words in lines:
         try:
-            main._parsed(words)
+            arguments.parse(words)
         except SystemExit:
             pytest.fail(f"{page.name}: graced {shlex.join(words)}")
 

@@ -1,6 +1,6 @@
 """What may be written after `graced`: the commands, their options, and how values are read.
 
-What a command does is none of this file's business, see :mod:`graced.cli.main`.
+What a command does is found by :mod:`graced.cli.main`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
-def parser(work: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
-    """Return what reads a command line; its `do` is the command's entry in `work`."""
+def parser() -> Parser:
+    """Return what reads a command line; its `command` is the command's name."""
     parser = Parser(
         prog="graced",
         description="Runs pools of worker processes, reloads them safely, and loses no work.",
@@ -42,24 +42,38 @@ def parser(work: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
         command = commands.add_parser(
             name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
         )
-        command.set_defaults(do=work[name])
+        command.set_defaults(command=name)
         options(command)
     parser.commands = commands.choices
     return parser
 
 
-def parse(
-    work: Mapping[str, Callable[[argparse.Namespace], int]], words: Sequence[str]
-) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read a command line: a command's options may stand anywhere among its other words.
 
     argparse can't do that for commands within commands, so the command's own parser is asked.
+    What follows -- is the user's command line, dashes and all. Raises SystemExit, once it has
+    printed why.
     """
-    whole = parser(work)
+    whole = parser()
+    words, tail = _split(words)
     command = whole.commands.get(words[0]) if words else None
     if command is None:
         return whole.parse_args(words)
-    return command.parse_intermixed_args(words[1:])
+    args = command.parse_intermixed_args(words[1:])
+    if tail is not None:
+        if args.command != "submit":
+            whole.error("only 'graced submit' takes a command line after --")
+        args.words += tail
+    return args
+
+
+def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:
+    """Take a command line off at its --."""
+    if "--" not in words:
+        return words, None
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
 
 
 def _config_options(parser: Parser, assignment: Callable[[str], str]) -> None:

@@ -22,6 +22,7 @@ from graced.workers.importer import late_variables, load_class, preload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from typing import Final, NoReturn
 
     from graced.settings import Pool, Settings
@@ -30,13 +31,14 @@ LONGEST_REASON: Final = 65536
 AFTERWORD: Final = 0.5  # seconds that others who hold the pipe get when the import has ended
 
 
-def check(reading: reader.ConfigReading, show: bool) -> int:
+def check(args: argparse.Namespace) -> int:
     """Print every problem on standard error; return the exit status."""
+    reading = reader.read(args.config, os.environ, args.set)
     for problem in reading.problems:
         say(str(problem))
     if reading.settings is None:
         return CONFIG
-    if show:
+    if args.show:
         print(reader.show(reading), end="", flush=True)
     pools = reading.settings.pools.values()
     wrong = False
@@ -49,7 +51,7 @@ def check(reading: reader.ConfigReading, show: bool) -> int:
             say(f"{where}: {reason}")
     if wrong:
         return CONFIG
-    if not show:
+    if not args.show:
         print(f"{reading.path}: ok")
     return 0
 

@@ -11,6 +11,7 @@ import os
 import sys
 from codecs import BOM_UTF8 as BOM
 
+from graced.cli.daemon_commands import socket_path
 from graced.cli.errors import CommandError
 from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
 from graced.cli.job_table import Table, evidence, json_line
@@ -25,26 +26,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO
+    from typing import Any, BinaryIO, Final
 
     from graced.queue.protocol import ClientQueue, QueueView
 
 PAGE = 500  # jobs asked for at once
 
 
-def submit(args: argparse.Namespace, control: str) -> int:
-    """Run `graced submit`; return its exit status. ``control`` is the control socket's path."""
-    return _guarded(lambda: _submit(args, control))
-
-
-def jobs(args: argparse.Namespace, control: str) -> int:
-    """Run `graced jobs`; return its exit status."""
-    return _guarded(lambda: _jobs(args, control))
-
-
-def _guarded(command: Callable[[], int]) -> int:
+def _guarded(command: Callable[[argparse.Namespace, str], int], args: argparse.Namespace) -> int:
     try:
-        return command()
+        return command(args, socket_path(args))
     except CommandError as refusal:
         say(f"graced: {refusal}")
         return refusal.exit_code
@@ -310,3 +301,9 @@ def _id(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
         raise CommandError(f"jobs: {text!r} is not the number of a job", USAGE)
     return int(text)
+
+
+COMMANDS: Final = {
+    "submit": lambda args: _guarded(_submit, args),
+    "jobs": lambda args: _guarded(_jobs, args),
+}

@@ -1,6 +1,5 @@
-"""`graced doctor`: is the daemon run in a way that keeps its promises?
+"""What the rules of :mod:`graced.doctor.rules` look at, gathered from systemd and the kernel.
 
-Gathers what the rules of :mod:`graced.doctor.rules` look at, and prints what they find.
 Changes nothing. It asks systemctl, so it needs no rights but those to look.
 """
 
@@ -10,20 +9,19 @@ import os
 import subprocess
 
 from graced.config import reader
-from graced.doctor.rules import Facts, Finding, arguments, diagnose
-from graced.exitcodes import FAILED, NO_DAEMON
-from graced.log.console import say
+from graced.doctor.rules import Facts, arguments
 from graced.record import Record
-from graced.text import harmless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Final
 
+    from graced.config.nodes import Problem
+
 DEFAULT_UNIT: Final = "graced.service"
-PATIENCE: Final = 30.0  # seconds for systemctl, which waits for a busy systemd
-LARGEST_FILE: Final = 1 << 20
+SYSTEMCTL_TIMEOUT_S: Final = 30.0  # it waits for a busy systemd
+MAX_FILE_BYTES: Final = 1 << 20
 
 
 class Manager(Record):
@@ -37,46 +35,36 @@ class Manager(Record):
         environ = {**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"}
         try:
             done = subprocess.run(
-                line, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
+                line,
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=SYSTEMCTL_TIMEOUT_S,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout if done.returncode == 0 else None
 
 
-def doctor(
-    unit: str | None,
-    config: str | None,
-    sets: Sequence[str],
-    pid: int | None,
-    ignore: Sequence[str] = (),
-) -> int:
-    """Print what is wrong with the unit in force, and how to mend it; return the exit status.
+class UnknownUnitError(Exception):
+    """systemd knows no unit of this name."""
+
+
+def gather(
+    unit: str | None, config: str | None, sets: Sequence[str], pid: int | None
+) -> tuple[str | None, Facts, Sequence[Problem]]:
+    """Return the unit in force, what there is to know of it, and the configuration's problems.
 
     `pid` is the running daemon's, or None: without a `unit` it is the one that `pid` is in,
-    else graced.service.
+    else graced.service; None if that is none of systemd's. Raises UnknownUnitError.
     """
     manager, name = _named(unit) if unit is not None else _of(pid)
     properties = _properties(manager, name) if name is not None else None
     if unit is not None and properties is None:
-        say(f"graced: systemd knows no unit {name}")
-        return NO_DAEMON
-    facts = _facts(manager, properties, config, sets, pid)
-    findings = [f for f in diagnose(facts) if f.subject not in ignore]
-    where = name if properties is not None and name is not None else "no unit of systemd"
-    print(harmless("\n".join(_report(findings, where, facts))))
-    return FAILED if facts.settings is None or any(not f.hint for f in findings) else 0
-
-
-def _report(findings: Sequence[Finding], where: str, facts: Facts) -> Iterator[str]:
-    for finding in findings:
-        yield f"{'hint' if finding.hint else 'wrong'}: {finding.what}"
-        yield f"       → {finding.remedy}"
-    faults = sum(not finding.hint for finding in findings)
-    if facts.settings is None:
-        yield f"{where}: the configuration cannot be read, so not all could be looked at"
-    else:
-        yield f"{where}: {faults or 'nothing'} wrong"
+        raise UnknownUnitError(f"systemd knows no unit {name}")
+    facts, problems = _facts(manager, properties, config, sets, pid)
+    return name if properties is not None else None, facts, problems
 
 
 # The unit in force
@@ -142,12 +130,10 @@ def _facts(
     config: str | None,
     sets: Sequence[str],
     pid: int | None,
-) -> Facts:
+) -> tuple[Facts, Sequence[Problem]]:
     told, told_sets = _told((properties or {}).get("ExecStart", ""))
     reading = reader.read(config or told, os.environ, [*told_sets, *sets], to_run=False)
-    for problem in reading.problems:
-        say(str(problem))
-    return Facts(
+    facts = Facts(
         unit=properties,
         dropins=_texts((properties or {}).get("DropInPaths", "")),
         version=_version(manager) if properties is not None else 0,
@@ -156,6 +142,7 @@ def _facts(
         memory=_memory(),
         files=_files(pid),
     )
+    return facts, reading.problems
 
 
 def _told(exec_start: str) -> tuple[str | None, list[str]]:
@@ -207,6 +194,6 @@ def _read(path: str) -> str | None:
     """Return a small file's text, None if it can't be had."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(LARGEST_FILE)
+            return file.read(MAX_FILE_BYTES)
     except OSError:
         return None

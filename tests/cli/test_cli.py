@@ -361,9 +361,9 @@ def test_a_flag_that_would_be_passed_over_is_refused(
 def test_flags_that_say_where_the_daemon_or_its_queue_is() -> None:
     for command in (*ASKING, "submit", "jobs", "doctor"):
         for flag in ("name=shop", "runtime_dir=/x", "runtime_dir=", "runtime_dir=null"):
-            assert main._parsed([command, "--set", flag]).set == [flag]
+            assert arguments.parse([command, "--set", flag]).set == [flag]
         for flag in ("state_dir=/x", "pools.any.workers=8", "pools.any.queue=sqlite:///x.db"):
-            assert main._parsed([command, "--set", flag]).set == [flag]
+            assert arguments.parse([command, "--set", flag]).set == [flag]
 
 
 def test_a_reload_says_which_flags_it_has_no_use_for(paper: Paper) -> None:
@@ -391,19 +391,19 @@ def test_a_reload_says_which_flags_it_has_no_use_for(paper: Paper) -> None:
     ],
 )
 def test_options_stand_anywhere(line: str, expected: dict[str, Any]) -> None:
-    assert vars(main._parsed(line.split())).items() >= expected.items()
+    assert vars(arguments.parse(line.split())).items() >= expected.items()
 
 
 def test_a_command_line_for_a_job_is_left_as_it_is() -> None:
-    args = main._parsed(["submit", "--wait", "--", "convert", "--json", "-x", "--", "--set"])
+    args = arguments.parse(["submit", "--wait", "--", "convert", "--json", "-x", "--", "--set"])
     assert args.words == ["convert", "--json", "-x", "--", "--set"]
     assert args.wait
     assert args.json is None
-    assert main._parsed(["submit", "--json", "-", "--delay", "1m"]).delay == 60.0
-    assert main._parsed(["submit", "--json", "-5"]).json == "-5"
-    args = main._parsed(["jobs", "retry", "3", "4"])
+    assert arguments.parse(["submit", "--json", "-", "--delay", "1m"]).delay == 60.0
+    assert arguments.parse(["submit", "--json", "-5"]).json == "-5"
+    args = arguments.parse(["jobs", "retry", "3", "4"])
     assert (args.action, args.ids) == ("retry", ["3", "4"])
-    assert main._parsed(["jobs", "--state", "dead", "--json"]).action is None
+    assert arguments.parse(["jobs", "--state", "dead", "--json"]).action is None
 
 
 def test_a_bug_has_its_own_exit_code(paper: Paper) -> None:

@@ -15,7 +15,7 @@ import pytest
 from daemon_harness import ROOT, Daemon
 from terminal import Terminal
 
-from graced.cli import main as cli
+from graced.cli import arguments
 
 SCRIPT = ROOT / "packaging" / "completions"
 FILES = {"bash": "graced.bash", "zsh": "_graced"}
@@ -67,7 +67,7 @@ def test_a_shell_can_read_its_completion(made: Path, shell: str) -> None:
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    [found] = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    [found] = [a for a in arguments.parser()._actions if isinstance(a, argparse._SubParsersAction)]
     return dict(found.choices)
 
 

@@ -18,7 +18,7 @@ import yaml
 from daemon_harness import ROOT
 
 import graced
-from graced.cli import main
+from graced.cli import arguments
 from graced.config import reader
 from graced.doctor import rules
 
@@ -185,7 +185,7 @@ def test_probes_are_commands_that_exist() -> None:
     lines.append([word.strip(' "') for word in said[1].split(",")])
     for program, *words in lines:
         assert program == "graced"
-        assert main._parsed(words).do is main._health
+        assert arguments.parse(words).command == "health"
 
 
 def test_nobody_names_another_version() -> None:

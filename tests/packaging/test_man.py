@@ -15,7 +15,7 @@ import yaml
 from daemon_harness import ROOT
 
 import graced
-from graced.cli import main as cli
+from graced.cli import arguments
 from graced.config import reader
 from graced.config.reference import DOCS
 from graced.host import signals
@@ -51,7 +51,7 @@ def plain(text: str) -> str:
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    [found] = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    [found] = [a for a in arguments.parser()._actions if isinstance(a, argparse._SubParsersAction)]
     return dict(found.choices)
 
 
@@ -84,7 +84,7 @@ def test_what_the_manual_shows_can_be_typed() -> None:
     typed = re.findall(r"^graced (.*)$", section(COMMANDS, "EXAMPLES"), re.M)
     assert len(typed) > 5
     for line in typed:
-        cli._parsed(shlex.split(line.partition(" < ")[0]))
+        arguments.parse(shlex.split(line.partition(" < ")[0]))
 
 
 def test_the_signals_of_the_manual_are_those_that_are_handled() -> None:
@@ -100,7 +100,8 @@ def test_the_exit_codes_of_the_manual_are_those_of_the_docs() -> None:
 def test_the_environment_is_what_the_program_reads() -> None:
     code = "".join(path.read_text("utf-8") for path in (ROOT / "graced").rglob("*.py"))
     read = set(re.findall(r"environ(?:\.get\(|\.pop\(|\[)\"([A-Z_]+)\"", code))
-    read |= set(re.findall(r"^(?:PREFIX|READY_FD)(?:: Final)? = \"(GRACED_[A-Z_]+)\"", code, re.M))
+    named = r"^(?:VARIABLE_PREFIX|READY_FD)(?:: Final)? = \"(GRACED_[A-Z_]+)\""
+    read |= set(re.findall(named, code, re.M))
     read |= set(re.findall(r"\"(GRACED_JOB_[A-Z]+)\": ", code))
     text = section(COMMANDS, "ENVIRONMENT").replace("\\", "").replace("GRACED__*", "GRACED__ ")
     told = set(re.findall(r"(?<![\w$])(?:GRACED_[A-Z_]+|[A-Z]+(?:_[A-Z]+)+|HOME)\b", text))

@@ -1,0 +1,134 @@
+"""The commands that ask a running daemon: over its control socket, wherever that is."""
+
+from __future__ import annotations
+
+import os
+
+from graced.config import reader
+from graced.config.identity import KEYS, UnknownDaemonError
+from graced.control.client import Connection, ControlError, WhichDaemon, call
+from graced.exitcodes import FAILED
+from graced.host import directories, unixsocket
+from graced.log.console import say
+from graced.text import harmless
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any, Final
+
+REPLY_TIMEOUT_S: Final = 30.0  # for answers that need no waiting
+PROBE_TIMEOUT_S: Final = 5.0  # a healthy daemon has answered by then
+
+
+def _status(args: argparse.Namespace) -> int:
+    status = ask(args, "status")["status"]
+    if args.json:
+        from json import dumps
+
+        print(dumps(status))
+    else:
+        from graced.cli.status_table import table
+
+        print(table(status), end="")
+    return 0
+
+
+def _health(args: argparse.Namespace) -> int:
+    reply = ask(args, "health", timeout=PROBE_TIMEOUT_S)
+    if not reply["healthy"]:
+        _show(f"unhealthy: {reply['health']}")
+        return FAILED
+    if args.ready and not reply["ready"]:
+        _show(f"not ready: {reply['status']}")
+        return FAILED
+    _show(f"healthy: {reply['status'] if args.ready else reply['health']}")
+    return 0
+
+
+def _reload(args: argparse.Namespace) -> int:
+    for flag in args.set:
+        key = flag.partition("=")[0]
+        if key not in KEYS:
+            say(f"graced: --set {key} has no effect on a daemon that runs: change the file")
+    reply = ask(args, "reload", timeout=None)
+    generation = reply.get("generation")
+    print("reloaded" if generation is None else f"reloaded: generation {generation}")
+    return 0
+
+
+def _stop(args: argparse.Namespace) -> int:
+    with Connection(socket_path(args)) as connection:
+        reply = connection.call("stop", {"now": args.now})
+        connection.wait_gone()
+    if reply.get("error"):
+        say(f"graced: {reply['error']}")
+    return int(reply.get("code", 0 if reply.get("ok") else FAILED))
+
+
+def _scale(args: argparse.Namespace) -> int:
+    reply = ask(args, "scale", {"pool": args.pool, "workers": args.workers})
+    _show(f"{reply.get('pool')}: {reply.get('from')} → {reply.get('to')} workers")
+    return 0
+
+
+def _stacks(args: argparse.Namespace) -> int:
+    for entry in ask(args, "stacks")["stacks"]:
+        _show(f"== {_process(entry)}")
+        _show(entry.get("stack", "").rstrip("\n") + "\n")
+    return 0
+
+
+def _show(text: str) -> None:
+    """Print what a daemon says: its workers may have said it before."""
+    print(harmless(text))
+
+
+def _process(entry: dict[str, Any]) -> str:
+    if "pool" not in entry:
+        return f"{entry.get('process')} process (pid {entry.get('pid')})"
+    where = f"{entry.get('process')} {entry['pool']}/{entry.get('slot')}"
+    return f"{where} (pid {entry.get('pid')}, generation {entry.get('generation')})"
+
+
+def ask(
+    args: argparse.Namespace,
+    command: str,
+    arguments: dict[str, Any] | None = None,
+    timeout: float | None = REPLY_TIMEOUT_S,
+) -> dict[str, Any]:
+    """Return the daemon's reply. Raises ControlError if it has refused."""
+    reply = call(socket_path(args), command, arguments, timeout)
+    if not reply.get("ok"):
+        raise ControlError(str(reply.get("error") or f"{command} failed, without a reason"))
+    return reply
+
+
+def socket_path(args: argparse.Namespace) -> str:
+    """Return where the daemon listens, whether it does or not. Raises WhichDaemon."""
+    named = named_socket(args)
+    user = reader.read_user(args.config, os.environ, args.set)
+    if user is not None:
+        unixsocket.know(user)
+    if named is not None:
+        return named
+    try:
+        name, folder = reader.read_identity(args.config, os.environ, args.set)
+    except UnknownDaemonError as error:
+        raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None
+    return os.path.join(directories.find(name, folder, os.environ, user), directories.SOCKET)
+
+
+def named_socket(args: argparse.Namespace) -> str | None:
+    """Return the control socket that the user has named: then no other daemon will do."""
+    return args.socket or os.environ.get("GRACED_SOCKET") or None
+
+
+COMMANDS: Final = {
+    "status": _status,
+    "health": _health,
+    "reload": _reload,
+    "stop": _stop,
+    "scale": _scale,
+    "stacks": _stacks,
+}
