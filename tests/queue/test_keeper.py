@@ -492,6 +492,32 @@ def test_a_file_that_was_emptied_takes_nothing(harness: KeeperHarness) -> None:
         client.submit(["2"])
 
 
+def test_a_log_that_was_emptied_spoils_nothing_more(harness: KeeperHarness) -> None:
+    harness.start()
+    client = harness.client()
+    client.submit(["1"])
+    harness.stop()  # which folds the log into the file
+    harness.start()
+    client = harness.client()
+    client.submit(["2"])
+    os.truncate(f"{harness.file}-wal", 0)
+    with pytest.raises(QueueError, match="-wal: it was emptied"):
+        client.submit(["3"])
+    harness.stop()
+    harness.start()
+    assert waiting(harness) == [1]
+
+
+def test_a_log_that_another_program_has_folded_is_no_trouble(harness: KeeperHarness) -> None:
+    harness.start()
+    client = harness.client()
+    client.submit(["1"])
+    with closing(sqlite3.connect(harness.file)) as db:
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    client.submit(["2"])
+    assert waiting(harness) == [1, 2]
+
+
 def test_a_lock_that_was_removed_is_taken_again(harness: KeeperHarness) -> None:
     harness.start()
     os.unlink(f"{harness.file}-keeper")

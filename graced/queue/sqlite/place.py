@@ -19,6 +19,7 @@ class Sight(enum.Enum):
 
     FINE = enum.auto()
     LOST_LOG = enum.auto()  # the write-ahead log or its index has gone
+    CUT_LOG = enum.auto()  # it was cut, with what was written to it
     EMPTIED = enum.auto()  # the file itself was cut
     REMOVED = enum.auto()  # it has no name any more, and nothing is in its place
     AWAY = enum.auto()  # it has another name, or its own is another file's

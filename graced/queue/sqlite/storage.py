@@ -234,6 +234,11 @@ class QueueFile:
                 self._room.ballast.drop()
                 self._recover()
                 self._plan.log.error(f"{file}: it was removed; made anew, with all its jobs")
+            case Sight.CUT_LOG:
+                raise StorageError(
+                    f"{file}-wal: it was emptied, with jobs in it;"
+                    " restart the daemon to go on with what the file has"
+                )
             case Sight.EMPTIED:
                 raise StorageError(f"{file}: it was emptied; restore it, and restart the daemon")
             case Sight.AWAY:

@@ -48,6 +48,7 @@ class Store:
         self._lock = Lock(path)
         self._lock.take(about, patience)
         self._is_closed = False  # it could not be opened again
+        self._logged = 0  # bytes of the log when it was last written to
         try:
             self._db = self._open()
             self.place = self._placed()
@@ -99,19 +100,32 @@ class Store:
         """See whether the file is where it was opened. It is opened again if that had failed."""
         if self._is_closed:
             self._reopen()
-        return self.place.look()
+        sight = self.place.look()
+        cut = sight is Sight.FINE and self.log_size() < self._logged and not self._is_folded()
+        return Sight.CUT_LOG if cut else sight
+
+    def _is_folded(self) -> bool:
+        """Whether a log is short since another program has folded it. A cut one can't be read."""
+        try:
+            self._read("PRAGMA wal_checkpoint(PASSIVE)", ())
+        except StorageError:
+            return False
+        self._logged = self.log_size()
+        return True
 
     def fold(self) -> None:
         """Write all that is in the log into the file, and empty the log."""
         busy = self._read("PRAGMA wal_checkpoint(TRUNCATE)", ())[0][0]
         if busy:
             raise StorageError(f"{self.path}: another program reads it; close that one")
+        self._logged = 0
 
     def shorten_log(self) -> None:
         """Fold the log into the file and cut it, as far as its readers let us at once."""
         self._read("PRAGMA busy_timeout=0", ())
         try:
             self._read("PRAGMA wal_checkpoint(TRUNCATE)", ())
+            self._logged = self.log_size()
         finally:
             self._read(f"PRAGMA busy_timeout={round(BUSY_WAIT * 1000)}", ())
 
@@ -183,7 +197,7 @@ class Store:
         self._db = self._open()
         found = self._placed()
         self.place.close()
-        self.place, self._is_closed = found, False
+        self.place, self._is_closed, self._logged = found, False, 0
 
     # -- reading
 
@@ -289,6 +303,7 @@ class Store:
         except sqlite3.Error as error:
             self._undo()
             raise storage_error(self.path, error) from None
+        self._logged = self.log_size()
 
     def _undo(self) -> None:
         if self._db.in_transaction:  # SQLite itself has rolled back after most errors
@@ -385,6 +400,7 @@ class Store:
         except sqlite3.Error as error:
             self._undo()
             raise storage_error(self.path, error) from None
+        self._logged = self.log_size()
         return result
 
     def _read(self, query: str, arguments: tuple[Any, ...]) -> list[Any]:
