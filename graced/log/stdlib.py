@@ -8,10 +8,11 @@ costs a fifth of its start.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from graced.log.logger import Log
@@ -26,19 +27,30 @@ def attach(log: Log) -> None:
     logging.captureWarnings(True)
 
 
-def report(log: Log, name: str, message: str, error: BaseException) -> None:
+def report(
+    log: Log,
+    name: str,
+    message: str,
+    error: BaseException,
+    by: Callable[[Callable[[], None]], Any] | None = None,
+) -> None:
     """Tell what user code has raised: once in our log, and to its own handlers of logging.
 
-    `name` is that of the logger. What a handler raises is told in our log.
+    `name` is that of the logger. What a handler raises is told in our log. `by` calls them.
     """
-    logger = logging.getLogger(name)
-    if logger.disabled:  # by a dictConfig() that does not know it
-        logger = logging.root
-    if not _ends_in(log, logger):
-        log.failure(message, error, {})
+    in_log = False
     try:
-        logger.error(_Told(message), exc_info=error, extra=log.fields)
-    except Exception as wrong:  # noqa: BLE001 - handlers and filters are user code
+        logger = logging.getLogger(name)
+        if logger.disabled:  # by a dictConfig() that does not know it
+            logger = logging.root
+        if not _ends_in(log, logger):
+            log.failure(message, error, {})
+            in_log = True
+        to_handlers = partial(logger.error, _Told(message), exc_info=error, extra=log.fields)
+        to_handlers() if by is None else by(to_handlers)
+    except Exception as wrong:  # noqa: BLE001 - handlers, filters and loggers are user code
+        if not in_log:
+            log.failure(message, error, {})
         wrong.__suppress_context__ = True  # what it was to tell of is told
         log.failure("a handler of logging raised", wrong, {})
 

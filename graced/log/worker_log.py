@@ -6,6 +6,7 @@ from graced.log.logger import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -46,11 +47,17 @@ class WorkerLog(Log):
             return
         stdlib.attach(self)
 
-    def report(self, name: str, message: str, error: BaseException) -> None:
-        """Tell what user code has raised, to its own handlers of logging too."""
+    def report(
+        self,
+        name: str,
+        message: str,
+        error: BaseException,
+        by: Callable[[Callable[[], None]], Any] | None = None,
+    ) -> None:
+        """Tell what user code has raised, to its own handlers of logging too, which `by` calls."""
         try:
             from graced.log import stdlib
         except ImportError:
             self.failure(message, error, {})
             return
-        stdlib.report(self, name, message, error)
+        stdlib.report(self, name, message, error, by)

@@ -143,15 +143,6 @@ class Worker:
         except BaseException as error:
             if isinstance(error, SystemExit) or self._graced.is_interrupt(error):
                 raise
-            self._tell("step() raised", error)
-
-    def _round(self, call: Callable[..., Any], *args: Any, calm: tuple[type, ...] = ()) -> Any:
-        """Run user code as one round, see :meth:`Runtime.round`."""
-        return self._graced.round(call, *args, calm=calm)
-
-    def _tell(self, what: str, error: BaseException) -> None:
-        """Write a traceback to the log as one record, see :meth:`Runtime.tell`."""
-        self._graced.tell(what, error)
 
     @classmethod
     def _create(cls, runtime: Runtime) -> Worker:

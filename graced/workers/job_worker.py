@@ -124,8 +124,9 @@ class JobWorker(Worker):
     def _outcome(self, job: Job) -> Outcome:
         """Handle a job in a round; return what has become of it."""
         outcome: Outcome
+        of = f"job {job.id} (attempt {job.attempt}): "
         try:
-            result = self._round(self.handle, job, calm=_CALM)
+            result = self._graced.round(self.handle, job, calm=_CALM, of=of)
         except BaseException as error:
             if isinstance(error, SystemExit) or self._is_interrupt(error):
                 raise
@@ -153,7 +154,6 @@ class JobWorker(Worker):
             case Failed() as said:
                 self._graced.log.warning(f"{what} {said}", job=job.id)
                 return Raised(evidence(str(said), **said.facts))
-        self._tell(f"{what}: handle() raised", error)
         return Raised(evidence(in_one_line(error), traceback=_traceback(error)))
 
     def _leave(self) -> None:

@@ -338,36 +338,43 @@ class Runtime:
         process.flush()
         os._exit(status)
 
-    def round(self, call: Callable[..., Any], *args: Any, calm: tuple[type, ...] = ()) -> Any:
+    def round(
+        self, call: Callable[..., Any], *args: Any, calm: tuple[type, ...] = (), of: str = ""
+    ) -> Any:
         """Run user code as one round: timed, counted, interruptible.
 
-        Returns what it returns, raises what it raises. Exceptions in `calm` end a
-        round like any other, but are no errors.
+        Returns what it returns; raises what it raises, which it tells of, after the words `of`.
+        Exceptions in `calm` end a round like any other, but are no errors.
         """
         writer = self.writer
         writer.begin_round()
         try:
             result = self.guarded(call, *args)
         except BaseException as error:
-            self._end_bad_round(call, error, calm)
+            if isinstance(alone(error), calm):
+                writer.end_good_round()
+            else:
+                try:
+                    self._tell_of_round(f"{_name(call)}()", error, of)
+                finally:
+                    writer.end_round()
             raise
         writer.end_good_round()
         return result
 
-    def _end_bad_round(
-        self, call: Callable[..., Any], error: BaseException, calm: tuple[type, ...]
-    ) -> None:
-        if isinstance(alone(error), calm):
-            self.writer.end_good_round()
-            return
+    def _tell_of_round(self, what: str, error: BaseException, of: str) -> None:
+        """Count and tell what a round raised, while it is timed and may be interrupted.
+
+        Handlers of logging are user code, and may take their time.
+        """
         if self.is_interrupt(error):
-            self.tell_besides(f"{_name(call)}()", error)
+            self.tell_besides(what, error)
         elif isinstance(error, SystemExit):
-            self.last_words = f"{_name(call)}() called sys.exit({error.code!r})"
+            self.last_words = f"{what} called sys.exit({error.code!r})"
         else:
             self.writer.count_error()
-            self.last_words = f"{_name(call)}() raised {in_one_line(error)}"
-        self.writer.end_round()
+            self.last_words = f"{what} raised {in_one_line(error)}"
+            self.tell(f"{of}{what} raised", error, self.guarded)
 
     def is_interrupt(self, error: BaseException) -> bool:
         """Return whether it is, or comes of, the interrupt we were asked for.
@@ -388,9 +395,14 @@ class Runtime:
         elif not _is_mere_interrupt(error):
             self.tell(f"{who} raised when it was interrupted", error)
 
-    def tell(self, what: str, error: BaseException) -> None:
-        """Tell of an exception in the log, and in what user code has hung into logging."""
-        self.log.report(self.context.pool.name, what, error)
+    def tell(
+        self, what: str, error: BaseException, by: Callable[[Callable[[], None]], Any] | None = None
+    ) -> None:
+        """Tell of an exception in the log, and in what user code has hung into logging.
+
+        That is called `by`, such as :meth:`guarded`.
+        """
+        self.log.report(self.context.pool.name, what, error, by)
 
     # -- waiting -----------------------------------------------------------------
 

@@ -63,11 +63,10 @@ class SocketWorker(Worker):
             self._graced.wait_for(None, BREATH)
             return
         try:
-            self._round(self.handle, connection, address)
+            self._graced.round(self.handle, connection, address)
         except BaseException as error:
             if isinstance(error, SystemExit) or self._graced.is_interrupt(error):
                 raise
-            self._tell("handle() raised", error)
         finally:
             connection.close()
 

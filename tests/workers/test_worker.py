@@ -1453,6 +1453,38 @@ def test_what_else_is_raised_is_seen_by_handlers(harness: ZygoteHarness, where: 
     assert harness.log().count("ValueError: as asked") == 1
 
 
+def test_a_handler_of_logging_that_blocks_is_within_its_round(harness: ZygoteHarness) -> None:
+    code = """
+    import logging
+    class Blocks(logging.Handler):
+        def emit(self, record): say("blocks"); time.sleep(60)
+    class W(Worker):
+        def setup(self): logging.getLogger().addHandler(Blocks())
+        def step(self): raise ValueError("as asked")
+        def teardown(self): say("teardown")
+    """
+    child = harness.worker(code, round_timeout=50.0).ready()
+    harness.feed.wait("blocks")
+    assert child.record.phase == Phase.BUSY
+    assert child.record.deadline
+    child.send(signal.SIGINT)
+    assert left(child) == Left.INTERRUPTED
+    harness.feed.take()
+    assert harness.feed.lines == ["blocks", "teardown"]
+    assert harness.log().count("raised") == 1
+
+
+def test_what_raises_is_told_though_no_logger_can_be_had(harness: ZygoteHarness) -> None:
+    code = """
+    import logging
+    class W(Worker):
+        def setup(self): logging.Logger.manager = None
+        def step(self): raise ValueError("as asked")
+    """
+    assert left(harness.worker(code, max_errors=1), 1) == Left.MAX_ERRORS
+    assert harness.log().count("ValueError: as asked") == 1
+
+
 def test_a_traceback_that_is_too_long_keeps_its_end(harness: ZygoteHarness) -> None:
     code = """
     class W(Worker):
