@@ -57,7 +57,7 @@ def _submit(args: argparse.Namespace, control: str) -> int:
     payload = _payload(args)
     end = open_queue(args, control)
     if args.wait and not isinstance(end, ClientEnd):
-        raise CommandError("--wait: no daemon runs, so nobody would do the job", NO_DAEMON)
+        raise CommandError("--wait: no daemon runs, so the job would not run", NO_DAEMON)
     [id] = end.submit([payload], delay, max_attempts)
     if args.wait:
         return _wait(args, control, end, id)
@@ -224,7 +224,7 @@ def _fate(job: dict[str, Any]) -> str:
         return "was dropped"
     attempts = job.get("attempts", 0)
     tries = f"{attempts} attempt{'s' if attempts != 1 else ''}"
-    reason = evidence(job).get("reason", "nobody knows why")
+    reason = evidence(job).get("reason", "no reason was recorded")
     return f"is {job['state']} after {tries}: {reason}"
 
 

@@ -1,4 +1,4 @@
-"""The keeper's counter: where clients submit jobs, wait for them, list, retry and drop them.
+"""What clients ask of a keeper: to submit jobs, wait for them, list, retry and drop them.
 
 What is asked is answered after the commit that makes it true. Workers are served by
 :mod:`.server`; what a job may become is decided in :mod:`.dispatcher`.
@@ -220,7 +220,7 @@ class ClientRequests:
         if connection.submits_only and not any(id in jobs for jobs in connection.submitted):
             raise ProtocolError("you may wait for a job on the connection that has submitted it")
         if len(connection.waits) >= MOST_WAITS:
-            raise ProtocolError(f"who waits for {MOST_WAITS} jobs waits for no other")
+            raise ProtocolError(f"one connection waits for at most {MOST_WAITS} jobs")
         self._be_asked(connection, lambda: self._wait_for(connection, id))
 
     def _wait_for(self, connection: Connection, id: int) -> None:

@@ -1,4 +1,4 @@
-"""The connections to a keeper: who knocks, what they write, what they have not yet read.
+"""The connections to a keeper: accepted, read from, written to, closed.
 
 Whole frames are handed on as they come; what they mean is the business of
 :mod:`.server` and :mod:`.client_requests`. Nothing here blocks.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNREAD = 8 << 20  # bytes that a client may leave unread
 MOST = 512  # connections of one user that are no worker's
 MOST_HELD = 64 << 20  # bytes of theirs that are half a frame, or not yet read
-AT_ONCE = 64  # are let in before others have their turn
+AT_ONCE = 64  # connections accepted before others have their turn
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
@@ -74,7 +74,7 @@ class Connection:
 
 
 class Connections:
-    """Everybody who is connected. ``handle`` gets each frame, ``left`` everybody who is gone."""
+    """All connections. ``handle`` gets each frame, ``left`` each connection that was closed."""
 
     def __init__(
         self,
@@ -91,12 +91,12 @@ class Connections:
         self._left = left
         self._by_fd: dict[int, Connection] = {}
         self._held: dict[int, int] = {}  # bytes by users
-        self._deaf = False  # out of descriptors: nobody new is let in
+        self._deaf = False  # out of descriptors: no connection is accepted
         self.submit_group: int | None = None  # whose members may submit, and no more
         epoll.register(listener.fileno(), select.EPOLLIN)
 
     def all(self) -> list[Connection]:
-        """Return everybody who is connected now."""
+        """Return all that are open now."""
         return list(self._by_fd.values())
 
     def is_here(self, connection: Connection) -> bool:
@@ -118,7 +118,7 @@ class Connections:
         return True
 
     def accept(self) -> None:
-        """Let in whoever knocks."""
+        """Accept the connections that wait, at most AT_ONCE."""
         for _ in range(AT_ONCE):
             try:
                 sock, _ = self._listener.accept()
@@ -136,7 +136,7 @@ class Connections:
             if not self._may_come(connection):
                 self._refuse(connection, "you may not use this queue; be in its submit_group")
             elif not room:
-                self._refuse(connection, f"{MOST} others of your user wait here; try again later")
+                self._refuse(connection, f"your user has {MOST} connections here; try again later")
 
     def _may_come(self, connection: Connection) -> bool:
         """Whether it has rights here; without a submit_group the socket's mode has decided that."""
@@ -161,21 +161,22 @@ class Connections:
         self.close(connection)
 
     def _weigh(self, connection: Connection) -> None:
-        """Let go of who makes us keep more than its user may; a worker keeps to its bounds."""
+        """Refuse one whose user makes the keeper hold too much; a worker has its own bounds."""
         held = 0 if connection.owner else connection.frames.unfinished + len(connection.out)
         total = self._held.get(connection.uid, 0) + held - connection.held
         self._held[connection.uid], connection.held = total, held
         if total > MOST_HELD and held:
             connection.out.clear()
             self._refuse(
-                connection, f"over {MOST_HELD >> 20} MB of your user's are unfinished here"
+                connection, f"your user has over {MOST_HELD >> 20} MB of unfinished messages here"
             )
 
     def _stop_listening(self, error: OSError) -> None:
         if self._by_fd:
             self._deaf = True
             self._epoll.unregister(self._listener.fileno())
-            self._log.error("queue: %s; nobody new until somebody leaves", error.strerror)
+            why = f"{error.strerror}; accepting again once one is closed"
+            self._log.error(f"queue: cannot accept a connection: {why}")
 
     def read(self, connection: Connection) -> bool:
         """Read once from a connection; False if there is nothing, or nothing more."""
@@ -191,7 +192,7 @@ class Connections:
         return True
 
     def serve(self, connection: Connection, frames: Iterable[tuple[int, bytes]]) -> None:
-        """Hand on what somebody has written; who writes what can't be is sent away."""
+        """Hand on whole frames; a connection that writes what no frame can be is refused."""
         try:
             for kind, body in frames:
                 if not self.is_here(connection):
@@ -233,7 +234,7 @@ class Connections:
             self._epoll.modify(connection.fd, select.EPOLLIN)
 
     def close(self, connection: Connection) -> None:
-        """Hang up."""
+        """Close a connection."""
         if self._by_fd.pop(connection.fd, None) is None:
             return
         self._epoll.unregister(connection.fd)
@@ -247,7 +248,7 @@ class Connections:
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
     def listen_at(self, listener: socket.socket) -> None:
-        """Let in who knocks at another socket from now on."""
+        """Accept connections at another socket from now on."""
         before, self._listener = self._listener, listener
         if not self._deaf:
             self._epoll.unregister(before.fileno())

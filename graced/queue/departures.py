@@ -148,7 +148,7 @@ class DeadOwners:
         jobs = "job" if len(taken) == 1 else "jobs"
         self._plan.log.warning(
             f"queue: {jobs} {', '.join(map(str, taken))} can't be given back yet:"
-            f" {liveness.who_holds(self._plan.address.file, owner)}; waiting for the end of that"
+            f" {liveness.who_holds(self._plan.address.file, owner)}; waiting until it ends"
         )
 
     def leave_word(self) -> None:

@@ -185,9 +185,9 @@ def who_holds(queue: str, owner: str) -> str:
     """Say who holds an owner's lock, and which file that is, in words."""
     for path in (path_of(queue, owner), _command(queue, owner)):
         if _is_held(path, remove=False):
-            who = ", ".join(f"process {pid} ({_name(pid)})" for pid in holders(path))
-            return f"{who or 'a process that cannot be seen'} holds {path}"
-    return f"nobody holds {path_of(queue, owner)} any more"
+            found = ", ".join(f"process {pid} ({_name(pid)})" for pid in holders(path))
+            return f"{found or 'a process that cannot be seen'} holds {path}"
+    return f"no process holds {path_of(queue, owner)} any more"
 
 
 def _name(pid: int) -> str:

@@ -324,7 +324,7 @@ def test_it_says_who_holds_the_lock_of_a_dead_worker(
         assert select.select([read], [], [], DEADLINE)[0]
         said = os.read(read, 4096).decode()
         assert f"job 1 can't be given back yet: process {left.pid} (sleep) holds " in said
-        assert "d1:1.lock; waiting for the end of that" in said
+        assert "d1:1.lock; waiting until it ends" in said
         left.kill()
     os.close(read)
     os.close(write)
