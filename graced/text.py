@@ -1,4 +1,4 @@
-"""Texts of others made harmless: whatever goes to a terminal or a log passes through here.
+"""Texts made fit to be shown: whatever goes to a terminal or a log passes through here.
 
 What user code has raised or printed, what a job is, how a process calls itself: any of it may
 hold escapes that a terminal obeys, or marks that have a line shown in another order than it is.
@@ -29,3 +29,38 @@ def harmless(text: str) -> str:
 def one_line(text: str) -> str:
     """Return `text` harmless and on a single line."""
     return harmless(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def printable(text: str, longest: int = 200) -> str:
+    """Return *text* fit for one line of a terminal or a log."""
+    if len(text) > longest:
+        text = text[: longest - 3] + "..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def quoted(text: str) -> str:
+    """Return *text* in quotes, cut short, for a message."""
+    return f"'{printable(text, 60)}'"
+
+
+def printed(value: object) -> str:
+    """Return what str() makes of a value, whatever user code its `__str__` is."""
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - a user's __str__ may raise whatever it likes
+        return f"<{type(value).__name__} that cannot be printed: {type(error).__name__}>"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return `ValueError: what it says`, whatever its `__str__` does; of a group also the first."""
+    try:
+        said = " ".join(str(error).split())
+    except Exception as worse:  # noqa: BLE001  # user code's __str__ may raise anything
+        said = f"(its str() raised {type(worse).__name__})"
+    name = type(error).__name__
+    told = f"{name}: {said}" if said else name
+    if isinstance(error, BaseExceptionGroup):
+        return f"{told}: {in_one_line(error.exceptions[0])}"
+    return told

@@ -1,6 +1,6 @@
 """Durations and sizes as people write them: 500ms, 30s, 2m; 300M, 1G.
 
-Texts in, numbers out, and back. Used for the configuration and the command line.
+Texts in, numbers out, and back; and as they are shown to people, rounded.
 """
 
 from __future__ import annotations
@@ -69,3 +69,51 @@ def _shown(number: float, units: dict[str, float] | dict[str, int]) -> str:
 def _decimal(seconds: float) -> str:
     text = repr(seconds)
     return f"{seconds:.25f}".rstrip("0") + "0s" if "e" in text else text.removesuffix(".0") + "s"
+
+
+# For people: rounded
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its largest unit: ``400 ms``, ``12 s``, ``3 min``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    return f"{seconds / 60:.0f} min"
+
+
+def format_span(seconds: float | None) -> str:
+    """Return a length of time in its two largest units: 350 ms, 12.0 s, 3 h 5 min, 2 d 1 h."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {int(seconds) % 60} s"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes // 60 % 24} h"
+
+
+def format_size(number: int | None) -> str:
+    """Return a number of bytes in its largest unit: 24.0M."""
+    if number is None:
+        return "-"
+    if number < 1024:
+        return str(number)
+    value, units = number / 1024, "KMGT"
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.1f}{units[0]}"
+
+
+def format_age(seconds: float) -> str:
+    """Return an age in its largest unit, short: 12s, 3m, 5h, 2d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(seconds, 0):.0f}s"

@@ -8,6 +8,7 @@ import time
 from graced.clock import iso
 from graced.queue import jsonvalue
 from graced.text import one_line
+from graced.units import format_age
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Table:
     def __call__(self, job: dict[str, Any]) -> str:
         """Return a job's line."""
         head, self._head = self._head, ""
-        age = _age(time.time() - job["submitted"])
+        age = format_age(time.time() - job["submitted"])
         what = _shortened(_what(_parsed(job["payload"])), self.LONGEST)
         why = evidence(job).get("reason")
         if why and job["state"] != "done":
@@ -75,10 +76,3 @@ def _what(payload: Any) -> str:
 
 def _shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"

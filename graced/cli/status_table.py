@@ -7,6 +7,7 @@ makes nothing up: what is not there is left out.
 from __future__ import annotations
 
 from graced.text import one_line
+from graced.units import format_size, format_span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def table(status: Picture) -> str:
 
 def _daemon(status: Picture) -> list[str]:
     who = f"{status.get('name')} (pid {status.get('pid')}, graced {status.get('version')})"
-    up = span(status.get("uptime"))
+    up = format_span(status.get("uptime"))
     lines = [f"{who}: {status.get('state')}, generation {status.get('generation')}, up {up}"]
     if not status.get("ready"):
         lines[0] += ", not ready yet"
@@ -66,7 +67,7 @@ def _backoff(backoff: Picture | None) -> list[str]:
     if not backoff:
         return []
     wait = backoff.get("next_start_in")
-    then = "trying one worker" if wait is None else f"next start in {span(wait)}"
+    then = "trying one worker" if wait is None else f"next start in {format_span(wait)}"
     return [f"  in back-off after {_count(backoff.get('failures'), 'failure')}: {then}"]
 
 
@@ -76,7 +77,7 @@ def _queue(queue: Picture | None) -> list[str]:
     counts = [(state, number) for state, number in queue.items() if state not in QUEUE_WORDS]
     told = ", ".join(f"{_shown(number)} {state}" for state, number in counts)
     if queue.get("oldest") is not None:
-        told += f"; the oldest has waited {span(queue['oldest'])}"
+        told += f"; the oldest has waited {format_span(queue['oldest'])}"
     trouble = queue.get("trouble")
     return [f"  queue: {told}", *([f"  queue in trouble: {trouble}"] if trouble else [])]
 
@@ -89,9 +90,9 @@ def _worker(worker: Picture) -> tuple[str, ...]:
         _shown(worker.get("generation")),
         _shown(worker.get("rounds")),
         _shown(worker.get("errors")),
-        span(worker.get("busy_for")),
-        span(worker.get("age")),
-        size(worker.get("rss")),
+        format_span(worker.get("busy_for")),
+        format_span(worker.get("age")),
+        format_size(worker.get("rss")),
     )
 
 
@@ -118,31 +119,3 @@ def _shown(value: object) -> str:
 
 def _count(number: int | None, thing: str) -> str:
     return f"{_shown(number)} {thing}{'' if number == 1 else 's'}"
-
-
-def span(seconds: float | None) -> str:
-    """Return a length of time in its two largest units: 350 ms, 12.0 s, 3 h 5 min, 2 d 1 h."""
-    if seconds is None:
-        return "-"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = int(seconds) // 60
-    if minutes < 60:
-        return f"{minutes} min {int(seconds) % 60} s"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} d {minutes // 60 % 24} h"
-
-
-def size(number: int | None) -> str:
-    """Return a number of bytes in its largest unit: 24.0M."""
-    if number is None:
-        return "-"
-    if number < 1024:
-        return str(number)
-    value, units = number / 1024, "KMGT"
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.1f}{units[0]}"

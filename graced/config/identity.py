@@ -12,12 +12,13 @@ import os
 
 from graced.config.files import base_of, overlays, read_bytes
 from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchPool, variables
-from graced.config.nodes import Map, Mark, Scalar, Source, printable
+from graced.config.nodes import Map, Mark, Scalar, Source
 from graced.config.parser import compose
 from graced.config.scalars import read_scalar
 from graced.config.schema import fields
 from graced.config.validators import ConfigValueError, check_name, folder
 from graced.settings import Settings
+from graced.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

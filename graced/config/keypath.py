@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from graced.config.nodes import Map, printable
+from graced.config.nodes import Map
 from graced.config.scalars import suggestion
 from graced.config.schema import Plain, Pools, Section, Variables, fields
 from graced.config.validators import ConfigValueError
 from graced.settings import Pool, Settings
+from graced.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

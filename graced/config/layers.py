@@ -10,9 +10,10 @@ import os
 
 from graced.config.files import NotText, base_of, decode, overlays, read_bytes
 from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchPool, variables
-from graced.config.nodes import Entry, Map, Mark, Scalar, Source, printable
+from graced.config.nodes import Entry, Map, Mark, Scalar, Source
 from graced.config.parser import compose
 from graced.config.validators import ConfigValueError
+from graced.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

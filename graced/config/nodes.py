@@ -6,6 +6,7 @@ What the values mean is not known here: :mod:`graced.config.scalars` knows.
 from __future__ import annotations
 
 from graced.record import Record
+from graced.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,20 +100,6 @@ class Composed(Record):
     tree: Node | None
     problems: tuple[Problem, ...]
     complete: bool  # read to the end
-
-
-def printable(text: str, most: int = 200) -> str:
-    """Return *text* fit for one line of a terminal or a log."""
-    if len(text) > most:
-        text = text[: most - 3] + "..."
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def quoted(text: str) -> str:
-    """Return *text* in quotes, cut short, for a message."""
-    return f"'{printable(text, 60)}'"
 
 
 def mark_at(source: Source, text: str, index: int) -> Mark:

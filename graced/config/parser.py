@@ -6,17 +6,8 @@ while reading, whatever the file; what was read of a broken file is kept.
 
 from __future__ import annotations
 
-from graced.config.nodes import (
-    Composed,
-    Entry,
-    Items,
-    Map,
-    Mark,
-    Scalar,
-    mark_at,
-    printable,
-    quoted,
-)
+from graced.config.nodes import Composed, Entry, Items, Map, Mark, Scalar, mark_at
+from graced.text import printable, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

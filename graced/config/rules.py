@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from graced.config.nodes import quoted
 from graced.config.scalars import suggestion
 from graced.config.schema import MOST_WORKERS
+from graced.text import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

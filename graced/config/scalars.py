@@ -7,9 +7,10 @@ of mappings and lists: :mod:`graced.config.builder` goes through those.
 from __future__ import annotations
 
 from graced import units
-from graced.config.nodes import Scalar, quoted
+from graced.config.nodes import Scalar
 from graced.config.schema import ENDLESS, Bytes, Choice, Number, Seconds, Switch, Text, Whole
 from graced.config.validators import ConfigValueError
+from graced.text import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

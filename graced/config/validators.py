@@ -7,7 +7,7 @@ are read in :mod:`graced.config.scalars`.
 
 from __future__ import annotations
 
-from graced.config.nodes import quoted
+from graced.text import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from graced.core.states import (
     WorkerState,
 )
 from graced.settings import Pool
+from graced.units import format_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -262,7 +263,9 @@ class Member:
 
     def _next_rung(self, now: float) -> list[Action]:
         if self.state is WorkerState.STARTING:
-            self.failure = f"setup() took longer than {seconds(self.settings.ready_timeout)}"
+            self.failure = (
+                f"setup() took longer than {format_duration(self.settings.ready_timeout)}"
+            )
             self.at_fault = True
             return self.interrupt(now)
         if self.state is WorkerState.DRAINING:
@@ -298,9 +301,9 @@ class Member:
 
     def _say_unanswered(self) -> Say:
         text = (
-            f"worker {self.label} has not answered SIGTERM for {seconds(UNANSWERED)}: likely a"
-            " handler of its own has been called instead, or it is in a call that has not"
-            f" returned; it is interrupted after {seconds(self.settings.drain_timeout)}"
+            f"worker {self.label} has not answered SIGTERM for {format_duration(UNANSWERED)}:"
+            " likely a handler of its own has been called instead, or it is in a call that has not"
+            f" returned; it is interrupted after {format_duration(self.settings.drain_timeout)}"
         )
         return Say("info", text, self.settings.name, self.slot, self.generation)
 
@@ -332,15 +335,6 @@ class Member:
         self.round = RoundState.FINE
         if self.kill_reason is KillReason.STUCK:
             self.kill_reason = self.kill_at = None
-
-
-def seconds(value: float) -> str:
-    """Write a duration as people do: ``400 ms``, ``12 s``, ``3 min``."""
-    if value < 1:
-        return f"{value * 1000:.0f} ms"
-    if value < 120:
-        return f"{value:.1f}".removesuffix(".0") + " s"
-    return f"{value / 60:.0f} min"
 
 
 def count(number: int, thing: str) -> str:

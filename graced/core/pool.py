@@ -12,7 +12,7 @@ from __future__ import annotations
 from graced.core.actions import CleanUp, LookAt, PrintStack, Say, Spawn, SpawnOrder, WatchRounds
 from graced.core.backoff import Backoff
 from graced.core.events import Died
-from graced.core.member import HASTY, Member, count, seconds
+from graced.core.member import HASTY, Member, count
 from graced.core.slots import Candidate, Slots
 from graced.core.states import (
     Asked,
@@ -24,7 +24,7 @@ from graced.core.states import (
     ZygoteState,
 )
 from graced.core.zygotes import Zygotes
-from graced.units import show_size
+from graced.units import format_duration, show_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Pool:
             self._say("error", f"pool {self.name}: {reason}; giving up")
             return
         delay = self._zygotes.load_again(lost, now)
-        again = f"starting again in {seconds(delay)}" if delay else "starting again"
+        again = f"starting again in {format_duration(delay)}" if delay else "starting again"
         self._say("error", f"pool {self.name}: {reason}; {again}")
 
     def _end_zygote(self, zygote: Zygote, reason: str, now: float) -> None:
@@ -246,7 +246,7 @@ class Pool:
     def _out_of_time(self, zygote: Zygote, now: float) -> None:
         """Its deadline is over: that of its import, of its last forks, or of its leaving."""
         if zygote.state is ZygoteState.IMPORTING:
-            limit = seconds(zygote.settings.ready_timeout)
+            limit = format_duration(zygote.settings.ready_timeout)
             reason = f"importing {zygote.settings.worker} took longer than {limit}"
             self._end_zygote(zygote, reason, now)
         elif zygote.state is ZygoteState.LOST:
@@ -266,7 +266,7 @@ class Pool:
         self.ever_ready = True
         if self._slots.current_code(member):
             self._proven.add(member.slot)
-        took = seconds(now - member.born_at)
+        took = format_duration(now - member.born_at)
         self._say("debug", f"worker {member.label} is ready after {took}", member)
         if self.candidate is not None and member.id == self.candidate.canary:
             self.candidate.state = CandidateState.PROVEN
@@ -297,7 +297,7 @@ class Pool:
     def seen_waiting(self, member: Member, now: float) -> None:
         """A worker waits for work; that proves it if it has outlived those that died."""
         if self._proves(member) and now - member.born_at >= self.backoff.proof:
-            lived = seconds(now - member.born_at)
+            lived = format_duration(now - member.born_at)
             self._say(
                 "info",
                 f"pool {self.name}: worker {member.label} has lived for {lived} and waits for work,"
@@ -308,7 +308,7 @@ class Pool:
 
     def round_overdue(self, member: Member, limit: float) -> None:
         """A worker's round is past its deadline."""
-        if member.overdue(f"a round took longer than {seconds(limit)}"):
+        if member.overdue(f"a round took longer than {format_duration(limit)}"):
             self._do([PrintStack(member.id)])
 
     def died(self, member: Member, event: Died, now: float) -> None:
@@ -399,7 +399,7 @@ class Pool:
         if self.hopeless is not None:
             return "; giving up"
         if self.backoff.next_start is not None:
-            return f"; starting again in {seconds(max(self.backoff.next_start - now, 0.0))}"
+            return f"; starting again in {format_duration(max(self.backoff.next_start - now, 0.0))}"
         if self.backoff.active:
             return "; waiting for the probe in back-off"
         return "; starting again"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from graced.core.member import count, seconds
+from graced.core.member import count
 from graced.core.states import DaemonState, WorkerState
 from graced.record import Record
+from graced.units import format_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _trouble(pool: Pool, now: float) -> str:
     text = f"pool {pool.name} in back-off: {pool.evidence}"
     if pool.backoff.next_start is None:
         return f"{text}, trying one worker"
-    return f"{text}, next start in {seconds(max(pool.backoff.next_start - now, 0.0))}"
+    return f"{text}, next start in {format_duration(max(pool.backoff.next_start - now, 0.0))}"
 
 
 def _draining(daemon: Daemon, readings: Mapping[int, WorkerReading], now: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from graced import clock
-from graced.text import WIDE, harmless, one_line
+from graced.text import WIDE, harmless, one_line, printed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,13 +30,6 @@ def shorten(text: str) -> str:
         return text
     cut = len(text) - LONGEST
     return f"{text[: LONGEST // 4]} … ({cut} characters cut) … {text[LONGEST // 4 + cut :]}"
-
-
-def printed(value: object) -> str:
-    try:
-        return str(value)
-    except Exception as error:  # noqa: BLE001 - a user's __str__ may raise whatever it likes
-        return f"<{type(value).__name__} that cannot be printed: {type(error).__name__}>"
 
 
 def worded(message: object, args: tuple[object, ...]) -> str:

@@ -12,10 +12,10 @@ import os
 import socket
 import time
 
-from graced.log.formats import PRIORITIES, printed, told
+from graced.log.formats import PRIORITIES, told
 from graced.log.output import Output
 from graced.log.sinks import Sink
-from graced.text import harmless
+from graced.text import harmless, printed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

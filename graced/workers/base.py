@@ -6,7 +6,8 @@ What the methods promise is kept in :mod:`.runtime`.
 from __future__ import annotations
 
 from graced.host.scoreboard import Left, Phase, Wants
-from graced.workers.context import ExitReport, LoadError, exit_status, in_one_line
+from graced.text import in_one_line
+from graced.workers.context import ExitReport, LoadError, exit_status
 from graced.workers.runtime import INTERRUPT, Runtime, WorkerInterrupt
 
 TYPE_CHECKING = False

@@ -51,19 +51,6 @@ class ExitReport(Record):
     text: str = ""
 
 
-def in_one_line(error: BaseException) -> str:
-    """Return `ValueError: what it says`, whatever its `__str__` does; of a group also the first."""
-    try:
-        said = " ".join(str(error).split())
-    except Exception as worse:  # noqa: BLE001  # user code's __str__ may raise anything
-        said = f"(its str() raised {type(worse).__name__})"
-    name = type(error).__name__
-    told = f"{name}: {said}" if said else name
-    if isinstance(error, BaseExceptionGroup):
-        return f"{told}: {in_one_line(error.exceptions[0])}"
-    return told
-
-
 def alone(error: BaseException) -> BaseException:
     """Return what a group of one holds, as that of a task group in which one task has raised."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

@@ -14,6 +14,7 @@ import sys
 
 from graced import settings
 from graced.host.interpreter import without_effect
+from graced.text import in_one_line
 from graced.workers.context import LoadError
 
 TYPE_CHECKING = False
@@ -289,8 +290,6 @@ def _barred(folder: str) -> str | None:
 
 
 def _said(error: BaseException) -> str:
-    from graced.workers.context import in_one_line
-
     if isinstance(error, SystemExit):
         return f"called sys.exit({error.code!r}) during the import"
     if isinstance(error, SyntaxError):

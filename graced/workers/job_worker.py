@@ -23,8 +23,9 @@ from graced.queue.job import (
 )
 from graced.queue.protocol import QueueError
 from graced.queue.worker_end import WorkerEnd, evidence
+from graced.text import in_one_line
 from graced.workers.base import Worker
-from graced.workers.context import alone, in_one_line
+from graced.workers.context import alone
 from graced.workers.runtime import INTERRUPT
 
 TYPE_CHECKING = False

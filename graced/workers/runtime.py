@@ -29,14 +29,8 @@ from graced.host.scoreboard import TOLD, Ack, Phase
 from graced.host.wakeup import Wakeup, check_open, rest, sleep_on
 from graced.log.logger import Log
 from graced.log.worker_log import WorkerLog
-from graced.workers.context import (
-    ExitReport,
-    SpawnOrder,
-    WorkerContext,
-    alone,
-    exit_status,
-    in_one_line,
-)
+from graced.text import in_one_line
+from graced.workers.context import ExitReport, SpawnOrder, WorkerContext, alone, exit_status
 from graced.workers.record import RecordWriter, sane
 
 TYPE_CHECKING = False

@@ -23,8 +23,9 @@ from graced.log.console import say
 from graced.log.logger import Log
 from graced.log.setup import open_log
 from graced.log.worker_log import WorkerLog
+from graced.text import in_one_line
 from graced.workers.base import rehearse
-from graced.workers.context import LoadError, SpawnOrder, WorkerContext, in_one_line
+from graced.workers.context import LoadError, SpawnOrder, WorkerContext
 from graced.workers.importer import CameBack, late_variables, load_class, preload
 from graced.workers.runtime import ANSWERED, PARENT_DIED, Runtime
 from graced.zygote.orphans import Orphan, lead_down

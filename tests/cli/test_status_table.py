@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.cli.status_table import size, span, table
+from graced.cli.status_table import table
+from graced.units import format_size, format_span
 
 STATUS: dict[str, Any] = {
     "name": "shop",
@@ -106,7 +107,7 @@ def test_the_last_reload(last: dict[str, Any], told: str) -> None:
     [(0.0, "0 ms"), (0.35, "350 ms"), (59.94, "59.9 s"), (61, "1 min 1 s"), (90000, "1 d 1 h")],
 )
 def test_spans(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+    assert format_span(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -114,12 +115,12 @@ def test_spans(seconds: float, text: str) -> None:
     [(0, "0"), (1023, "1023"), (1024, "1.0K"), (3 << 40, "3.0T"), (5 << 50, "5120.0T")],
 )
 def test_sizes(number: int, text: str) -> None:
-    assert size(number) == text
+    assert format_size(number) == text
 
 
 @given(st.floats(0, 1e9))
 def test_every_span_is_short(seconds: float) -> None:
-    assert 3 < len(span(seconds)) < 13
+    assert 3 < len(format_span(seconds)) < 13
 
 
 def test_no_text_of_a_worker_moves_the_cursor_or_turns_the_line() -> None:

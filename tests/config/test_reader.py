@@ -13,10 +13,10 @@ import yaml
 from graced import units
 from graced.config import reader
 from graced.config.identity import UnknownDaemonError
-from graced.config.nodes import printable
 from graced.config.reader import ConfigReading, Problem
 from graced.host.address import parse
 from graced.settings import Backoff, Log, Pool, Settings
+from graced.text import printable
 
 POOL = "pools: {jobs: {}}\n"
 

@@ -9,8 +9,8 @@ from core_simulator import Code, Simulator, Work, pool, settings, simulator, sta
 
 from graced.core import actions as ac
 from graced.core import events as ev
-from graced.core.member import seconds
 from graced.core.states import DaemonState, ZygoteState
+from graced.units import format_duration
 
 CHAIN = (pool("db"), pool("api", after=("db",)), pool("web", after=("api",)))
 
@@ -495,4 +495,4 @@ def test_a_daemon_that_drains_is_not_ready_though_every_worker_is_there() -> Non
     [(0.4, "400 ms"), (1.5, "1.5 s"), (119, "119 s"), (120, "2 min"), (600, "10 min")],
 )
 def test_durations_as_people_write_them(value: float, words: str) -> None:
-    assert seconds(value) == words
+    assert format_duration(value) == words
