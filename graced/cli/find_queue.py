@@ -107,7 +107,7 @@ def is_running(control: str) -> bool:
     """Whether a daemon has its control socket there."""
     try:
         wire.connect_to_daemon(control).close()
-    except unixsocket.Impostor:  # somebody else's is none
+    except unixsocket.UntrustedSocketError:  # somebody else's is none
         return False
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         return False

@@ -92,7 +92,7 @@ def _check_trust(path: str) -> None:
         return
     try:
         safepaths.demand(path)
-    except safepaths.Unsafe as error:
+    except safepaths.UnsafeFolderError as error:
         advice = "name another file with -c, run graced as that user (sudo -u), or chown it to root"
         raise ConfigValueError(f"is not for root to read: {error}", advice) from None
 

@@ -61,7 +61,7 @@ def check_code(settings: Settings, blame: Blame) -> None:
         for index, folder in enumerate(pool.path):
             try:
                 safepaths.demand(folder)
-            except safepaths.Unsafe as error:
+            except safepaths.UnsafeFolderError as error:
                 key = f"pools.{name}.path"
                 what = f"root would run code that others can change: {error}"
                 advice = "set user, run graced as that user (sudo -u), or chown it to root"

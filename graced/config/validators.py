@@ -78,11 +78,11 @@ def folder(text: str, mark: Mark) -> str:
 
 
 def address(text: str, _mark: Mark) -> str:
-    from graced.host.address import BadAddress, parse
+    from graced.host.address import AddressError, parse
 
     try:
         parse(text)
-    except BadAddress as error:
+    except AddressError as error:
         raise ConfigValueError(error.what, error.remedy) from None
     return text
 

@@ -59,7 +59,7 @@ class Connection:
             unixsocket.connect_to_daemon(self._socket, path)
             self.pid = unixsocket.peer(self._socket)[0]
             self._watch = _pidfd(self.pid)
-        except unixsocket.Impostor as error:
+        except unixsocket.UntrustedSocketError as error:
             self._socket.close()
             raise ControlError(str(error)) from None
         except OSError as error:

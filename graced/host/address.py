@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 1024  # connections that wait for a worker; the kernel has the last word
 MODE: Final = 0o660
-LONGEST_PATH: Final = 107  # bytes, see unix(7)
+MAX_PATH_BYTES: Final = 107  # bytes, see unix(7)
 EXAMPLES: Final = "write tcp://127.0.0.1:8080, tcp://[::1]:8080, unix:///run/shop.sock or fd:NAME"
 
 
-class BadAddress(ValueError):
+class AddressError(ValueError):
     """What is written can be no address: what is wrong with it, and what to write."""
 
     def __init__(self, what: str, remedy: str = EXAMPLES) -> None:
@@ -41,7 +41,7 @@ class Address(Record):
 
 
 def parse(text: str) -> Address:
-    """Return the address that a text stands for; BadAddress if it is none."""
+    """Return the address that a text stands for; AddressError if it is none."""
     place, mark, words = text.partition("?")
     found = _place(place)
     return _with_words(found, words) if mark else found
@@ -54,15 +54,15 @@ def _place(text: str) -> Address:
         return _unix(text.removeprefix("unix:").removeprefix("//"))
     if text.startswith("fd:"):
         return _fd(text.removeprefix("fd:"))
-    raise BadAddress(f"{text[:60]!r} is no address")
+    raise AddressError(f"{text[:60]!r} is no address")
 
 
 def _tcp(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5):
-        raise BadAddress(f"'tcp://{text[:60]}' has no port")
+        raise AddressError(f"'tcp://{text[:60]}' has no port")
     if not 1 <= int(port) <= 65535:
-        raise BadAddress(f"there is no port {port}", "write a port from 1 to 65535")
+        raise AddressError(f"there is no port {port}", "write a port from 1 to 65535")
     in_brackets = host.startswith("[") and host.endswith("]")
     plain = _numeric(host[1:-1] if in_brackets else host, six=in_brackets)
     shown = f"[{plain}]" if in_brackets else plain
@@ -77,7 +77,7 @@ def _numeric(host: str, *, six: bool) -> str:
     try:
         return socket.inet_ntop(family, socket.inet_pton(family, host))
     except (OSError, ValueError):
-        raise BadAddress(
+        raise AddressError(
             f"{host[:60]!r} is no numeric IP address",
             "write 127.0.0.1 or [::1] for this host alone, 0.0.0.0 or [::] for all hosts",
         ) from None
@@ -85,20 +85,20 @@ def _numeric(host: str, *, six: bool) -> str:
 
 def _unix(path: str) -> Address:
     if not path.startswith("/") or path.endswith("/"):
-        raise BadAddress(f"'unix://{path[:60]}' has no absolute path", "write unix:///run/x.sock")
+        raise AddressError(f"'unix://{path[:60]}' has no absolute path", "write unix:///run/x.sock")
     import os
 
     path = os.path.normpath(path)
-    if "\0" in path or len(os.fsencode(path)) > LONGEST_PATH:
-        raise BadAddress(
-            f"'unix://{path[:60]}…' is longer than {LONGEST_PATH} bytes", "write a shorter path"
+    if "\0" in path or len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise AddressError(
+            f"'unix://{path[:60]}…' is longer than {MAX_PATH_BYTES} bytes", "write a shorter path"
         )
     return Address("unix", f"unix://{path}", name=path)
 
 
 def _fd(name: str) -> Address:
     if not name or not name.isascii() or not name.isprintable() or ":" in name or len(name) > 255:
-        raise BadAddress(
+        raise AddressError(
             f"{name[:60]!r} cannot be the name of a descriptor",
             "write the FileDescriptorName= of a socket unit, such as fd:web",
         )
@@ -114,7 +114,7 @@ def _with_words(address: Address, words: str) -> Address:
             case "mode", "unix":
                 address = address.replace(mode=_mode(value))
             case _:
-                raise BadAddress(
+                raise AddressError(
                     f"{word[:60]!r} means nothing there",
                     "write ?backlog=100 after tcp:// and unix://, ?mode=0666 after unix://",
                 )
@@ -123,11 +123,11 @@ def _with_words(address: Address, words: str) -> Address:
 
 def _backlog(text: str) -> int:
     if not 1 <= int(text[:9]) <= 65535:
-        raise BadAddress(f"backlog={text[:20]} is out of range", "write from 1 to 65535")
+        raise AddressError(f"backlog={text[:20]} is out of range", "write from 1 to 65535")
     return int(text[:9])
 
 
 def _mode(text: str) -> int:
     if not (3 <= len(text) <= 4 and all("0" <= c <= "7" for c in text)) or int(text, 8) > 0o777:
-        raise BadAddress(f"mode={text[:20]} is no mode", "write three octal digits, such as 660")
+        raise AddressError(f"mode={text[:20]} is no mode", "write three octal digits, such as 660")
     return int(text, 8)

@@ -24,7 +24,7 @@ class ChannelClosed(Exception):
     """The other side is gone."""
 
 
-class ChannelSpoilt(ChannelClosed):
+class ChannelCorrupted(ChannelClosed):
     """What has come there is no message of the other end."""
 
 
@@ -76,7 +76,7 @@ class Channel:
     def receive(self) -> tuple[Any, ...] | None:
         """Return the next message, None if there is none yet.
 
-        ChannelClosed at the end, ChannelSpoilt if it is none.
+        ChannelClosed at the end, ChannelCorrupted if it is none.
         """
         try:
             data = self._socket.recv(MAX_MESSAGE)
@@ -90,7 +90,7 @@ class Channel:
         if not data:
             raise ChannelClosed("the other side is gone")
         if not data.startswith(self._mark):
-            raise ChannelSpoilt("what came over it is no message of the other end")
+            raise ChannelCorrupted("what came over it is no message of the other end")
         message: tuple[Any, ...] = marshal.loads(memoryview(data)[_MARK:])
         return message
 

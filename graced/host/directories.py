@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 SOCKET: Final = "control.sock"
 LOCK: Final = "lock"
-LETTING_GO: Final = 0.5  # seconds in which a daemon that dies has let go of its name, too
+NAME_RELEASE_TIMEOUT_S: Final = (
+    0.5  # seconds in which a daemon that dies has let go of its name, too
+)
 
 
 class AlreadyRunning(Exception):
@@ -123,7 +125,7 @@ def _named(path: str) -> socket.socket | None:
     """
     name = _name(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    end = time.monotonic() + LETTING_GO
+    end = time.monotonic() + NAME_RELEASE_TIMEOUT_S
     while True:
         try:
             sock.bind(name)
@@ -171,7 +173,7 @@ def _name(path: str) -> bytes:
     whole = f"{view} {root.st_dev} {root.st_ino} {folder}/{base}"
     return f"\0graced-{base[:64]}-{crc32(whole.encode('utf-8', 'surrogateescape')):08x}".encode(
         "utf-8", "surrogateescape"
-    )[: unixsocket.LONGEST]
+    )[: unixsocket.MAX_PATH_BYTES]
 
 
 class LockHeldError(Exception):
@@ -209,7 +211,7 @@ def _open_lock(file: str) -> int:
     if os.geteuid() == 0:
         try:
             safepaths.demand_folder(file)
-        except safepaths.Unsafe as error:
+        except safepaths.UnsafeFolderError as error:
             raise PermissionError(EPERM, f"not locked by root: {error}", file) from None
     try:
         return os.open(file, flags | os.O_RDWR | os.O_CREAT, 0o600)
@@ -338,7 +340,7 @@ def give(
     for path, mode in ((runtime, 0o755), (state, 0o750)):
         try:
             safepaths.give_folder(path, mode, owner)
-        except (safepaths.Unsafe, OSError):
+        except (safepaths.UnsafeFolderError, OSError):
             pass
 
 
@@ -392,7 +394,7 @@ def _make(path: str, mode: int, key: str) -> None:
         _make_all(path, mode)
         if os.geteuid() == 0:
             safepaths.demand(path)
-    except safepaths.Unsafe as error:
+    except safepaths.UnsafeFolderError as error:
         remedy = f"start as that user, set user, or set {key or 'name'} to have another folder"
         raise NotForRoot(f"{path}: cannot be used by root: {error}; {remedy}") from None
     except OSError as error:

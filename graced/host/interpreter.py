@@ -143,12 +143,12 @@ class Before:
             return False
         try:
             os.setpgid(0, self._group)
-        except OSError:  # told by is_astray
+        except OSError:  # told by has_left_group
             pass
         return True
 
     @property
-    def is_astray(self) -> bool:
+    def has_left_group(self) -> bool:
         """Whether the process has left its process group for good."""
         return os.getpgrp() != self._group
 

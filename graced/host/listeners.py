@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FIRST: Final = 3  # of the descriptors that systemd hands over, see sd_listen_fds(3)
 STORED: Final = "graced-"  # begins the names of sockets that we have stored with systemd
-LONGEST_NAME: Final = 200
+MAX_NAME_CHARS: Final = 200
 _NOBODY: Final = (ConnectionRefusedError, FileNotFoundError)
 
 
@@ -34,7 +34,7 @@ class ListenError(DirectoryError):
     exit_code = FAILED  # the port may be free at the next try
 
 
-class NotGiven(ListenError):
+class SocketNotGivenError(ListenError):
     """systemd hands over no such socket, and will not if it is asked again."""
 
     exit_code = CONFIG
@@ -182,7 +182,7 @@ def stored_name(address: Address) -> str:
     from zlib import crc32
 
     plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in address.place)
-    return f"{STORED}{plain[:LONGEST_NAME]}-{crc32(address.place.encode()):08x}"
+    return f"{STORED}{plain[:MAX_NAME_CHARS]}-{crc32(address.place.encode()):08x}"
 
 
 # Binding

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
     from typing import Final
 
-LONGEST_TIME: Final = 36525 * 86400.0  # seconds: a century in µs fits what systemd counts in
-LONGEST: Final = 2000  # bytes of a value; systemd ignores a message of more than 4096
+MAX_EXTENSION_S: Final = 36525 * 86400.0  # seconds: a century in µs fits what systemd counts in
+MAX_VALUE_BYTES: Final = 2000  # bytes of a value; systemd ignores a message of more than 4096
 READY_FD: Final = "GRACED_READY_FD"  # the command that waits for a daemon that left the terminal
 
 
-FAREWELL: Final = 0.2  # seconds that last words may take
+LAST_WORDS_TIMEOUT_S: Final = 0.2  # seconds that last words may take
 
 
 class Notifier:
@@ -75,7 +75,7 @@ class Notifier:
 
     def extend(self, seconds: float) -> None:
         """EXTEND_TIMEOUT_USEC: what is under way may take this much longer from now."""
-        usec = round(min(max(0.0, seconds), LONGEST_TIME) * 1_000_000)
+        usec = round(min(max(0.0, seconds), MAX_EXTENSION_S) * 1_000_000)
         message = {"EXTEND_TIMEOUT_USEC": str(usec)}
         if self._waiting and self._waiting[-1].startswith(b"EXTEND_TIMEOUT_USEC="):
             self._waiting.pop()  # the newer one says it all
@@ -155,7 +155,7 @@ class Notifier:
     def farewell(self, exit_status: int, why: str, errno: int | None = None) -> None:
         """Say why there will be no daemon: our last words."""
         self.failed(exit_status, errno, f"failed: {why}")
-        self.final(FAREWELL)
+        self.final(LAST_WORDS_TIMEOUT_S)
 
     def close(self) -> None:
         """Forget the socket: a child does this, and the tests."""
@@ -287,7 +287,11 @@ def _value(text: str) -> bytes:
     """Return `text` on one line, as UTF-8, and short enough to be read."""
     text = one_line(" ".join(text.splitlines()))
     data = text.encode("utf-8", "backslashreplace")
-    return data if len(data) <= LONGEST else data[:LONGEST].decode("utf-8", "ignore").encode()
+    return (
+        data
+        if len(data) <= MAX_VALUE_BYTES
+        else data[:MAX_VALUE_BYTES].decode("utf-8", "ignore").encode()
+    )
 
 
 def tell_who_waits(fd: str, text: str) -> None:

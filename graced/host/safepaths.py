@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     Owner = tuple[int, int]  # user and group number
 
-MOST_LINKS: Final = 40
+MAX_LINKS: Final = 40
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-class Unsafe(Exception):
+class UnsafeFolderError(Exception):
     """Another user than root can change what is there; says which and where."""
 
 
@@ -32,14 +32,14 @@ def is_roots(path: str) -> bool:
     """Return whether the folder of a file, there or not, is root's alone."""
     try:
         folder, _ = _walk(path)
-    except (Unsafe, OSError):
+    except (UnsafeFolderError, OSError):
         return False
     os.close(folder)
     return True
 
 
 def demand_folder(path: str, *, sticky: bool = False) -> None:
-    """Raise Unsafe if others than root can write to the folder of a file; OSError passes.
+    """Raise UnsafeFolderError if others than root can write to a file's folder; OSError passes.
 
     With `sticky` such a folder will do, for what does not follow what others have put there.
     """
@@ -51,7 +51,7 @@ def demand_folder(path: str, *, sticky: bool = False) -> None:
 
 
 def demand(path: str) -> None:
-    """Raise Unsafe if others than root can change a file or a folder; what isn't there is fine."""
+    """Raise UnsafeFolderError if others than root can change what is there; nothing may be."""
     try:
         folder, name = _walk(path, sticky=True)
     except OSError:
@@ -68,7 +68,7 @@ def demand(path: str) -> None:
 def open_file(path: str, flags: int, mode: int, owner: Owner | None = None) -> int:
     """Open a file in a folder that is root's alone, or make it; `owner` gets a new one.
 
-    Raises Unsafe or OSError.
+    Raises UnsafeFolderError or OSError.
     """
     folder, name = _walk(path)
     try:
@@ -92,7 +92,7 @@ def give_folder(path: str, mode: int, owner: Owner) -> None:
     """Make a folder in one that is root's alone, and give it to `owner`.
 
     So is one of root's that has nothing in it but what graced makes; any other is left as
-    it is. Raises Unsafe or OSError.
+    it is. Raises UnsafeFolderError or OSError.
     """
     parent, name = _walk(path, make=True)
     try:
@@ -128,7 +128,7 @@ def _give_all(folder: int, owner: Owner) -> None:
             try:
                 _check(os.fstat(below), name, below, sticky=False)
                 _give_all(below, owner)
-            except Unsafe:  # it has an owner already
+            except UnsafeFolderError:  # it has an owner already
                 pass
             finally:
                 os.close(below)
@@ -151,7 +151,7 @@ def _walk(path: str, *, make: bool = False, sticky: bool = False) -> tuple[int, 
             target = _target(name, at, where)
             if target is not None:
                 links += 1
-                if links > MOST_LINKS:
+                if links > MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 parts += _parts(target)
                 below = os.open("/" if target.startswith("/") else ".", _FOLDER, dir_fd=at)
@@ -194,7 +194,7 @@ def _target(name: str, at: int, where: str) -> str | None:
     if not stat.S_ISLNK(found.st_mode) or _is_magic(name, at):
         return None
     if found.st_uid != 0:  # in a sticky folder, or a mistake of root's
-        raise Unsafe(f"{os.path.join(where, name)} is a link of {_user(found.st_uid)}")
+        raise UnsafeFolderError(f"{os.path.join(where, name)} is a link of {_user(found.st_uid)}")
     return os.readlink(name, dir_fd=at)
 
 
@@ -207,13 +207,13 @@ def _is_magic(name: str, at: int) -> bool:
 
 
 def _check(found: os.stat_result, where: str, fd: int, *, sticky: bool) -> None:
-    """Raise Unsafe if others than root can change what was found."""
+    """Raise UnsafeFolderError if others than root can change what was found."""
     if found.st_uid != 0:
-        raise Unsafe(f"{where} belongs to {_user(found.st_uid)}")
+        raise UnsafeFolderError(f"{where} belongs to {_user(found.st_uid)}")
     if not found.st_mode & 0o022 or (sticky and found.st_mode & stat.S_ISVTX):
         return
     if not os.fstatvfs(fd).f_flag & os.ST_RDONLY:
-        raise Unsafe(f"{where} can be written to by others than root")
+        raise UnsafeFolderError(f"{where} can be written to by others than root")
 
 
 def _user(uid: int) -> str:

@@ -28,7 +28,7 @@ _TEXT_AT: Final = 256
 TEXT_SIZE: Final = RECORD_SIZE - _TEXT_AT
 _LARGEST: Final = 2**63 - 1
 _MOMENT: Final = 1_000_000_000  # ns
-MOST_PID: Final = 2**22  # see proc(5), pid_max
+MAX_PID: Final = 2**22  # see proc(5), pid_max
 
 # The words of a record. The worker writes all but RING_BUSY, RING_GOOD and TOLD.
 PHASE: Final = 0
@@ -91,7 +91,7 @@ class Wants:
     MAX_RSS_AT_ONCE: Final = 4  # at the first look: so will those that come after it
 
 
-class Left:
+class ExitKind:
     """How a worker ended, in its own words; DIED if it had none."""
 
     DIED: Final = 0
@@ -141,10 +141,10 @@ class WorkerRecord:
     leased = _Word(LEASED)
     ack = _Word(ACK, Ack.INTERRUPT)
     wants = _Word(WANTS, Wants.MAX_RSS_AT_ONCE)
-    left = _Word(LEFT, Left.OWN_HANDLER)
-    pid = _Word(PID, MOST_PID)
+    left = _Word(LEFT, ExitKind.OWN_HANDLER)
+    pid = _Word(PID, MAX_PID)
     ready_at = _Word(READY_AT)
-    child_group = _Word(CHILD_GROUP, MOST_PID)
+    child_group = _Word(CHILD_GROUP, MAX_PID)
     stacks = _Word(STACKS)
     ring_busy = _Word(RING_BUSY)
     ring_good = _Word(RING_GOOD)

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Final
 
-WINDOW: Final = 32 << 20  # bytes, of which only those take memory that are written
+WINDOW_BYTES: Final = 32 << 20  # bytes, of which only those take memory that are written
 PLAIN: Final = bytes((10, *range(32, 127)))  # what faulthandler writes; all else it escapes
-LARGEST: Final = 12 << 20  # of one dump: 100 threads of 100 frames, names of 500 characters
-THREADS: Final = 100  # that faulthandler prints, the newest first: the main one is the last
-DEPTH: Final = 100  # frames that it prints of each
-LONGEST: Final = 60_000  # characters told of a window, so that a log record and evidence hold them
+MAX_DUMP_BYTES: Final = 12 << 20  # of one dump: 100 threads of 100 frames, names of 500 characters
+MAX_THREADS: Final = 100  # that faulthandler prints, the newest first: the main one is the last
+MAX_FRAMES: Final = 100  # frames that it prints of each
+MAX_TEXT_CHARS: Final = (
+    60_000  # characters told of a window, so that a log record and evidence hold them
+)
 CURRENT: Final = "Current thread"
 FIRST: Final = ("Fatal", CURRENT, "Stack")  # how what is told first begins: a crash, and its stack
 FIRST_LENT: Final = RECORDS  # after those of the workers
@@ -71,14 +73,14 @@ class Stacks:
 
         So it does where no Python runs that could go back to the start.
         """
-        return self._ends.get(record, 0) + LARGEST <= WINDOW
+        return self._ends.get(record, 0) + MAX_DUMP_BYTES <= WINDOW_BYTES
 
     def clear(self, record: int) -> None:
         """Empty a window: before a stack is asked for, and once it is told."""
         found = self._used(record)
         if found is not None:
             start, data = found
-            self._ends[record] = start + len(data) - record * WINDOW
+            self._ends[record] = start + len(data) - record * WINDOW_BYTES
             os.pwrite(self._fd, bytes(len(data)), start)
 
     def read(self, record: int) -> str:
@@ -113,7 +115,7 @@ class Stacks:
 
     def _used(self, record: int) -> tuple[int, bytes] | None:
         """Return where in the file the written part of a window starts, and the part."""
-        start, limit = record * WINDOW, (record + 1) * WINDOW
+        start, limit = record * WINDOW_BYTES, (record + 1) * WINDOW_BYTES
         found, end = -1, start
         while end < limit:
             try:
@@ -187,7 +189,7 @@ class Window:
 def rewind(fd: int, record: int) -> None:
     """Let the next stack be written at the start of the window again."""
     try:
-        os.lseek(fd, record * WINDOW, os.SEEK_SET)
+        os.lseek(fd, record * WINDOW_BYTES, os.SEEK_SET)
     except OSError:  # standard error is a pipe or a terminal
         pass
 
@@ -195,7 +197,7 @@ def rewind(fd: int, record: int) -> None:
 def written(frame: FrameType | None) -> str:
     """Return the stack of the main thread, as faulthandler would write it."""
     lines = [f"\n{CURRENT} (most recent call first):\n"]
-    while frame is not None and len(lines) < DEPTH:
+    while frame is not None and len(lines) < MAX_FRAMES:
         code = frame.f_code
         lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}\n')
         frame = frame.f_back
@@ -209,7 +211,7 @@ def arranged(text: str) -> str:
     rest = [block for block in blocks if not block.startswith(FIRST)]
     told = _shortened("\n\n".join(first or rest[:1]))
     rest = rest if first else rest[1:]
-    while rest and len(told) + len(rest[0]) <= LONGEST:
+    while rest and len(told) + len(rest[0]) <= MAX_TEXT_CHARS:
         told += "\n\n" + rest.pop(0)
     if rest:
         told += f"\n\n… ({len(rest)} more are left out)"
@@ -217,14 +219,14 @@ def arranged(text: str) -> str:
 
 
 def _block(text: str) -> str:
-    return f"… (no more than {THREADS} threads are printed)" if text == "..." else text
+    return f"… (no more than {MAX_THREADS} threads are printed)" if text == "..." else text
 
 
 def _shortened(text: str) -> str:
     """Return the most recent calls of a stack."""
-    if len(text) <= LONGEST:
+    if len(text) <= MAX_TEXT_CHARS:
         return text
-    kept = text[:LONGEST].rpartition("\n")[0] or text[:LONGEST]
+    kept = text[:MAX_TEXT_CHARS].rpartition("\n")[0] or text[:MAX_TEXT_CHARS]
     return f"{kept}\n  … ({len(text) - len(kept)} more characters are left out)"
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-LONGEST: Final = 107
+MAX_PATH_BYTES: Final = 107
 BACKLOG: Final = 128
 _PEERGROUPS: Final = 59  # SO_PEERGROUPS, see socket(7)
 
@@ -32,7 +32,7 @@ def peer(sock: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-class Impostor(Exception):
+class UntrustedSocketError(Exception):
     """Another process than the daemon may listen there; says whose, and what to do."""
 
 
@@ -40,17 +40,18 @@ def connect_to_daemon(sock: socket.socket, path: str) -> None:
     """Connect to a daemon's socket, if no other user can have put one there.
 
     Its folder has to be root's, ours or the configured user's, or one that root has made for
-    its owner; whoever listens has to be one of those. Raises Impostor, or what connect() raises.
+    its owner; what listens has to be of one of those.
+    Raises UntrustedSocketError, or what connect() raises.
     """
     folder = os.path.dirname(os.path.abspath(path))
     owner = os.stat(folder).st_uid
     known = {0, os.geteuid(), *_configured}
     if owner not in known and not _is_given_by_root(folder):
-        raise Impostor(f"{path}: {_whose(owner)}")
+        raise UntrustedSocketError(f"{path}: {_whose(owner)}")
     connect(sock, path)
     uid = peer(sock)[1]
     if uid not in (*known, owner):
-        raise Impostor(f"{path}: {_whose(uid)}")
+        raise UntrustedSocketError(f"{path}: {_whose(uid)}")
 
 
 _configured: set[int] = set()
@@ -124,7 +125,7 @@ def _bind(sock: socket.socket, path: str, mode: int) -> None:
 
 def _name(call: Callable[[str], None], path: str) -> None:
     """Call with a name for `path` that the kernel takes."""
-    if len(os.fsencode(path)) <= LONGEST:
+    if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         call(path)
         return
     folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

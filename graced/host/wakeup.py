@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
-LONGEST_POLL: Final = 20 * 86400.0  # seconds: poll() counts milliseconds in 32 bits
+MAX_POLL_S: Final = 20 * 86400.0  # seconds: poll() counts milliseconds in 32 bits
 
 _level_lock = allocate_lock()
 
@@ -144,4 +144,4 @@ def rest(end: float | None) -> float | None:
     """Return what poll() should wait for: milliseconds, as many as it can take."""
     if end is None:
         return None
-    return min(max(end - time.monotonic(), 0.0), LONGEST_POLL) * 1000
+    return min(max(end - time.monotonic(), 0.0), MAX_POLL_S) * 1000

@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     Format = Callable[[str, str, Fields, Fields], str | bytes]
 
 PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(3)
-LONGEST: Final = 64 * 1024  # characters of one message
+MAX_MESSAGE_CHARS: Final = 64 * 1024  # characters of one message
 
 _ORIGIN: Final = frozenset({"pool", "slot", "generation", "pid"})
 
 
 def shorten(text: str) -> str:
     """Return beginning and end of what is too long: the error ends a traceback."""
-    if len(text) <= LONGEST:
+    if len(text) <= MAX_MESSAGE_CHARS:
         return text
-    cut = len(text) - LONGEST
-    return f"{text[: LONGEST // 4]} … ({cut} characters cut) … {text[LONGEST // 4 + cut :]}"
+    cut = len(text) - MAX_MESSAGE_CHARS
+    kept = MAX_MESSAGE_CHARS // 4
+    return f"{text[:kept]} … ({cut} characters cut) … {text[kept + cut :]}"
 
 
 def worded(message: object, args: tuple[object, ...]) -> str:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from graced.log.formats import Fields
 
 IDENTIFIER: Final = "graced"
-LONGEST_NAME: Final = 64  # of a field
+MAX_NAME_CHARS: Final = 64  # of a field
 STREAM: Final = "/stdout"  # what journald calls the socket behind standard error, and
 NATIVE: Final = "/socket"  # its neighbour, which we want
-PATIENCE: Final = 0.1  # seconds that a process waits at its end for journald
-BLINK: Final = 0.001
+SETTLE_TIMEOUT_S: Final = 0.1  # seconds that a process waits at its end for journald
+SETTLE_PAUSE_S: Final = 0.001
 _SIOCOUTQ: Final = 0x5411  # what is sent and not yet read, see unix(7)
 
 
@@ -81,7 +81,7 @@ def entry(level: str, message: str, bound: Fields, fields: Fields) -> bytes:
 
 def _name(key: str) -> str:
     plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in str(key).upper())
-    return f"GRACED_{plain}"[:LONGEST_NAME]
+    return f"GRACED_{plain}"[:MAX_NAME_CHARS]
 
 
 def _field(name: str, value: str) -> bytes:
@@ -145,10 +145,10 @@ class JournalSink(Sink):
         """
         if self._spoke != os.getpid():
             return
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + SETTLE_TIMEOUT_S
         while self._unread() and time.monotonic() < end:
-            time.sleep(BLINK)
-        time.sleep(BLINK)  # read, but perhaps not looked up yet
+            time.sleep(SETTLE_PAUSE_S)
+        time.sleep(SETTLE_PAUSE_S)  # read, but perhaps not looked up yet
 
     def _unread(self) -> bool:
         import fcntl

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 PIPE_BUF: Final = select.PIPE_BUF
-LOOK_AGAIN: Final = 1.0  # seconds between two looks whether the file was rotated
+ROTATION_CHECK_S: Final = 1.0  # seconds between two looks whether the file was rotated
 
 
 class Sink:
@@ -173,7 +173,7 @@ class FileSink(Sink):
     def write(self, record: bytes, report: Callable[[int], bytes]) -> None:
         now = time.monotonic()
         if now >= self._look_at:
-            self._look_at = now + LOOK_AGAIN
+            self._look_at = now + ROTATION_CHECK_S
             if self._rotated():
                 self.reopen()
         super().write(record, report)

@@ -38,7 +38,7 @@ class ClientEnd:
             self._sock = wire.connect_to_daemon(path)
         except (FileNotFoundError, ConnectionRefusedError):
             raise QueueGone(f"{path}: no daemon keeps this queue") from None
-        except unixsocket.Impostor as error:
+        except unixsocket.UntrustedSocketError as error:
             raise QueueError(str(error)) from None
         except PermissionError:
             remedy = "be root, the daemon's user or in its group"

@@ -165,7 +165,7 @@ def connect(path: str, *, blocking: bool = False) -> socket.socket:
 
 
 def connect_to_daemon(path: str) -> socket.socket:
-    """Return a blocking socket connected to a daemon's; OSError, or unixsocket.Impostor."""
+    """Return a blocking socket connected to a daemon's; OSError, or UntrustedSocketError."""
     return _socket(unixsocket.connect_to_daemon, path, blocking=True)
 
 

@@ -25,9 +25,9 @@ from graced.core.events import (
 )
 from graced.exitcodes import CUT_OFF
 from graced.host import process
-from graced.host.channel import Channel, ChannelClosed, ChannelFull, ChannelSpoilt
+from graced.host.channel import Channel, ChannelClosed, ChannelCorrupted, ChannelFull
 from graced.host.oom import OomKills
-from graced.host.scoreboard import Ack, Left, Phase, ScoreboardFull
+from graced.host.scoreboard import Ack, ExitKind, Phase, ScoreboardFull
 from graced.record import Record
 from graced.supervisor.monitor import ScoreboardMonitor
 from graced.zygote.fork import fork_with
@@ -58,7 +58,7 @@ LOOK = 0.002  # seconds that a worker gets to stop for a look at its lease
 TRIES = 20  # looks that fail before the kill comes all the same
 TELLS: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}  # what is also told by the scoreboard
 WHERE = {Phase.BORN: " in setup()", Phase.SETUP: " in setup()", Phase.TEARDOWN: " in teardown()"}
-PLANNED = (Left.DRAINED, Left.INTERRUPTED, Left.TEARDOWN_RAISED)
+PLANNED = (ExitKind.DRAINED, ExitKind.INTERRUPTED, ExitKind.TEARDOWN_RAISED)
 
 
 class _Zygote:
@@ -204,7 +204,7 @@ class Children:
                 if message is None:
                     return
                 self._message(number, message)
-        except ChannelSpoilt as error:
+        except ChannelCorrupted as error:
             self._log.error(f"pool {zygote.pool}: its zygote's channel: {error}; it is killed")
             self._hang_up(zygote)
             self.kill_zygote(number)
@@ -501,7 +501,7 @@ class Children:
             clock.iso(),
             interrupted=record.left in PLANNED and record.ack == Ack.INTERRUPT,
             clean=exit.code == os.CLD_EXITED and exit.status == 0,
-            own_handler=record.left == Left.OWN_HANDLER and exit.status == 0,
+            own_handler=record.left == ExitKind.OWN_HANDLER and exit.status == 0,
             job=bool(record.job),
         )
         timed_out = {"timed_out": True} if self._workers[worker].timed_out else {}

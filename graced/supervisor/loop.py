@@ -425,7 +425,7 @@ class Supervisor:
             if os.geteuid() == 0:
                 safepaths.demand_folder(file)
             FileSink(file).close()
-        except (OSError, safepaths.Unsafe) as error:
+        except (OSError, safepaths.UnsafeFolderError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             remedy = "name a file that can be written, or restart as root if only root can open it"
             return f"log.file: {file}: {why}; {remedy}"

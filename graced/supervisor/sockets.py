@@ -17,7 +17,7 @@ from graced.host.address import parse
 from graced.host.listeners import (
     STORED,
     ListenError,
-    NotGiven,
+    SocketNotGivenError,
     adjust,
     file_at,
     is_at,
@@ -191,13 +191,15 @@ class Sockets:
         if not fds:
             names = sorted(name for name in self._given if not name.startswith(STORED))
             there = f"there are {', '.join(names)}" if names else "there is none at all"
-            raise NotGiven(
+            raise SocketNotGivenError(
                 f"{where}: systemd hands over no socket of this name, {there};"
                 " see FileDescriptorName= in systemd.socket(5), and restart with the socket unit"
             )
         for fd in fds:
             if not listens(fd):
-                raise NotGiven(f"{where}: is no socket that listens; write ListenStream=")
+                raise SocketNotGivenError(
+                    f"{where}: is no socket that listens; write ListenStream="
+                )
             take_over(fd)
 
     def _stored_before(self, address: Address) -> int | None:
@@ -245,7 +247,7 @@ def _keep_root_out(address: Address) -> None:
     if os.geteuid() == 0 and address.kind == "unix":
         try:
             safepaths.demand_folder(address.name)
-        except safepaths.Unsafe as error:
+        except safepaths.UnsafeFolderError as error:
             what = f"cannot listen on {address.place} as root: {error}"
             remedy = "set user, name a folder that is root's alone, or let systemd open it: fd:NAME"
             raise ListenError(f"{what}; {remedy}") from None

@@ -124,7 +124,7 @@ def _log_of_root(file: str | None, owner: Owner) -> int | None:
         return None
     try:
         return safepaths.open_file(file, os.O_WRONLY | os.O_APPEND, 0o640, owner)
-    except safepaths.Unsafe:
+    except safepaths.UnsafeFolderError:
         return None
     except OSError as error:
         raise DirectoryError(f"{file}: {error.strerror}; {REMEDY}") from error
@@ -279,7 +279,7 @@ def _log(settings: Settings, environ: MutableMapping[str, str]) -> Log:
         return open_log(settings.log, environ)
     except OSError as error:
         raise DirectoryError(f"{file}: {error.strerror}; {REMEDY}") from error
-    except safepaths.Unsafe as error:
+    except safepaths.UnsafeFolderError as error:
         raise DirectoryError(
             f"{file}: not opened by root: {error}; set user, or {REMEDY}"
         ) from None

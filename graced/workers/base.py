@@ -5,7 +5,7 @@ What the methods promise is kept in :mod:`.runtime`.
 
 from __future__ import annotations
 
-from graced.host.scoreboard import Left, Phase, Wants
+from graced.host.scoreboard import ExitKind, Phase, Wants
 from graced.text import in_one_line
 from graced.workers.context import ExitReport, LoadError, exit_status
 from graced.workers.runtime import INTERRUPT, Runtime, WorkerInterrupt
@@ -177,8 +177,8 @@ class Critical:
 
 # The way through the methods
 
-_DRAINED = ExitReport(Left.DRAINED)
-_INTERRUPTED = ExitReport(Left.INTERRUPTED)
+_DRAINED = ExitReport(ExitKind.DRAINED)
+_INTERRUPTED = ExitReport(ExitKind.INTERRUPTED)
 
 
 def live(runtime: Runtime, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoReturn:
@@ -236,13 +236,13 @@ def _setup_failed(runtime: Runtime, error: BaseException) -> ExitReport:
         if runtime.leaving and exit_status(error) == 0:
             runtime.log.info(f"{text}, asked to leave")
             return _INTERRUPTED
-        return ExitReport(Left.DIED, exit_status(error), text)
+        return ExitReport(ExitKind.DIED, exit_status(error), text)
     if isinstance(error, LoadError):
         if error.__cause__ is not None:  # else the reason says it all
             runtime.tell("the code cannot be imported", error.__cause__)
-        return ExitReport(Left.SETUP_FAILED, 1, error.reason)
+        return ExitReport(ExitKind.SETUP_FAILED, 1, error.reason)
     runtime.tell("setup() raised", error)
-    return ExitReport(Left.SETUP_FAILED, 1, f"setup() raised {in_one_line(error)}")
+    return ExitReport(ExitKind.SETUP_FAILED, 1, f"setup() raised {in_one_line(error)}")
 
 
 def _work(runtime: Runtime, worker: Worker) -> ExitReport:
@@ -268,9 +268,9 @@ def _run_failed(runtime: Runtime, error: BaseException, *, own: bool) -> ExitRep
             runtime.log.info(f"{runtime.last_words or 'run() called sys.exit()'}, asked to leave")
             return _DRAINED
         text = runtime.last_words or f"run() called sys.exit({error.code!r})"
-        return _by_itself(runtime, Left.DIED, exit_status(error), text)
+        return _by_itself(runtime, ExitKind.DIED, exit_status(error), text)
     runtime.tell("run() raised", error)
-    return ExitReport(Left.DIED, 1, f"run() raised {in_one_line(error)}")
+    return ExitReport(ExitKind.DIED, 1, f"run() raised {in_one_line(error)}")
 
 
 def _asked_for(runtime: Runtime) -> ExitReport:
@@ -282,15 +282,15 @@ def _asked_for(runtime: Runtime) -> ExitReport:
     if runtime.over:
         count = runtime.writer.errors_in_row
         text = f"{count} rounds in a row raised, the last: {runtime.last_words}"
-        return ExitReport(Left.MAX_ERRORS, 1, text)
-    return _by_itself(runtime, Left.RETURNED, 0, "run() returned")
+        return ExitReport(ExitKind.MAX_ERRORS, 1, text)
+    return _by_itself(runtime, ExitKind.RETURNED, 0, "run() returned")
 
 
 def _by_itself(runtime: Runtime, left: int, status: int, text: str) -> ExitReport:
     """Return the report on a worker that leaves unasked, as far as it has heard."""
-    if runtime.is_deaf and status == 0:
+    if runtime.took_sigterm and status == 0:
         text += ", perhaps asked to by its handler of SIGTERM"
-        return ExitReport(Left.OWN_HANDLER, 0, text)
+        return ExitReport(ExitKind.OWN_HANDLER, 0, text)
     return ExitReport(left, status, text)
 
 
@@ -308,6 +308,6 @@ def _tear_down(runtime: Runtime, worker: Worker, report: ExitReport) -> ExitRepo
 
 
 def _after_teardown(report: ExitReport, text: str) -> ExitReport:
-    if report.left in (Left.DRAINED, Left.INTERRUPTED):
-        return report.replace(left=Left.TEARDOWN_RAISED, text=text)
+    if report.left in (ExitKind.DRAINED, ExitKind.INTERRUPTED):
+        return report.replace(left=ExitKind.TEARDOWN_RAISED, text=text)
     return report

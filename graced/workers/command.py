@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from graced.queue.job import Job
 
-LONGEST = 8192  # bytes of one line of output; a longer one is logged in pieces
-TAIL = 4096  # bytes of output kept with a failure
-READ = 1 << 16
-AT_ONCE = 16  # reads in a row, before signals and the end are looked at; a pipe holds one
+MAX_LINE_BYTES = 8192  # bytes of one line of output; a longer one is logged in pieces
+KEPT_OUTPUT_BYTES = 4096  # bytes of output kept with a failure
+READ_BYTES = 1 << 16
+MAX_READS = 16  # reads in a row, before signals and the end are looked at; a pipe holds one
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # what a shell says of such a command
 OPTIONS = ("cwd", "env", "timeout")
 
@@ -203,7 +203,7 @@ class _Run:
 
     def _read(self) -> None:
         """Log what has been written so far, up to a bound: there may be no end of it."""
-        for _ in range(AT_ONCE):
+        for _ in range(MAX_READS):
             data = None if self._silent else _drain(self._output)
             if data is None:
                 return
@@ -212,25 +212,25 @@ class _Run:
                 self._poll.unregister(self._output)
                 return
             self._tail += data
-            del self._tail[:-TAIL]
+            del self._tail[:-KEPT_OUTPUT_BYTES]
             *lines, rest = (self._line + data).split(b"\n")
             for line in lines:
                 self._say(line)
             self._line = rest
-            while len(self._line) > LONGEST:
-                self._say(self._line[:LONGEST])
-                del self._line[:LONGEST]
+            while len(self._line) > MAX_LINE_BYTES:
+                self._say(self._line[:MAX_LINE_BYTES])
+                del self._line[:MAX_LINE_BYTES]
 
     def _say(self, line: bytearray) -> None:
-        for at in range(0, len(line), LONGEST):
-            piece = line[at : at + LONGEST].rstrip(b"\r")
+        for at in range(0, len(line), MAX_LINE_BYTES):
+            piece = line[at : at + MAX_LINE_BYTES].rstrip(b"\r")
             self._log.info(piece.decode(errors="backslashreplace"))
 
 
 def _drain(fd: int) -> bytes | None:
     """Return what can be read at once, b"" at the end, None if there is nothing yet."""
     try:
-        return os.read(fd, READ)
+        return os.read(fd, READ_BYTES)
     except BlockingIOError:
         return None
 

@@ -150,7 +150,7 @@ def _missing(cls: type[Worker]) -> str | None:
 # Where others will be forked
 
 
-class CameBack(LoadError):
+class ForkedInImport(LoadError):
     """The import has forked, and this is the child."""
 
 
@@ -164,14 +164,14 @@ def preload(pool: settings.Pool, before: Before) -> tuple[type[Worker], list[str
     finally:
         before.pause_tracing()
         if before.has_forked:
-            raise CameBack(_FORKED) from None
+            raise ForkedInImport(_FORKED) from None
         if lost := before.lost_fds():
             raise LoadError(_LOST.format(", ".join(map(str, lost)))) from None
     warnings = []
     if changed := before.put_right():
         warnings.append(_CHANGED.format(", ".join(changed)))
-    if before.is_astray:
-        raise LoadError(_ASTRAY)
+    if before.has_left_group:
+        raise LoadError(_LEFT_GROUP)
     if before.has_threads:
         named = ", ".join(map(_described, _threads())) or "(without a name)"
         raise LoadError(_THREADS.format(named))
@@ -193,7 +193,7 @@ _CHANGED: Final = (
     "the import has changed {}: put back, as it has to be where workers are forked;"
     " what workers need of it belongs in setup()"
 )
-_ASTRAY: Final = (
+_LEFT_GROUP: Final = (
     "the import has left the process group that graced gave it;"
     " start what needs one of its own as a subprocess, or set preload: false"
 )

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from graced.workers.runtime import Runtime
 
 _CALM = (Retry, Discard, Failed)  # what ends a job without being an error
-LOOK = 1.0  # seconds between looks whether an interrupt came, while a settle is not confirmed
+INTERRUPT_CHECK_S = (
+    1.0  # seconds between looks whether an interrupt came, while a settle is not confirmed
+)
 
 
 class JobWorker(Worker):
@@ -165,7 +167,7 @@ class JobWorker(Worker):
             self._receive()
             if end.unsettled:
                 wait, fd = end.retry_in(), end.fileno()
-                seconds = LOOK if wait is None else min(wait, LOOK)
+                seconds = INTERRUPT_CHECK_S if wait is None else min(wait, INTERRUPT_CHECK_S)
                 runtime.wait_for(fd if fd >= 0 else None, seconds, heed_drain=False)
 
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from graced.workers.context import ExitReport, WorkerContext
 
-SECOND: Final = 1_000_000_000  # ns
-CENTURY: Final = 36525 * 86400.0  # seconds: no length of time that users name is longer
+NS_PER_S: Final = 1_000_000_000  # ns
+MAX_SECONDS: Final = 36525 * 86400.0  # seconds: no length of time that users name is longer
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _now = time.monotonic_ns
@@ -75,11 +75,11 @@ class RecordWriter:
         self._order = SpawnOrder(worker=0, record=0, slot=0)
         self._bell = context.bell
         self._ring_message = b""
-        self._round_limit = int((context.pool.round_timeout or 0) * SECOND)
+        self._round_limit = int((context.pool.round_timeout or 0) * NS_PER_S)
         self._answered_busy = 0
         self._answered_good = 0
         self._leases = 0
-        self._longest_lease = int(context.max_lease * SECOND)
+        self._longest_lease = int(context.max_lease * NS_PER_S)
         self._rss_checked = 0
         self._rss_seen = False
         self._statm = -1
@@ -204,7 +204,7 @@ class RecordWriter:
 
     def _check_rss(self, limit: int) -> None:
         now = _now()
-        if now - self._rss_checked >= SECOND:
+        if now - self._rss_checked >= NS_PER_S:
             self._rss_checked = now
             if self._rss() >= limit:
                 self.want(Wants.MAX_RSS if self._rss_seen else Wants.MAX_RSS_AT_ONCE)
@@ -222,7 +222,7 @@ class RecordWriter:
 
     def extend(self, seconds: float) -> None:
         """Let the round in hand take until `seconds` from now."""
-        length = int(sane(seconds) * SECOND)
+        length = int(sane(seconds) * NS_PER_S)
         before, now = self.words[DEADLINE], _now()
         deadline = self.words[DEADLINE] = now + length
         if self.phase == Phase.BUSY and not 0 < before <= deadline:
@@ -266,11 +266,11 @@ class RecordWriter:
 
         ValueError if it may be longer than max_lease. All sections within one are no longer.
         """
-        length = int(sane(seconds) * SECOND)  # what is no number has begun nothing
+        length = int(sane(seconds) * NS_PER_S)  # what is no number has begun nothing
         longest = self._longest_lease
         if length > longest:
             raise ValueError(
-                f"critical({seconds}): the longest critical section is {longest / SECOND:g}"
+                f"critical({seconds}): the longest critical section is {longest / NS_PER_S:g}"
                 " seconds; set max_lease in the configuration to have longer ones"
             )
         words, now = self.words, _now()
@@ -298,6 +298,6 @@ def sane(seconds: float) -> float:
     if seconds != seconds:
         raise ValueError("seconds must be a number, not NaN")
     try:
-        return min(max(seconds + 0.0, 0.0), CENTURY)
+        return min(max(seconds + 0.0, 0.0), MAX_SECONDS)
     except TypeError:
         raise TypeError(f"seconds must be a number, not {type(seconds).__name__}") from None

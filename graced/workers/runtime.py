@@ -84,8 +84,8 @@ class Runtime:
         self.log = context.log  # what graced says about us
         self.asked = NOTHING
         self.armed = False  # user code runs that may be interrupted
-        self.is_deaf = False  # user code has heard SIGTERM: we may have been asked to leave
-        self.astray = False  # a process that user code forked: see _forget()
+        self.took_sigterm = False  # user code has heard SIGTERM: we may have been asked to leave
+        self.forked_by_user = False  # a process that user code forked: see _forget()
         self.raised: WorkerInterrupt | None = None
         self.last_words = ""  # what the last round that went wrong said
         self._max_errors = context.pool.max_errors
@@ -149,8 +149,8 @@ class Runtime:
 
     def _count_threads(self) -> None:
         """Have at least the main thread's stack where there are more threads than are printed."""
-        crowded = _thread._count() >= stackdump.THREADS  # besides the main one
-        if crowded != self._is_crowded and self._stacks_fd >= 0 and not self.astray:
+        crowded = _thread._count() >= stackdump.MAX_THREADS  # besides the main one
+        if crowded != self._is_crowded and self._stacks_fd >= 0 and not self.forked_by_user:
             self._print_stacks(all_threads=not crowded)
 
     def _take_back(self) -> None:
@@ -158,7 +158,7 @@ class Runtime:
         for number, ours in self._asked_by.items():
             heard_by = signal.getsignal(number)
             if number == signal.SIGTERM and heard_by != ours:
-                self.is_deaf = True
+                self.took_sigterm = True
             if heard_by in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, ours)
 
@@ -201,7 +201,7 @@ class Runtime:
 
     def _forget(self) -> None:
         """In a process forked by user code: it is no worker, its signals are its own."""
-        self.astray = True
+        self.forked_by_user = True
         self._asked_by = {}
         self.wakeup.forget()
         faulthandler.unregister(signal.SIGQUIT)
@@ -252,7 +252,7 @@ class Runtime:
         if fd >= 0:
             if self._is_crowded:
                 faulthandler.dump_traceback(fd, all_threads=True)
-            elif _thread._count() >= stackdump.THREADS:  # since this round began
+            elif _thread._count() >= stackdump.MAX_THREADS:  # since this round began
                 os.write(fd, stackdump.written(frame).encode("utf-8", "replace"))
             stackdump.rewind(fd, self.order.record)
         self.writer.count_stack()
@@ -309,18 +309,18 @@ class Runtime:
         try:
             result = call(*args)
         except BaseException as error:
-            if self.astray:
-                self._end_astray(call, error)
+            if self.forked_by_user:
+                self._end_forked(call, error)
             raise
         finally:
             self.armed = armed
             self._take_back()
             self._count_threads()
-        if self.astray:
-            self._end_astray(call, None)
+        if self.forked_by_user:
+            self._end_forked(call, None)
         return result
 
-    def _end_astray(self, call: Callable[..., Any], error: BaseException | None) -> NoReturn:
+    def _end_forked(self, call: Callable[..., Any], error: BaseException | None) -> NoReturn:
         """End a child that user code forked and let come back to us, or it would work on."""
         status = 1
         if isinstance(error, SystemExit):

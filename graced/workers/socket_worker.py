@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from graced.workers.runtime import Runtime
 
-BREATH: Final = 1.0  # seconds until the next try, if the host is short of something
+RETRY_S: Final = 1.0  # seconds until the next try, if the host is short of something
 _SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -60,7 +60,7 @@ class SocketWorker(Worker):
             if error.errno not in _SHORT:
                 raise
             self._graced.log.warning(f"cannot accept: {error.strerror}; trying again in a second")
-            self._graced.wait_for(None, BREATH)
+            self._graced.wait_for(None, RETRY_S)
             return
         try:
             self._graced.round(self.handle, connection, address)

@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-SECOND: Final = 1_000_000_000  # ns
-BEAT: Final = 0.1  # seconds between two looks
+NS_PER_S: Final = 1_000_000_000  # ns
+CHECK_INTERVAL_S: Final = 0.1  # seconds between two looks
 
 
 class Orphan:
@@ -50,17 +50,19 @@ class Orphan:
         return now < self.record.lease(longest, now)[1]
 
 
-def lead_down(wards: list[tuple[int, Orphan]], pool: settings.Pool, max_lease: float) -> None:
+def lead_down(
+    guarded_workers: list[tuple[int, Orphan]], pool: settings.Pool, max_lease: float
+) -> None:
     """Drain, interrupt, kill; return when all are gone."""
-    left = dict(wards)
-    longest = int(max_lease * SECOND)
+    left = dict(guarded_workers)
+    longest = int(max_lease * NS_PER_S)
     poll = select.poll()
     now = time.monotonic_ns()
-    for pidfd, orphan in wards:
+    for pidfd, orphan in guarded_workers:
         poll.register(pidfd, select.POLLIN)
         orphan.seen = now
     while left:
-        for pidfd, _ in poll.poll((BEAT + _jitter()) * 1000):
+        for pidfd, _ in poll.poll((CHECK_INTERVAL_S + _jitter()) * 1000):
             poll.unregister(pidfd)
             _end_what_is_left(left.pop(pidfd))
             os.close(pidfd)
@@ -92,7 +94,7 @@ def _look(pidfd: int, orphan: Orphan, pool: settings.Pool, now: int, longest: in
         return False
     orphan.spent += passed
     limit = pool.stop_timeout if orphan.interrupted else pool.drain_timeout
-    if orphan.spent >= limit * SECOND:
+    if orphan.spent >= limit * NS_PER_S:
         return _next_rung(pidfd, orphan, longest)
     if orphan.interrupted:
         _interrupt(pidfd, orphan)

@@ -26,7 +26,7 @@ from graced.log.worker_log import WorkerLog
 from graced.text import in_one_line
 from graced.workers.base import rehearse
 from graced.workers.context import LoadError, SpawnOrder, WorkerContext
-from graced.workers.importer import CameBack, late_variables, load_class, preload
+from graced.workers.importer import ForkedInImport, late_variables, load_class, preload
 from graced.workers.runtime import ANSWERED, PARENT_DIED, Runtime
 from graced.zygote.orphans import Orphan, lead_down
 from graced.zygote.spawn import SpawnBatch
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from graced.workers.base import Worker
     from graced.zygote.plan import ZygotePlan
 
-FEW: Final = 32  # workers that need no look at the limit of open descriptors
-CALM: Final = 0.001  # seconds without an order, after which there is time for what can wait
+FD_CHECK_ABOVE: Final = 32  # workers that need no look at the limit of open descriptors
+IDLE_AFTER_S: Final = 0.001  # seconds without an order, after which there is time for what can wait
 _SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
 _SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -126,7 +126,7 @@ def _imported(
             return lambda call: _loaded_in_worker(plan.pool, call)
         found, warnings = preload(plan.pool, before)
     except LoadError as error:
-        if isinstance(error, CameBack) or channel.fileno() in before.lost_fds():
+        if isinstance(error, ForkedInImport) or channel.fileno() in before.lost_fds():
             _end_unheard(error, before, log)
         if error.__cause__ is not None:  # else the reason says it all
             what = "the code cannot be imported"
@@ -209,7 +209,7 @@ class Zygote:
             max_lease=plan.max_lease,
         )
         rehearse(Runtime(self._context))
-        self._wards: dict[int, Orphan] = {}  # by pidfd
+        self._guarded: dict[int, Orphan] = {}  # by pidfd
         self._keeping = None if plan.pool.preload else _keep_code()
         self._fd_limit: tuple[int, int] | None = None  # what workers get, if we needed more
         self._epoll = select.epoll()
@@ -226,15 +226,15 @@ class Zygote:
             from graced.host.listeners import let_go  # loaded by whoever opened them
 
             let_go(self._plan.listen, self._plan.alone)
-        lead_down(list(self._wards.items()), self._plan.pool, self._plan.max_lease)
+        lead_down(list(self._guarded.items()), self._plan.pool, self._plan.max_lease)
 
     def _epoll_once(self) -> None:
-        heard = self._epoll.poll(CALM if self._keeping else None)
+        heard = self._epoll.poll(IDLE_AFTER_S if self._keeping else None)
         if not heard and self._keeping and next(self._keeping, self) is self:
             self._keeping = None
             self._context.log.debug("graced's code is in memory")
         for fd, _ in heard:
-            if fd in self._wards:
+            if fd in self._guarded:
                 self._forget(fd)
             else:
                 self._hear()
@@ -245,7 +245,7 @@ class Zygote:
             self._obey(message)
 
     def _forget(self, pidfd: int) -> None:
-        del self._wards[pidfd]
+        del self._guarded[pidfd]
         os.close(pidfd)
 
     def _obey(self, message: tuple[Any, ...]) -> None:
@@ -268,13 +268,13 @@ class Zygote:
             )
             return
         if pidfd is not None:
-            self._wards[pidfd] = Orphan(pid, record)
+            self._guarded[pidfd] = Orphan(pid, record)
             self._epoll.register(pidfd, select.EPOLLIN)
 
     # -- spawning ------------------------------------------------------------------
 
     def _spawn(self, orders: list[SpawnOrder]) -> None:
-        if len(self._wards) + len(orders) > FEW:
+        if len(self._guarded) + len(orders) > FD_CHECK_ABOVE:
             self._fd_limit = descriptors.room_for_fds(2 * len(orders)) or self._fd_limit
         batch = SpawnBatch(
             self._context, self._load, self._plan.scoreboard, self._plan.stacks, orders
@@ -291,4 +291,4 @@ class Zygote:
         """Return what no child shall have."""
         window = self._plan.window
         windows = [] if window is None else [window.fd]
-        return [self._channel.fileno(), self._epoll.fileno(), *windows, *self._wards]
+        return [self._channel.fileno(), self._epoll.fileno(), *windows, *self._guarded]

@@ -13,8 +13,8 @@ from graced.host.channel import (
     MAX_MESSAGE,
     Channel,
     ChannelClosed,
+    ChannelCorrupted,
     ChannelFull,
-    ChannelSpoilt,
 )
 
 
@@ -130,5 +130,5 @@ def test_what_is_no_message_is_not_read_as_one(pair: tuple[Channel, Channel], se
     stray.send(b"[\xff\xff\xff\x7f" if seed == 0 else chance.randbytes(chance.randrange(1, 4096)))
     stray.close()
     assert ours.receive() == ("spawned", [(1, 2)])
-    with pytest.raises(ChannelSpoilt):
+    with pytest.raises(ChannelCorrupted):
         ours.receive()

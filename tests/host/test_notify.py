@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.host.notify import LONGEST, READY_FD, Notifier, _encoded
+from graced.host.notify import MAX_VALUE_BYTES, READY_FD, Notifier, _encoded
 
 
 class Systemd:
@@ -331,7 +331,7 @@ def test_any_text_is_one_short_line_of_utf8(message: dict[str, str]) -> None:
 
 def test_a_long_status_is_cut_at_a_character() -> None:
     data = _encoded({"STATUS": "→" * 5000})
-    assert LONGEST < len(data) < LONGEST + 10
+    assert MAX_VALUE_BYTES < len(data) < MAX_VALUE_BYTES + 10
     assert data.decode("utf-8").endswith("→")
 
 

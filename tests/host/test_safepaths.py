@@ -11,7 +11,7 @@ import pytest
 from graced.host import safepaths
 from graced.host.address import parse
 from graced.host.listeners import adjust, file_at, open_address
-from graced.host.safepaths import Unsafe
+from graced.host.safepaths import UnsafeFolderError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
 OTHER = (12345, 12346)
@@ -34,9 +34,9 @@ WAYS = ["owner", "group", "everybody", "sticky"]
 def test_nothing_is_opened_where_others_can_write(tmp_path: Path, how: str) -> None:
     folder = others(tmp_path / "theirs", how)
     file = str(folder / "log")
-    with pytest.raises(Unsafe):
+    with pytest.raises(UnsafeFolderError):
         safepaths.open_file(file, os.O_WRONLY, 0o600, OTHER)
-    with pytest.raises(Unsafe):
+    with pytest.raises(UnsafeFolderError):
         safepaths.give_folder(file, 0o755, OTHER)
     assert not safepaths.is_roots(file)
     assert list(folder.iterdir()) == []
@@ -60,7 +60,7 @@ def test_roots_own_in_a_sticky_folder_is_roots(tmp_path: Path) -> None:
     (folder / "file").write_text("")
     safepaths.demand(str(folder / "file"))
     os.chown(folder / "file", *OTHER)
-    with pytest.raises(Unsafe, match="file belongs to user 12345"):
+    with pytest.raises(UnsafeFolderError, match="file belongs to user 12345"):
         safepaths.demand(str(folder / "file"))
 
 

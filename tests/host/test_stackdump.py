@@ -12,7 +12,14 @@ import pytest
 
 from graced.host import stackdump as st
 from graced.host.process import in_child
-from graced.host.stackdump import LARGEST, LONGEST, WINDOW, Stacks, above_our_own, arranged
+from graced.host.stackdump import (
+    MAX_DUMP_BYTES,
+    MAX_TEXT_CHARS,
+    WINDOW_BYTES,
+    Stacks,
+    above_our_own,
+    arranged,
+)
 
 
 @pytest.fixture
@@ -104,9 +111,9 @@ def test_a_crash_leaves_its_stack(windows: Stacks) -> None:
 
 
 def test_the_last_window_does_not_reach_beyond(windows: Stacks) -> None:
-    write(windows, 0, b"y" * (WINDOW + 10))
+    write(windows, 0, b"y" * (WINDOW_BYTES + 10))
     assert windows.read(0).startswith("yyy")
-    assert f"{WINDOW - LONGEST} more characters are left out" in windows.read(0)
+    assert f"{WINDOW_BYTES - MAX_TEXT_CHARS} more characters are left out" in windows.read(0)
 
 
 def test_what_is_no_stack_costs_little_to_leave_out(windows: Stacks) -> None:
@@ -155,7 +162,7 @@ def test_the_current_thread_is_told_first_and_whole() -> None:
     told = arranged(text)
     assert told.startswith(dump("Current thread 0x99", frames=80))
     assert "Thread 0x0 (most" in told
-    assert len(told) < LONGEST + 100
+    assert len(told) < MAX_TEXT_CHARS + 100
     assert told.endswith(" more are left out)\n")
     few = dump("Thread 0x1", "Current thread 0x99", "Thread 0x2")
     assert arranged(few) == dump("Current thread 0x99", "Thread 0x1", "Thread 0x2")
@@ -174,11 +181,11 @@ def test_threads_that_were_not_printed_are_said() -> None:
 
 
 def test_the_largest_dump_stays_in_its_window(windows: Stacks) -> None:
-    write(windows, 1, b"z" * LARGEST)
+    write(windows, 1, b"z" * MAX_DUMP_BYTES)
     assert windows.read(2) == ""
     windows.clear(1)
     assert windows.has_room(1)
-    write(windows, 1, b"z" * (WINDOW - LARGEST + 1))  # as if it had not gone back
+    write(windows, 1, b"z" * (WINDOW_BYTES - MAX_DUMP_BYTES + 1))  # as if it had not gone back
     windows.clear(1)
     assert not windows.has_room(1)
     windows.reuse(1)

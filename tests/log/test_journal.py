@@ -115,9 +115,12 @@ def test_nothing_can_be_smuggled_in(journald: Journald) -> None:
 
 
 def test_what_is_too_large_for_a_datagram(journald: Journald) -> None:
-    journald.log().info("\N{EURO SIGN}" * formats.LONGEST, more="\N{EURO SIGN}" * formats.LONGEST)
+    journald.log().info(
+        "\N{EURO SIGN}" * formats.MAX_MESSAGE_CHARS,
+        more="\N{EURO SIGN}" * formats.MAX_MESSAGE_CHARS,
+    )
     fields = dict(journald.take())
-    assert len(fields["GRACED_MORE"]) == formats.LONGEST
+    assert len(fields["GRACED_MORE"]) == formats.MAX_MESSAGE_CHARS
 
 
 def test_it_never_blocks_and_counts_what_is_lost(journald: Journald) -> None:
@@ -184,7 +187,7 @@ def test_a_stream_of_somebody_else_is_just_a_stream() -> None:
 
 def test_last_words_are_waited_for(journald: Journald, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until they are read, and not longer."""
-    monkeypatch.setattr(journal, "PATIENCE", 3600.0)
+    monkeypatch.setattr(journal, "SETTLE_TIMEOUT_S", 3600.0)
     out = journald.log()
     out.settle()
     out.info("hello")
@@ -202,4 +205,4 @@ def test_a_journal_that_reads_nothing_is_not_waited_for_long(journald: Journald)
     out.info("nobody reads this")
     begun = time.monotonic()
     out.settle()
-    assert time.monotonic() - begun > journal.PATIENCE
+    assert time.monotonic() - begun > journal.SETTLE_TIMEOUT_S

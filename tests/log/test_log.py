@@ -253,7 +253,7 @@ def test_a_record_taken_in_part_is_finished_before_the_next(pipe: Pipe) -> None:
     long = "".join(f"{n:07d}\n" for n in range(8000))
     log.info(long)
     log.info("lost one")
-    assert not log.flush() or len(long) < formats.LONGEST
+    assert not log.flush() or len(long) < formats.MAX_MESSAGE_CHARS
     found = taken(read)
     while not log.flush():
         found += taken(read)
@@ -481,7 +481,7 @@ def test_reopening_follows_a_rotation_at_once(tmp_path: Path) -> None:
 
 def test_a_rotation_is_found_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
-    monkeypatch.setattr(sinks, "LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(sinks, "ROTATION_CHECK_S", 0.0)
     log = open_log(Wanted(file=str(path)), {}).bind(pool="p", slot=1)
     log.info("one")
     path.rename(tmp_path / "log.1")
@@ -491,8 +491,8 @@ def test_a_rotation_is_found_by_itself(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_it_does_not_look_at_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
-    assert sinks.LOOK_AGAIN > 0
-    monkeypatch.setattr(sinks, "LOOK_AGAIN", 3600.0)
+    assert sinks.ROTATION_CHECK_S > 0
+    monkeypatch.setattr(sinks, "ROTATION_CHECK_S", 3600.0)
     log = open_log(Wanted(file=str(path)), {})
     log.info("one")
     path.rename(tmp_path / "log.1")
@@ -505,7 +505,7 @@ def test_a_rotation_that_cannot_be_followed_loses_nothing(
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    monkeypatch.setattr(sinks, "LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(sinks, "ROTATION_CHECK_S", 0.0)
     log = open_log(Wanted(file=str(folder / "log")), {})
     folder.rename(tmp_path / "gone")
     assert not log.reopen()

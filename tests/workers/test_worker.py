@@ -12,7 +12,7 @@ from zygote_harness import Child, ZygoteHarness, until
 
 from graced import Worker, WorkerInterrupt
 from graced.host import process
-from graced.host.scoreboard import Ack, Left, Phase, Wants
+from graced.host.scoreboard import Ack, ExitKind, Phase, Wants
 
 IDLE = """
 class W(Worker):
@@ -71,7 +71,7 @@ def test_a_life_from_setup_to_teardown(harness: ZygoteHarness) -> None:
     assert child.record.pid == child.pid
     harness.feed.wait("waits")
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.take()
     assert harness.feed.lines == ["setup", "waits", "waited True", "teardown"]
     assert child.record.ack == Ack.DRAIN
@@ -110,7 +110,7 @@ def test_a_drain_finishes_the_round(harness: ZygoteHarness) -> None:
     child = harness.worker(code).ready()
     harness.feed.wait("begin")
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.take()
     assert harness.feed.lines == ["begin", "end", "teardown"]
 
@@ -135,7 +135,7 @@ def test_a_round_that_raises_is_logged_and_the_worker_stays(harness: ZygoteHarne
     assert "KeyboardInterrupt" in log
     assert "users.py" in log
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     assert (child.record.rounds, child.record.good) == (4, 1)
     assert child.record.text == ""
 
@@ -150,7 +150,7 @@ def test_too_many_errors_in_a_row_end_it(harness: ZygoteHarness) -> None:
         def teardown(self): say("teardown")
     """
     child = harness.worker(code, max_errors=3)
-    assert left(child, 1) == Left.MAX_ERRORS
+    assert left(child, 1) == ExitKind.MAX_ERRORS
     last = "step() raised ValueError: bad 6"
     assert child.record.text == f"3 rounds in a row raised, the last: {last}"
     harness.feed.wait("teardown")
@@ -163,7 +163,7 @@ def test_leaving_by_oneself(harness: ZygoteHarness) -> None:
         def teardown(self): say("teardown")
     """
     child = harness.worker(code)
-    assert left(child, 3) == Left.DIED
+    assert left(child, 3) == ExitKind.DIED
     assert child.record.text == "step() called sys.exit(3)"
     harness.feed.wait("teardown")
 
@@ -296,7 +296,7 @@ def test_max_rounds_asks_for_a_replacement_and_goes_on(harness: ZygoteHarness) -
     assert child.record.rounds >= 3
     harness.feed.wait("round", 6)
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
 
 
 def test_max_rss_asks_for_a_replacement(harness: ZygoteHarness) -> None:
@@ -351,7 +351,7 @@ def test_a_setup_that_raises(harness: ZygoteHarness) -> None:
         def teardown(self): say("teardown")
     """
     child = harness.worker(code)
-    assert left(child, 1) == Left.SETUP_FAILED
+    assert left(child, 1) == ExitKind.SETUP_FAILED
     assert child.record.text == "setup() raised ValueError: no luck"
     assert child.record.ready_at == 0
     harness.feed.take()
@@ -375,7 +375,7 @@ def test_a_constructor_that_raises_is_a_setup_that_raises(harness: ZygoteHarness
     child = harness.worker(
         "class W(Worker):\n    def step(self): pass\n    def __init__(self): 1 / 0"
     )
-    assert left(child, 1) == Left.SETUP_FAILED
+    assert left(child, 1) == ExitKind.SETUP_FAILED
     assert "ZeroDivisionError" in child.record.text
 
 
@@ -388,7 +388,7 @@ def test_an_error_that_cannot_be_printed(harness: ZygoteHarness) -> None:
         def setup(self): raise Bad
     """
     child = harness.worker(code)
-    assert left(child, 1) == Left.SETUP_FAILED
+    assert left(child, 1) == ExitKind.SETUP_FAILED
     assert child.record.text == "setup() raised Bad: (its str() raised RuntimeError)"
 
 
@@ -396,7 +396,7 @@ def test_leaving_in_setup(harness: ZygoteHarness) -> None:
     child = harness.worker(
         "class W(Worker):\n    def step(self): pass\n    def setup(self): sys.exit('enough')"
     )
-    assert left(child, 1) == Left.DIED
+    assert left(child, 1) == ExitKind.DIED
     assert child.record.text == "setup() called sys.exit('enough')"
 
 
@@ -409,7 +409,7 @@ def test_a_teardown_that_raises_is_still_planned(harness: ZygoteHarness, how: st
     """
     child = harness.worker(code).ready()
     child.send(signal.SIGTERM)
-    assert left(child) == Left.TEARDOWN_RAISED
+    assert left(child) == ExitKind.TEARDOWN_RAISED
     assert child.record.text.startswith("teardown() ")
     assert "OSError: gone" in harness.log() or "teardown() called sys.exit(5)" in harness.log()
 
@@ -428,7 +428,7 @@ def test_a_drain_in_setup_is_an_interrupt(harness: ZygoteHarness) -> None:
     child = harness.worker(code)
     harness.feed.wait("setup")
     repeat(child, signal.SIGTERM, Ack.DRAIN)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     assert child.record.ack == Ack.DRAIN_IN_SETUP
     harness.feed.take()
     assert harness.feed.lines == ["setup", "cleaned"]
@@ -445,7 +445,7 @@ def test_a_drain_in_a_wait_in_setup_is_an_interrupt(harness: ZygoteHarness) -> N
     child = harness.worker(code)
     harness.feed.wait("setup")
     child.send(signal.SIGTERM)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.wait("interrupted")
 
 
@@ -471,7 +471,7 @@ def test_a_setup_that_swallows_the_interrupt_gets_no_rounds(harness: ZygoteHarne
     child = harness.worker(code)
     harness.feed.wait("setup")
     repeat(child, signal.SIGTERM, Ack.DRAIN)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["setup", "teardown"]
 
@@ -485,7 +485,7 @@ def test_wait_in_teardown_is_over_at_once(harness: ZygoteHarness, number: int) -
     """
     child = harness.worker(code).ready()
     child.send(number)
-    assert left(child) == (Left.DRAINED if number == signal.SIGTERM else Left.INTERRUPTED)
+    assert left(child) == (ExitKind.DRAINED if number == signal.SIGTERM else ExitKind.INTERRUPTED)
     harness.feed.wait("True True")
 
 
@@ -498,7 +498,7 @@ def test_wait_in_the_teardown_of_one_that_leaves_by_itself_is_over_at_once(
         def teardown(self): say(self.wait(None))
     """
     child = harness.worker(code)
-    assert left(child) == Left.RETURNED
+    assert left(child) == ExitKind.RETURNED
     harness.feed.wait("True")
 
 
@@ -528,7 +528,7 @@ def test_other_signals_do_not_end_a_wait(harness: ZygoteHarness) -> None:
     child.until(lambda record: record.stacks == 1, "stacks")
     until(lambda: process.state(child.pid) == "S", "asleep again")
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.take()
     assert harness.feed.lines == ["setup", "waits", "waited True", "teardown"]
 
@@ -552,7 +552,7 @@ def test_wait_hears_though_user_code_took_the_wakeup_descriptor(harness: ZygoteH
     harness.feed.wait("True")
     until(lambda: process.state(child.pid) == "S", "asleep")
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.wait("True", 2)
 
 
@@ -589,7 +589,7 @@ def test_other_threads_can_wait_too(harness: ZygoteHarness) -> None:
     child = harness.worker(code).ready()
     harness.feed.wait("other False", 3)
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.wait("other True", 3)
 
 
@@ -611,7 +611,7 @@ def test_no_drain_is_lost_between_look_and_sleep(harness: ZygoteHarness) -> None
         while time.monotonic() < end:
             pass
         child.send(signal.SIGTERM)
-        assert left(child) == Left.DRAINED
+        assert left(child) == ExitKind.DRAINED
         harness.scoreboard.release(child.index)
 
 
@@ -645,7 +645,7 @@ def test_wait_for_says_whether_a_descriptor_is_readable(harness: ZygoteHarness) 
     until(lambda: child.record.phase == Phase.READY and process.state(child.pid) == "S", "asleep")
     assert child.record.round_started == 0  # the round's clock stands still
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.take()
     assert harness.feed.lines == [
         "nothing False False",
@@ -661,7 +661,7 @@ def test_an_interrupt_in_wait_for(harness: ZygoteHarness) -> None:
     harness.feed.wait("waits")
     until(lambda: child.record.phase == Phase.READY and process.state(child.pid) == "S", "asleep")
     child.send(signal.SIGINT)  # once is enough, as in wait()
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.wait("teardown False False")
 
 
@@ -684,7 +684,7 @@ def test_wait_for_in_another_thread(harness: ZygoteHarness) -> None:
     child = harness.worker(code).ready()
     harness.feed.wait("something True b'x'")
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.wait("nothing False")
     harness.feed.wait("waits False")
 
@@ -766,7 +766,7 @@ def test_an_interrupt_ends_a_round(harness: ZygoteHarness) -> None:
     child = harness.worker(code).ready()
     harness.feed.wait("begin")
     interrupt(child)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["begin", "cleaned", "teardown"]
     assert child.record.ack == Ack.INTERRUPT
@@ -784,7 +784,7 @@ def test_an_interrupt_in_wait(harness: ZygoteHarness) -> None:
     child = harness.worker(code).ready()
     until(lambda: child.record.phase == Phase.READY and process.state(child.pid) == "S", "asleep")
     child.send(signal.SIGINT)  # once is enough: wait() raises by itself
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["interrupted", "teardown"]
 
@@ -800,7 +800,7 @@ def test_an_interrupt_during_a_drain(harness: ZygoteHarness) -> None:
     drain(child)
     assert child.record.ack == Ack.DRAIN
     interrupt(child)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.wait("teardown")
 
 
@@ -823,7 +823,7 @@ def test_who_swallows_the_interrupt_gets_no_second(harness: ZygoteHarness) -> No
     for _ in range(20):
         child.send(signal.SIGINT)
         os.sched_yield()
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["begin", "swallowed", "end", "teardown"]
 
@@ -853,7 +853,7 @@ def test_an_interrupt_lost_in_a_callback_is_raised_again(harness: ZygoteHarness)
     harness.feed.wait("after")
     assert child.record.ack == Ack.NONE
     interrupt(child)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["in callback", "after", "teardown"]
 
@@ -881,7 +881,7 @@ def test_an_interrupt_keeps_out_of_del(harness: ZygoteHarness) -> None:
     go(harness)
     harness.feed.wait("after")
     interrupt(child)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["in del", "whole", "after", "interrupted"]
 
@@ -906,7 +906,7 @@ def test_a_teardown_is_never_interrupted(harness: ZygoteHarness) -> None:
         os.sched_yield()
     child.until(lambda record: record.ack == Ack.INTERRUPT, "ack")  # so the sender may stop
     go(harness)
-    assert left(child) == Left.DRAINED or child.record.left == Left.INTERRUPTED
+    assert left(child) == ExitKind.DRAINED or child.record.left == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["begin", "teardown", "whole"]
 
@@ -949,7 +949,7 @@ def test_a_critical_section_is_not_interrupted_but_then(harness: ZygoteHarness) 
     child.send(signal.SIGINT)  # once: the end of the section raises by itself
     lasted = time.monotonic_ns() - seen
     go(harness)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["begin", "inside", "teardown"]
     assert child.record.leased >= lasted
@@ -1001,7 +1001,7 @@ def test_an_overlong_lease_holds_no_longer_than_it_said(harness: ZygoteHarness) 
     child = harness.worker(code).ready()
     harness.feed.wait("inside")
     interrupt(child)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     assert 100_000_000 <= child.record.leased <= 101_000_000
     harness.feed.wait("teardown")
 
@@ -1019,7 +1019,7 @@ def test_sections_may_be_nested(harness: ZygoteHarness) -> None:
         def teardown(self): say("teardown", self._graced.writer.record.lease_until)
     """
     child = harness.worker(code).ready()
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["inner True", "outer True", "still", "teardown 0"]
 
@@ -1035,7 +1035,7 @@ def test_wait_in_a_section_hears_a_drain_but_no_interrupt(harness: ZygoteHarness
     child = harness.worker(code).ready()
     harness.feed.wait("waiting")
     child.send(signal.SIGINT)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["waiting", "True", "inside"]
 
@@ -1051,7 +1051,7 @@ def test_a_section_that_raises_and_an_interrupt(harness: ZygoteHarness) -> None:
             except WorkerInterrupt as error: say(repr(error.__context__)); raise
     """
     child = harness.worker(code).ready()
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.wait("ValueError('inside')")
 
 
@@ -1070,7 +1070,7 @@ def test_a_loop_of_ones_own(harness: ZygoteHarness) -> None:
     child = harness.worker(code).ready()
     harness.feed.wait(f"turn {Phase.BUSY}")
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.wait("teardown")
     assert child.record.rounds == 0
 
@@ -1086,7 +1086,7 @@ def test_a_loop_of_ones_own_is_interrupted(harness: ZygoteHarness) -> None:
     child = harness.worker(code).ready()
     harness.feed.wait("run")
     interrupt(child)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["run", "cleaned", "teardown"]
 
@@ -1102,20 +1102,20 @@ def test_a_loop_that_calls_the_given_one(harness: ZygoteHarness) -> None:
     harness.feed.wait("before")
     until(lambda: child.record.phase == Phase.READY, "waiting")
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.wait("after")
     assert child.record.rounds == 1
 
 
 def test_a_loop_that_ends_unasked(harness: ZygoteHarness) -> None:
     child = harness.worker("class W(Worker):\n    def run(self): pass")
-    assert left(child) == Left.RETURNED
+    assert left(child) == ExitKind.RETURNED
     assert child.record.text == "run() returned"
 
 
 def test_a_loop_that_raises(harness: ZygoteHarness) -> None:
     child = harness.worker("class W(Worker):\n    def run(self): raise LookupError('lost')")
-    assert left(child, 1) == Left.DIED
+    assert left(child, 1) == ExitKind.DIED
     assert child.record.text == "run() raised LookupError: lost"
     assert "LookupError: lost" in harness.log()
 
@@ -1177,7 +1177,7 @@ def test_an_interrupt_gets_out_of_an_event_loop(
     child = harness.worker(code)
     harness.feed.wait("running")
     interrupt(child)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["running", "cleaned", "teardown"][: 2 if where == "setup" else 3]
     assert child.record.errors == 0
@@ -1210,7 +1210,7 @@ def test_what_an_interrupt_has_become_is_one(harness: ZygoteHarness, how: str, t
     child = harness.worker(GROUPS.format(how)).ready()
     harness.feed.wait("begin")
     child.send(signal.SIGINT)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.wait("teardown")
     assert child.record.errors == 0
     assert told in harness.log()
@@ -1245,7 +1245,7 @@ def test_trio_cancels_its_tasks_when_interrupted(harness: ZygoteHarness) -> None
     child = harness.worker(code).ready()
     harness.feed.wait("running")
     interrupt(child)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["running", "cleaned", "teardown"]
     assert child.record.errors == 0
@@ -1274,7 +1274,7 @@ def test_a_loop_that_took_the_signal_has_drained(harness: ZygoteHarness, where: 
     harness.feed.wait("running")
     child.record.told = 1  # as the main process does before it sends the signal
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.take()
     assert harness.feed.lines == ["running", "draining True True", "teardown"]
     assert child.record.ack == Ack.DRAIN
@@ -1295,10 +1295,10 @@ class W(Worker):
 @pytest.mark.parametrize(
     ("number", "how", "end"),
     [
-        ("SIGTERM", "sys.exit(0)", Left.DRAINED),
-        ("SIGTERM", "sys.exit()", Left.DRAINED),
-        ("SIGTERM", "sys.exit(3)", Left.DIED),
-        ("SIGINT", "raise KeyboardInterrupt", Left.INTERRUPTED),
+        ("SIGTERM", "sys.exit(0)", ExitKind.DRAINED),
+        ("SIGTERM", "sys.exit()", ExitKind.DRAINED),
+        ("SIGTERM", "sys.exit(3)", ExitKind.DIED),
+        ("SIGINT", "raise KeyboardInterrupt", ExitKind.INTERRUPTED),
     ],
 )
 def test_a_handler_of_ones_own_that_leaves_as_it_was_asked_to(
@@ -1308,7 +1308,7 @@ def test_a_handler_of_ones_own_that_leaves_as_it_was_asked_to(
     harness.feed.wait("begin")
     child.record.told = 1 if number == "SIGTERM" else 2
     child.send(getattr(signal, number))
-    assert left(child, 3 if end == Left.DIED else 0) == end
+    assert left(child, 3 if end == ExitKind.DIED else 0) == end
     harness.feed.take()
     assert harness.feed.lines == ["begin", "cleaned", "teardown"]
     assert child.record.errors == 0
@@ -1320,7 +1320,7 @@ def test_who_was_not_asked_to_leave_has_died_or_erred(harness: ZygoteHarness, ho
     harness.feed.wait("begin")
     child.send(signal.SIGTERM)
     child.ended()
-    assert child.record.left in (Left.OWN_HANDLER, Left.MAX_ERRORS)
+    assert child.record.left in (ExitKind.OWN_HANDLER, ExitKind.MAX_ERRORS)
 
 
 def test_a_worker_hears_again_what_a_loop_of_a_round_has_heard(harness: ZygoteHarness) -> None:
@@ -1341,7 +1341,7 @@ def test_a_worker_hears_again_what_a_loop_of_a_round_has_heard(harness: ZygoteHa
     child = harness.worker(code).ready()
     harness.feed.wait("waits")
     child.send(signal.SIGINT)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.wait("teardown")
 
 
@@ -1429,7 +1429,7 @@ def test_what_a_round_raises_is_seen_by_handlers_and_is_once_in_the_log(
     code = HANDLERS.replace("CONFIGURED", CONFIGS[config]).replace("WHERE", "step")
     code = code.replace("LOG", repr(str(harness.home / "log")))
     child = harness.worker(code, max_errors=1)
-    assert left(child, 1) == Left.MAX_ERRORS
+    assert left(child, 1) == ExitKind.MAX_ERRORS
     harness.feed.take()
     sees = "Sees" in CONFIGS[config] and config != "off"
     seen = ["saw ERROR step() raised ValueError('as asked') jobs 0 1"]
@@ -1468,7 +1468,7 @@ def test_a_handler_of_logging_that_blocks_is_within_its_round(harness: ZygoteHar
     assert child.record.phase == Phase.BUSY
     assert child.record.deadline
     child.send(signal.SIGINT)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["blocks", "teardown"]
     assert harness.log().count("raised") == 1
@@ -1481,7 +1481,7 @@ def test_what_raises_is_told_though_no_logger_can_be_had(harness: ZygoteHarness)
         def setup(self): logging.Logger.manager = None
         def step(self): raise ValueError("as asked")
     """
-    assert left(harness.worker(code, max_errors=1), 1) == Left.MAX_ERRORS
+    assert left(harness.worker(code, max_errors=1), 1) == ExitKind.MAX_ERRORS
     assert harness.log().count("ValueError: as asked") == 1
 
 
@@ -1512,7 +1512,7 @@ def test_a_handler_that_calls_the_one_before_it_drains(harness: ZygoteHarness) -
     child = harness.worker(code).ready()
     harness.feed.wait("waits")
     repeat(child, signal.SIGTERM, Ack.DRAIN)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.take()
     assert set(harness.feed.lines) == {"waits", "mine", "woken True", "teardown"}
 
@@ -1537,7 +1537,7 @@ def test_a_handler_of_ones_own_takes_the_drain_away_but_not_the_interrupt(
         harness.feed.wait("mine False", count)
     assert child.record.ack < Ack.DRAIN
     repeat(child, signal.SIGINT, Ack.INTERRUPT)
-    assert left(child) == Left.INTERRUPTED
+    assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines[-2:] == ["cleaned", "teardown"]
 
@@ -1553,7 +1553,7 @@ def test_exit_functions_are_not_called_in_workers(harness: ZygoteHarness) -> Non
     """
     child = harness.worker(code).ready()
     child.send(signal.SIGTERM)
-    assert left(child) == Left.DRAINED
+    assert left(child) == ExitKind.DRAINED
     harness.feed.take()
     assert harness.feed.lines == ["teardown"]
 
@@ -1604,7 +1604,7 @@ def test_a_crash_leaves_its_stack(harness: ZygoteHarness) -> None:
     """
     child = harness.worker(code).ready()
     assert child.ended().status == signal.SIGSEGV
-    assert child.record.left == Left.DIED
+    assert child.record.left == ExitKind.DIED
     assert "in crash" in harness.stacks.read(child.index)
 
 
@@ -1819,7 +1819,7 @@ def test_at_any_moment_an_interrupt_does_what_it_promises(
     """Hundreds of lives, interrupted again and again at random moments of each."""
     rng = random.Random(seed)
     harness.fork(STRESSED)
-    ends = {Left.INTERRUPTED: 0, Left.DRAINED: 0}
+    ends = {ExitKind.INTERRUPTED: 0, ExitKind.DRAINED: 0}
     for _ in range(60):
         child = harness.spawn()[0]
         began = len(harness.feed.lines)
@@ -1835,7 +1835,7 @@ def test_at_any_moment_an_interrupt_does_what_it_promises(
         assert said.count("teardown") == said.count("whole")
         assert (said.count("whole") == 1) == (child.record.ready_at > 0 or "whole" in said)
         harness.scoreboard.release(child.index)
-    assert ends[Left.INTERRUPTED] > 10, ends
+    assert ends[ExitKind.INTERRUPTED] > 10, ends
     assert "Traceback" not in harness.log()
 
 

@@ -13,7 +13,7 @@ from test_zygote import IDLE
 from zygote_harness import ChannelClosed, ZygoteHarness
 
 from graced.exitcodes import CUT_OFF
-from graced.host.scoreboard import Left
+from graced.host.scoreboard import ExitKind
 
 
 def fork(harness: ZygoteHarness, deed: str, **pool: object) -> tuple[object, ...]:
@@ -27,7 +27,7 @@ def works(harness: ZygoteHarness) -> None:
         for child in children:
             child.send(signal.SIGTERM)
             assert child.ended().status == 0
-            assert child.record.left == Left.DRAINED
+            assert child.record.left == ExitKind.DRAINED
 
 
 HARMLESS = {

@@ -21,7 +21,7 @@ from zygote_harness import DEADLINE, ChannelClosed, Child, ZygoteHarness, until
 from graced import settings
 from graced.host import process
 from graced.host.process import in_child
-from graced.host.scoreboard import Left, Phase
+from graced.host.scoreboard import ExitKind, Phase
 from graced.workers.context import LoadError
 from graced.workers.importer import load_class
 from graced.workers.runtime import PARENT_DIED
@@ -217,7 +217,7 @@ def test_without_preload_each_worker_imports(harness: ZygoteHarness) -> None:
 def test_without_preload_an_import_that_fails_is_a_setup_that_fails(harness: ZygoteHarness) -> None:
     child = harness.worker("import nosuch", preload=False)
     assert child.ended().status == 1
-    assert child.record.left == Left.SETUP_FAILED
+    assert child.record.left == ExitKind.SETUP_FAILED
     assert child.record.text == "users.py:8: ModuleNotFoundError: No module named 'nosuch'"
     assert "Traceback" in harness.log()
 
@@ -227,7 +227,7 @@ def test_without_preload_a_look_up_that_fails_is_an_import_that_fails(
 ) -> None:
     child = harness.worker(LAZY.format("import nosuch"), preload=False)
     assert child.ended().status == 1
-    assert child.record.left == Left.SETUP_FAILED
+    assert child.record.left == ExitKind.SETUP_FAILED
     assert child.record.text == "users.py:12: ModuleNotFoundError: No module named 'nosuch'"
     assert "the code cannot be imported" in harness.log()
 
@@ -237,7 +237,7 @@ def test_without_preload_a_look_up_can_be_interrupted(harness: ZygoteHarness) ->
     harness.feed.wait("looking")
     nudge(child, signal.SIGTERM)
     assert child.ended().status == 0
-    assert child.record.left == Left.INTERRUPTED
+    assert child.record.left == ExitKind.INTERRUPTED
 
 
 def test_without_preload_an_import_can_be_interrupted(harness: ZygoteHarness) -> None:
@@ -245,7 +245,7 @@ def test_without_preload_an_import_can_be_interrupted(harness: ZygoteHarness) ->
     harness.feed.wait("importing")
     nudge(child, signal.SIGTERM)
     assert child.ended().status == 0
-    assert child.record.left == Left.INTERRUPTED
+    assert child.record.left == ExitKind.INTERRUPTED
 
 
 def test_without_preload_threads_are_no_matter(harness: ZygoteHarness) -> None:
@@ -461,8 +461,8 @@ def test_a_signal_during_the_birth_is_not_lost(harness: ZygoteHarness) -> None:
         harness.living.add(child.pid)
         assert harness.told() == ("spawned", [(child.id, child.pid)])
         child.until(lambda record: record.left, "left")
-        assert child.record.left in (Left.INTERRUPTED, Left.DRAINED)
-        assert not child.record.ready_at or child.record.left == Left.DRAINED
+        assert child.record.left in (ExitKind.INTERRUPTED, ExitKind.DRAINED)
+        assert not child.record.ready_at or child.record.left == ExitKind.DRAINED
         assert child.ended().status == 0
         harness.scoreboard.release(child.index)
 
@@ -486,7 +486,7 @@ def test_a_signal_before_setup_is_not_lost(harness: ZygoteHarness) -> None:
     code = at_births("if pid == os.getpid(): os.kill(pid, signal.SIGTERM)  # in the worker")
     child = harness.worker(code)
     assert child.ended().status == 0
-    assert child.record.left == Left.INTERRUPTED
+    assert child.record.left == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == []
 
@@ -621,7 +621,7 @@ def test_a_worker_lives_through_all_signals_at_once(harness: ZygoteHarness) -> N
     child = harness.worker(IDLE).ready()
     all_at_once(child.pid)
     assert child.ended().status == 0
-    assert child.record.left == Left.INTERRUPTED
+    assert child.record.left == ExitKind.INTERRUPTED
 
 
 def test_a_zygote_lives_through_all_signals_at_once(harness: ZygoteHarness) -> None:
