@@ -1,16 +1,32 @@
 """The whole daemon as a state machine: its pools, their order, its stop.
 
-``handle(event, now)`` first applies the rules of the event, then ``_settle()``
-those of the state, and returns what is to be done. ``next_deadline()`` says when
-to hand in the next :class:`~graced.core.events.Tick`. Reloads are in
-:mod:`graced.core.reload`.
+Theory of operation. ``handle(event, now)`` first changes what the event is about, and nothing
+else; then ``_settle()`` applies the rules that follow from the state, whatever led to it; what is
+to be done comes back as actions. ``next_deadline()`` says when to hand in the next
+:class:`~graced.core.events.Tick`. Time and chance are arguments: the same events give the same
+actions.
+
+The rules:
+
+1.  A pool starts once all pools that it comes ``after`` are complete. The daemon is ready when
+    every pool is; only then READY=1 is told.
+2.  Before it was ever ready, a pool that cannot load its code, or whose probe dies, ends the
+    daemon. After that nothing ends it but a stop.
+3.  A stop drains the pools in the opposite order: a pool outlives those that come after it. A
+    SIGINT interrupts every worker at once, another one kills them.
+4.  A stop ends the reload under way, and its clients are answered.
+5.  A pool that a reload removed starts no workers, and leaves when no worker comes after it.
+6.  While something is under way, systemd is asked for as much time as its own limits allow.
+7.  The exit status is 1 if the daemon gave up or a worker had to be killed in this stop.
+
+The states are in :mod:`.states`, a pool's rules in :mod:`.pool`, a reload's in :mod:`.reload`.
 """
 
 from __future__ import annotations
 
 from graced.core import events as ev
-from graced.core.actions import Exit, Extend, Say, TellReady, TellStopping
-from graced.core.context import Context
+from graced.core.actions import Exit, Extend, TellReady, TellStopping
+from graced.core.fleet import Fleet
 from graced.core.member import count
 from graced.core.pool import Pool
 from graced.core.reload import Reloads
@@ -23,7 +39,6 @@ if TYPE_CHECKING:
 
     from graced.core.actions import Action
     from graced.core.events import Event
-    from graced.core.member import Member
     from graced.core.zygotes import Zygote
     from graced.settings import Settings
 else:
@@ -38,40 +53,19 @@ MARGIN = 5.0  # seconds that systemd is asked for beyond our own limits
 QUIET = (ev.Spawned, ev.RoundOverdue, ev.StackPrinted, ev.Recovered)
 
 
-class Daemon:
-    """All decisions of one daemon. ``jitter`` returns a number from 0 to 1."""
+class Daemon(Fleet):
+    """All decisions of one daemon."""
 
     def __init__(self, settings: Settings, jitter: Callable[[], float], now: float) -> None:
-        self.settings = settings
-        self.generation = 1
-        self.state = DaemonState.STARTING
+        super().__init__(settings, jitter)
         self.started_at = now
         self.failure: str | None = None  # why the daemon ends by itself
         self.killing = False  # the second SIGINT came
         self.exited = False
-        self._context = Context(jitter)
-        self.pools: dict[str, Pool] = {
-            name: Pool(pool, 1, self._context) for name, pool in settings.pools.items()
-        }
         self.reloads = Reloads(self)
         self._extended_to = 0.0
 
     # -- what it is -----------------------------------------------------------
-
-    @property
-    def out(self) -> list[Action]:
-        """Where actions are collected until ``handle`` returns them."""
-        return self._context.out
-
-    @property
-    def context(self) -> Context:
-        """What its pools share."""
-        return self._context
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it is on its way out."""
-        return self.state in (DaemonState.DRAINING, DaemonState.STOPPING)
 
     @property
     def interrupting(self) -> bool:
@@ -87,18 +81,6 @@ class Daemon:
         """The pools of the configuration, without those that come or go with a reload."""
         coming = self.reloads.added
         return [p for p in self.pools.values() if not p.going and p.name not in coming]
-
-    def members(self) -> list[Member]:
-        """All workers."""
-        return [m for pool in self.pools.values() for m in pool.members.values()]
-
-    def find(self, worker: int) -> tuple[Pool, Member] | None:
-        """Return a worker and its pool, if it still exists."""
-        for pool in self.pools.values():
-            member = pool.members.get(worker)
-            if member is not None:
-                return pool, member
-        return None
 
     def next_deadline(self) -> float | None:
         """When a Tick is due (monotonic seconds), or None."""
@@ -256,11 +238,11 @@ class Daemon:
     def _settle(self, now: float) -> None:
         if self.state is DaemonState.STARTING:
             self._start_pools(now)
-            self._despair(now)
+            self._check_hopeless(now)
         if self.stopping:
             self._stop_in_order(now)
         else:
-            self._bury_removed_pools()
+            self._drop_removed_pools()
             self.reloads.prove(now)
             self._let_removed_pools_go(now)
         for pool in self.pools.values():
@@ -281,7 +263,7 @@ class Daemon:
             if first and all(self.pools[name].complete for name in pool.settings.after):
                 pool.start(now)
 
-    def _despair(self, now: float) -> None:
+    def _check_hopeless(self, now: float) -> None:
         for pool in self.pools.values():
             if pool.hopeless is not None:
                 self.give_up(f"pool {pool.name} can't start: {pool.hopeless}", now)
@@ -319,7 +301,7 @@ class Daemon:
             if pool.name not in needed:
                 pool.stop(now)
 
-    def _bury_removed_pools(self) -> None:
+    def _drop_removed_pools(self) -> None:
         for name, pool in list(self.pools.items()):
             if pool.state is PoolState.LEAVING and pool.gone:
                 del self.pools[name]
@@ -356,10 +338,6 @@ class Daemon:
         if reason is None and kills:
             reason = f"{count(kills, 'worker')} had to be killed"
         self.out.append(Exit(code, reason))
-
-    def say(self, level: str, text: str) -> None:
-        """Write a line to the log."""
-        self.out.append(Say(level, text))
 
 
 if TYPE_CHECKING:

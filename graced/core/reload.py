@@ -1,7 +1,19 @@
 """A reload as a transaction: read, prove in every pool, then replace; or refuse.
 
-Nothing of the old generation is touched before every pool of the new one has a
-ready worker (with ``surge: 0`` only the canary's slot is).
+The rules:
+
+1.  Nothing of the old generation is touched before every pool of the new one has a ready worker,
+    its canary (with ``surge: 0`` only the canary's slot is).
+2.  No canary is started before the code of every pool is loaded, nor before the pools that its
+    own comes after are proven.
+3.  One failure in any pool refuses the reload in all of them: the old generation goes on.
+4.  Once every pool is proven the new generation is in force. What fails from then on is told as
+    incomplete; there is no way back.
+5.  However many reloads are asked for while one is under way, exactly one follows it.
+6.  Before the daemon was ready a reload begins only if a pool is in back-off, and systemd is not
+    told of it.
+
+The phases are in :class:`.states.ReloadPhase`, a pool's part in :class:`.states.CandidateState`.
 """
 
 from __future__ import annotations
@@ -12,7 +24,7 @@ from graced.core.states import CandidateState, DaemonState, PoolState, ReloadPha
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from graced.core.daemon import Daemon
+    from graced.core.fleet import Fleet
     from graced.settings import Settings
 
 FIXED = ("name", "runtime_dir", "state_dir", "user", "group")
@@ -34,16 +46,16 @@ class Reload:
 class Reloads:
     """The reload under way, and the one that follows it, however many were asked for."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
         self.current: Reload | None = None
         self.queued = False
 
     @property
     def added(self) -> set[str]:
         """The pools that are proven, but not in force yet."""
-        proving = self.current is not None and self.current.phase is ReloadPhase.PROVING
-        return self.current.added if self.current is not None and proving else set()
+        is_proving = self.current is not None and self.current.phase is ReloadPhase.PROVING
+        return self.current.added if self.current is not None and is_proving else set()
 
     @property
     def _committed(self) -> bool:
@@ -53,8 +65,8 @@ class Reloads:
     # -- events ---------------------------------------------------------------
 
     def ask(self, now: float) -> None:
-        """Somebody wants a reload: now, or exactly one after the one under way."""
-        if self._daemon.stopping:
+        """Reload: now, or exactly once after the one under way."""
+        if self._fleet.stopping:
             self._tell(False, "the daemon is stopping")
         else:
             self.queued = True
@@ -75,13 +87,13 @@ class Reloads:
         """The new generation is no good: throw it away, the old one goes on."""
         if self.current is None or self._committed:
             return
-        for name, pool in self._daemon.pools.items():
+        for name, pool in self._fleet.pools.items():
             if name in self.current.added:
                 pool.stop(now)
             else:
                 pool.abandon(now)
-        goes_on = f"generation {self._daemon.generation} goes on"
-        self._daemon.say("error", f"reload refused: {reason}; {goes_on}")
+        goes_on = f"generation {self._fleet.generation} goes on"
+        self._fleet.say("error", f"reload refused: {reason}; {goes_on}")
         self._end(False, reason)
 
     def stop(self, now: float) -> None:
@@ -108,72 +120,72 @@ class Reloads:
         """See whether the replacement is over."""
         if not self._committed:
             return
-        pools = [p for p in self._daemon.pools.values() if p.state is not PoolState.LEAVING]
+        pools = [p for p in self._fleet.pools.values() if p.state is not PoolState.LEAVING]
         failing = [p for p in pools if p.trouble is not None]
         if failing:
             reason = f"pool {failing[0].name} {failing[0].trouble}, after the change"
-            self._daemon.say("error", f"reload incomplete: {reason}")
+            self._fleet.say("error", f"reload incomplete: {reason}")
             self._end(False, reason)
         elif all(pool.renewed for pool in pools):
-            self._daemon.say("info", f"reloaded: generation {self._daemon.generation}")
+            self._fleet.say("info", f"reloaded: generation {self._fleet.generation}")
             self._end(True, None)
 
     # -- steps ----------------------------------------------------------------
 
     def _may_begin(self) -> bool:
-        if self._daemon.state is DaemonState.STARTING:
-            return any(pool.backoff.active for pool in self._daemon.pools.values())
-        return self._daemon.state is DaemonState.RUNNING
+        if self._fleet.state is DaemonState.STARTING:
+            return any(pool.backoff.active for pool in self._fleet.pools.values())
+        return self._fleet.state is DaemonState.RUNNING
 
     def _begin(self) -> None:
-        daemon = self._daemon
+        fleet = self._fleet
         self.queued = False
-        self.current = Reload(quiet=daemon.state is DaemonState.STARTING)
+        self.current = Reload(quiet=fleet.state is DaemonState.STARTING)
         if not self.current.quiet:
-            daemon.state = DaemonState.RELOADING
-            daemon.out.append(TellReloading())
-        daemon.say("info", "reloading")
-        daemon.out.append(ReadConfig())
+            fleet.state = DaemonState.RELOADING
+            fleet.out.append(TellReloading())
+        fleet.say("info", "reloading")
+        fleet.out.append(ReadConfig())
 
     def _propose(self, reload: Reload, now: float) -> None:
         """Let each pool load its code; one that an earlier reload removed has to be gone first."""
         assert reload.settings is not None
-        daemon = self._daemon
+        fleet = self._fleet
         for name, settings in reload.settings.pools.items():
-            pool = daemon.pools.get(name)
+            pool = fleet.pools.get(name)
             if name in reload.proposed or (pool is not None and pool.state is PoolState.LEAVING):
                 continue
             if pool is None:
                 reload.added.add(name)
-                pool = daemon.pools[name] = Pool(settings, daemon.generation + 1, daemon.context)
+                pool = fleet.pools[name] = Pool(settings, fleet.generation + 1, fleet.context)
             reload.proposed.add(name)
-            pool.propose(settings, daemon.generation + 1, now)
+            pool.propose(settings, fleet.generation + 1, now)
 
     def _prove(self, reload: Reload, now: float) -> None:
         assert reload.settings is not None
-        trials = {name: self._daemon.pools[name] for name in reload.settings.pools}
-        if not any(self._importing(pool) for pool in trials.values()):
-            self._try_canaries(trials, now)
+        proving = {name: self._fleet.pools[name] for name in reload.settings.pools}
+        if not any(self._importing(pool) for pool in proving.values()):
+            self._try_canaries(proving, now)
         for name in reload.proposed:
-            failure = self._failure(trials[name])
+            failure = self._failure(proving[name])
             if failure is not None:
                 self.refused(f"pool {name}: {failure}", now)
                 return
-        if all(self._proven(name) for name in trials):
+        if all(self._proven(name) for name in proving):
             self._commit(reload.settings, now)
 
     def _importing(self, pool: Pool) -> bool:
         return pool.candidate is None or pool.candidate.state is CandidateState.IMPORTING
 
-    def _try_canaries(self, trials: dict[str, Pool], now: float) -> None:
+    def _try_canaries(self, proving: dict[str, Pool], now: float) -> None:
         """Only once all code is loaded is a worker of it started, or one of the old ended."""
-        for pool in trials.values():
+        for pool in proving.values():
             candidate = pool.candidate
             if candidate is not None and all(self._proven(p) for p in candidate.settings.after):
                 pool.prove(now)
 
     def _proven(self, name: str) -> bool:
-        candidate = self._daemon.pools[name].candidate
+        candidate = self._fleet.pools[name].candidate
         return candidate is not None and candidate.state is CandidateState.PROVEN
 
     def _failure(self, pool: Pool) -> str | None:
@@ -188,25 +200,25 @@ class Reloads:
         return candidate.failure
 
     def _commit(self, settings: Settings, now: float) -> None:
-        reload, daemon = self.current, self._daemon
+        reload, fleet = self.current, self._fleet
         assert reload is not None
         reload.phase = ReloadPhase.REPLACING
-        daemon.settings = settings
-        daemon.generation += 1
-        for name, pool in daemon.pools.items():
+        fleet.settings = settings
+        fleet.generation += 1
+        for name, pool in fleet.pools.items():
             if name in settings.pools:
                 pool.commit()
             elif pool.state is not PoolState.LEAVING:
                 pool.hold(now)
-        daemon.out.append(Commit(daemon.generation))
+        fleet.out.append(Commit(fleet.generation))
 
     def _fixed(self, settings: Settings) -> str | None:
         """Name what can't change in a running daemon."""
         for key in FIXED:
-            old, new = getattr(self._daemon.settings, key), getattr(settings, key)
+            old, new = getattr(self._fleet.settings, key), getattr(settings, key)
             if old != new:
                 return f"{key} can't change in a running daemon (from {old} to {new}); restart it"
-        for name, pool in self._daemon.pools.items():
+        for name, pool in self._fleet.pools.items():
             proposed = settings.pools.get(name)
             if proposed is not None and proposed.queue != pool.settings.queue:
                 return f"pools.{name}.queue can't change in a running daemon; restart it"
@@ -215,11 +227,11 @@ class Reloads:
     def _end(self, ok: bool, reason: str | None) -> None:
         assert self.current is not None
         if not self.current.quiet:
-            self._daemon.state = DaemonState.RUNNING
-            self._daemon.out.append(TellReady())
+            self._fleet.state = DaemonState.RUNNING
+            self._fleet.out.append(TellReady())
         incomplete = self._committed and not ok
         self.current = None
         self._tell(ok, reason, incomplete=incomplete)
 
     def _tell(self, ok: bool, reason: str | None, *, incomplete: bool = False) -> None:
-        self._daemon.out.append(EndReload(ok, reason, incomplete))
+        self._fleet.out.append(EndReload(ok, reason, incomplete))
