@@ -330,7 +330,7 @@ def test_unix_sockets_that_are_stale_taken_or_none(daemon: Daemon) -> None:
         other.listen()
         greet(daemon, f"unix://{path}").start()
         daemon.ended(1)
-        daemon.log.wait("cannot listen on unix://.*; somebody listens there")
+        daemon.log.wait("cannot listen on unix://.*; a process listens there")
     daemon.start().ready()  # what a dead process has left is taken
     assert call(str(path))[2] == "hello"
     assert path.stat().st_mode & 0o777 == 0o660
@@ -400,7 +400,7 @@ def test_a_file_that_somebody_else_has_put_there_is_his(daemon: Daemon) -> None:
         other.listen()
         path.chmod(0o600)
         done = daemon.run("reload")
-        assert (done.returncode, "somebody listens there" in done.stderr) == (1, True)
+        assert (done.returncode, "a process listens there" in done.stderr) == (1, True)
         assert daemon.run("stop").returncode == 0
         assert path.stat().st_mode & 0o777 == 0o600
         connect(str(path)).close()
