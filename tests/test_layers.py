@@ -1,7 +1,8 @@
-"""Who may import whom: read from the source without running it, imports in functions included.
+"""Which package may import which: read from the source, never run; imports in functions included.
 
-core decides and knows nothing but Python's types. Packages are named after the processes they
-are for; each imports from those that are named beside it, and from the plain files at the root.
+core decides and knows nothing but Python's types; supervisor alone imports it. Packages are named
+after the processes they are for; each imports from those that are named beside it, and from the
+plain files at the root. No circles.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ MAY = {
     "queue": {"host", "log"},
     "workers": {"queue", "host", "log"},
     "zygote": WORKERS,
-    "supervisor": {"core", "zygote", "control", "config"} | WORKERS,
+    "supervisor": {"core", "zygote", "control"} | WORKERS,
     "doctor": {"config", "host", "log"},
     "cli": {"supervisor", "zygote", "control", "config", "doctor"} | WORKERS,
     "": {"cli"} | WORKERS,  # graced/__init__.py hands on what users import
 }
+TYPES = {"supervisor": {"config"}}  # what the type checker alone may follow
 # What core may have of the standard library: types and arithmetic, nothing that does anything.
 PURE = {"__future__", "collections", "enum", "functools", "itertools", "math", "operator", "typing"}
 
@@ -71,7 +73,10 @@ def is_module(name: str) -> bool:
 def test_each_package_imports_only_what_it_may(file: Path) -> None:
     own = package(module_name(file))
     may = {own, "", *PLAIN} | (set() if own in PLAIN else MAY[own])
+    executed = set(run_time(file))
     for name, line in imported(file):
+        if package(name) in TYPES.get(own, ()) and name not in executed:
+            continue
         if name.split(".")[0] == "graced" and is_module(name):
             assert package(name) in may, f"{file}:{line}: {own or 'graced'} may not import {name}"
 
@@ -101,7 +106,7 @@ def test_every_module_says_what_it_holds(file: Path) -> None:
         assert "annotations" in ast.unparse(tree), f"{file}: from __future__ import annotations"
 
 
-def test_nobody_swallows_everything() -> None:
+def test_no_handler_swallows_everything() -> None:
     for file in modules():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler):
@@ -109,5 +114,32 @@ def test_nobody_swallows_everything() -> None:
                     "Exception",
                     "BaseException",
                 }
-                silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
-                assert not (broad and silent), f"{file}:{node.lineno}: says nothing"
+                is_silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
+                assert not (broad and is_silent), f"{file}:{node.lineno}: says nothing"
+
+
+def test_imports_have_no_circles() -> None:
+    """Lazy ones included; the type checker's alone do not count."""
+    uses = {module_name(file): set(run_time(file)) for file in modules()}
+    while leaves := {name for name, used in uses.items() if not used & uses.keys()}:
+        uses = {name: used for name, used in uses.items() if name not in leaves}
+    assert not uses, f"a circle is among {sorted(uses)}"
+
+
+def run_time(file: Path) -> Iterator[str]:
+    """Yield the modules of graced that a file imports when it runs."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typing:
+            for alias in node.names:
+                deeper = f"{node.module}.{alias.name}"
+                name = deeper if is_module(deeper) else str(node.module)
+                if name.startswith("graced.") and name != module_name(file):
+                    yield name

@@ -139,7 +139,6 @@ def _load_code() -> None:
         "zlib",
         "graced.supervisor.loop",
         "graced.supervisor.requests",
-        "graced.config.parser",
     ):
         import_module(name)
 
