@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from graced import settings
 from graced.config import validators
+from graced.queue.engines import url_pattern
 from graced.record import Record
 
 TYPE_CHECKING = False
@@ -153,7 +154,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "max_age": Seconds(zero=False),
         "max_rss": Bytes(1 << 20),
         "surge": Whole(0, MOST_WORKERS),
-        "queue": Text(validators.queue, "URL", validators.QUEUE),
+        "queue": Text(validators.queue, "URL", url_pattern()),
         "max_attempts": Whole(1, settings.MOST_ATTEMPTS),
     },
     settings.Backoff: {

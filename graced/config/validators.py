@@ -7,6 +7,8 @@ are read in :mod:`graced.config.scalars`.
 
 from __future__ import annotations
 
+from graced.queue.address import QueueURLError
+from graced.queue.engines import check_url
 from graced.text import quoted
 
 TYPE_CHECKING = False
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 NAME = r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
 LONGEST_NAME = 32
 CLASS = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
-QUEUE = r"sqlite:///[^?#\x00-\x1f]*[^/?#\x00-\x1f]"
 
 
 class ConfigValueError(Exception):
@@ -88,16 +89,10 @@ def address(text: str, _mark: Mark) -> str:
 
 
 def queue(text: str, _mark: Mark) -> str:
-    advice = "write sqlite:///jobs.db (in state_dir) or sqlite:////var/lib/jobs.db"
-    scheme, _, path = text.partition("://")
-    if scheme != "sqlite":
-        raise ConfigValueError(f"there is no queue for {quoted(text)}, only sqlite so far", advice)
-    if not path.startswith("/"):
-        raise ConfigValueError(f"{quoted(text)} names a host", advice)
-    if path.endswith("/") or path == "/:memory:":
-        raise ConfigValueError(f"{quoted(text)} names no file", advice)
-    if any(c in "?#" or c < " " for c in path):
-        raise ConfigValueError(f"{quoted(text)} is more than the path of a file", advice)
+    try:
+        check_url(text)
+    except QueueURLError as error:
+        raise ConfigValueError(f"{quoted(text)} {error.what}", error.remedy) from None
     return text
 
 

@@ -10,6 +10,15 @@ _PREFIX = "queue-"
 _SUFFIX = ".sock"
 
 
+class QueueURLError(ValueError):
+    """A URL that leads to no queue: what is wrong with it, and what to write."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"the URL of a queue {what}; {remedy}")
+        self.what = what
+        self.remedy = remedy
+
+
 class QueueAddress(Record):
     """Where a queue is reached, and under which names the workers of a daemon are known there."""
 

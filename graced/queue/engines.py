@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from graced.queue.address import QueueAddress, socket_path
+from graced.queue.address import QueueAddress, QueueURLError, socket_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,19 +19,30 @@ DEFAULT = "sqlite"  # for a pool that names no queue
 
 
 def engine_called(scheme: str) -> Engine:
-    """Return an engine by its scheme; ValueError if there is none."""
+    """Return an engine by its scheme. Raises QueueURLError."""
     if scheme not in ENGINES:
-        raise ValueError(f"there is no queue engine {scheme!r}; there are {', '.join(ENGINES)}")
+        remedy = engine_called(DEFAULT).ADVICE
+        raise QueueURLError(f"names no queue engine, only {', '.join(ENGINES)} so far", remedy)
     return import_module(ENGINES[scheme])  # a module that is one
 
 
 def engine_of(url: str | None) -> Engine:
-    """Return the engine of a queue's URL, None being the default; ValueError if there is none."""
+    """Return the engine of a queue's URL, None being the default. Raises QueueURLError."""
     return engine_called(DEFAULT if url is None else url.partition("://")[0])
 
 
+def check_url(url: str) -> None:
+    """Raise QueueURLError if a URL leads to no queue."""
+    engine_of(url).check_url(url)
+
+
+def url_pattern() -> str:
+    """Return what the URLs of all engines look like, as a regular expression."""
+    return "|".join(engine_called(scheme).URL_PATTERN for scheme in ENGINES)
+
+
 def file_of(url: str | None, pool: str, state_dir: str) -> str:
-    """Return what a pool's queue is kept in; ValueError says what is wrong with the URL."""
+    """Return what a pool's queue is kept in. Raises QueueURLError."""
     return engine_of(url).file_of(url, pool, state_dir)
 
 

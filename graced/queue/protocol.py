@@ -277,8 +277,14 @@ class Storage(Protocol):
 class Engine(Protocol):
     """What :mod:`.engines` finds for the scheme of a URL: a module of the engine's package."""
 
+    ADVICE: str  # which URLs may be written
+    URL_PATTERN: str  # a regular expression
+
+    def check_url(self, url: str) -> object:
+        """Raise QueueURLError if a URL leads to no queue."""
+
     def file_of(self, url: str | None, pool: str, state_dir: str) -> str:
-        """Return what a queue is kept in; ValueError says what is wrong with the URL."""
+        """Return what a queue is kept in. Raises QueueURLError."""
 
     def url_of(self, file: str) -> str:
         """Return the URL by which any pool can have what is kept there."""

@@ -628,13 +628,13 @@ pools:
         "  e: {queue: 'sqlite:///x?mode=ro'}\n"
         "  f: {queue: jobs.db}\n",
         [
-            "config.yaml:2:14: pools.a.queue: there is no queue for 'redis://localhost/0', only "
+            "config.yaml:2:14: pools.a.queue: 'redis://localhost/0' names no queue engine, only "
             "sqlite so far; write sqlite:///jobs.db (in state_dir)",
             "config.yaml:3:14: pools.b.queue: 'sqlite://jobs.db' names a host; write",
             "config.yaml:4:14: pools.c.queue: 'sqlite:///' names no file; write",
             "config.yaml:5:14: pools.d.queue: 'sqlite:///:memory:' names no file; write",
             "config.yaml:6:14: pools.e.queue: 'sqlite:///x?mode=ro' is more than the path",
-            "config.yaml:7:14: pools.f.queue: there is no queue for 'jobs.db', only sqlite",
+            "config.yaml:7:14: pools.f.queue: 'jobs.db' names no queue engine, only sqlite",
         ],
     ),
     "addresses": (

@@ -5,6 +5,8 @@ Light to import: what opens the file is loaded by whoever opens it.
 
 from __future__ import annotations
 
+from graced.queue.address import QueueURLError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,18 +18,27 @@ if TYPE_CHECKING:
     from graced.settings import Pool
 
 SCHEME = "sqlite"
+ADVICE = "write sqlite:///jobs.db (in state_dir) or sqlite:////var/lib/jobs.db"
+URL_PATTERN = r"sqlite:///[^?#\x00-\x1f]*[^/?#\x00-\x1f]"
+
+
+def check_url(url: str) -> str:
+    """Return the path of a URL. Raises QueueURLError."""
+    path = url.partition("://")[2]
+    if not path.startswith("/"):
+        raise QueueURLError("names a host", ADVICE)
+    if path.endswith("/") or path == "/:memory:":
+        raise QueueURLError("names no file", ADVICE)
+    if any(c in "?#" or c < " " for c in path):
+        raise QueueURLError("is more than the path of a file", ADVICE)
+    return path
 
 
 def file_of(url: str | None, pool: str, state_dir: str) -> str:
-    """Return the queue's file; ValueError says what is wrong with the URL."""
+    """Return the queue's file. Raises QueueURLError."""
     if url is None:
         return f"{state_dir}/{pool}.db"
-    _scheme, _, path = url.partition("://")
-    if not path.startswith("/") or path == "/" or path.endswith("/"):
-        raise ValueError(
-            f"cannot use {url!r} as a queue; write sqlite:///jobs.db (in state_dir)"
-            " or sqlite:////srv/jobs.db (absolute)"
-        )
+    path = check_url(url)
     return path[1:] if path.startswith("//") else f"{state_dir}{path}"
 
 
