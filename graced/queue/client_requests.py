@@ -194,8 +194,9 @@ class ClientRequests:
 
     def _new_jobs(self, connection: Connection, accept: Callable[[], tuple[int, bytes]]) -> None:
         """Take in new jobs, or say why not."""
-        if self._storage.trouble is not None:
-            self._refuse(connection, self._storage.trouble)
+        why = self._storage.refusal()
+        if why is not None:
+            self._refuse(connection, why)
             return
         try:
             kind, body = accept()

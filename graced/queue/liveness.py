@@ -63,6 +63,7 @@ def keep(queue: str, owner: str, fd: int) -> int:
     """Take it once more if its file was removed; return the descriptor that is to stay open."""
     if _is_at(fd, path_of(queue, owner)):
         return fd
+    _make_folder(queue)
     found = hold(queue, owner)
     os.close(fd)
     return found
@@ -70,13 +71,22 @@ def keep(queue: str, owner: str, fd: int) -> int:
 
 def hold_command(queue: str, owner: str) -> int:
     """Take a lock for the command that a worker starts next, and for no other one."""
-    os.makedirs(folder(queue), 0o770, exist_ok=True)
+    _make_folder(queue)
     path = _command(queue, owner)
     with suppress(FileNotFoundError):
         os.unlink(path)  # what the last one has left behind holds what nobody looks at
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return fd
+
+
+def _make_folder(queue: str) -> None:
+    """Make the owners' folder anew if it was removed. OSError if the queue's is not there.
+
+    That may have been moved: a new one in its place would be in the way of moving it back.
+    """
+    with suppress(FileExistsError):
+        os.mkdir(folder(queue), 0o700)
 
 
 def name_group(fd: int, group: int) -> None:

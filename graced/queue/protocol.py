@@ -217,6 +217,9 @@ class Storage(Protocol):
     clock: Clock
     trouble: str | None  # why there can be no new jobs
 
+    def refusal(self) -> str | None:
+        """Return why there can be no new jobs at this moment; what is soon seen is looked at."""
+
     @property
     def dispatcher(self) -> Any:
         """Its :class:`Dispatcher`, None while it is not open."""

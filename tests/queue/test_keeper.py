@@ -43,6 +43,7 @@ from graced.queue.protocol import QueueError, QueueGone
 from graced.queue.sqlite import dispatcher, storage
 from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.lock import Lock, QueueLockedError
+from graced.queue.sqlite.place import Place, Sight
 from graced.queue.sqlite.store import Store
 from graced.queue.wire import Kind
 from graced.queue.worker_end import WorkerEnd
@@ -453,10 +454,20 @@ def test_a_file_that_was_moved_gets_no_new_jobs_until_it_is_back(
         assert db.execute("SELECT id, state FROM jobs ORDER BY id").fetchall() == [(1, 3), (2, 0)]
     harness.until(lambda: harness.keeper.trouble)
     os.rename(tmp_path / "elsewhere", harness.file)
-    harness.until(lambda: harness.keeper.trouble is None)
     client.submit(["3"])
+    harness.until(lambda: harness.keeper.trouble is None)
     worker.leave()
-    assert waiting(harness)[0] == 2
+    assert waiting(harness) == [2, 4]  # 3 was refused
+
+
+def test_a_folder_that_may_not_be_entered_is_not_called_moved(
+    harness: KeeperHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Place, "look", lambda _: Sight.AWAY)  # root may enter all of them
+    monkeypatch.setattr(Place, "is_taken", False)
+    harness.start()
+    with pytest.raises(QueueError, match="it can't be reached: no new jobs"):
+        harness.client().submit(["1"])
 
 
 def test_a_file_that_was_replaced_keeps_its_jobs_and_gets_no_new_ones(

@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from graced.queue import liveness
 
 
@@ -54,6 +56,23 @@ def test_a_commands_lock_is_its_groups(tmp_path: Path) -> None:
     assert list(liveness.listed(queue)) == []
     demon.kill()
     demon.wait()
+
+
+def test_a_folder_that_was_moved_can_be_moved_back(tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    queue = f"{home}/q.db"
+    lock = liveness.hold(queue, "d:1")
+    home.rename(elsewhere)
+    for take in (lambda: liveness.hold_command(queue, "d:1"), lambda: keep(queue, lock)):
+        with pytest.raises(FileNotFoundError):
+            take()
+    elsewhere.rename(home)
+    assert keep(queue, lock) == lock
+    os.close(lock)
+
+
+def keep(queue: str, lock: int) -> int:
+    return liveness.keep(queue, "d:1", lock)
 
 
 def test_a_lock_taken_while_its_file_is_tidied_up_is_a_lock(tmp_path: Path) -> None:

@@ -225,6 +225,8 @@ class QueueFile:
         sight = store.look()
         if sight is not Sight.AWAY:
             store.keep_lock()
+            if self._is_away:
+                self._recover()
         match sight:
             case Sight.LOST_LOG:
                 store.renew_log()
@@ -267,6 +269,10 @@ class QueueFile:
                 f"{file}: another file is in its place: no new jobs; those there are, are in"
                 f" {where}; put it back, or restart the daemon to take up the other one"
             )
+        if where == file:
+            return (
+                f"{file}: it can't be reached: no new jobs; let the daemon's user into the folder"
+            )
         return (
             f"{file}: it was moved to {where}: no new jobs;"
             " move it back, or restart the daemon to begin another one"
@@ -283,6 +289,12 @@ class QueueFile:
             store.copy_to(path)
         except StorageError as trouble:
             self._plan.log.error(str(trouble))
+
+    def refusal(self) -> str | None:
+        """Return why there can be no new jobs now. A file that was away may be back."""
+        if self._is_away:
+            self._recover()
+        return self.trouble
 
     def written(self) -> None:
         """It could be written: see whether all is well again."""
