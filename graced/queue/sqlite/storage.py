@@ -13,8 +13,7 @@ from graced.queue import wire
 from graced.queue.protocol import QueueLockedError, StorageError
 from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.errors import READ_ONLY, is_read_only
-from graced.queue.sqlite.place import Sight
-from graced.queue.sqlite.readers import readers
+from graced.queue.sqlite.place import Sight, readers
 from graced.queue.sqlite.room import NEARLY_FULL, Room
 from graced.queue.sqlite.rows import SHOWN
 from graced.queue.sqlite.store import PAGE_BYTES, Store
