@@ -134,7 +134,10 @@ def _load_code() -> None:
     """Import what is needed to the first READY: the user may not be able to read where it is."""
     from importlib import import_module
 
+    from graced.queue.engines import ENGINES
+
     for name in (
+        *ENGINES.values(),
         "struct",
         "zlib",
         "graced.supervisor.loop",
