@@ -158,9 +158,9 @@ class Daemon(Fleet):
             case ev.ReplacementWanted(_, why, at_once):
                 pool.replacement_wanted(member, why, at_once=at_once)
             case ev.RoundDone():
-                pool.round_done(member)
+                pool.restarts.round_done(member)
             case ev.SeenWaiting():
-                pool.seen_waiting(member, now)
+                pool.restarts.seen_waiting(member, now)
             case ev.RoundOverdue(_, limit):
                 pool.round_overdue(member, limit)
             case ev.Died():
@@ -221,7 +221,7 @@ class Daemon(Fleet):
         if first:
             self.out.append(TellStopping())
             for pool in self.pools.values():
-                pool.kills = 0  # what had to be killed long ago is no failure of this stop
+                pool.restarts.kills = 0  # what had to be killed long ago is no failure of this stop
                 if pool.state is not PoolState.LEAVING:
                     pool.hold(now)
         how = "draining" if state is DaemonState.DRAINING else "interrupting"
@@ -265,13 +265,15 @@ class Daemon(Fleet):
 
     def _check_hopeless(self, now: float) -> None:
         for pool in self.pools.values():
-            if pool.hopeless is not None:
-                self.give_up(f"pool {pool.name} can't start: {pool.hopeless}", now)
+            if pool.restarts.hopeless is not None:
+                self.give_up(f"pool {pool.name} can't start: {pool.restarts.hopeless}", now)
 
     def _became_ready(self) -> None:
         self.state = DaemonState.RUNNING
         for pool in self.pools.values():
-            pool.ever_ready = True  # also one that was scaled to nothing: it never gives up now
+            pool.restarts.ever_ready = (
+                True  # also one that was scaled to nothing: it never gives up now
+            )
         self.out.append(TellReady())
         workers = sum(pool.target for pool in self.pools.values())
         self.say("info", f"ready: {count(workers, 'worker')} in {count(len(self.pools), 'pool')}")
@@ -322,7 +324,9 @@ class Daemon(Fleet):
             busy = (m for m in pool.members.values() if m.state is not WorkerState.READY)
             waits = [m.longest(now) for m in busy]
             waits += [z.deadline - now for z in pool.zygotes.values() if z.deadline is not None]
-            waits += [pool.backoff.next_start - now] if pool.backoff.next_start else []
+            waits += (
+                [pool.restarts.backoff.next_start - now] if pool.restarts.backoff.next_start else []
+            )
             if pool.state is not PoolState.LEAVING:
                 whole = pool.settings.drain_timeout + pool.settings.stop_timeout
                 start = 2 * pool.settings.ready_timeout
@@ -332,7 +336,7 @@ class Daemon(Fleet):
 
     def _exit(self) -> None:
         self.exited = True
-        kills = sum(pool.kills for pool in self.pools.values())
+        kills = sum(pool.restarts.kills for pool in self.pools.values())
         code = 1 if self.failure is not None or kills else 0
         reason = self.failure
         if reason is None and kills:

@@ -1,26 +1,32 @@
 """The state machine of one pool: which workers are started, which are to go, and when.
 
-Events come in through the methods named after them and change one thing each;
-``settle()`` then holds the rules that follow from the state, whatever led to it.
-Who has which slot is asked of :mod:`graced.core.slots`, what a zygote goes through
-is in :mod:`graced.core.zygotes`, how far a proposed generation is in
-:mod:`graced.core.candidate`. No clocks, no chance, no processes: time and jitter are arguments.
+Theory of operation. Events come in through the methods named after them and change one thing
+each; ``settle()`` then holds the rules that follow from the state, whatever led to it:
+
+1.  Slots past the target are given up; an outdated worker leaves once its successor is ready.
+2.  An empty slot gets a worker; in back-off only one probe at a time is started.
+3.  An outdated worker gets a successor ahead of it, ``surge`` at a time, or with ``surge: 0``
+    after it; never more than ``workers`` are on their way out.
+4.  A worker of a generation that is being proven, the canary, is in none of these.
+5.  A zygote that no worker and no generation needs is killed.
+
+The workers' places are in :mod:`.slots`, their deaths in :mod:`.restarts`, a worker's ladder in
+:mod:`.member`, a zygote's life in :mod:`.zygotes`. No clocks, no chance, no processes: time and
+jitter are arguments.
 """
 
 from __future__ import annotations
 
-from graced.core.actions import CleanUp, LookAt, PrintStack, Say, Spawn, SpawnOrder, WatchRounds
-from graced.core.backoff import Backoff
+from graced.core.actions import PrintStack, Say, Spawn, SpawnOrder
 from graced.core.events import Died
-from graced.core.member import HASTY, Member, count
+from graced.core.member import Member
+from graced.core.restarts import Restarts
 from graced.core.slots import Candidate, Slots
 from graced.core.states import (
-    Asked,
     CandidateState,
     KillReason,
     PoolState,
     StartReason,
-    WorkerState,
     ZygoteState,
 )
 from graced.core.zygotes import Zygotes
@@ -35,26 +41,15 @@ if TYPE_CHECKING:
     from graced.core.zygotes import Zygote
     from graced.settings import Pool as Settings
 
-REMEMBERED = 10  # deaths shown in a status
-UNASKED = "was interrupted, but not by graced: by a SIGINT of its own, or by hand"
-
 
 class Pool:
     """One pool over all its generations."""
 
     def __init__(self, settings: Settings, generation: int, context: Context) -> None:
         self.state = PoolState.WAITING
-        self.backoff = Backoff(settings.backoff, context.jitter)
-        self.ever_ready = False
-        self.hopeless: str | None = None  # why a first start can't succeed
-        self.deaths = 0
-        self.kills = 0  # workers that the ladder had to kill
-        self.evidence = ""  # what the last worker that counts for the back-off died of
-        self.last_deaths: list[tuple[int, int | None, str, str, int]] = []
         self._slots = Slots(settings, generation)
+        self.restarts = Restarts(self._slots, context)
         self._zygotes = Zygotes(context)
-        self._slots_with_death: set[int] = set()  # slots whose worker died
-        self._proven: set[int] = set()  # slots that had a ready worker, and no death since
         self._warned_in = 0  # the generation whose max_rss is too small
         self._context = context
         self._orders: dict[int, list[SpawnOrder]] = {}
@@ -120,8 +115,12 @@ class Pool:
         One that died since does not count, one that was recycled does: else a pool
         that recycles fast might never be complete at any one moment.
         """
-        loaded = bool(self._proven) or self._zygotes.ready
-        return self.state is PoolState.UP and loaded and self._proven.issuperset(range(self.target))
+        loaded = bool(self.restarts.proven) or self._zygotes.ready
+        return (
+            self.state is PoolState.UP
+            and loaded
+            and self.restarts.proven.issuperset(range(self.target))
+        )
 
     @property
     def renewed(self) -> bool:
@@ -136,8 +135,8 @@ class Pool:
     @property
     def trouble(self) -> str | None:
         """What keeps it from starting workers, if something does."""
-        if self.backoff.active:
-            return f"is in back-off: {self.evidence}"
+        if self.restarts.backoff.active:
+            return f"is in back-off: {self.restarts.evidence}"
         if self._zygotes.again_at is not None:
             return "can't load its code any more"
         return None
@@ -152,7 +151,7 @@ class Pool:
         times: list[float | None] = [m.deadline() for m in self.members.values()]
         times += [z.deadline for z in self.zygotes.values()]
         if self.state is PoolState.UP:
-            times += [self._probe_start(), self._probe_reset(), self._zygotes.again_at]
+            times += [self._probe_start(), self.restarts.probe_reset(), self._zygotes.again_at]
         return min((time for time in times if time is not None), default=None)
 
     # -- start and stop -------------------------------------------------------
@@ -186,7 +185,7 @@ class Pool:
         self._slots.target = workers
         if self.candidate is not None:
             self.candidate.target = workers
-        self._proven &= set(range(workers))
+        self.restarts.proven &= set(range(workers))
 
     # -- zygotes --------------------------------------------------------------
 
@@ -221,8 +220,8 @@ class Pool:
         self._zygotes.restart(self.settings, self.generation, now)
 
     def _load_again(self, lost: Zygote, reason: str, now: float) -> None:
-        if lost.ready_at is None and not self.ever_ready:
-            self.hopeless = reason
+        if lost.ready_at is None and not self.restarts.ever_ready:
+            self.restarts.hopeless = reason
             self._say("error", f"pool {self.name}: {reason}; giving up")
             return
         delay = self._zygotes.load_again(lost, now)
@@ -263,15 +262,11 @@ class Pool:
         """A worker's setup() returned."""
         if not member.ready():
             return
-        self.ever_ready = True
-        if self._slots.current_code(member):
-            self._proven.add(member.slot)
         took = format_duration(now - member.born_at)
         self._say("debug", f"worker {member.label} is ready after {took}", member)
         if self.candidate is not None and member.id == self.candidate.canary:
             self.candidate.state = CandidateState.PROVEN
-        if self._proves(member):
-            self._watch_proof(member)
+        self.restarts.became_ready(member)
 
     def replacement_wanted(self, member: Member, why: str, *, at_once: bool) -> None:
         """A worker is to be replaced by a like one; warn once of what would go on for ever."""
@@ -288,24 +283,6 @@ class Pool:
                 member,
             )
 
-    def round_done(self, member: Member) -> None:
-        """A worker that was watched ended a round well."""
-        if self._proves(member):
-            self._say("info", f"pool {self.name}: a round was completed, back-off is over")
-            self.backoff.end()
-
-    def seen_waiting(self, member: Member, now: float) -> None:
-        """A worker waits for work; that proves it if it has outlived those that died."""
-        if self._proves(member) and now - member.born_at >= self.backoff.proof:
-            lived = format_duration(now - member.born_at)
-            self._say(
-                "info",
-                f"pool {self.name}: worker {member.label} has lived for {lived} and waits for work,"
-                " back-off is over",
-                member,
-            )
-            self.backoff.end()
-
     def round_overdue(self, member: Member, limit: float) -> None:
         """A worker's round is past its deadline."""
         if member.overdue(f"a round took longer than {format_duration(limit)}"):
@@ -314,116 +291,12 @@ class Pool:
     def died(self, member: Member, event: Died, now: float) -> None:
         """A worker is gone."""
         del self.members[member.id]
-        reason = member.failure or event.reason
-        planned = event.planned or (event.clean and member.asked is not Asked.NOTHING)
-        killed = member.state is WorkerState.KILLED and not planned
-        cut = event.interrupted and member.asked is not Asked.INTERRUPT
-        unasked = planned and (cut or (event.job and member.asked is Asked.NOTHING))
-        counts = member.failure is not None or unasked or not (planned or killed)
-        jobs = event.job and counts  # its death is the job's, and says nothing of the code
-        if self._slots.is_canary(member) and not jobs:
-            assert self.candidate is not None
-            self.candidate.failure = reason
-        if killed and (member.failure is None or self.state is not PoolState.UP):
-            self.kills += 1
-        if member.failure is None and (planned or event.own_handler):
-            self._left(member, event, unasked, jobs, now)
-        elif killed and member.failure is None:
-            self.backoff.left(member.id, now)
-            self._say("warning", f"worker {member.label} had to be killed", member)
-        else:
-            self._unplanned(member, reason, event, jobs, now)
-        if member.pid is not None:
-            cut = unasked and member.failure is None
-            why = UNASKED if cut else reason
-            self._do([CleanUp(member.id, self.name, member.slot, why, counts, cut)])
+        self.restarts.died(member, event, now, is_up=self.state is PoolState.UP)
 
     def not_spawned(self, member: Member, reason: str, at: str, now: float) -> None:
         """A worker could not be forked; to one that was asked to leave that is all the same."""
         why = f"could not be forked: {reason}"
         self.died(member, Died(member.id, why, member.leaving, at=at), now)
-
-    def _left(self, member: Member, event: Died, unasked: bool, jobs: bool, now: float) -> None:
-        """A worker has left as it was asked to, though perhaps not by us: that is no death.
-
-        But one that asks itself would do so for ever, so it is evidence if nobody but itself
-        need have asked: it was interrupted, or it left as soon as it had begun.
-        """
-        how = UNASKED if unasked else _how_it_left(member, event)
-        hasty = not event.good and now - member.born_at < HASTY
-        own = member.asked is Asked.NOTHING and (unasked or hasty)
-        if own and not jobs and self.state is PoolState.UP and self._slots.current_code(member):
-            self._record_death(member, f"its worker {how}", event.good, now)
-            how += self._what_next(member, True, now)
-        else:
-            self.backoff.left(member.id, now)
-        level = "warning" if unasked else "info"
-        self._say(level, f"worker {member.label} {how}", member)
-
-    def _unplanned(self, member: Member, reason: str, event: Died, jobs: bool, now: float) -> None:
-        if self._is_in_force(member):
-            self.deaths += 1
-            self.last_deaths.append((member.slot, member.pid, event.at, reason, event.rounds))
-            del self.last_deaths[:-REMEMBERED]
-        missed = self._slots.current_code(member) and (not member.leaving or member.at_fault)
-        if self.state is PoolState.UP and missed and not jobs:
-            self._record_death(member, reason, event.good, now)
-        else:
-            self.backoff.left(member.id, now)
-        text = f"worker {member.label} died: {reason}, after {count(event.rounds, 'round')}"
-        self._say("warning", text + self._what_next(member, missed, now), member)
-
-    def _is_in_force(self, member: Member) -> bool:
-        """Whether it is no canary; what that died of is the reason of a refused reload."""
-        on_trial = self.candidate is not None and member.id == self.candidate.canary
-        return not on_trial and member.start_reason is not StartReason.REFUSED
-
-    def _record_death(self, member: Member, reason: str, good: int, now: float) -> None:
-        self.evidence = reason
-        self._slots_with_death.add(member.slot)
-        self._proven.discard(member.slot)
-        if good and self._proves(member):
-            self.backoff.end()
-        lasted = self.ever_ready and now - member.born_at >= self.settings.backoff.reset
-        start_reason = StartReason.FIRST if lasted else member.start_reason
-        if start_reason is StartReason.PROBE and not self.ever_ready:
-            self.hopeless = reason
-        was_active = self.backoff.active
-        self.backoff.died(member.id, start_reason, good, member.born_at, now)
-        if self.backoff.active and not was_active:
-            self._watch_evidence()
-
-    def _what_next(self, member: Member, evidence: bool, now: float) -> str:
-        if self.state is not PoolState.UP or not evidence or member.slot >= self.target:
-            return ""
-        if self.hopeless is not None:
-            return "; giving up"
-        if self.backoff.next_start is not None:
-            return f"; starting again in {format_duration(max(self.backoff.next_start - now, 0.0))}"
-        if self.backoff.active:
-            return "; waiting for the probe in back-off"
-        return "; starting again"
-
-    def _watch_evidence(self) -> None:
-        for member in self.members.values():
-            if member.state is WorkerState.READY and self._proves(member):
-                self._watch_proof(member)
-
-    def _watch_proof(self, member: Member) -> None:
-        """What ends a back-off: a round, or to wait for work and live."""
-        member.look_at = member.born_at + self.backoff.proof
-        self._do([WatchRounds(member.id)])
-
-    def _look(self, member: Member, now: float) -> None:
-        """See what one that may prove the code does; if it is busy, again at twice its age."""
-        if member.look_at is None or now < member.look_at:
-            return
-        member.look_at = None
-        if self._proves(member) and not member.leaving:
-            age = now - member.born_at
-            if age >= self.backoff.proof:
-                self._do([LookAt(member.id)])
-            member.look_at = member.born_at + max(2 * age, self.backoff.proof)
 
     # -- a new generation -----------------------------------------------------
 
@@ -450,10 +323,7 @@ class Pool:
         self._slots.put_in_force(candidate)
         self._zygotes.put_in_force(candidate.zygote)
         self.state = PoolState.UP
-        self.ever_ready = True
-        self.backoff = Backoff(self.settings.backoff, self._context.jitter)
-        self._slots_with_death.clear()
-        self._proven = {m.slot for m in self.members.values() if m.id == candidate.canary}
+        self.restarts.put_in_force(candidate)
 
     def prove(self, now: float) -> None:
         """Take the proof a step further, if there is one and it can go on."""
@@ -491,15 +361,15 @@ class Pool:
         """Do what is due."""
         for member in list(self.members.values()):
             self._do(member.tick(now))
-            self._look(member, now)
+            self.restarts.look(member, now)
             self._check_fork(member, now)
         for zygote in list(self.zygotes.values()):
             if zygote.deadline is not None and now >= zygote.deadline:
                 self._out_of_time(zygote, now)
-        reset = self._probe_reset()
+        reset = self.restarts.probe_reset()
         if reset is not None and now >= reset:
             self._say("info", f"pool {self.name}: the probe lives, back-off is over")
-            self.backoff.end()
+            self.restarts.backoff.end()
 
     def settle(self, now: float) -> None:
         """Apply the rules of the state: let go, fill, replace, tidy up."""
@@ -525,25 +395,25 @@ class Pool:
 
     def _fill(self, now: float) -> None:
         """Every slot has a worker; in back-off only a probe is tried."""
-        if self.backoff.active:
+        if self.restarts.backoff.active:
             self._probe(now)
             return
         for slot in self._slots.vacancies():
-            self._spawn_current(slot, self._reason_for(slot, StartReason.FIRST), now)
+            self._spawn_current(slot, self.restarts.reason_for(slot, StartReason.FIRST), now)
 
     def _probe(self, now: float) -> None:
         slot = self._slots.for_probe()
         if slot is not None:
-            if self.backoff.due(now):
-                self.backoff.probing(self._spawn_current(slot, StartReason.PROBE, now))
-        elif self.backoff.probe is None and self._slots.nothing_missing():
+            if self.restarts.backoff.due(now):
+                self.restarts.backoff.probing(self._spawn_current(slot, StartReason.PROBE, now))
+        elif self.restarts.backoff.probe is None and self._slots.nothing_missing():
             self._say("info", f"pool {self.name}: no worker is missing, back-off is over")
-            self.backoff.end()
+            self.restarts.backoff.end()
 
     def _replace(self, now: float) -> None:
         """Outdated workers get successors, ahead of them or, with surge 0, after them."""
         slots = self._slots
-        if self.backoff.active or (self.candidate is not None and self.candidate.waits):
+        if self.restarts.backoff.active or (self.candidate is not None and self.candidate.waits):
             return
         for slot in slots.to_renew():
             if self.settings.surge == 0:
@@ -555,7 +425,9 @@ class Pool:
             elif not slots.room_ahead(self.settings.surge):
                 return
             else:
-                self._spawn_current(slot, self._reason_for(slot, StartReason.SUCCESSOR), now)
+                self._spawn_current(
+                    slot, self.restarts.reason_for(slot, StartReason.SUCCESSOR), now
+                )
 
     def _needed_zygotes(self) -> set[int]:
         needed = {m.zygote for m in self.members.values()}
@@ -566,13 +438,6 @@ class Pool:
         return needed
 
     # -- helpers ----------------------------------------------------------------
-
-    def _proves(self, member: Member) -> bool:
-        """Whether a round of it says that the code works."""
-        return self._slots.current_code(member) and self.backoff.proves(member.born_at)
-
-    def _reason_for(self, slot: int, otherwise: StartReason) -> StartReason:
-        return StartReason.REPLACEMENT if slot in self._slots_with_death else otherwise
 
     def _spawn_current(self, slot: int, start_reason: StartReason, now: float) -> int:
         zygote = self._zygotes.current
@@ -593,7 +458,7 @@ class Pool:
         if settings.max_age is not None:
             member.age_limit = now + settings.max_age * self._context.spread()
         self.members[worker] = member
-        self._slots_with_death.discard(slot)
+        self.restarts.slots_with_death.discard(slot)
         rounds = max(int((settings.max_rounds or 0) * self._context.spread()), 1)
         order = SpawnOrder(
             worker,
@@ -612,16 +477,9 @@ class Pool:
 
     def _probe_start(self) -> float | None:
         """When the next probe is due; None while none could be started then."""
-        if self.backoff.next_start is None or not self._zygotes.ready:
+        if self.restarts.backoff.next_start is None or not self._zygotes.ready:
             return None
-        return None if self._slots.for_probe() is None else self.backoff.next_start
-
-    def _probe_reset(self) -> float | None:
-        """When the probe has lived long enough; until a first setup() ended, that is no proof."""
-        probe = self.members.get(self.backoff.probe) if self.backoff.probe else None
-        if probe is None or not self.ever_ready:
-            return None
-        return probe.born_at + self.settings.backoff.reset
+        return None if self._slots.for_probe() is None else self.restarts.backoff.next_start
 
     def _check_fork(self, member: Member, now: float) -> None:
         """A zygote that does not fork in time is of no use."""
@@ -637,13 +495,3 @@ class Pool:
         slot = None if member is None else member.slot
         generation = self.generation if member is None else member.generation
         self._do([Say(level, text, self.name, slot, generation)])
-
-
-def _how_it_left(member: Member, event: Died) -> str:
-    """Say how a worker left that was asked to."""
-    if member.pid is None:
-        return "left before it was forked"
-    asked = member.asked is not Asked.NOTHING or not event.own_handler
-    why = f" ({member.wants})" if member.wants is not None else ""
-    how = "" if asked else f": {event.reason}"
-    return f"left after {count(event.rounds, 'round')}{why}{how}"

@@ -134,7 +134,7 @@ class Reloads:
 
     def _may_begin(self) -> bool:
         if self._fleet.state is DaemonState.STARTING:
-            return any(pool.backoff.active for pool in self._fleet.pools.values())
+            return any(pool.restarts.backoff.active for pool in self._fleet.pools.values())
         return self._fleet.state is DaemonState.RUNNING
 
     def _begin(self) -> None:

@@ -77,7 +77,7 @@ def _pool(
         "target": pool.target,
         "ready": pool.ready_count(),
         "busy": sum(readings.get(m.id, IDLE).busy_for is not None for m in members),
-        "deaths": pool.deaths,
+        "deaths": pool.restarts.deaths,
         "backoff": _backoff(pool, now),
         "workers": [
             {
@@ -96,13 +96,13 @@ def _pool(
         ],
         "last_deaths": [
             {"slot": slot, "pid": pid, "at": at, "reason": reason, "rounds": rounds}
-            for slot, pid, at, reason, rounds in pool.last_deaths
+            for slot, pid, at, reason, rounds in pool.restarts.last_deaths
         ],
     }
 
 
 def _backoff(pool: Pool, now: float) -> JSON | None:
-    backoff = pool.backoff
+    backoff = pool.restarts.backoff
     if not backoff.active:
         return None
     wait = None if backoff.next_start is None else round(max(backoff.next_start - now, 0.0), 3)
@@ -131,7 +131,7 @@ def line(
     parts = [_ready(daemon)]
     if daemon.state is not DaemonState.RUNNING:
         parts = [f"{daemon.state.value}: {parts[0]}"]
-    parts += [_trouble(pool, now) for pool in daemon.pools.values() if pool.backoff.active]
+    parts += [_trouble(pool, now) for pool in daemon.pools.values() if pool.restarts.backoff.active]
     if last_reload is not None and not last_reload.ok and daemon.state is DaemonState.RUNNING:
         how = "incomplete" if last_reload.incomplete else "refused"
         parts.append(f"reload {how}: {last_reload.reason}")
@@ -145,10 +145,12 @@ def _ready(daemon: Daemon) -> str:
 
 
 def _trouble(pool: Pool, now: float) -> str:
-    text = f"pool {pool.name} in back-off: {pool.evidence}"
-    if pool.backoff.next_start is None:
+    text = f"pool {pool.name} in back-off: {pool.restarts.evidence}"
+    if pool.restarts.backoff.next_start is None:
         return f"{text}, trying one worker"
-    return f"{text}, next start in {format_duration(max(pool.backoff.next_start - now, 0.0))}"
+    return (
+        f"{text}, next start in {format_duration(max(pool.restarts.backoff.next_start - now, 0.0))}"
+    )
 
 
 def _draining(daemon: Daemon, readings: Mapping[int, WorkerReading], now: float) -> str:

@@ -774,7 +774,7 @@ class Law:
                 if m.generation == pool.generation and m.wants is None and not self._canary(pool, m)
             )
             assert all(n == 1 for n in slots.values()), "two workers of one slot"
-            since = pool.backoff.since or math.inf
+            since = pool.restarts.backoff.since or math.inf
             probes = [
                 m for m in staying if m.start_reason is StartReason.PROBE and m.born_at >= since
             ]

@@ -32,7 +32,7 @@ def in_backoff(**values: Any) -> Simulator:
     made.run(10)
     made.work_for = broken
     kill(made)
-    return made.until(lambda: made.pool().backoff.active)
+    return made.until(lambda: made.pool().restarts.backoff.active)
 
 
 # -- the wait ------------------------------------------------------------------------
@@ -63,8 +63,8 @@ def test_jitter_shortens_a_wait_by_a_tenth_at_most(jitter: float, expected: floa
     made = started(pool(backoff=Backoff(first=1.0)), jitter=lambda: jitter)
     made.work_for = broken
     kill(made)
-    made.until(lambda: made.pool().backoff.active)
-    assert made.pool().backoff.delay == pytest.approx(expected)
+    made.until(lambda: made.pool().restarts.backoff.active)
+    assert made.pool().restarts.backoff.delay == pytest.approx(expected)
 
 
 def test_wait_is_told() -> None:
@@ -79,10 +79,10 @@ def test_first_death_is_replaced_at_once_the_second_means_backoff() -> None:
     made = started(pool())
     made.run(10)
     kill(made)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
     made.until(made.serving)
     kill(made)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
 
 
 def test_replacement_that_completed_a_round_is_replaced_at_once() -> None:
@@ -91,7 +91,7 @@ def test_replacement_that_completed_a_round_is_replaced_at_once() -> None:
     made.start().run(10.5)
     for _ in range(5):
         kill(made)
-        assert not made.pool().backoff.active
+        assert not made.pool().restarts.backoff.active
         made.run(1.6)
         assert made.serving()
 
@@ -100,7 +100,7 @@ def test_replacement_whose_rounds_all_raised_did_not_complete_one() -> None:
     made = simulator(pool())
     made.work_for = lambda p: Work(round=0.1, raises=True, dies_after=10)
     made.start().run(5)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
 
 
 def test_replacement_that_lived_long_counts_as_a_first() -> None:
@@ -108,20 +108,20 @@ def test_replacement_that_lived_long_counts_as_a_first() -> None:
     kill(made)
     made.run(31)
     kill(made)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def test_successors_that_die_mean_backoff_and_the_old_worker_stays() -> None:
     made = started(pool(max_age=5.0))
     made.work_for = broken
     made.run(60)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     assert len(made.serving()) == 1
     assert made.serving()[0].nth == 0
     assert len(made.spawn_orders()) < 15
     made.work_for = lambda p: Work(round=0.5)
     made.run(31)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
     assert made.serving()[0].nth > 0
 
 
@@ -134,14 +134,14 @@ def test_successors_that_die_without_surge() -> None:
     made.work_for = lambda p: Work(round=0.1)
     made.run(60)
     assert len(made.serving()) >= 1
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def test_stuck_rounds_mean_backoff() -> None:
     made = simulator(pool(round_timeout=1.0))
     made.work_for = lambda p: Work(round=math.inf, frozen=True)
     made.start().run(30)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     assert len(made.spawn_orders()) < 12
 
 
@@ -174,7 +174,7 @@ def test_one_probe_at_a_time() -> None:
     for slot in range(4):
         kill(made, slot)
     made.run(3)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     end = made.now + 60
     while made.step(end):
         assert len(made.alive()) <= 1
@@ -185,7 +185,7 @@ def test_death_of_a_neighbour_waits_for_the_probe() -> None:
     made.run(1)
     made.work_for = lambda p: Work(setup=5.0, setup_fails="no")
     kill(made, 0)
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     since = made.now
     kill(made, 1)
     made.run(1)
@@ -196,7 +196,7 @@ def test_death_of_a_neighbour_waits_for_the_probe() -> None:
 def test_probe_ordered_from_a_lost_zygote_fails_and_nothing_spins() -> None:
     made = in_backoff()
     made.zygotes[1].code.forks = 1.0
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     made.code_for = lambda z: Code(imports=5.0)
     made.end_zygote(made.zygotes[1])
     made.settle()
@@ -212,7 +212,7 @@ def test_healthy_neighbours_do_not_end_it() -> None:
     made = simulator(pool(workers=2))
     made.work_for = lambda p: Work(round=0.2) if p.slot == 0 else Work(setup_fails="no")
     made.start().run(20)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     assert len(made.spawn_orders()) < 20
 
 
@@ -243,10 +243,10 @@ def test_completed_round_of_a_worker_started_since_the_trouble_ends_it() -> None
     kill(made, 0)
     kill(made, 1)
     made.run(4.9)
-    assert made.pool().backoff.active
-    failures = made.pool().backoff.failures
+    assert made.pool().restarts.backoff.active
+    failures = made.pool().restarts.backoff.failures
     made.until(lambda: made.said("a round was completed"), within=1)
-    assert made.pool().backoff.failures < failures
+    assert made.pool().restarts.backoff.failures < failures
 
 
 def test_round_that_was_over_before_the_backoff_began_counts_too() -> None:
@@ -255,9 +255,9 @@ def test_round_that_was_over_before_the_backoff_began_counts_too() -> None:
     made.work_for = lambda p: Work(round=0.5) if p.slot == 0 else Work(setup=1.0, setup_fails="no")
     kill(made, 0)
     kill(made, 1)
-    made.until(lambda: made.pool().deaths == 3)
+    made.until(lambda: made.pool().restarts.deaths == 3)
     made.settle()
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def test_round_that_raised_does_not_end_it() -> None:
@@ -265,7 +265,7 @@ def test_round_that_raised_does_not_end_it() -> None:
     made.work_for = lambda p: Work(round=0.5, raises=True)
     made.run(20)
     assert made.serving()
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
 
 
 def test_death_of_a_worker_with_a_round_to_its_credit_ends_it() -> None:
@@ -275,7 +275,7 @@ def test_death_of_a_worker_with_a_round_to_its_credit_ends_it() -> None:
     (probe,) = made.serving()
     probe.good = 1
     kill(made)  # its bell was not heard any more
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
     assert len(made.spawn_orders(since=made.now)) == 1
 
 
@@ -286,12 +286,14 @@ def test_death_of_a_neighbour_with_a_round_to_its_credit_ends_it() -> None:
     kill(made, 1)
     made.run(1)
     kill(made, 0)
-    made.until(lambda: made.pool().backoff.active)
-    made.pool().backoff.since = made.alive(slot=1)[0].ordered_at  # born in the same trouble
+    made.until(lambda: made.pool().restarts.backoff.active)
+    made.pool().restarts.backoff.since = made.alive(slot=1)[
+        0
+    ].ordered_at  # born in the same trouble
     made.alive(slot=1)[0].good = 1
     made.work_for = lambda p: Work()
     kill(made, 1)  # its bell was not heard any more
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
     made.run(1)
     assert len(made.serving()) == 2
 
@@ -301,7 +303,7 @@ def test_scaled_to_where_none_is_missing_it_is_over_and_the_outdated_are_renewed
     made.run(10)
     made.work_for = broken
     kill(made, 1)
-    made.until(lambda: made.pool().backoff.active)
+    made.until(lambda: made.pool().restarts.backoff.active)
     (old,) = made.alive(slot=0)
     made.do(ev.ReplacementWanted(old.id, "max_rss"))
     made.work_for = lambda p: Work()
@@ -314,11 +316,11 @@ def test_scaled_to_where_none_is_missing_it_is_over_and_the_outdated_are_renewed
 def test_probe_alive_for_reset_ends_it() -> None:
     made = in_backoff(workers=1, backoff=Backoff(reset=20.0))
     made.work_for = lambda p: Work(round=math.inf)  # busy all the time
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     made.run(19.9)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     made.run(0.2)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
     assert made.said("the probe lives, back-off is over")
 
 
@@ -327,11 +329,11 @@ def test_probe_that_waits_for_work_and_lives_ends_it() -> None:
     made = in_backoff(workers=3)
     kill(made, slot=1)
     made.work_for = lambda p: Work()
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     made.run(0.9)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     made.run(0.2)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
     assert made.said("waits for work, back-off is over")
     assert len(made.serving()) == 3
 
@@ -342,27 +344,27 @@ def test_probe_has_to_live_ten_times_as_long_as_those_that_died(lived: float) ->
     made.run(10)
     made.work_for = lambda p: Work(setup=0.0, lives=lived)
     kill(made)
-    made.until(lambda: made.pool().backoff.active)
+    made.until(lambda: made.pool().restarts.backoff.active)
     made.work_for = lambda p: Work()
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     made.run(10 * lived - 0.1)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     made.run(1.0)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def test_probe_that_is_busy_at_the_look_is_looked_at_again() -> None:
     made = in_backoff()
     made.work_for = lambda p: Work(round=1.5, raises=True)
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     made.run(1.2)
     (probe,) = made.serving()
     assert probe.phase == "busy"
     probe.work.round = None
     made.run(0.5)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     made.run(1.0)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def test_probe_that_dies_after_a_good_round_has_ended_it() -> None:
@@ -371,7 +373,7 @@ def test_probe_that_dies_after_a_good_round_has_ended_it() -> None:
     made.run(10)
     made.work_for = broken
     kill(made)
-    made.until(lambda: made.pool().backoff.active)
+    made.until(lambda: made.pool().restarts.backoff.active)
     made.work_for = lambda p: Work(round=0.2, dies_after=1)
     made.until(made.serving)
     (probe,) = made.serving()
@@ -379,7 +381,7 @@ def test_probe_that_dies_after_a_good_round_has_ended_it() -> None:
     died = made.now
     made.until(lambda: len(made.spawn_orders(since=died)) == 1)
     assert made.now - died < 0.1
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def test_death_of_the_probe_after_a_round_that_is_not_told_yet_ends_it() -> None:
@@ -400,14 +402,14 @@ def test_planned_end_of_the_probe_proves_nothing() -> None:
     made = in_backoff()
     made.work_for = lambda p: Work(round=3.0, raises=True)
     made.until(made.serving)
-    failures = made.pool().backoff.failures
+    failures = made.pool().restarts.backoff.failures
     (probe,) = made.serving()
     made.sigterm(probe)
     made.settle()
     made.until(lambda: probe.phase == "gone")
     made.run(0.1)
-    assert made.pool().backoff.active
-    assert made.pool().backoff.failures == failures
+    assert made.pool().restarts.backoff.active
+    assert made.pool().restarts.backoff.failures == failures
     assert len(made.serving()) == 1
     assert made.serving() != [probe]
 
@@ -428,12 +430,12 @@ def test_workers_that_ask_themselves_to_leave_mean_backoff(signal: str) -> None:
     made.work_for = lambda p: unasked(p, made, signal)
     (made.sigint if signal == "INT" else made.sigterm)(made.alive()[0])
     made.run(10)
-    assert made.pool().backoff.active
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.backoff.active
+    assert made.pool().restarts.deaths == 0
     assert len(made.spawn_orders()) < 15
     assert made.status()
     if signal == "INT":
-        assert "was interrupted, but not by graced" in made.pool().evidence
+        assert "was interrupted, but not by graced" in made.pool().restarts.evidence
 
 
 def test_one_interrupted_by_hand_is_replaced_at_once_and_no_death() -> None:
@@ -443,8 +445,8 @@ def test_one_interrupted_by_hand_is_replaced_at_once_and_no_death() -> None:
     made.sigint(made.alive(slot=0)[0])
     made.run(0.1)
     assert len(made.serving()) == 2
-    assert made.pool().deaths == 0
-    assert not made.pool().backoff.active
+    assert made.pool().restarts.deaths == 0
+    assert not made.pool().restarts.backoff.active
     assert made.said(
         "was interrupted, but not by graced: by a SIGINT of its own, or by hand; start"
     )
@@ -483,10 +485,10 @@ def test_death_that_counts_for_a_job_is_no_evidence_against_the_pool() -> None:
         made.run(0.05)
         made.die(made.serving()[0], "killed by SIGSEGV", job=True)
         made.settle()
-        assert not made.pool().backoff.active, number
+        assert not made.pool().restarts.backoff.active, number
     made.run(0.1)
     assert len(made.serving()) == 2
-    assert made.pool().deaths == 20
+    assert made.pool().restarts.deaths == 20
     assert all(bury.counts for bury in made.actions(ac.CleanUp))
 
 
@@ -494,12 +496,12 @@ def test_death_of_the_probe_for_a_job_neither_ends_nor_prolongs_a_backoff() -> N
     made = in_backoff()
     made.work_for = lambda p: Work()
     made.until(made.serving)
-    failures = made.pool().backoff.failures
+    failures = made.pool().restarts.backoff.failures
     made.die(made.serving()[0], "killed by SIGSEGV", job=True)
     made.settle()
     made.run(0.1)
-    assert made.pool().backoff.active
-    assert made.pool().backoff.failures == failures
+    assert made.pool().restarts.backoff.active
+    assert made.pool().restarts.backoff.failures == failures
     assert made.serving()
 
 
@@ -509,7 +511,7 @@ def test_reload_ends_it() -> None:
     made.do(ev.ReloadAsked())
     made.run(1)
     assert made.daemon.generation == 2
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
     assert len(made.serving()) == 1
 
 
@@ -518,10 +520,10 @@ def test_scale_down_leaves_nothing_to_probe() -> None:
     made.run(1)
     made.work_for = broken
     kill(made, 1)
-    made.until(lambda: made.pool().backoff.active)
+    made.until(lambda: made.pool().restarts.backoff.active)
     made.do(ev.ScaleAsked("jobs", 1))
     made.run(1)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
     assert made.daemon.next_deadline() is None
     made.work_for = lambda p: Work()
     made.do(ev.ScaleAsked("jobs", 2))
@@ -536,17 +538,17 @@ def test_scale_down_below_the_probe(deaf: bool) -> None:
     made.work_for = lambda p: Work(setup=3.0, setup_fails="no")
     kill(made, 1)
     made.work_for = lambda p: Work(setup=None if deaf else 3.0, setup_fails="no", deaf_to_int=deaf)
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     made.do(ev.ScaleAsked("jobs", 1))
     made.run(10)
     assert len(made.alive()) == 1
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def test_a_probe_that_had_to_be_killed_is_followed_by_another_one() -> None:
     made = in_backoff()
     made.work_for = lambda p: Work(setup=None, deaf_to_int=True)
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     made.do(ev.ScaleAsked("jobs", 0))
     made.work_for = lambda p: Work()
     made.do(ev.ScaleAsked("jobs", 1))
@@ -629,7 +631,7 @@ def test_worker_that_becomes_ready_in_time_saves_the_start() -> None:
     made.start().run(5)
     assert made.exit is None
     assert made.daemon.ready
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def test_a_trouble_that_follows_another_ends_with_a_round_too() -> None:
@@ -652,8 +654,8 @@ def test_reload_under_way_does_not_end_it() -> None:
     made.do(ev.ReloadAsked())
     made.until(lambda: made.alive(generation=2))
     made.run(1.0)
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     made.until(lambda: made.said("reload refused"))
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
     assert not made.said("back-off is over")
     made.until(lambda: made.serving(generation=1))

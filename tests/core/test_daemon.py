@@ -241,7 +241,7 @@ def test_pool_without_workers_still_comes_between() -> None:
     made.work_for = lambda p: Work(setup_fails="no")
     made.die(made.alive("api")[0], "killed by SIGSEGV")
     made.settle()
-    made.until(lambda: made.pool("api").backoff.active and not made.alive("api"))
+    made.until(lambda: made.pool("api").restarts.backoff.active and not made.alive("api"))
     made.alive("web")[0].work.teardown = 3.0
     now = made.now
     made.do(ev.DrainAsked())

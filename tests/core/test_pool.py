@@ -77,7 +77,7 @@ def test_worker_that_dies_is_replaced_at_once_in_its_slot() -> None:
     assert order.slot == 1
     made.run(1)
     assert slots(made.serving()) == [0, 1, 2]
-    assert made.pool().deaths == 1
+    assert made.pool().restarts.deaths == 1
     (death,) = made.status()["pools"]["jobs"]["last_deaths"]
     assert death["reason"] == "killed by SIGSEGV"
     assert death["slot"] == 1
@@ -90,7 +90,7 @@ def test_planned_end_is_no_death() -> None:
     made.settle()
     made.run(1)
     assert slots(made.serving()) == [0, 1]
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.deaths == 0
     assert made.said("left after 0 rounds")
 
 
@@ -129,7 +129,7 @@ def test_only_the_last_deaths_are_kept() -> None:
         made.settle()
     reasons = [d["reason"] for d in made.status()["pools"]["jobs"]["last_deaths"]]
     assert reasons == [f"death {n}" for n in range(5, 15)]
-    assert made.pool().deaths == 15
+    assert made.pool().restarts.deaths == 15
 
 
 # -- the ladder ----------------------------------------------------------------------
@@ -200,11 +200,11 @@ def test_clean_leave_of_one_that_has_not_acknowledged_is_no_death() -> None:
     made.do(ev.ScaleAsked("jobs", 1))
     made.die(made.alive(slot=1)[0], "exited with status 0", clean=True)
     made.run(0.1)
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.deaths == 0
     assert [bury.counts for bury in made.actions(ac.CleanUp)] == [False]
     made.die(made.alive(slot=0)[0], "exited with status 0", clean=True)  # unasked
     made.run(0.1)
-    assert made.pool().deaths == 1
+    assert made.pool().restarts.deaths == 1
 
 
 @pytest.mark.parametrize("lived", [0.01, 10.0])
@@ -215,9 +215,9 @@ def test_leave_that_a_handler_of_its_own_may_have_asked_for_is_no_death(lived: f
         made.run(lived)
         made.die(made.alive()[0], "run() returned", clean=True, own_handler=True)
         made.settle()
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.deaths == 0
     assert made.said("left after 0 rounds: run() returned")
-    assert made.pool().backoff.active == (lived < 1)  # it does not spin
+    assert made.pool().restarts.backoff.active == (lived < 1)  # it does not spin
 
 
 def test_signal_is_not_repeated_after_its_acknowledgement() -> None:
@@ -387,7 +387,7 @@ def test_stop_does_not_wait_for_a_zygote_that_does_not_fork(
     assert made.exit == ac.Exit(0, None)
     assert made.said("its zygote does not fork")
     assert made.said("left before it was forked")
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.deaths == 0
 
 
 @pytest.mark.parametrize("drain_timeout", [1.0, 2.5, 30.0])
@@ -498,7 +498,7 @@ def test_crash_on_the_way_out_is_a_death_but_no_kill() -> None:
     made.die(process, "killed by SIGSEGV")
     made.settle()
     assert made.until_exit().code == 0
-    assert made.pool().deaths == 1
+    assert made.pool().restarts.deaths == 1
 
 
 # -- setup() that takes too long -------------------------------------------------------
@@ -510,8 +510,8 @@ def test_setup_that_hangs_is_interrupted_and_counts_as_a_death() -> None:
     made.die(only(made), "killed by SIGSEGV")
     made.settle()
     made.run(8)
-    assert made.pool().deaths == 2
-    assert made.pool().last_deaths[-1][3] == "setup() took longer than 7 s"
+    assert made.pool().restarts.deaths == 2
+    assert made.pool().restarts.last_deaths[-1][3] == "setup() took longer than 7 s"
 
 
 def test_slot_of_a_hanging_setup_is_not_given_away_before_its_end() -> None:
@@ -522,7 +522,7 @@ def test_slot_of_a_hanging_setup_is_not_given_away_before_its_end() -> None:
     made.run(5)
     assert len(made.alive()) == 1
     made.run(1.2)
-    assert made.pool().deaths == 2
+    assert made.pool().restarts.deaths == 2
 
 
 def test_birth_order_counts_for_ready_timeout() -> None:
@@ -551,8 +551,8 @@ def test_stuck_round_has_its_stack_printed_then_is_killed_and_replaced() -> None
     made.until(lambda: made.actions(ac.Kill))
     assert made.actions(ac.Kill) == [ac.Kill(process.id, force=False, stuck=True)]
     made.run(1)
-    assert made.pool().last_deaths[-1][3] == "a round took longer than 5 s"
-    assert made.pool().deaths == 1
+    assert made.pool().restarts.last_deaths[-1][3] == "a round took longer than 5 s"
+    assert made.pool().restarts.deaths == 1
     assert [p.nth for p in made.serving()] == [1]
     made.do(ev.DrainAsked())
     assert made.until_exit().code == 0  # a death, not the ladder's kill
@@ -563,7 +563,7 @@ def test_stuck_round_that_ends_before_the_kill_is_forgiven() -> None:
     process = only(made)
     made.run(1)
     assert made.alive() == [process]
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.deaths == 0
     made.until(lambda: process.rounds > 10)
     assert process.phase in ("ready", "busy")
 
@@ -592,14 +592,14 @@ def test_worker_that_leaves_though_its_round_is_overdue_is_no_death() -> None:
     made = stuck(stuck_for=5.01)
     made.do(ev.DrainAsked())
     assert made.until_exit().code == 0
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.deaths == 0
 
 
 def test_interrupted_worker_is_not_killed_for_the_round_it_had() -> None:
     made = stuck(teardown=3.0)
     made.do(ev.InterruptAsked())  # it leaves its round before the stack is printed
     assert made.until_exit().code == 0
-    assert made.pool().kills == 0
+    assert made.pool().restarts.kills == 0
 
 
 def test_stuck_end_of_a_worker_that_was_leaving_is_not_its_slots_trouble() -> None:
@@ -614,8 +614,8 @@ def test_stuck_end_of_a_worker_that_was_leaving_is_not_its_slots_trouble() -> No
     made.do(ev.ScaleAsked("jobs", 1))
     made.run(20)
     assert [p.nth for p in made.alive()] == [2]
-    assert made.pool().deaths == 2
-    assert made.pool().backoff.since is None
+    assert made.pool().restarts.deaths == 2
+    assert made.pool().restarts.backoff.since is None
     assert made.pool().complete
 
 
@@ -625,7 +625,7 @@ def test_worker_stuck_in_a_drain_is_killed_before_drain_timeout_and_fails_the_st
     made.start().until(lambda: only(made).rounds == 3 if made.alive() else False)
     made.do(ev.DrainAsked())
     assert made.until_exit(10).code == 1
-    assert made.pool().last_deaths[-1][3] == "a round took longer than 5 s"
+    assert made.pool().restarts.last_deaths[-1][3] == "a round took longer than 5 s"
 
 
 def test_recovery_does_not_cancel_the_ladders_kill() -> None:
@@ -674,7 +674,7 @@ def test_killed_from_outside_is_told_as_such_though_the_round_was_overdue() -> N
     made = stuck(frozen=True)
     made.die(only(made), "killed by SIGBUS")
     made.settle()
-    assert made.pool().last_deaths[-1][3] == "killed by SIGBUS"
+    assert made.pool().restarts.last_deaths[-1][3] == "killed by SIGBUS"
 
 
 # -- recycling -------------------------------------------------------------------------
@@ -693,7 +693,7 @@ def test_recycled_worker_leaves_after_its_successor_is_ready() -> None:
         made.step()
         assert len(made.serving()) >= 2
         assert len(made.alive()) <= 4
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.deaths == 0
     assert 6 < len(made.spawn_orders()) <= most_births(made, workers=2, life=4.0)
 
 
@@ -785,7 +785,7 @@ def test_scale_up_and_down() -> None:
     made.do(ev.ScaleAsked("jobs", 0))
     made.run(1)
     assert made.alive() == []
-    assert made.pool().deaths == 0
+    assert made.pool().restarts.deaths == 0
     made.do(ev.ScaleAsked("jobs", 1))
     made.run(1)
     assert slots(made.serving()) == [0]
@@ -929,8 +929,8 @@ def test_fork_that_fails_is_tried_again() -> None:
     made.die(only(made), "killed by SIGSEGV")
     made.settle()
     made.run(1)
-    assert made.pool().backoff.active
-    assert made.pool().last_deaths[-1][3] == "could not be forked: out of memory"
+    assert made.pool().restarts.backoff.active
+    assert made.pool().restarts.last_deaths[-1][3] == "could not be forked: out of memory"
     made.zygotes[1].code.fork_fails = None
     made.run(2)
     assert slots(made.serving()) == [0]

@@ -351,7 +351,7 @@ def test_setup_that_fails_is_refused(work: Work, reason: str) -> None:
     assert refused(made) == reason
     untouched(made)
     made.run(60)  # by then it is killed, if need be
-    assert (made.pool().deaths, made.pool().last_deaths) == (0, [])
+    assert (made.pool().restarts.deaths, made.pool().restarts.last_deaths) == (0, [])
 
 
 @pytest.mark.parametrize("signal", ["TERM", "INT"])
@@ -425,10 +425,10 @@ def test_refused_reload_says_nothing_of_the_next_generation() -> None:
     reload(made)
     accepted(made, within=5)
     made.run(30)  # the first canary is killed in generation 2, whose number it has
-    assert made.pool().deaths == 0  # of the workers in force
-    assert made.pool().last_deaths == []
-    assert not made.pool().backoff.active
-    assert made.pool().backoff.since is None
+    assert made.pool().restarts.deaths == 0  # of the workers in force
+    assert made.pool().restarts.last_deaths == []
+    assert not made.pool().restarts.backoff.active
+    assert made.pool().restarts.backoff.since is None
     assert len(made.alive()) == 2
 
 
@@ -455,9 +455,9 @@ def test_without_surge_a_canary_that_fails_gives_its_slot_back() -> None:
     assert refused(made) == "pool jobs: no"
     made.run(1)
     assert sorted(p.slot for p in made.serving(generation=1)) == [0, 1]
-    assert made.pool().deaths == 0  # of the workers in force
-    assert made.pool().last_deaths == []
-    assert not made.pool().backoff.active
+    assert made.pool().restarts.deaths == 0  # of the workers in force
+    assert made.pool().restarts.last_deaths == []
+    assert not made.pool().restarts.backoff.active
 
 
 def test_without_surge_a_refusal_while_the_old_worker_leaves() -> None:
@@ -651,7 +651,7 @@ def test_slots_that_died_under_the_old_code_owe_nothing_to_the_new() -> None:
     reload(made)
     accepted(made)
     made.run(1.5)
-    assert not made.pool().backoff.active
+    assert not made.pool().restarts.backoff.active
 
 
 def _second(made: Simulator) -> bool:
@@ -665,7 +665,7 @@ def test_round_of_the_canary_does_not_speak_for_the_old_code() -> None:
     made.work_for = lambda p: Work(setup_fails="no")
     made.die(made.alive("a", slot=1)[0], "killed by SIGSEGV")
     made.settle()
-    made.until(lambda: made.pool("a").backoff.active)
+    made.until(lambda: made.pool("a").restarts.backoff.active)
     made.work_for = lambda p: (
         (Work(round=0.1) if p.pool.name == "a" else Work(setup=20.0))
         if p.generation == 2
@@ -674,7 +674,7 @@ def test_round_of_the_canary_does_not_speak_for_the_old_code() -> None:
     reload(made)
     made.run(5)
     assert made.alive("a", generation=2)[0].good
-    assert made.pool("a").backoff.active
+    assert made.pool("a").restarts.backoff.active
     assert not made.said("a round was completed")
 
 
@@ -808,7 +808,7 @@ def test_canary_does_not_prove_the_slot_of_the_old_generation() -> None:
     made.work_for = lambda p: (
         Work(setup_fails="no") if (p.pool.name, p.slot) == ("a", 0) else Work()
     )
-    made.start().until(lambda: made.pool("a").backoff.active)
+    made.start().until(lambda: made.pool("a").restarts.backoff.active)
     made.work_for = lambda p: (
         Work(setup_fails="no")
         if p.generation == 1
@@ -825,7 +825,7 @@ def test_nothing_spins_while_a_canary_has_the_slot_of_the_next_probe() -> None:
     made.work_for = lambda p: Work(setup_fails="no")
     made.die(made.alive()[0], "killed by SIGSEGV")
     made.settle()
-    made.until(lambda: made.pool().backoff.active)
+    made.until(lambda: made.pool().restarts.backoff.active)
     made.work_for = lambda p: Work(setup=20.0)
     reload(made)
     ticks = len(made.ticks)

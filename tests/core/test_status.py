@@ -107,12 +107,12 @@ def test_backoff_is_shown() -> None:
     made.work_for = lambda p: Work(setup=1.0, setup_fails="no database")
     made.die(made.alive()[0], "killed by SIGSEGV")
     made.settle()
-    made.until(lambda: made.pool().backoff.active)
+    made.until(lambda: made.pool().restarts.backoff.active)
     assert made.status()["pools"]["jobs"]["backoff"] == {"failures": 1, "next_start_in": 0.09}
     assert text(made) == (
         "0/1 workers ready; pool jobs in back-off: no database, next start in 90 ms"
     )
-    made.until(lambda: made.pool().backoff.probe)
+    made.until(lambda: made.pool().restarts.backoff.probe)
     assert made.status()["pools"]["jobs"]["backoff"] == {"failures": 1, "next_start_in": None}
     assert text(made).endswith("trying one worker")
 
