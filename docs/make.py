@@ -238,7 +238,7 @@ def _json_collection(kind: kinds.Kind) -> dict[str, Any]:
             values = {"type": ["string", "number", "boolean"]}
             return {"type": ["object", "null"], "additionalProperties": values}
         case kinds.Pools():
-            names = {"pattern": f"^{texts.NAME}$", "maxLength": texts.LONGEST_NAME}
+            names = {"pattern": f"^{texts.NAME}$", "maxLength": texts.MAX_NAME_LENGTH}
             pool = _object(settings.Pool, "pools.NAME.")
             return {
                 "type": ["object", "null"],

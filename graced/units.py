@@ -9,8 +9,8 @@ SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 # A century: what is longer is a slip of the pen, and would not fit 64 bits of nanoseconds thrice.
-LONGEST = 36_500 * 86400.0
-LARGEST = 1 << 60
+MAX_DURATION_S = 36_500 * 86400.0
+MAX_SIZE_BYTES = 1 << 60
 
 
 class TooLarge(ValueError):
@@ -20,7 +20,7 @@ class TooLarge(ValueError):
 def duration(text: str) -> float:
     """Return the seconds that *text* stands for; raise ValueError if it stands for none."""
     seconds = _scaled(text, SECONDS)
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION_S:
         raise TooLarge("more than a century")
     return seconds
 
@@ -28,7 +28,7 @@ def duration(text: str) -> float:
 def size(text: str) -> int:
     """Return the bytes that *text* stands for; raise ValueError if it stands for none."""
     number = _scaled(text, BYTES)
-    if number > LARGEST:
+    if number > MAX_SIZE_BYTES:
         raise TooLarge("more than any machine has")
     return int(number)
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from graced.settings import Pool, Settings
 
-LONGEST_REASON: Final = 65536
-AFTERWORD: Final = 0.5  # seconds that others who hold the pipe get when the import has ended
+MAX_REASON_BYTES: Final = 65536
+LAST_WORDS_S: Final = 0.5  # for other processes that hold the pipe when the import has ended
 
 
 def check(args: argparse.Namespace) -> int:
@@ -104,13 +104,13 @@ def _told(read: int, watch: int, deadline: float) -> bytes | None:
         poll.register(fd, select.POLLIN)
     while waiting and (left := deadline - time.monotonic()) > 0:
         for fd, _ in poll.poll(left * 1000):
-            data = os.read(read, LONGEST_REASON) if fd == read else b""
+            data = os.read(read, MAX_REASON_BYTES) if fd == read else b""
             said += data
             if not data:
                 poll.unregister(fd)
                 waiting.discard(fd)
             if fd == watch:
-                deadline = time.monotonic() + AFTERWORD
+                deadline = time.monotonic() + LAST_WORDS_S
     return None if watch in waiting else said
 
 
@@ -146,7 +146,7 @@ def _loaded(pool: Pool, settings: Settings, write: int) -> str | None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     descriptors.redirect_stdin()
     os.dup2(2, 1)  # standard output is ours
-    __import__("graced.workers.base")  # as the zygote has it, who may read it or not
+    __import__("graced.workers.base")  # as the zygote has it, even if the user may not read it
     warnings = []
     before = Before([write], signals.PASSED_BY)
     try:

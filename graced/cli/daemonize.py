@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from graced.host.directories import PidFile
 
-TAIL: Final = 8192  # bytes of the log that are shown when the start failed
+SHOWN_LOG_BYTES: Final = 8192  # of its end, when the start failed
 
 
 def run(
@@ -180,7 +180,7 @@ def _show(path: str, start: int) -> None:
     try:
         with open(path, "rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(start, end - TAIL))
+            file.seek(max(start, end - SHOWN_LOG_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError as error:
         text = f"graced: {path}: {error.strerror}"

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 COMMAND = "graced.workers:Command"
-PATIENCE = 5.0  # seconds for a keeper that is just being started, or started again
-LOOK = 0.05  # seconds between two looks for it
+KEEPER_TIMEOUT_S = 5.0  # for a keeper that is just being started, or started again
+POLL_INTERVAL_S = 0.05  # between two looks for it
 
 
 def open_queue(args: argparse.Namespace, control: str) -> ClientQueue:
@@ -59,7 +59,7 @@ def view_queue(args: argparse.Namespace, control: str) -> QueueView | None:
 def _found(
     args: argparse.Namespace, control: str, open_file: Callable[[argparse.Namespace], T]
 ) -> ClientEnd | T:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + KEEPER_TIMEOUT_S
     named = bool(args.socket or os.environ.get("GRACED_SOCKET"))
     while True:
         if named and not is_running(control):  # no other daemon's queue will do
@@ -77,12 +77,12 @@ def _found(
             trouble = CommandError(_no_queue(args.pool), FAILED)
         if time.monotonic() > end:
             raise trouble
-        time.sleep(LOOK)
+        time.sleep(POLL_INTERVAL_S)
 
 
 def _no_queue(pool: str | None) -> str:
-    who = "no pool" if pool is None else f"no pool {pool!r}"
-    return f"the running daemon has {who} whose workers take jobs"
+    missing = "no pool" if pool is None else f"no pool {pool!r}"
+    return f"the running daemon has {missing} whose workers take jobs"
 
 
 def _answering(folder: str, pool: str | None) -> ClientEnd | None:
@@ -107,7 +107,7 @@ def is_running(control: str) -> bool:
     """Whether a daemon has its control socket there."""
     try:
         wire.connect_to_daemon(control).close()
-    except unixsocket.UntrustedSocketError:  # somebody else's is none
+    except unixsocket.UntrustedSocketError:  # another user's is none
         return False
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         return False
@@ -134,7 +134,7 @@ def _viewed(args: argparse.Namespace) -> QueueView | None:
 
 
 def _file_of(args: argparse.Namespace, *, must_exist: bool) -> _File | None:
-    """Return the file that is meant, after having become the user who may use it."""
+    """Return the file that is meant, as the user that may use it."""
     settings = _settings(args)
     _become_the_daemons_user(settings)
     files = _files(settings, _state_dir(settings, make=False))
@@ -171,7 +171,7 @@ class _File(Record):
     def is_sure(self) -> bool:
         """Whether the pool's workers take jobs, as far as that can be known.
 
-        Nobody but a daemon runs the user's code. It makes the file of each pool that needs one,
+        Only a daemon runs the user's code. It makes the file of each pool that needs one,
         so before the first start it is known of some pools alone.
         """
         return self.is_there or bool(self.pool.queue) or self.pool.worker == COMMAND
@@ -190,7 +190,7 @@ def _is_there(path: str) -> bool:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:  # it cannot be seen: whoever opens it tells why
+    except OSError:  # it cannot be seen: opening it will tell why
         return True
     return True
 
@@ -225,7 +225,7 @@ def _pool(files: Mapping[str, _File], wanted: str | None, *, must_exist: bool) -
 
 
 def _meant(files: Mapping[str, _File]) -> list[_File]:
-    """Return the files that may be meant where nobody says which."""
+    """Return the files that may be meant where the command line does not say which."""
     return [file for file in files.values() if file.is_sure] or list(files.values())
 
 

@@ -49,7 +49,7 @@ def evidence(job: dict[str, Any]) -> dict[str, Any]:
 class Table:
     """One job a line, for people; the first line comes with the head."""
 
-    LONGEST = 100
+    MAX_TEXT = 100  # characters
 
     def __init__(self) -> None:
         self._head = f"{'ID':>8}  {'STATE':8} {'TRIES':>5}  {'AGE':>6}  WHAT\n"
@@ -58,10 +58,10 @@ class Table:
         """Return a job's line."""
         head, self._head = self._head, ""
         age = format_age(time.time() - job["submitted"])
-        what = _shortened(_what(_parsed(job["payload"])), self.LONGEST)
+        what = _shortened(_what(_parsed(job["payload"])), self.MAX_TEXT)
         why = evidence(job).get("reason")
         if why and job["state"] != "done":
-            what += f"  ({_shortened(str(why), self.LONGEST)})"
+            what += f"  ({_shortened(str(why), self.MAX_TEXT)})"
         tries = job["attempts"]
         return f"{head}{job['id']:>8}  {job['state']:8} {tries:>5}  {age:>6}  {one_line(what)}"
 

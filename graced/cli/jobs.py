@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from graced.queue.protocol import ClientQueue, QueueView
 
-PAGE = 500  # jobs asked for at once
+PAGE_JOBS = 500  # asked for at once
 
 
 def _guarded(command: Callable[[argparse.Namespace, str], int], args: argparse.Namespace) -> int:
@@ -184,7 +184,7 @@ def _next_end(args: argparse.Namespace, control: str, id: int) -> ClientQueue:
     """Return where the job is now that its keeper is gone; CommandError if its daemon is, too."""
     try:
         end = find_queue(args, control)
-    except (CommandError, QueueError):  # those who may submit need not have a right to the file
+    except (CommandError, QueueError):  # the right to submit is none to the file
         if is_running(control):
             raise
         raise _gone(id) from None
@@ -248,7 +248,7 @@ def _jobs(args: argparse.Namespace, control: str) -> int:
 def _all(end: QueueView | None, state: str | None) -> Iterator[dict[str, Any]]:
     after = 0
     while end is not None:
-        page = end.jobs(state, after, PAGE)
+        page = end.jobs(state, after, PAGE_JOBS)
         if not page:
             return
         yield from page
@@ -284,9 +284,9 @@ def _change_all(args: argparse.Namespace, end: ClientQueue | None) -> int:
     changed = 0
     refused: dict[int, str] = {}
     ids = [job["id"] for job in _all(end, state)]
-    for at in range(0, len(ids), PAGE):
+    for at in range(0, len(ids), PAGE_JOBS):
         assert end is not None
-        some = ids[at : at + PAGE]
+        some = ids[at : at + PAGE_JOBS]
         no = _changed(args, end, some)
         refused |= no
         changed += len(some) - len(no)

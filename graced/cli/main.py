@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _bug(error)
         say(f"graced: {error.strerror}: raise LimitNOFILE= of the unit, or ulimit -n")
         return CONFIG
-    except Exception as error:  # noqa: BLE001 - what nobody has foreseen is a bug, and has its code
+    except Exception as error:  # noqa: BLE001 - what was not foreseen is a bug, and has its code
         return _bug(error)
 
 
@@ -53,7 +53,7 @@ def _open_standard_streams() -> None:
 
 
 def _forget_standard_output() -> None:
-    """Nobody reads it: let the interpreter's own flush at exit go nowhere."""
+    """Its reader is gone: let the interpreter's own flush at exit go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
 
 
@@ -142,5 +142,5 @@ def _be_known_as(command: str) -> None:
     try:
         with open("/proc/self/comm", "w", encoding="ascii", errors="replace") as comm:
             comm.write(f"graced-{command}"[:15])
-    except OSError:  # no /proc: then nobody looks there either
+    except OSError:  # no /proc: then pgrep finds nothing either
         pass

@@ -30,9 +30,9 @@ def table(status: Picture) -> str:
 
 
 def _daemon(status: Picture) -> list[str]:
-    who = f"{status.get('name')} (pid {status.get('pid')}, graced {status.get('version')})"
+    daemon = f"{status.get('name')} (pid {status.get('pid')}, graced {status.get('version')})"
     up = format_span(status.get("uptime"))
-    lines = [f"{who}: {status.get('state')}, generation {status.get('generation')}, up {up}"]
+    lines = [f"{daemon}: {status.get('state')}, generation {status.get('generation')}, up {up}"]
     if not status.get("ready"):
         lines[0] += ", not ready yet"
     last = status.get("last_reload")
@@ -97,9 +97,9 @@ def _worker(worker: Picture) -> tuple[str, ...]:
 
 
 def _death(death: Picture) -> str:
-    who = f"slot {death.get('slot')} (pid {death.get('pid')})"
+    worker = f"slot {death.get('slot')} (pid {death.get('pid')})"
     rounds = _count(death.get("rounds"), "round")
-    return f"{death.get('at')} {who}: {death.get('reason')}, after {rounds}"
+    return f"{death.get('at')} {worker}: {death.get('reason')}, after {rounds}"
 
 
 def _grid(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -26,7 +26,7 @@ def whole(path: str) -> str:
     """Return an absolute path; the same path if the working directory is gone."""
     try:
         return os.path.abspath(path)
-    except OSError:  # removed: nothing relative is found there by anybody
+    except OSError:  # removed: then nothing relative is found there
         return path
 
 

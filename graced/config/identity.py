@@ -1,7 +1,7 @@
 """The daemon's name and runtime directory, from a configuration that may be broken.
 
-`graced status` has to find the socket of a running daemon also while somebody is
-halfway through editing the file. What is wrong in the rest of it is passed over in silence:
+`graced status` has to find the socket of a running daemon also while the file is
+half edited. What is wrong in the rest of it is passed over in silence:
 `graced check` is there to complain. But where it can't be known which daemon is meant, none
 is asked: `graced stop` would stop another one.
 """
@@ -38,7 +38,7 @@ def identity(
 ) -> tuple[str, str | None]:
     """Return what the last layer says that says something.
 
-    `named`: somebody has named the file, so it has to be there. Raises UnknownDaemonError.
+    `named`: the user has named the file, so it has to be there. Raises UnknownDaemonError.
     """
     default = Settings()
     values: dict[str, str | None] = {"name": default.name, "runtime_dir": default.runtime_dir}
@@ -80,7 +80,7 @@ def _read(key: str, value: Node | None) -> str | None:
 def flag_problem(flag: str) -> str | None:
     """Return what is wrong with a `--set` of a command that asks a daemon; None: nothing.
 
-    What is below a pool is left to who reads the whole configuration.
+    What is below a pool is left to the reader of the whole configuration.
     """
     key, _, value = flag.partition("=")
     source = Source("--set", "/")

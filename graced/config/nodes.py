@@ -55,7 +55,7 @@ class Mark(Record):
 
 
 class Scalar(Record):
-    """A text; whether it is a number or null depends on who asks."""
+    """A text; whether it is a number or null depends on its key."""
 
     text: str
     plain: bool  # without quotes

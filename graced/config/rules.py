@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graced.config.scalars import suggestion
-from graced.config.schema import MOST_WORKERS
+from graced.config.schema import MAX_WORKERS
 from graced.text import quoted
 
 TYPE_CHECKING = False
@@ -30,9 +30,9 @@ def check(settings: Settings, blame: Blame) -> None:
 
 
 def check_account(settings: Settings, blame: Blame) -> None:
-    """Blame a user or a group that who runs this could not become: whoever starts a daemon has to.
+    """Blame a user or a group that this process could not become: one that starts a daemon has to.
 
-    Who asks a daemon, or writes into its queue, need not.
+    A command that asks a daemon, or writes into its queue, need not.
     """
     import os
 
@@ -69,7 +69,7 @@ def check_code(settings: Settings, blame: Blame) -> None:
 
 
 def _may_become(what: str, name: str, wanted: int, own: int, euid: int, blame: Blame) -> None:
-    """Blame *name* unless who runs as *euid*, with the id *own*, may change it to *wanted*."""
+    """Blame *name* unless a process of *euid*, with the id *own*, may change it to *wanted*."""
     if euid != 0 and wanted != own:
         blame(
             (what,),
@@ -86,8 +86,8 @@ def _pools(settings: Settings, blame: Blame) -> None:
 def _workers(settings: Settings, blame: Blame) -> None:
     keys = tuple(f"pools.{name}.workers" for name in settings.pools)
     workers = sum(pool.workers for pool in settings.pools.values())
-    if workers > MOST_WORKERS:
-        what = f"all pools together have {workers} workers, more than {MOST_WORKERS}"
+    if workers > MAX_WORKERS:
+        what = f"all pools together have {workers} workers, more than {MAX_WORKERS}"
         blame(keys, what, "write fewer, or run a second daemon")
     if settings.pools and settings.watchdog_quorum > workers:
         what = f"is more than all workers of all pools, which are {workers}"
@@ -104,7 +104,7 @@ def _queues(settings: Settings, blame: Blame) -> None:
 
 
 def _addresses(settings: Settings, blame: Blame) -> None:
-    """Blame an address that is listened on twice: nobody could say who gets a connection."""
+    """Blame an address that is listened on twice: its connections would go to either."""
     owners: dict[str, str] = {}
     for name, pool in settings.pools.items():
         for index, text in enumerate(pool.listen):

@@ -207,4 +207,4 @@ def _plain_number(text: str) -> str | int | float:
 
 
 def _odd(text: str, advice: str) -> ConfigValueError:
-    return ConfigValueError(f"{quoted(text)} is not the same to all readers of YAML", advice)
+    return ConfigValueError(f"{quoted(text)} is ambiguous in YAML", advice)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from graced.config.nodes import Mark
 
-MOST_WORKERS = 1000  # of all pools together: the scoreboard has room for them and their successors
+MAX_WORKERS = 1000  # of all pools together: the scoreboard has room for them and their successors
 ENDLESS = 10**15
 
 
@@ -134,12 +134,12 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "user": Text(validators.user, "user"),
         "group": Text(validators.group, "group"),
         "max_lease": Seconds(zero=False),
-        "watchdog_quorum": Whole(0, MOST_WORKERS),
+        "watchdog_quorum": Whole(0, MAX_WORKERS),
     },
     settings.Log: {"file": Text(validators.file, "path")},
     settings.Pool: {
         "worker": Text(validators.worker_class, "class", validators.CLASS),
-        "workers": Whole(1, MOST_WORKERS, "cpus"),
+        "workers": Whole(1, MAX_WORKERS, "cpus"),
         "after": Names(),
         "path": Folders(),
         "env": Variables(),
@@ -153,7 +153,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "submit_group": Text(validators.group, "group"),
         "max_age": Seconds(zero=False),
         "max_rss": Bytes(1 << 20),
-        "surge": Whole(0, MOST_WORKERS),
+        "surge": Whole(0, MAX_WORKERS),
         "queue": Text(validators.queue, "URL", url_pattern()),
         "max_attempts": Whole(1, settings.MOST_ATTEMPTS),
     },

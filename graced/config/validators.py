@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graced.config.nodes import Mark
 
 NAME = r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
-LONGEST_NAME = 32
+MAX_NAME_LENGTH = 32
 CLASS = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
 
 
@@ -37,7 +37,7 @@ def is_name(text: str) -> bool:
     """
     parts = text.replace("-", "_").split("_")
     return (
-        len(text) <= LONGEST_NAME
+        len(text) <= MAX_NAME_LENGTH
         and text.isascii()
         and text[:1].isalpha()
         and all(part.isalnum() for part in parts)
@@ -48,7 +48,7 @@ def check_name(text: str, _mark: Mark) -> str:
     if not is_name(text):
         raise ConfigValueError(
             f"{quoted(text)} cannot be a name",
-            f"write up to {LONGEST_NAME} letters and digits, a letter first, "
+            f"write up to {MAX_NAME_LENGTH} letters and digits, a letter first, "
             "with single dashes or underscores between them",
         )
     return text

@@ -11,7 +11,7 @@ import select
 import socket
 
 from graced import exitcodes
-from graced.control.server import CHUNK, encoded
+from graced.control.server import CHUNK_BYTES, encoded
 from graced.host import unixsocket
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NoDaemonError(Exception):
-    """Nobody listens there."""
+    """No daemon listens there."""
 
     exit_code = exitcodes.NO_DAEMON
 
@@ -86,7 +86,7 @@ class Connection:
         """Return when the daemon's process is gone, and with it its lock."""
         self._socket.settimeout(None)
         try:
-            while self._socket.recv(CHUNK):
+            while self._socket.recv(CHUNK_BYTES):
                 pass
         except OSError:  # reset: it hung up
             pass
@@ -104,7 +104,7 @@ class Connection:
         data = bytearray(self._rest)
         while (end := data.find(b"\n")) < 0:
             try:
-                more = self._socket.recv(CHUNK)
+                more = self._socket.recv(CHUNK_BYTES)
             except OSError as error:
                 raise self._error(error) from error
             if not more:

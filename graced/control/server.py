@@ -2,7 +2,7 @@
 
 A request is `{"command": "status", ...arguments}`; a reply has `"ok"`, and `"error"`
 where that is false. One request of a client at a time is in hand; its reply may
-come much later. Nothing here blocks, decides, or knows a command. Who asks is in
+come much later. Nothing here blocks, decides, or knows a command. The client is in
 :mod:`graced.control.client`.
 
 The server is driven by the supervisor's selector: every key's `data` is
@@ -35,7 +35,7 @@ MAX_CLIENTS: Final = 32  # of one user
 MAX_ALL: Final = 256  # of all; root and our own user come on top
 IDLE: Final = 30.0  # seconds without a request, or without taking any of a reply
 PAUSE: Final = 1.0  # seconds without accepting when there are no descriptors left
-CHUNK: Final = 64 * 1024
+CHUNK_BYTES: Final = 64 * 1024
 
 
 class Request:
@@ -119,7 +119,7 @@ class Client:
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(CHUNK)
+            data = self._socket.recv(CHUNK_BYTES)
         except BlockingIOError:
             return
         except OSError:  # reset
@@ -137,7 +137,7 @@ class Client:
     def _write(self) -> None:
         while self._output and not self.closed:
             try:
-                sent = self._socket.send(self._output[:CHUNK], socket.MSG_NOSIGNAL)
+                sent = self._socket.send(self._output[:CHUNK_BYTES], socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return
             except OSError:  # hung up before the reply: its own business
@@ -258,13 +258,13 @@ class ControlServer:
         client.answer(encoded(reply))
 
     def accept(self, events: int = READ) -> None:
-        """Let in whoever knocks."""
+        """Accept the connections that wait."""
         for _ in range(MAX_CLIENTS):  # the rest in the loop's next turn
             try:
                 fd, _address = self._listener._accept()  # type: ignore[attr-defined]  # typeshed has it not
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError:  # no descriptors or memory left: whoever knocks has to wait
+            except OSError:  # no descriptors or memory left: the connection has to wait
                 self._pause()
                 return
             connection = socket.socket(fileno=fd)
