@@ -45,6 +45,7 @@ FD_CHECK_ABOVE: Final = 32  # workers that need no look at the limit of open des
 IDLE_AFTER_S: Final = 0.001  # seconds without an order, after which there is time for what can wait
 _SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
 _SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
+_SETTINGS: Final = "GRACED__POOLS__"  # of all pools, passwords too
 
 
 def run(plan: ZygotePlan, channel: Channel, open_before: list[int]) -> None:
@@ -170,7 +171,8 @@ def _keep_code() -> Iterator[None]:
 
 
 def _set_environment(pool: settings.Pool, log: WorkerLog) -> None:
-    for name in _SYSTEMD + _SYSTEMD_FDS:
+    others = [name for name in os.environ if name.upper().startswith(_SETTINGS)]
+    for name in (*_SYSTEMD, *_SYSTEMD_FDS, *others):
         os.environ.pop(name, None)
     set_environment(pool.env)
     warning = late_variables(pool)

@@ -273,16 +273,19 @@ def test_the_environment_of_the_pool(
 ) -> None:
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"):
         monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("GRACED__POOLS__OTHER__ENV__PASSWORD", "other pools' business")
+    monkeypatch.setenv("graced__pools__other__options__key", "too")
     monkeypatch.setenv("KEPT", "kept")
     code = """
     say([n for n in os.environ if n.startswith(("NOTIFY", "WATCHDOG", "LISTEN"))])
+    say([n for n in os.environ if "OTHER" in n.upper()])
     say(os.environ["KEPT"], os.environ["MINE"], sys.path[0], os.read(0, 1))
     class W(Worker):
         def step(self): pass
     """
     harness.fork(code, env={"MINE": "mine"})
     harness.feed.take()
-    assert harness.feed.lines == ["[]", f"kept mine {harness.home} b''"]
+    assert harness.feed.lines == ["[]", "[]", f"kept mine {harness.home} b''"]
 
 
 def test_a_zygote_has_only_the_descriptors_it_needs(harness: ZygoteHarness) -> None:
