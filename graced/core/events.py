@@ -174,8 +174,10 @@ class Died(Record):
     ``planned`` is true where the worker left by itself after a drain or an
     interrupt, whoever sent that; ``interrupted`` where it was an interrupt that it
     answered. ``reason`` says in words how it ended, ``at`` when (wall clock).
-    ``clean``: with exit status 0. ``own_handler``: that, and user code has heard SIGTERM in
-    graced's stead, so it may have been asked to leave. ``job``: it had one in hand.
+    ``clean``: with exit status 0, or before its zygote knew it, which has gone meanwhile.
+    ``own_handler``: with status 0, and user code has heard SIGTERM in graced's stead, so it
+    may have been asked to leave. ``job``: it had one in hand. ``was_ready``: its setup()
+    returned, though that may not have been seen before its end.
     """
 
     worker: int
@@ -188,3 +190,4 @@ class Died(Record):
     clean: bool = False
     own_handler: bool = False
     job: bool = False
+    was_ready: bool = False

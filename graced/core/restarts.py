@@ -84,6 +84,7 @@ class Restarts:
 
     def died(self, member: Member, event: Died, now: float, *, is_up: bool) -> None:
         """A worker is gone: decide what it says of the code, and of its job."""
+        self.ever_ready = self.ever_ready or event.was_ready
         reason = member.failure or event.reason
         planned = event.planned or (event.clean and member.asked is not Asked.NOTHING)
         killed = member.state is WorkerState.KILLED and not planned

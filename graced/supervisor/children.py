@@ -500,9 +500,10 @@ class Children:
             record.good,
             clock.iso(),
             interrupted=record.left in PLANNED and record.ack == Ack.INTERRUPT,
-            clean=exit.code == os.CLD_EXITED and exit.status == 0,
+            clean=(exit.code == os.CLD_EXITED and exit.status == 0) or not record.born_whole,
             own_handler=record.left == ExitKind.OWN_HANDLER and exit.status == 0,
             job=bool(record.job),
+            was_ready=bool(record.ready_at),
         )
         timed_out = {"timed_out": True} if self._workers[worker].timed_out else {}
         self._last_words[worker] = {

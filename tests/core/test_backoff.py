@@ -618,6 +618,19 @@ def test_pool_that_was_ready_once_never_gives_up_though_the_daemon_was_not() -> 
     assert made.exit is None
 
 
+def test_pool_whose_workers_die_before_they_are_seen_ready_does_not_give_up() -> None:
+    made = simulator(pool())
+    made.work_for = lambda p: Work(setup=math.inf)
+    made.start().run(0.01)
+    for _ in range(4):
+        made.until(made.alive)
+        made.die(made.alive()[0], "killed by SIGSEGV", was_ready=True)
+        made.settle()
+    made.run(1)
+    assert made.exit is None
+    assert made.pool().backoff.active
+
+
 def test_daemon_that_was_ready_never_gives_up() -> None:
     made = in_backoff()
     made.run(3600)

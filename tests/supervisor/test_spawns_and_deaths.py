@@ -161,6 +161,22 @@ def test_a_worker_that_died_before_it_was_reported_is_found_by_its_record(main: 
     assert len(main.events) == 2
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_worker_whose_zygote_went_while_it_was_forked_leaves_clean(
+    main: Main, whole: bool
+) -> None:
+    """It ends by itself, as nobody would guard it; then a stop tells of no death."""
+    main.order(1)
+    pid = main.fork("import os; os._exit(15)")
+    record = main.monitor.record(1)
+    record.born_whole = whole
+    record.ready_at = int(whole)
+    record.pid = pid
+    main.reap(pid)
+    [died] = main.of(ev.Died)
+    assert (died.clean, died.was_ready) == (not whole, whole)
+
+
 def test_a_child_of_user_code_is_reaped_and_forgotten(main: Main) -> None:
     """It comes to us as it would have come to init."""
     pid = main.fork("pass")
