@@ -44,7 +44,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     from graced.supervisor.start import prepare, start
 
     descriptors.remember_open_fds(None)
-    path = reader.whole(reader.find(config, os.environ))  # it will leave this folder
+    path = reader.absolute_path(reader.find(config, os.environ))  # it will leave this folder
     reading, again = _read(path, sets)
     settings = reading.settings
     if settings is None:
@@ -53,7 +53,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     if log_file is None:
         say(f"{path}: log.file: --daemonize has no terminal to write to; set log.file to a file")
         return CONFIG
-    prepared = prepare(settings, os.environ, pidfile and reader.whole(pidfile))
+    prepared = prepare(settings, os.environ, pidfile and reader.absolute_path(pidfile))
     if isinstance(prepared, int):
         return prepared
 

@@ -22,7 +22,7 @@ MAX_FILE_BYTES: Final = 1 << 20
 MAX_FILES: Final = 100  # in config.d
 
 
-def whole(path: str) -> str:
+def absolute_path(path: str) -> str:
     """Return an absolute path; the same path if the working directory is gone."""
     try:
         return os.path.abspath(path)
@@ -32,7 +32,7 @@ def whole(path: str) -> str:
 
 def base_of(path: str) -> str:
     """Return the folder that relative paths in a configuration file start from."""
-    return os.path.dirname(whole(path)) if "\0" not in path else "/"
+    return os.path.dirname(absolute_path(path)) if "\0" not in path else "/"
 
 
 class NotText(Exception):

@@ -11,7 +11,7 @@ import os
 
 from graced.config import rules
 from graced.config.builder import Builder
-from graced.config.files import whole
+from graced.config.files import absolute_path
 from graced.config.layers import Layers
 from graced.config.nodes import Mark, Problem
 from graced.record import Record
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from graced.settings import Settings
 
-__all__ = ["ConfigReading", "Problem", "find", "read", "read_identity", "show", "whole"]
+__all__ = ["ConfigReading", "Problem", "absolute_path", "find", "read", "read_identity", "show"]
 
 DEFAULT_PATHS = ("config.yaml", "/etc/graced/config.yaml")
 MAX_PROBLEMS = 100  # more would not be read
@@ -140,12 +140,12 @@ def _few(problems: list[Problem]) -> tuple[Problem, ...]:
 
 
 def _missing_advice(path: str, environ: Mapping[str, str]) -> str:
-    place = whole(path)
+    place = absolute_path(path)
     if not os.path.isabs(place):
         return "the working directory was removed: go to another, or give an absolute path"
-    if place == whole(environ.get("GRACED_CONFIG") or place + "/none"):
+    if place == absolute_path(environ.get("GRACED_CONFIG") or place + "/none"):
         return "check $GRACED_CONFIG"
-    if place in map(whole, DEFAULT_PATHS):
+    if place in map(absolute_path, DEFAULT_PATHS):
         here, system = DEFAULT_PATHS
         return f"write ./{here} or {system}, or name a file with -c or $GRACED_CONFIG"
     return "check the path after -c"
