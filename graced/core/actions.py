@@ -133,7 +133,7 @@ class Commit(Record):
 
 
 class EndReload(Record):
-    """A reload is over; tell those who wait for it.
+    """A reload is over; its clients are answered.
 
     ``incomplete``: the new generation is in force, but some of the old workers stay.
     """

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-LIVED = 1.0  # seconds that a worker which waits for work has to live at least,
-TIMES = 10  #   and how often as long as those that died
+MIN_PROOF_S = 1.0  # seconds that a worker which waits for work has to live at least,
+PROOF_FACTOR = 10  #   and how often as long as those that died
 
 
 class Backoff:
@@ -51,7 +51,7 @@ class Backoff:
     @property
     def proof(self) -> float:
         """The age at which a worker that waits for work has proven itself."""
-        return max(LIVED, TIMES * self._longest_life)
+        return max(MIN_PROOF_S, PROOF_FACTOR * self._longest_life)
 
     def died(self, worker: int, reason: StartReason, good: int, born_at: float, now: float) -> None:
         """Take note of an unplanned death."""

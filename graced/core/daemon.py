@@ -47,7 +47,7 @@ else:
         raise AssertionError(f"not an event: {value!r}")
 
 
-MARGIN = 5.0  # seconds that systemd is asked for beyond our own limits
+EXTEND_MARGIN_S = 5.0  # seconds that systemd is asked for beyond our own limits
 
 # Nothing that the rules of the state look at: a thousand spawns need not be settled one by one.
 QUIET = (ev.Spawned, ev.RoundOverdue, ev.StackPrinted, ev.Recovered)
@@ -285,7 +285,7 @@ class Daemon(Fleet):
         for pool in free:
             pool.stop(now)
         if free:
-            self._stop_in_order(now)  # those without a worker keep nobody waiting
+            self._stop_in_order(now)  # those without a worker keep no pool waiting
 
     def _outlived(self, pool: Pool) -> bool:
         later = [other for other in self.pools.values() if pool.name in other.settings.after]
@@ -313,7 +313,7 @@ class Daemon(Fleet):
         if self.state is DaemonState.RUNNING:
             self._extended_to = 0.0
             return
-        end = now + self._longest(now) + MARGIN
+        end = now + self._longest(now) + EXTEND_MARGIN_S
         if end > self._extended_to + 1.0:
             self._extended_to = end
             self.out.append(Extend(end - now))

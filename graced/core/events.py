@@ -28,15 +28,15 @@ class Tick(Record):
 
 
 class DrainAsked(Record):
-    """Somebody asked for a stop that finishes the rounds in hand."""
+    """A stop was asked for that finishes the rounds in hand."""
 
 
 class InterruptAsked(Record):
-    """Somebody asked for a stop now; asked twice, for a stop at once."""
+    """A stop was asked for now; asked twice, at once."""
 
 
 class ReloadAsked(Record):
-    """Somebody asked for a new generation."""
+    """A new generation was asked for."""
 
 
 class ConfigAccepted(Record):
@@ -52,7 +52,7 @@ class ConfigRefused(Record):
 
 
 class ScaleAsked(Record):
-    """Somebody asked for another number of workers."""
+    """Another number of workers was asked for."""
 
     pool: str
     workers: int
@@ -172,7 +172,7 @@ class Died(Record):
     """A worker is gone, its group is killed, and it is reaped.
 
     ``planned`` is true where the worker left by itself after a drain or an
-    interrupt, whoever sent that; ``interrupted`` where it was an interrupt that it
+    interrupt, by graced or not; ``interrupted`` where it was an interrupt that it
     answered. ``reason`` says in words how it ended, ``at`` when (wall clock).
     ``clean``: with exit status 0, or before its zygote knew it, which has gone meanwhile.
     ``own_handler``: with status 0, and user code has heard SIGTERM in graced's stead, so it

@@ -18,11 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.core.actions import Action
 
-NUDGE = 0.1  # seconds between two signals to a worker that has not acknowledged
-UNANSWERED = 1.0  # seconds until it is told that one has not acknowledged
-HASTY = 1.0  # seconds that one lives which asks itself to leave as soon as it has begun
-AGAIN = 0.05  # seconds until a kill that could not be decided is tried again
-STILL_THERE = 1.0  # seconds until a worker that survived SIGKILL gets it again
+RESEND_AFTER_S = 0.1  # seconds between two signals to a worker that has not acknowledged
+UNANSWERED_AFTER_S = 1.0  # seconds until it is told that one has not acknowledged
+HASTY_BELOW_S = 1.0  # seconds that one lives which asks itself to leave as soon as it has begun
+KILL_RETRY_S = 0.05  # seconds until a kill that could not be decided is tried again
+KILL_AGAIN_AFTER_S = 1.0  # seconds until a worker that survived SIGKILL gets it again
 IN_SETUP = 2  # Acknowledged.ack: it was asked to drain in setup(), so it interrupts itself
 
 
@@ -167,8 +167,8 @@ class Member:
         """It has seen a signal; one that was still in setup() interrupts itself."""
         if self.state is WorkerState.READY or (self.state is WorkerState.STARTING and ack):
             self._rung(WorkerState.DRAINING, self.settings.drain_timeout, now)
-            if now - self.born_at < HASTY:
-                self.hold_until = self.born_at + HASTY
+            if now - self.born_at < HASTY_BELOW_S:
+                self.hold_until = self.born_at + HASTY_BELOW_S
         if self.state is WorkerState.DRAINING and ack >= IN_SETUP:
             self._rung(WorkerState.INTERRUPTED, self.settings.stop_timeout, now)
         if self.state is WorkerState.DRAINING or ack >= IN_SETUP:
@@ -210,7 +210,7 @@ class Member:
     def kill(self, now: float, kill_reason: KillReason) -> list[Action]:
         """Ask for its end. Tried again until it is answered."""
         self.kill_reason = kill_reason
-        self.kill_at = now + AGAIN
+        self.kill_at = now + KILL_RETRY_S
         if self.pid is None:
             return []
         force, stuck = kill_reason is KillReason.FORCED, kill_reason is KillReason.STUCK
@@ -220,7 +220,7 @@ class Member:
         """SIGKILL is on its way."""
         if self.kill_reason is KillReason.STUCK:
             self.failure, self.at_fault = self.overdue_text, not self.leaving
-        self._rung(WorkerState.KILLED, STILL_THERE, now)
+        self._rung(WorkerState.KILLED, KILL_AGAIN_AFTER_S, now)
         self.held_until = self.nudge_at = self.kill_at = None
 
     def spawned(self, pid: int, now: float) -> list[Action]:
@@ -271,7 +271,7 @@ class Member:
         if self.state is WorkerState.DRAINING:
             return self.interrupt(now)
         if self.state is WorkerState.KILLED:
-            self._rung(WorkerState.KILLED, STILL_THERE, now)
+            self._rung(WorkerState.KILLED, KILL_AGAIN_AFTER_S, now)
             return self.kill(now, KillReason.FORCED)
         self.rung_length = self.nudge_at = None
         return self.kill(now, KillReason.LADDER)
@@ -290,19 +290,20 @@ class Member:
             return []
         if self.state is not WorkerState.DRAINING:
             self.asked = Asked.INTERRUPT
-            self.nudge_at = now + NUDGE
+            self.nudge_at = now + RESEND_AFTER_S
             return [Interrupt(self.id)]
         if self.told_to_drain:
             self.nudge_at = None
             return [self._say_unanswered()]
         self.told_to_drain = self.was_ready
-        self.nudge_at = now + (UNANSWERED if self.was_ready else NUDGE)
+        self.nudge_at = now + (UNANSWERED_AFTER_S if self.was_ready else RESEND_AFTER_S)
         return [Drain(self.id)]
 
     def _say_unanswered(self) -> Say:
         text = (
-            f"worker {self.label} has not answered SIGTERM for {format_duration(UNANSWERED)}:"
-            " likely a handler of its own has been called instead, or it is in a call that has not"
+            f"worker {self.label} has not answered SIGTERM for"
+            f" {format_duration(UNANSWERED_AFTER_S)}: likely a handler of its own"
+            " has been called instead, or it is in a call that has not"
             f" returned; it is interrupted after {format_duration(self.settings.drain_timeout)}"
         )
         return Say("info", text, self.settings.name, self.slot, self.generation)

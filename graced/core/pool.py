@@ -234,7 +234,7 @@ class Pool:
         self._zygotes.kill(zygote)
 
     def _hurry_forks(self, zygote: Zygote | None, now: float) -> None:
-        """Who is not born yet leaves, if need be by the death of its zygote, which may be stuck."""
+        """Let unforked workers leave, if need be by the death of a zygote that is stuck."""
         if zygote is not None and self._owes_forks(zygote):
             zygote.hurry(now)
 
@@ -387,7 +387,7 @@ class Pool:
         self._zygotes.keep_only(self._needed_zygotes())
 
     def _let_go(self, now: float) -> None:
-        """Slots past the target are given up; who has a successor may leave."""
+        """Slots past the target are given up; a worker with a successor may leave."""
         for member in self._slots.surplus():
             self._do(member.drain(now))
         for member in self._slots.relieved():

@@ -2,7 +2,7 @@
 
 Rules:
 
-1.  A worker that left as it was asked to is no death, whoever asked. One that asks itself is
+1.  A worker that left as asked, by graced or not, is no death. One that asks itself is
     evidence against the code, as a death is, if it was interrupted or left at once.
 2.  A death that is the job's (it had one in hand, and its attempt counts) says nothing of the code.
 3.  A first death is replaced at once; a replacement that dies without a good round begins a
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from graced.core.actions import CleanUp, LookAt, Say, WatchRounds
 from graced.core.backoff import Backoff
-from graced.core.member import HASTY, count
+from graced.core.member import HASTY_BELOW_S, count
 from graced.core.states import Asked, StartReason, WorkerState
 from graced.units import format_duration
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graced.core.member import Member
     from graced.core.slots import Candidate, Slots
 
-REMEMBERED = 10  # deaths shown in a status
+MAX_LAST_DEATHS = 10  # deaths shown in a status
 UNASKED = "was interrupted, but not by graced: by a SIGINT of its own, or by hand"
 
 
@@ -116,11 +116,11 @@ class Restarts:
     ) -> None:
         """A worker has left as it was asked to, though perhaps not by us: that is no death.
 
-        But one that asks itself would do so for ever, so it is evidence if nobody but itself
+        But one that asks itself would do so for ever, so it is evidence if no other process
         need have asked: it was interrupted, or it left as soon as it had begun.
         """
         how = UNASKED if unasked else _how_it_left(member, event)
-        hasty = not event.good and now - member.born_at < HASTY
+        hasty = not event.good and now - member.born_at < HASTY_BELOW_S
         own = member.asked is Asked.NOTHING and (unasked or hasty)
         if own and not jobs and is_up and self._slots.current_code(member):
             self._record_death(member, f"its worker {how}", event.good, now)
@@ -136,7 +136,7 @@ class Restarts:
         if self._is_in_force(member):
             self.deaths += 1
             self.last_deaths.append((member.slot, member.pid, event.at, reason, event.rounds))
-            del self.last_deaths[:-REMEMBERED]
+            del self.last_deaths[:-MAX_LAST_DEATHS]
         missed = self._slots.current_code(member) and (not member.leaving or member.at_fault)
         if is_up and missed and not jobs:
             self._record_death(member, reason, event.good, now)

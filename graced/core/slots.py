@@ -1,4 +1,4 @@
-"""The slots of one pool: who has which, who is to be renewed, how much room there is.
+"""The slots of one pool: which worker has which, which are to be renewed, how much room there is.
 
 Questions only. Each worker is measured by the generation in force; what is done
 about the answers is in :mod:`graced.core.pool`.
@@ -58,7 +58,7 @@ class Slots:
         self.members: dict[int, Member] = {}
 
     def put_in_force(self, candidate: Candidate) -> None:
-        """Measure everybody by this generation from now on."""
+        """Measure every worker by this generation from now on."""
         self.candidate = None
         self.settings = candidate.settings
         self.generation = candidate.generation

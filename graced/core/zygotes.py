@@ -52,7 +52,7 @@ class Zygote:
         self.deadline = now + self.settings.stop_timeout
 
     def hurry(self, now: float) -> None:
-        """Nobody wants the workers any more that it was told to fork: have them soon, or never.
+        """The workers that it was told to fork are wanted no more: have them soon, or never.
 
         Soon is half of ``stop_timeout``. The other half is for a worker that was born,
         but only turns out to be when its zygote is dead.

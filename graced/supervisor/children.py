@@ -48,14 +48,14 @@ if TYPE_CHECKING:
     Ahead = dict[int, tuple[int, Channel, Window]]  # zygotes by their ids
     Emit = Callable[[Event], None]
 
-WORD = 8  # bytes of a ring: who it is
-PIPE = 65536  # bytes that a pipe holds, see pipe(7)
-HEARD_AT_ONCE = 64  # messages of a zygote before others have their turn,
-LAST_WORDS = 4096  #   and of a dead one; somebody else may go on to write there
-REAPED_AT_ONCE = 100  # children that are gone
-AT_ONCE = 200  # workers named in one message to a zygote
-LOOK = 0.002  # seconds that a worker gets to stop for a look at its lease
-TRIES = 20  # looks that fail before the kill comes all the same
+RING_BYTES = 8  # bytes of a ring: the worker's number
+PIPE_BYTES = 65536  # bytes that a pipe holds, see pipe(7)
+MAX_MESSAGES_A_TURN = 64  # messages of a zygote before others have their turn,
+MAX_LAST_MESSAGES = 4096  #   and of a dead one; another process may go on to write there
+MAX_REAPED_A_TURN = 100  # children that are gone
+MAX_ORDERS_A_MESSAGE = 200  # workers named in one message to a zygote
+LEASE_LOOK_S = 0.002  # seconds that a worker gets to stop for a look at its lease
+MAX_LEASE_LOOKS = 20  # looks that fail before the kill comes all the same
 TELLS: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}  # what is also told by the scoreboard
 WHERE = {Phase.BORN: " in setup()", Phase.SETUP: " in setup()", Phase.TEARDOWN: " in teardown()"}
 PLANNED = (ExitKind.DRAINED, ExitKind.INTERRUPTED, ExitKind.TEARDOWN_RAISED)
@@ -75,7 +75,7 @@ class _Zygote:
 
 
 class HelperProcess(Record):
-    """A child of another part: what it is, the window for its stacks, whom to tell of its end."""
+    """A child of another part: what it is, the window for its stacks, what to call at its end."""
 
     what: str
     window: Window
@@ -195,7 +195,7 @@ class Children:
         """Return the zygotes' process ids and the pools they are for."""
         return {z.pid: z.pool for z in self._zygotes.values()}
 
-    def _heard(self, number: int, zygote: _Zygote, most: int = HEARD_AT_ONCE) -> None:
+    def _heard(self, number: int, zygote: _Zygote, most: int = MAX_MESSAGES_A_TURN) -> None:
         if zygote.channel.fileno() < 0:
             return  # it hung up earlier in the same turn of the loop
         try:
@@ -240,8 +240,8 @@ class Children:
         if orphans:
             zygote = self._zygotes[number]
             try:
-                for start in range(0, len(orphans), AT_ONCE):
-                    zygote.channel.send(("adopt", orphans[start : start + AT_ONCE]))
+                for start in range(0, len(orphans), MAX_ORDERS_A_MESSAGE):
+                    zygote.channel.send(("adopt", orphans[start : start + MAX_ORDERS_A_MESSAGE]))
             except (ChannelClosed, ChannelFull, OSError) as error:
                 self._log.warning(
                     f"pool {zygote.pool}: its zygote can't be told of the workers of another:"
@@ -267,8 +267,8 @@ class Children:
             self._monitor.add(order.worker, record, pool.round_timeout, clock.monotonic())
             orders.append((order.worker, index, order.slot, order.max_rounds, order.max_rss))
         zygote = self._zygotes.get(action.zygote)
-        for start in range(0, len(orders), AT_ONCE):
-            part = orders[start : start + AT_ONCE]
+        for start in range(0, len(orders), MAX_ORDERS_A_MESSAGE):
+            part = orders[start : start + MAX_ORDERS_A_MESSAGE]
             try:
                 if zygote is None:
                     raise ChannelClosed("its zygote is gone")
@@ -342,9 +342,9 @@ class Children:
     def _look_and_kill(self, worker: int, found: _Worker, pid: int, stuck: bool) -> None:
         """Stop it, so that it can't take a lease between our look and the kill."""
         was_stopped = process.is_stopped(pid)
-        if not process.stop_for_a_look(pid, LOOK):
+        if not process.stop_for_a_look(pid, LEASE_LOOK_S):
             found.looks += 1
-            if found.looks < TRIES:
+            if found.looks < MAX_LEASE_LOOKS:
                 process.signal_process(pid, signal.SIGCONT)
                 return
         found.looks = 0
@@ -390,7 +390,7 @@ class Children:
 
     def reap(self) -> None:
         """Take leave of children that are gone: some now, the others in the loop's next turn."""
-        for _ in range(REAPED_AT_ONCE):
+        for _ in range(MAX_REAPED_A_TURN):
             exit = process.peek_exit()
             if exit is None:
                 self.more_to_reap = False
@@ -466,7 +466,7 @@ class Children:
         # else a stranger's orphan, which came to us as it would have come to init
 
     def _zygote_gone(self, number: int, zygote: _Zygote, exit: Exit) -> None:
-        self._heard(number, zygote, LAST_WORDS)
+        self._heard(number, zygote, MAX_LAST_MESSAGES)
         self._hang_up(zygote)
         del self._zygotes[number]
         for worker in self._awaited():
@@ -547,12 +547,12 @@ def _how(exit: Exit, where: str = "", *, oom_killed: bool) -> str:
 def bell_rang(bell: int) -> list[int] | None:
     """Return the ids of the workers that rang, each once; None if some may not have got through.
 
-    Reads once: whoever rings without end is not all there is to be heard.
+    Reads once: a worker that rings without end is not all there is to be heard.
     """
     try:
-        data = os.read(bell, PIPE)
+        data = os.read(bell, PIPE_BYTES)
     except BlockingIOError:
         return []
-    if len(data) == PIPE or len(data) % WORD:
+    if len(data) == PIPE_BYTES or len(data) % RING_BYTES:
         return None
     return list(dict.fromkeys(memoryview(data).cast("q")))

@@ -181,7 +181,7 @@ class KeeperManager:
 
     def _new_handle(self, pool: Pool, settings: Settings) -> Keeper:
         from graced.queue.keeper import Keeper
-        from graced.queue.plan import KeeperPlan  # for those who have jobs
+        from graced.queue.plan import KeeperPlan  # only pools with jobs need it
         from graced.queue.policy import Policy
 
         plan = KeeperPlan(

@@ -16,7 +16,7 @@ from collections import deque
 from graced import clock
 from graced.core import actions as ac
 from graced.core import events as ev
-from graced.core.daemon import MARGIN
+from graced.core.daemon import EXTEND_MARGIN_S
 from graced.core.states import DaemonState, PoolState
 from graced.host import process, safepaths, signals
 from graced.log.setup import open_log
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from graced.zygote.plan import ZygotePlan
 
 MAX_WORKERS = 1000  # workers of all pools together, as in the configuration
-ANSWERS_A_TURN = 32
+MAX_ANSWERS_A_TURN = 32
 MAX_SLEEP_S = 20 * 86400.0  # epoll counts milliseconds in 32 bits
 CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
 
@@ -145,8 +145,8 @@ class Supervisor:
         return self._leave(self._exit)
 
     def _serve(self) -> None:
-        """Answer those who ask, but let signals and workers have their turn in between."""
-        for _ in range(ANSWERS_A_TURN):
+        """Answer clients, but let signals and workers have their turn in between."""
+        for _ in range(MAX_ANSWERS_A_TURN):
             if not self.requests.has_work:
                 return
             self.requests.serve()
@@ -157,7 +157,7 @@ class Supervisor:
         if self._exit is None:
             return False
         if wait := self.groups.stop_waiting():
-            self.reporter.tell(ac.Extend(wait + MARGIN))
+            self.reporter.tell(ac.Extend(wait + EXTEND_MARGIN_S))
         if not self.groups.closed:
             return False
         self.keepers.stop()
@@ -193,7 +193,7 @@ class Supervisor:
         return requests
 
     def _look_at_places(self) -> None:
-        """See that others find us, before somebody has to."""
+        """See that clients can find the daemon, before one has to."""
         self.places.look(self.requests, self.keepers)
 
     def _place_trouble(self) -> str | None:
@@ -257,7 +257,7 @@ class Supervisor:
         self.reporter.refresh(self.selector, clock.monotonic())
 
     def _silent_pools(self) -> set[str]:
-        """Return the pools that serve nobody any more; a loop of the user's own may yet."""
+        """Return the pools that serve no client any more; a loop of the user's own may yet."""
         return {
             pool.name
             for pool in self.daemon.pools.values()
@@ -267,10 +267,10 @@ class Supervisor:
     # -- what comes in ----------------------------------------------------------
 
     def _rung(self, events: int) -> None:
-        # A signal to everybody came to us as well: what it says goes before what workers make of it
+        # A signal to every process came to this one as well: it goes before the workers' answers.
         self._signals.handle(events)
         now = clock.monotonic()
-        for worker in self.monitor.who(bell_rang(self._shared.bell)):
+        for worker in self.monitor.to_look_at(bell_rang(self._shared.bell)):
             self.children.met(worker)
             for event in self.monitor.rang(worker, now):
                 self.emit(event)

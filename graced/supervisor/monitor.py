@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from graced.core.events import Event
     from graced.host.scoreboard import WorkerRecord
 
-NANO = 1_000_000_000
+NANOSECONDS = 1_000_000_000
 WHY = {
     Wants.MAX_ROUNDS: "max_rounds",
     Wants.MAX_RSS: "max_rss",
@@ -76,7 +76,7 @@ class ScoreboardMonitor:
         self._newest = 0  # workers' ids only grow
 
     def allow_leases(self, seconds: float) -> None:
-        """Believe leases of this length; those who were born with a longer one may keep it."""
+        """Believe leases of this length; workers that were forked with a longer one may keep it."""
         self._max_lease = max(self._max_lease, seconds)
 
     def add(
@@ -90,10 +90,10 @@ class ScoreboardMonitor:
         """Forget a worker that is gone."""
         self._watched.pop(worker, None)
 
-    def who(self, rang: list[int] | None) -> list[int]:
-        """Return whom to look at, where these workers rang; None: perhaps others as well.
+    def to_look_at(self, rang: list[int] | None) -> list[int]:
+        """Return which workers to look at, where these workers rang; None: perhaps others as well.
 
-        That is so, too, where one rang who never was: somebody has written to the bell, and
+        That is so, too, where one rang that never was: user code has written to the bell, and
         the ring of another may be half of what came then.
         """
         if rang is None or not all(0 < worker <= self._newest for worker in rang):
@@ -194,7 +194,7 @@ class ScoreboardMonitor:
         # PHASE first: the deadline of the round before, read with the next one's BUSY, would lie.
         if watched.round_timeout is None or record.phase != Phase.BUSY:
             return False
-        return 0 < record.deadline <= now * NANO
+        return 0 < record.deadline <= now * NANOSECONDS
 
     def readings(self, now: float) -> dict[int, WorkerReading]:
         """Return what every worker is doing now."""
@@ -229,10 +229,14 @@ class ScoreboardMonitor:
         moment, never lost, so the ladder waits rather than cuts. A sum that is longer than
         the worker's life is none, or a stop would never end.
         """
-        since, until = watched.record.lease(int(self._max_lease * NANO), int(now * NANO))
-        held = until / NANO if until > now * NANO else None
-        current = max((min(int(now * NANO), until) - since) / NANO, 0.0) if until else 0.0
-        leased = watched.record.leased / NANO
+        since, until = watched.record.lease(
+            int(self._max_lease * NANOSECONDS), int(now * NANOSECONDS)
+        )
+        held = until / NANOSECONDS if until > now * NANOSECONDS else None
+        current = (
+            max((min(int(now * NANOSECONDS), until) - since) / NANOSECONDS, 0.0) if until else 0.0
+        )
+        leased = watched.record.leased / NANOSECONDS
         if leased <= now - watched.added + 1.0:  # it may be later by now
             watched.leased = leased
         return watched.leased + current, held
@@ -247,19 +251,19 @@ class ScoreboardMonitor:
     def _arm(self, watched: _Watched, now: float) -> None:
         """Know when the round in hand is over, or be rung when one begins.
 
-        Whoever is busy need not ring with its next round, which ends no earlier than
+        A busy worker need not ring with its next round, which ends no earlier than
         this one; unless this one was extended.
         """
         limit = watched.round_timeout
         if limit is None or watched.stuck or not watched.ready:
             return
         record = watched.record
-        if record.phase != Phase.BUSY or record.deadline > (now + limit) * NANO:
+        if record.phase != Phase.BUSY or record.deadline > (now + limit) * NANOSECONDS:
             watched.rings += 1
             record.ring_busy = watched.rings
             fence()
         busy = record.phase == Phase.BUSY
-        watched.due = (record.deadline / NANO or now + limit) if busy else None
+        watched.due = (record.deadline / NANOSECONDS or now + limit) if busy else None
 
     def _round(self, worker: int, watched: _Watched, now: float) -> list[Event]:
         watched.due = None
@@ -273,5 +277,5 @@ class ScoreboardMonitor:
 def _reading(record: WorkerRecord, now: float) -> WorkerReading:
     started = record.round_started
     busy = record.phase == Phase.BUSY and started > 0
-    busy_for = max(now - started / NANO, 0.0) if busy else None
+    busy_for = max(now - started / NANOSECONDS, 0.0) if busy else None
     return WorkerReading(record.rounds, record.errors, busy_for)

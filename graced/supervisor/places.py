@@ -1,6 +1,6 @@
-"""What others find the daemon by: its folder, lock and sockets, which somebody may sweep away.
+"""What others find the daemon by: its folder, lock and sockets, which a cleaner may sweep away.
 
-They are looked at when somebody asks for a reload, before a worker or a keeper is started, and
+They are looked at when a reload is asked for, before a worker or a keeper is started, and
 when a worker can't reach its queue; what is gone is made again. Nothing here ticks.
 """
 
@@ -22,7 +22,7 @@ class Places:
     """The runtime directory with all that is in it."""
 
     def __init__(self, runtime: RuntimeDir, log: Log) -> None:
-        self.trouble: str | None = None  # why nobody can reach us, if nobody can
+        self.trouble: str | None = None  # why no client can reach the daemon, if none can
         self._runtime = runtime
         self._log = log
 
@@ -34,10 +34,10 @@ class Places:
             if requests.listen_again():
                 self._log.error(f"{self._runtime.socket}: was removed; listening there again")
         except (AlreadyRunning, DirectoryError) as error:
-            self._tell(f"nobody can reach this daemon any more: {error}")
+            self._tell(f"no client can reach this daemon any more: {error}")
         except OSError as error:
             what = f"{self._runtime.socket}: {error.strerror}"
-            self._tell(f"nobody can reach this daemon any more: {what}; look at that folder")
+            self._tell(f"no client can reach this daemon any more: {what}; look at that folder")
         else:
             if os.access(self._runtime.path, os.W_OK):
                 self.trouble = None

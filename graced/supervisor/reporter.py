@@ -105,7 +105,7 @@ class StatusReporter:
         self._flush(selector)
 
     def leave(self, end: Exit) -> None:
-        """Say the last words; bounded, since nobody may listen."""
+        """Say the last words; bounded, since systemd may not listen."""
         if end.code:
             self._notifier.failed(end.code)
         self._notifier.final(LAST_NOTICES_TIMEOUT_S)

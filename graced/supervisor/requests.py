@@ -111,7 +111,7 @@ class ControlRequests:
                 self._server.reply(client, {"ok": False, "error": problem})
 
     def close(self, end: Exit) -> None:
-        """Answer those who waited for the end, and stop listening."""
+        """Answer the clients that waited for the end, and stop listening."""
         for client in self._stops:
             self._server.reply(client, {"ok": end.code == 0, "code": end.code, "error": end.reason})
         self._server.close(LAST_ANSWERS_TIMEOUT_S)
@@ -124,7 +124,7 @@ class ControlRequests:
         self._next_reload = []
 
     def reload_ended(self, end: EndReload) -> None:
-        """Answer those who waited for this reload; at a stop, all of them."""
+        """Answer the clients that waited for this reload; at a stop, all of them."""
         waiting, self._this_reload = self._this_reload, []
         if self._daemon.stopping:
             waiting, self._next_reload = waiting + self._next_reload, []

@@ -98,7 +98,7 @@ def fork_ahead(
 ) -> Ahead:
     """Fork the zygotes that are among these actions, before those are performed.
 
-    One that can't be forked is left for then, when there is somebody to tell.
+    One that can't be forked is left for then, when it can be reported.
     """
     ahead: Ahead = {}
     for action in actions:

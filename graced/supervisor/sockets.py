@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from graced.log.logger import Log
     from graced.settings import Pool, Settings
 
-LOOK_AGAIN = 0.02  # seconds
+ADDRESS_RETRY_S = 0.02  # seconds
 
 
 class _Socket(Record):
@@ -52,7 +52,7 @@ class _Socket(Record):
 
     @property
     def is_gone(self) -> bool:
-        """Whether it can't be found any more: somebody has removed its file, or replaced it."""
+        """Whether it can't be found any more: its file was removed or replaced."""
         return self.file != file_at(self.address)
 
 
@@ -69,7 +69,7 @@ class Sockets:
         self._stored: set[str] = set()  # names under which systemd keeps them
 
     def open_as_root(self, settings: Settings, owner: tuple[int, int], patience: float) -> None:
-        """Open what only root may be able to, before it becomes somebody else: `owner`."""
+        """Open what only root may be able to, before it becomes another user: `owner`."""
         self.open(settings, patience, _may_need_root)
         for each in self._new.values():
             if each.address.kind == "unix":
@@ -83,7 +83,7 @@ class Sockets:
     ) -> None:
         """Open what is not open yet, or is gone, all or nothing, for settings to come.
 
-        ListenError says what can't be had; an address that somebody else has, after
+        ListenError says what can't be had; an address that another process has, after
         `patience` seconds. :meth:`keep_only` is to follow once these settings are in
         force, or :meth:`forget_new`.
         """
@@ -116,7 +116,7 @@ class Sockets:
         self._forget_left_overs()
 
     def alone(self) -> tuple[int, ...]:
-        """Return the descriptors of sockets that nobody keeps but this daemon's children."""
+        """Return the descriptors of sockets that no process keeps but this daemon's children."""
         mine = (*self._open.values(), *self._new.values())
         return tuple(each.fd for each in mine if stored_name(each.address) not in self._stored)
 
@@ -130,7 +130,7 @@ class Sockets:
         return [*given, *(each.fd for each in (*self._open.values(), *self._new.values()))]
 
     def stop_listening(self, leaving: Container[str], settings: Settings) -> None:
-        """At a stop, refuse callers where only these pools listen: nobody would serve them.
+        """At a stop, refuse callers where only these pools listen: no worker would serve them.
 
         What systemd keeps as well goes on taking callers, for the next start.
         """
@@ -174,7 +174,7 @@ class Sockets:
             self._new[place] = _Socket(fd, address, file_at(address))
 
     def _opened(self, address: Address, end: float) -> int:
-        """Open a socket; wait for its address, in case those who have it are about to let go."""
+        """Open a socket; wait for its address, in case those that have it are about to let go."""
         while True:
             try:
                 return open_address(address)
@@ -183,7 +183,7 @@ class Sockets:
                 taken = isinstance(reason, OSError) and reason.errno == EADDRINUSE
                 if not taken or time.monotonic() >= end:
                     raise
-            time.sleep(LOOK_AGAIN)
+            time.sleep(ADDRESS_RETRY_S)
 
     def _have_given(self, pool: Pool, address: Address) -> None:
         fds = self._given.get(address.name, [])
@@ -243,7 +243,7 @@ def _may_need_root(address: Address) -> bool:
 
 
 def _keep_root_out(address: Address) -> None:
-    """Refuse a name in a folder of somebody else, who could lead root elsewhere."""
+    """Refuse a name in a folder of another user, which could lead root elsewhere."""
     if os.geteuid() == 0 and address.kind == "unix":
         try:
             safepaths.demand_folder(address.name)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from graced.supervisor.children import Children
     from graced.supervisor.monitor import ScoreboardMonitor
 
-LOOK_EVERY_S = 0.5  # seconds until somebody who has not rung is looked at
-MAX_LOOKS = 4  # how often, at somebody who has not written anything yet
+LOOK_EVERY_S = 0.5  # seconds until a worker that has not rung is looked at
+MAX_LOOKS = 4  # how often, at a process that has not written anything yet
 NO_ANSWER = "no answer: its signals are blocked, or it is stopped"
 NO_ROOM = "its stack was printed too often while no Python code runs in it; it is still stuck"
 ENDED = "it ended before it could answer"
@@ -78,7 +78,7 @@ class StackCollector:
         self._late: set[int] = set()  # they may still ring for what was taken without waiting
 
     def next_deadline(self) -> float | None:
-        """When to stop waiting for somebody, or None."""
+        """When to stop waiting for a stack, or None."""
         times = [asked.until for asked in self._asked.values()]
         times += [asked.until for asked in self._helpers.values()]
         return min(times, default=None)
@@ -122,7 +122,7 @@ class StackCollector:
             self._look_after(pid, self._helpers[pid], now)
 
     def forget(self, worker: int) -> None:
-        """A worker is gone: nobody waits for it any longer, and its window is another's."""
+        """A worker is gone: no client waits for it any longer, and its window is another's."""
         self._late.discard(worker)
         asked = self._asked.pop(worker, None)
         for done in asked.done if asked is not None else ():

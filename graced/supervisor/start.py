@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     Owner = tuple[int, int]
 
-LEAST_FILES = 64  # descriptors that a worker may have: graced's own are among them
-LETTING_GO = 2.0  # seconds in which workers of a dead main process let go of an address
+MIN_FILES = 64  # descriptors that a worker may have: graced's own are among them
+ADDRESS_TIMEOUT_S = 2.0  # seconds in which workers of a dead main process let go of an address
 REMEDY = "set log.file to a file that can be written, or to null for standard error"
 
 
@@ -87,7 +87,7 @@ def prepare(
     except (AlreadyRunning, DirectoryError, credentials.CredentialsError) as error:
         return _refuse(error, environ)
     prepared.notifier.warn = prepared.log.warning
-    prepared.fd_limit = max(soft, min(LEAST_FILES, hard)), hard
+    prepared.fd_limit = max(soft, min(MIN_FILES, hard)), hard
     return prepared
 
 
@@ -147,7 +147,7 @@ def _load_code() -> None:
 
 
 def _see_code(settings: Settings) -> None:
-    """Refuse a user who can't read graced itself: what is imported later could not be."""
+    """Refuse a user that can't read graced itself: what is imported later could not be."""
     folder = os.path.dirname(__file__)
     if not os.access(folder, os.R_OK | os.X_OK):
         what = f"{folder}: user {settings.user} cannot read graced's own code"
@@ -182,7 +182,7 @@ def start(
         now = clock.monotonic()
         daemon = Daemon(settings, jitter, now)
         first = daemon.start(now)
-        process.become_subreaper()  # whom user code forks in an import is an orphan of ours
+        process.become_subreaper()  # what user code forks in an import becomes our orphan
         ahead = fork_ahead(first, shared, prepared.sockets, settings.max_lease)
         from graced.supervisor.loop import Supervisor  # the zygotes are at their imports, too
 
@@ -198,7 +198,7 @@ def start(
 
 
 def _state_path(settings: Settings, environ: MutableMapping[str, str], prepared: Prepared) -> str:
-    """Return where queues are; of use or not to a configured user, who may need none."""
+    """Return where queues are; of use or not to a configured user, which may need none."""
     known = settings.name, settings.state_dir, environ
     try:
         return state_path(*known)
@@ -264,11 +264,11 @@ def _open_sockets(
     if prepared.trouble is not None:
         raise prepared.trouble
     if owner is None:
-        prepared.sockets.open(settings, LETTING_GO)
+        prepared.sockets.open(settings, ADDRESS_TIMEOUT_S)
         prepared.sockets.keep_only(settings)
         return
     try:
-        prepared.sockets.open_as_root(settings, owner, LETTING_GO)
+        prepared.sockets.open_as_root(settings, owner, ADDRESS_TIMEOUT_S)
     except ListenError as error:
         prepared.trouble = error
 
@@ -293,12 +293,12 @@ def _warn_of_umask(log: Log) -> None:
     os.umask(mask)
     if not mask & 0o002:
         log.warning(
-            f"the umask is {mask:03o}: everybody may change files that workers make;"
+            f"the umask is {mask:03o}: every user may change files that workers make;"
             " set UMask= of the unit, or umask 022 before the start"
         )
 
 
 def _owner(settings: Settings) -> Owner | None:
-    """Return whom the daemon will be, if root starts it and it is somebody else then."""
+    """Return which user the daemon will be, if root starts it and it is another then."""
     uid, gid, _, _ = credentials.account(settings.user, settings.group)
     return (uid, gid) if os.geteuid() == 0 != uid else None

@@ -10,7 +10,7 @@ from core_simulator import Code, Process, Simulator, Work, pool, simulator, star
 
 from graced.core import actions as ac
 from graced.core import events as ev
-from graced.core.member import STILL_THERE, Member
+from graced.core.member import KILL_AGAIN_AFTER_S, Member
 from graced.core.states import KillReason, StartReason, WorkerState
 
 
@@ -998,4 +998,4 @@ def test_one_that_outlives_a_kill_is_killed_again_once_a_second() -> None:
     kills = [t for t, action in made.did if isinstance(action, ac.Kill)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(kills)]
     assert len(gaps) > 5
-    assert min(gaps) > STILL_THERE / 2
+    assert min(gaps) > KILL_AGAIN_AFTER_S / 2

@@ -452,7 +452,7 @@ def test_the_umask_is_the_workers_own(daemon: Daemon, umask: int, *, warned: boo
     daemon.pool("masked:Masked", path=[str(daemon.home), str(ROOT / "tests")])
     daemon.start(wrap=(sys.executable, "-c", code, str(umask))).ready()
     assert daemon.events.wait("^umask ")[0].words[1] == f"{umask:03o}"
-    assert bool(daemon.log.matching("the umask is 000: everybody may change files")) is warned
+    assert bool(daemon.log.matching("the umask is 000: every user may change files")) is warned
 
 
 MASKED = """

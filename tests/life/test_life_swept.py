@@ -100,9 +100,9 @@ def test_a_daemon_whose_folder_has_become_anothers_leaves_it_alone(daemon: Daemo
             daemon.send(signal.SIGHUP)
             daemon.log.wait("reloaded: generation")
         daemon.log.wait("reloaded: generation 3")
-        said = daemon.log.matching("nobody can reach this daemon any more: .* already running")
+        said = daemon.log.matching("no client can reach this daemon any more: .* already running")
         assert len(said) == 1
-        daemon.notices.wait("^STATUS=.*nobody can reach this daemon any more")
+        daemon.notices.wait("^STATUS=.*no client can reach this daemon any more")
         assert os.listdir(run_dir(daemon)) == ["lock"]
         other.communicate(b"\n")
     daemon.send(signal.SIGHUP)

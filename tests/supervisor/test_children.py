@@ -12,7 +12,7 @@ import pytest
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
 from graced.log.logger import Log
-from graced.supervisor.children import PIPE, REAPED_AT_ONCE, Children, bell_rang
+from graced.supervisor.children import MAX_REAPED_A_TURN, PIPE_BYTES, Children, bell_rang
 from graced.supervisor.monitor import ScoreboardMonitor
 
 
@@ -46,7 +46,7 @@ def test_what_is_no_ring_hides_nobody(bell: tuple[int, int], stray: int) -> None
 def test_who_rings_without_end_is_heard_in_bounds(bell: tuple[int, int]) -> None:
     """The loop has more to listen to: it read until the bell was silent, which it never was."""
     os.set_blocking(bell[1], True)
-    os.write(bell[1], ring(5) * (PIPE // 8))
+    os.write(bell[1], ring(5) * (PIPE_BYTES // 8))
     pid = os.fork()
     if pid == 0:
         while True:
@@ -65,7 +65,7 @@ def test_a_flood_of_orphans_is_reaped_bit_by_bit() -> None:
         events.append,
         cast("Callable[..., Any]", None), {}, Log(fd=os.open(os.devnull, os.O_WRONLY)),
     )  # fmt: skip
-    dead = {os.fork() or os._exit(0) for _ in range(REAPED_AT_ONCE + 50)}
+    dead = {os.fork() or os._exit(0) for _ in range(MAX_REAPED_A_TURN + 50)}
     for pid in dead:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     children.reap()

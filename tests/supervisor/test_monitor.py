@@ -20,7 +20,7 @@ from graced.host.scoreboard import (
     Phase,
     WorkerRecord,
 )
-from graced.supervisor.monitor import NANO, ScoreboardMonitor
+from graced.supervisor.monitor import NANOSECONDS, ScoreboardMonitor
 
 NOW = 1000.0
 WORST = (-1, -(2**63), 2**55, 2**62, 2**63 - 1)
@@ -38,21 +38,21 @@ def watched(**words: int) -> tuple[ScoreboardMonitor, WorkerRecord]:
 
 @pytest.mark.parametrize("word", WORST)
 def test_a_lease_that_no_worker_can_take_is_none(word: int) -> None:
-    monitor, record = watched(lease_since=int((NOW - 1) * NANO))
+    monitor, record = watched(lease_since=int((NOW - 1) * NANOSECONDS))
     record.words[LEASE_UNTIL] = word
     assert monitor.lease(1, NOW) == (0.0, None)
 
 
 @pytest.mark.parametrize("word", WORST)
 def test_a_lease_that_began_at_no_time_is_none(word: int) -> None:
-    monitor, record = watched(lease_until=int((NOW + 10) * NANO))
+    monitor, record = watched(lease_until=int((NOW + 10) * NANOSECONDS))
     record.words[LEASE_SINCE] = word
     assert monitor.lease(1, NOW) == (0.0, None)
 
 
 @pytest.mark.parametrize("word", WORST)
 def test_leases_took_no_longer_than_the_life(word: int) -> None:
-    monitor, record = watched(leased=3 * NANO)
+    monitor, record = watched(leased=3 * NANOSECONDS)
     assert monitor.lease(1, NOW) == (3.0, None)
     record.words[LEASED] = word
     held = monitor.lease(1, NOW + 1)[0]
@@ -61,7 +61,7 @@ def test_leases_took_no_longer_than_the_life(word: int) -> None:
 
 
 def test_a_lease_of_the_longest_time_is_believed() -> None:
-    since, until = int(NOW * NANO), int((NOW + 3600) * NANO)
+    since, until = int(NOW * NANOSECONDS), int((NOW + 3600) * NANOSECONDS)
     monitor, _ = watched(lease_since=since, lease_until=until)
     assert monitor.lease(1, NOW) == (0.0, NOW + 3600)
 
@@ -69,7 +69,7 @@ def test_a_lease_of_the_longest_time_is_believed() -> None:
 @pytest.mark.parametrize("word", WORST)
 def test_a_deadline_of_nonsense_is_not_due_for_ever(word: int) -> None:
     """One of -1 was due at every turn of the loop: a core was busy with it."""
-    monitor, record = watched(ready_at=1, phase=Phase.BUSY, round_started=int(NOW * NANO))
+    monitor, record = watched(ready_at=1, phase=Phase.BUSY, round_started=int(NOW * NANOSECONDS))
     record.words[DEADLINE] = word
     monitor.rang(1, NOW)
     due = monitor.next_deadline()
@@ -87,13 +87,13 @@ def test_a_ring_of_nobody_has_all_looked_at() -> None:
     """Half a ring may be another's: what was written there by mistake has put all out of step."""
     monitor, record = watched()
     monitor.add(7, record, None, NOW)
-    assert monitor.who([]) == []
-    assert monitor.who([7]) == [7]
+    assert monitor.to_look_at([]) == []
+    assert monitor.to_look_at([7]) == [7]
     monitor.drop(7)
-    assert monitor.who([7, 1]) == [7, 1], "it has just gone"
+    assert monitor.to_look_at([7, 1]) == [7, 1], "it has just gone"
     for nobody in (-1, 0, 8, 2**40):
-        assert monitor.who([nobody]) == [1]
-    assert monitor.who(None) == [1]
+        assert monitor.to_look_at([nobody]) == [1]
+    assert monitor.to_look_at(None) == [1]
 
 
 @pytest.mark.parametrize("seed", range(200))
