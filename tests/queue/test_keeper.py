@@ -179,14 +179,14 @@ def test_the_next_daemon_gets_the_file_and_the_workers_of_the_dead_one(
     busy, doomed = harness.worker(1), harness.worker(2)
     in_hand, lost = take(busy), take(doomed)
     harness.keeper.close()  # the main process is dead, its workers live
-    with KeeperHarness(tmp_path, QUICK, daemon_id="d2") as heir:
-        heir.start()
-        fresh = heir.worker(1)
+    with KeeperHarness(tmp_path, QUICK, daemon_id="d2") as following:
+        following.start()
+        fresh = following.worker(1)
         fresh.ask()
         assert fresh.receive() is None
         settle(busy, in_hand)
-        assert heir.client().wait(first)["state"] == "done"
-        assert heir.counts()["taken"] == 1, "its worker's lock is held"
+        assert following.client().wait(first)["state"] == "done"
+        assert following.counts()["taken"] == 1, "its worker's lock is held"
         os.close(doomed.lock)
         doomed.close()
         again = take(fresh)
@@ -202,8 +202,8 @@ def test_a_client_that_comes_before_the_file_is_open_is_answered_once_it_is(
 ) -> None:
     """Or is told who has the file, where that takes long: a look at it is 50 ms off."""
     lock = Lock(harness.file)
-    elder = wire.listen(f"{tmp_path}/elder.sock")
-    lock.take(f"{tmp_path}/elder.sock")
+    previous = wire.listen(f"{tmp_path}/previous.sock")
+    lock.take(f"{tmp_path}/previous.sock")
     harness.begin()
     stranger = connected(harness.socket)
     stranger.sendall(wire.frame(Kind.COUNTS, b"{}"))
@@ -212,7 +212,7 @@ def test_a_client_that_comes_before_the_file_is_open_is_answered_once_it_is(
         assert time.monotonic() < end, "the keeper does not read"
         os.sched_yield()
     lock.release()
-    elder.close()  # which the keeper hears
+    previous.close()  # which the keeper hears
     answer = stranger.recv(1000)
     stranger.close()
     assert b"not open yet" not in answer
