@@ -628,7 +628,7 @@ def test_pool_whose_workers_die_before_they_are_seen_ready_does_not_give_up() ->
         made.settle()
     made.run(1)
     assert made.exit is None
-    assert made.pool().backoff.active
+    assert made.pool().restarts.backoff.active
 
 
 def test_daemon_that_was_ready_never_gives_up() -> None:
