@@ -8,7 +8,7 @@ from graced.text import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from graced.settings import Backoff, Pool, Retry, Settings
 
@@ -50,7 +50,7 @@ def check_account(settings: Settings, blame: Blame) -> None:
 
 
 def check_code(settings: Settings, blame: Blame) -> None:
-    """Blame folders of code that root would run and others can write to."""
+    """Blame folders of code that root would run and others can write to, and such files."""
     import os
 
     if os.geteuid() != 0 or settings.user not in (None, "root"):
@@ -60,12 +60,24 @@ def check_code(settings: Settings, blame: Blame) -> None:
     for name, pool in settings.pools.items():
         for index, folder in enumerate(pool.path):
             try:
-                safepaths.demand(folder)
+                for place in (folder, *_imported(folder, pool.worker)):
+                    safepaths.demand(place)
             except safepaths.UnsafeFolderError as error:
                 key = f"pools.{name}.path"
                 what = f"root would run code that others can change: {error}"
                 advice = "set user, run graced as that user (sudo -u), or chown it to root"
                 blame((f"{key}.{index}", key), what, advice)
+
+
+def _imported(folder: str, worker: str) -> Iterator[str]:
+    """Yield all that a worker's class may be imported from in a folder, there or not."""
+    for name in worker.partition(":")[0].split("."):
+        yield f"{folder}/__pycache__"
+        yield f"{folder}/{name}.py"
+        folder = f"{folder}/{name}"
+        yield folder
+        yield f"{folder}/__init__.py"
+    yield f"{folder}/__pycache__"
 
 
 def _may_become(what: str, name: str, wanted: int, own: int, euid: int, blame: Blame) -> None:

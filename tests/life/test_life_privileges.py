@@ -198,6 +198,23 @@ def test_root_runs_nothing_that_others_can_write(daemon: Daemon, theirs: Path, w
     assert not proof.exists()
 
 
+@pytest.mark.parametrize(
+    "theirs", ["evil", "evil/__init__.py", "evil/__pycache__", "evil/deed.py", "__pycache__"]
+)
+def test_root_imports_no_file_that_others_can_write(daemon: Daemon, theirs: str) -> None:
+    proof, home = daemon.short / "proof", daemon.short / "code"
+    (home / "evil" / "__pycache__").mkdir(parents=True)
+    (home / "__pycache__").mkdir()
+    (home / "evil" / "__init__.py").touch()
+    (home / "evil" / "deed.py").write_text(f"open({str(proof)!r}, 'w').close()\n")
+    daemon.config.write_text(f"pools: {{jobs: {{worker: 'evil.deed:Evil', path: ['{home}']}}}}\n")
+    os.chown(home / theirs, NOBODY.pw_uid, NOBODY.pw_gid)
+    told = daemon.run("check")
+    assert told.returncode == 78, told
+    assert f"{home / theirs} belongs to user nobody" in told.stderr
+    assert not proof.exists()
+
+
 @pytest.fixture
 def impostor(daemon: Daemon) -> Iterator[Path]:
     """The socket of another user, where a daemon's could be."""
