@@ -178,7 +178,7 @@ def test_sigquit_writes_every_stack_and_goes_on(daemon: Daemon) -> None:
     pids = sorted(line.pid for line in daemon.events.wait("^begin ", 2))
     daemon.send(signal.SIGQUIT)
     daemon.log.wait(r"sample_workers\.py.*step", 2)
-    daemon.log.wait(r"supervisor\.py")
+    daemon.log.wait(r"supervisor/loop\.py")
     assert sorted(daemon.worker_pids()) == pids
     daemon.send(signal.SIGINT)
     daemon.ended(0)
