@@ -141,7 +141,7 @@ def test_the_main_process_may_die_during_an_import(daemon: Daemon) -> None:
     daemon.module(
         "slow", "import time\nfrom sample_workers import *\nsay('importing')\ntime.sleep(60)\n"
     )
-    daemon.pool("slow:Idle", path=[".", os.path.dirname(__file__)]).start()
+    daemon.pool("slow:Idle", path=[".", str(TESTS)]).start()
     daemon.events.wait("^importing")
     daemon.send(signal.SIGKILL)
     daemon.ended(-9)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from daemon_harness import Daemon, children, comm, pidfd, wait_gone
+from daemon_harness import TESTS, Daemon, children, comm, pidfd, wait_gone
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -45,7 +45,7 @@ def test_sigterm_works_from_the_first_moment_on(contained: Daemon) -> None:
     contained.module(
         "slow", "import time\nfrom sample_workers import *\nsay('importing')\ntime.sleep(60)\n"
     )
-    contained.pool("slow:Idle", path=[".", os.path.dirname(__file__)])
+    contained.pool("slow:Idle", path=[".", str(TESTS)])
     contained.start(wrap=UNSHARE)
     contained.events.wait("^importing")
     [main] = [pid for pid in children(contained.pid) if comm(pid) == "graced"]
@@ -64,7 +64,7 @@ def test_orphans_of_others_are_buried(contained: Daemon) -> None:
         "    say('orphan', out.strip())\n"
         "    super().setup()\n",
     )
-    contained.pool("orphans:Mine", path=[".", os.path.dirname(__file__)])
+    contained.pool("orphans:Mine", path=[".", str(TESTS)])
     main = start_in_namespace(contained)
     contained.events.wait("^orphan ")
     contained.until(lambda: {comm(pid)[:6] for pid in children(main)} <= {"graced", ""})
