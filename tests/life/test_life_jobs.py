@@ -956,7 +956,7 @@ def test_a_reload_warns_of_jobs_that_nobody_will_do(jobs: Daemon) -> None:
     jobs.configure({"renamed": {"worker": "sample_job_workers:Counting", "path": path}})
     assert jobs.run("reload").returncode == 0
     file = jobs.home / "state" / "jobs.db"
-    would = f"in {file}: a pool with `queue: sqlite:///{file}` would do them"
+    would = f"in {file}: a pool with `queue: sqlite:///{file}` would run them"
     jobs.log.wait(re.escape(f"queue jobs: the pool is gone, and 1 job waits {would}"))
     jobs.until(lambda: jobs.run("submit", "--json", "1", "--delay", "1h").returncode == 0)
     jobs.configure({"renamed": {"worker": "sample_workers:Idle"}})

@@ -425,7 +425,7 @@ def test_a_terminal_that_stops_who_writes_from_the_background_stops_nobody(daemo
         daemon.start(wrap=(sys.executable, "-c", IN_THE_BACKGROUND, os.ttyname(theirs))).ready()
         daemon.send(signal.SIGUSR2)
         said = b""
-        for word in (b"ready: 1 worker", b"printed", b"executed", b"refused 5", b"SIGUSR2 is"):
+        for word in (b"ready: 1 worker", b"printed", b"executed", b"refused 6", b"SIGUSR2 is"):
             while word not in said:
                 assert select.select([ours], [], [], DEADLINE)[0], said
                 said += os.read(ours, 4096)
