@@ -21,16 +21,17 @@ for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
 os.umask(0o022)  # users that tests become have to reach what the tests' own user has made
 
 
+FIRST = ("zygote",)  # they fork the test's own process, whose descriptors grow with what it has run
 LAST = ("packaging", "systemd")  # what needs root and a distribution's archive, and takes longest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have the tests last that build packages and boot machines: by then the rest has passed."""
-    items.sort(
-        key=lambda item: (
-            LAST.index(item.path.parent.name) + 1 if item.path.parent.name in LAST else 0
-        )
-    )
+    items.sort(key=lambda item: place(item.path.parent.name))
+
+
+def place(folder: str) -> int:
+    return LAST.index(folder) + 1 if folder in LAST else -(folder in FIRST)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 By mistake, not by malice: none of them kills, and none looks for another's memory. The main
 process answers `status` all the while. Run by itself, it goes on for as long as you like:
 
-    python tests/chaos.py [SECONDS] [SEED]
+    python tests/life/chaos.py [SECONDS] [SEED]
 """
 
 from __future__ import annotations
@@ -84,11 +84,12 @@ def configure(daemon: Daemon, seed: int) -> Daemon:
     short = {"drain_timeout": "1s", "stop_timeout": "1s", "round_timeout": "5s"}
     often = {"backoff": {"first": "10ms", "limit": "100ms"}, "options": {"seed": seed}}
     jobs = {"max_attempts": 1_000_000, "retry": {"first": "10ms", "limit": "100ms"}}
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     return daemon.configure(
         {
             "calm": {"worker": "sample_workers:Ticks"},
-            "chaos": {"worker": "chaos:Chaos", "workers": 2, **short, **often},
-            "jobs": {"worker": "chaos:ChaosJobs", **short, **often, **jobs},
+            "chaos": {"worker": "chaos:Chaos", "workers": 2, "path": here, **short, **often},
+            "jobs": {"worker": "chaos:ChaosJobs", "path": here, **short, **often, **jobs},
         },
         max_lease="2s",
     )

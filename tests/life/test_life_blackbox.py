@@ -293,7 +293,7 @@ def test_sigquit_shows_zygotes_and_keepers_too_each_as_one_record(daemon: Daemon
         for whose, end in (
             ("zygote of one", 'process.py", line \\d+ in live\n$'),
             ("zygote of two", 'process.py", line \\d+ in live\n$'),
-            ("queue keeper of one", 'service.py", line \\d+ in run\n'),
+            ("queue keeper of one", 'server.py", line \\d+ in run\n'),
         ):
             told = stack_told(daemon, f"stack of the {whose} \\(pid \\d+\\):")
             assert told.count("most recent call first") == 1

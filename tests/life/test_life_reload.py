@@ -617,6 +617,7 @@ def test_a_log_that_cannot_be_written_refuses_the_reload(daemon: Daemon) -> None
     daemon.configure({"jobs": IDLE}, log={"file": str(daemon.home / "no" / "such" / "folder.log")})
     result = daemon.run("reload")
     assert result.returncode == 1, result
-    assert re.search(r"generation 1 goes on: log\.file: .*folder\.log: No such file", result.stderr), result
+    refused = r"generation 1 goes on: log\.file: .*folder\.log: No such file"
+    assert re.search(refused, result.stderr), result
     assert daemon.worker_pids() == pids
     assert not daemon.log.matching("Traceback")
