@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def place(folder: str) -> int:
     return LAST.index(folder) + 1 if folder in LAST else -(folder in FIRST)
+
+
+@pytest.fixture(autouse=True)
+def descriptors() -> Iterator[None]:
+    """See that a test closes what it opens: select() and a fork suffer from what is left open."""
+    before = open_files()
+    yield
+    left = open_files() - before
+    assert left.total() < 2, f"descriptors were left open: {left}"
+
+
+def open_files() -> Counter[str]:
+    """Return what the descriptors of this process lead to."""
+    found: Counter[str] = Counter()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[os.readlink(f"/proc/self/fd/{fd}")] += 1
+    return found
 
 
 @pytest.fixture

@@ -175,8 +175,9 @@ class Pump(threading.Thread):
 
     def end(self) -> None:
         self._over = True
-        os.write(self._wake_write, b"x")
-        self.join(DEADLINE)
+        if self.is_alive():
+            os.write(self._wake_write, b"x")
+            self.join(DEADLINE)
         os.close(self._wake_read)
         os.close(self._wake_write)
 
@@ -452,8 +453,7 @@ class Daemon:
                 self.process.poll()
         if self.process is not None:
             self.process.wait(DEADLINE)
-        if self.pump.is_alive():
-            self.pump.end()
+        self.pump.end()
         self.notify.socket.close()
         for fd in (self._fifo_fd, *self._log_fds, self._gate_fd):
             if fd is not None:

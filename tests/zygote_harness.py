@@ -22,6 +22,8 @@ from graced.host.channel import Channel, ChannelClosed
 from graced.host.scoreboard import Phase, Scoreboard, WorkerRecord
 from graced.host.stackdump import Stacks
 from graced.log.logger import Log
+from graced.log.output import Output
+from graced.log.sinks import sink_of
 from graced.zygote.fork import fork
 from graced.zygote.plan import ZygotePlan
 
@@ -150,7 +152,8 @@ class ZygoteHarness:
         env = {"SAY": str(self.feed.fd), **pool.pop("env", {})}
         window = self.stacks.lend() if pool.pop("window", False) else None
         keys = {"worker": "users:W", "path": (str(self.home),), **pool}
-        log = Log(fd=os.open(self.home / "log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+        fd = os.open(self.home / "log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        sink = sink_of(fd)
         plan = ZygotePlan(
             pool=settings.Pool("jobs", env=env, **keys),
             generation=1,
@@ -158,15 +161,19 @@ class ZygoteHarness:
             bell=self._bell_end,
             stacks=self.stacks,
             main_pid=os.getpid(),
-            log=log,
+            log=Log(output=Output("info", "text", sink)),
             keep=(self.feed.fd,),
             window=window,
         )
         ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's
+        if self.channel is not None:
+            self.channel.close()
         try:
             self.zygote, self.channel = fork(plan)
         finally:
             logging.root.handlers = ours
+            sink.close()
+            os.close(fd)
         return self.told()
 
     def told(self) -> tuple[Any, ...]:

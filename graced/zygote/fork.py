@@ -23,9 +23,12 @@ def fork(plan: ZygotePlan) -> tuple[int, Channel]:
         pid = os.fork()
         if pid == 0:
             process.in_child(lambda: run(plan, theirs, open_now))
+    except BaseException:
+        ours.close()
+        raise
     finally:
         process.restore(mask)
-    theirs.close()
+        theirs.close()
     return pid, ours
 
 
