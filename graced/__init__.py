@@ -6,6 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from graced.cli.main import command
     from graced.queue.job import Discard, Job, Retry
     from graced.workers.base import Worker, WorkerInterrupt
     from graced.workers.job_worker import JobWorker
@@ -21,6 +22,7 @@ __all__ = [
     "Worker",
     "WorkerInterrupt",
     "__version__",
+    "command",
 ]
 
 # Looked up when they are asked for: a command of graced needs none of them.
@@ -32,6 +34,7 @@ _HOMES = {
     "SocketWorker": "graced.workers.socket_worker",
     "Worker": "graced.workers.base",
     "WorkerInterrupt": "graced.workers.base",
+    "command": "graced.cli.main",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from graced import __version__
+from graced import program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """Return what reads a command line; its `command` is the command's name."""
     parser = Parser(
-        prog="graced",
+        prog=program.name,
         description="Runs pools of worker processes, reloads them safely, and loses no work.",
-        epilog="'graced COMMAND --help' explains a command.",
+        epilog=f"'{program.name} COMMAND --help' explains a command.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"graced {__version__}")
+    parser.add_argument("--version", action="version", version=f"{program.name} {program.version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, what, options in COMMANDS:
         command = commands.add_parser(
@@ -63,7 +63,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     args = command.parse_intermixed_args(words[1:])
     if tail is not None:
         if args.command != "submit":
-            whole.error("only 'graced submit' takes a command line after --")
+            whole.error(f"only '{program.name} submit' takes a command line after --")
         args.words += tail
     return args
 
@@ -81,7 +81,7 @@ def _config_options(parser: Parser, assignment: Callable[[str], str]) -> None:
         "-c",
         "--config",
         metavar="FILE",
-        help="the configuration (else $GRACED_CONFIG, ./config.yaml, /etc/graced/config.yaml)",
+        help=f"the configuration (else $GRACED_CONFIG, ./config.yaml, {program.config})",
     )
     parser.add_argument(
         "--set",
@@ -191,7 +191,7 @@ def _doctor(parser: Parser) -> None:
         "unit",
         metavar="UNIT",
         nargs="?",
-        help="the unit (else the running daemon's, else graced.service)",
+        help=f"the unit (else the running daemon's, else {program.name}.service)",
     )
 
 

@@ -9,7 +9,7 @@ from graced.config.identity import KEYS, UnknownDaemonError
 from graced.control.client import Connection, ControlError, WhichDaemon, call
 from graced.exitcodes import FAILED
 from graced.host import directories, unixsocket
-from graced.log.console import say
+from graced.log.console import complain
 from graced.text import harmless
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def _reload(args: argparse.Namespace) -> int:
     for flag in args.set:
         key = flag.partition("=")[0]
         if key not in KEYS:
-            say(f"graced: --set {key} has no effect on a daemon that runs: change the file")
+            complain(f"--set {key} has no effect on a daemon that runs: change the file")
     reply = ask(args, "reload", timeout=None)
     generation = reply.get("generation")
     print("reloaded" if generation is None else f"reloaded: generation {generation}")
@@ -62,7 +62,7 @@ def _stop(args: argparse.Namespace) -> int:
         reply = connection.call("stop", {"now": args.now})
         connection.wait_gone()
     if reply.get("error"):
-        say(f"graced: {reply['error']}")
+        complain(reply["error"])
     return int(reply.get("code", 0 if reply.get("ok") else FAILED))
 
 

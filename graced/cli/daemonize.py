@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 
+from graced import program
 from graced.exitcodes import BUG, FAILED
 from graced.host import descriptors
 from graced.host.notify import READY_FD
-from graced.log.console import say
+from graced.log.console import complain, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _become_daemon(body: Callable[[], int], context: _Context, report: int) -> N
             os.environ[READY_FD] = str(os.dup(report))
             status = body()
     except BaseException as error:  # noqa: BLE001 - the child must end here, whatever it is
-        say(f"graced: {type(error).__name__}: {error}")
+        complain(f"{type(error).__name__}: {error}")
     finally:
         _say(report, f"EXIT {status}\n")
         for stream in (sys.stdout, sys.stderr):
@@ -150,7 +151,7 @@ def _status(lines: list[bytes]) -> int:
     for line in lines:
         if line.startswith(b"EXIT "):
             return int(line[5:])
-    say("graced: the daemon died while it was starting")
+    complain("the daemon died while it was starting")
     return FAILED
 
 
@@ -183,6 +184,6 @@ def _show(path: str, start: int) -> None:
             file.seek(max(start, end - SHOWN_LOG_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError as error:
-        text = f"graced: {path}: {error.strerror}"
+        text = f"{program.name}: {path}: {error.strerror}"
     if text:
         say(text)

@@ -11,7 +11,7 @@ from graced.control.client import ControlError, NoDaemonError
 from graced.doctor.facts import UnknownUnitError, gather
 from graced.doctor.rules import Facts, Finding, diagnose
 from graced.exitcodes import FAILED, NO_DAEMON
-from graced.log.console import say
+from graced.log.console import complain, say
 from graced.text import harmless
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ def doctor(args: argparse.Namespace) -> int:
     try:
         name, facts, problems = gather(args.unit, args.config, args.set, _pid(args))
     except UnknownUnitError as error:
-        say(f"graced: {error}")
+        complain(error)
         return NO_DAEMON
     for problem in problems:
         say(str(problem))

@@ -12,7 +12,7 @@ from graced.cli.errors import CommandError
 from graced.control.client import NoDaemonError
 from graced.exitcodes import CONFIG, FAILED, NO_DAEMON, USAGE
 from graced.host import unixsocket
-from graced.log.console import say
+from graced.log.console import complain
 from graced.queue import wire
 from graced.queue.address import pools_with_socket, socket_path
 from graced.queue.client_end import ClientEnd
@@ -100,7 +100,7 @@ def _answering(folder: str, pool: str | None) -> ClientEnd | None:
 
 
 def _tell(text: str) -> None:
-    say(f"graced: {text}")
+    complain(text)
 
 
 def is_running(control: str) -> bool:
@@ -220,7 +220,7 @@ def _pool(files: Mapping[str, _File], wanted: str | None, *, must_exist: bool) -
     [file] = meant
     if not file.is_sure:
         name = file.pool.name
-        say(f"graced: job queued; no daemon has served pool {name!r} yet")
+        complain(f"job queued; no daemon has served pool {name!r} yet")
     return file.pool
 
 

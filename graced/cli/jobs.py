@@ -16,7 +16,7 @@ from graced.cli.errors import CommandError
 from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
 from graced.cli.job_table import Table, evidence, json_line
 from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
-from graced.log.console import say
+from graced.log.console import complain
 from graced.queue import jsonvalue, wire
 from graced.queue.client_end import ClientEnd
 from graced.queue.job import MAX_PAYLOAD
@@ -37,13 +37,13 @@ def _guarded(command: Callable[[argparse.Namespace, str], int], args: argparse.N
     try:
         return command(args, socket_path(args))
     except CommandError as refusal:
-        say(f"graced: {refusal}")
+        complain(refusal)
         return refusal.exit_code
     except QueueGone as error:
-        say(f"graced: {error}")
+        complain(error)
         return NO_DAEMON
     except QueueError as error:
-        say(f"graced: {error}")
+        complain(error)
         return FAILED
 
 
@@ -176,7 +176,7 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
     if done or result is not None:
         print(json.dumps(result))
     if not done:
-        say(f"graced: job {id} {_fate(ended)}")
+        complain(f"job {id} {_fate(ended)}")
     return _status(ended, result, command=bool(args.words))
 
 
@@ -270,7 +270,7 @@ def _change(args: argparse.Namespace, control: str) -> int:
 
 def _refused(refused: dict[int, str]) -> int:
     for id, why in refused.items():
-        say(f"graced: job {id}: {why}")
+        complain(f"job {id}: {why}")
     return FAILED if refused else 0
 
 

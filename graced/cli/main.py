@@ -5,19 +5,38 @@ from __future__ import annotations
 import os
 import sys
 
+from graced import program
 from graced.exitcodes import BROKEN_PIPE, BUG, CONFIG, FAILED, INTERRUPTED
-from graced.log.console import say
+from graced.log.console import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import NoReturn
+
+
+def command(prog: str, version: str, config: str | None = None) -> NoReturn:
+    """Be the command line of a daemon of one's own, and exit with its status.
+
+    It is graced's under another name: `prog` is in help and errors, is the default of the
+    configuration's `name`, with the folders that follow from it, and the processes' name.
+    `config` is where an installed daemon has its configuration, else /etc/PROG/config.yaml.
+    """
+    import re
+
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", prog) is None:
+        raise ValueError(f"prog={prog!r}: write a letter, then letters, digits and . _ -")
+    program.be(prog, version, config or f"/etc/{prog}/config.yaml")
+    sys.exit(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    _open_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"] and "--daemonize" not in words:
+        _hold_signals()
+    _open_standard_streams()
     try:
         return _obey(words)
     except KeyboardInterrupt:
@@ -30,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if error.errno not in (EMFILE, ENFILE):
             return _bug(error)
-        say(f"graced: {error.strerror}: raise LimitNOFILE= of the unit, or ulimit -n")
+        complain(f"{error.strerror}: raise LimitNOFILE= of the unit, or ulimit -n")
         return CONFIG
     except Exception as error:  # noqa: BLE001 - what was not foreseen is a bug, and has its code
         return _bug(error)
@@ -39,8 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bug(error: Exception) -> int:
     from traceback import format_exception
 
-    say("graced: a bug in graced; please report it:\n" + "".join(format_exception(error)))
+    complain("a bug in graced; please report it:\n" + "".join(format_exception(error)))
     return BUG
+
+
+def _hold_signals() -> None:
+    """Keep those that ask for a stop until the daemon has its handlers, and takes them up."""
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
 def _open_standard_streams() -> None:
@@ -89,7 +115,7 @@ def _guarded(args: argparse.Namespace) -> int:
         _flush()
         return status
     except (ControlError, NoDaemonError) as error:
-        say(f"graced: {error}")
+        complain(error)
         return error.exit_code
     except OSError as error:
         return _failed(error)
@@ -132,15 +158,15 @@ def _failed(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):
         raise error
     where = f"{error.filename}: " if error.filename else ""
-    say(f"graced: {where}{error.strerror or error}")
+    complain(f"{where}{error.strerror or error}")
     _forget_standard_output()
     return FAILED
 
 
 def _be_known_as(command: str) -> None:
-    """Be no `graced` to pgrep(1): that is the main process alone. See prctl(2), PR_SET_NAME."""
+    """Not be the program to pgrep(1): that is the main process alone. See prctl(2), PR_SET_NAME."""
     try:
         with open("/proc/self/comm", "w", encoding="ascii", errors="replace") as comm:
-            comm.write(f"graced-{command}"[:15])
+            comm.write(program.process_name(command))
     except OSError:  # no /proc: then pgrep finds nothing either
         pass

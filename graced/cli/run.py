@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from graced.exitcodes import CONFIG, USAGE
-from graced.log.console import say
+from graced.log.console import complain, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the daemon; return its exit status."""
     if not args.daemonize:
         if args.pidfile is not None:
-            say("graced run: --pidfile goes with --daemonize")
+            complain("run: --pidfile goes with --daemonize")
             return USAGE
         return _foreground(args.config, args.set)
     return _daemonize(args.config, args.set, args.pidfile)

@@ -6,6 +6,7 @@ makes nothing up: what is not there is left out.
 
 from __future__ import annotations
 
+from graced import program
 from graced.text import one_line
 from graced.units import format_size, format_span
 
@@ -30,7 +31,9 @@ def table(status: Picture) -> str:
 
 
 def _daemon(status: Picture) -> list[str]:
-    daemon = f"{status.get('name')} (pid {status.get('pid')}, graced {status.get('version')})"
+    daemon = (
+        f"{status.get('name')} (pid {status.get('pid')}, {program.name} {status.get('version')})"
+    )
     up = format_span(status.get("uptime"))
     lines = [f"{daemon}: {status.get('state')}, generation {status.get('generation')}, up {up}"]
     if not status.get("ready"):

@@ -7,6 +7,7 @@ each other is looked at by :mod:`graced.config.rules`.
 
 from __future__ import annotations
 
+from graced import program
 from graced.config.nodes import Entry, Items, Map, Mark, Scalar, Source
 from graced.config.scalars import plain, read_scalar, remedy, suggestion, text
 from graced.config.schema import (
@@ -65,6 +66,8 @@ class Builder:
                 advice = self._unknown_advice(name, record)
                 self.problem(entry.key.mark, prefix + name, "unknown key", advice)
         defaults = vars(record)["_defaults"]
+        if record is Settings:
+            defaults = {**defaults, "name": program.name}
         return {
             name: self._field(field, node.entries.get(name), prefix + name, defaults[name])
             for name, field in known.items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
+from graced import program
 from graced.config.nodes import mark_at
 from graced.config.validators import ConfigValueError
 from graced.host import safepaths
@@ -93,7 +94,10 @@ def _check_trust(path: str) -> None:
     try:
         safepaths.demand(path)
     except safepaths.UnsafeFolderError as error:
-        advice = "name another file with -c, run graced as that user (sudo -u), or chown it to root"
+        advice = (
+            f"name another file with -c, run {program.name} as that user (sudo -u), or chown it "
+            "to root"
+        )
         raise ConfigValueError(f"is not for root to read: {error}", advice) from None
 
 

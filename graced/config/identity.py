@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from graced import program
 from graced.config.files import base_of, overlays, read_bytes
 from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchPool, variables
 from graced.config.nodes import Map, Mark, Scalar, Source
@@ -41,7 +42,7 @@ def identity(
     `named`: the user has named the file, so it has to be there. Raises UnknownDaemonError.
     """
     default = Settings()
-    values: dict[str, str | None] = {"name": default.name, "runtime_dir": default.runtime_dir}
+    values: dict[str, str | None] = {"name": program.name, "runtime_dir": default.runtime_dir}
     wrong: dict[str, str] = {}  # why a key has no value, where the last layer's can't be read
     for key, value, source in _said(path, environ, sets, KEYS, named=named):
         wrong.pop(key, None)
@@ -52,7 +53,7 @@ def identity(
             wrong[key] = str(mark.problem(key, error.what, error.remedy))
     if "runtime_dir" in wrong or (values["runtime_dir"] is None and "name" in wrong):
         raise UnknownDaemonError(wrong.get("runtime_dir") or wrong["name"])
-    return values["name"] or default.name, values["runtime_dir"]
+    return values["name"] or program.name, values["runtime_dir"]
 
 
 def user(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from graced import program
 from graced.config.files import NotText, base_of, decode, overlays, read_bytes
 from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchPool, variables
 from graced.config.nodes import Entry, Map, Mark, Scalar, Source
@@ -77,7 +78,7 @@ class Layers:
         if isinstance(tree, Map):
             self.tree = merge(self.tree, tree)
         elif tree is not None and not (isinstance(tree, Scalar) and tree.is_null):
-            advice = "write keys and values, such as name: graced"
+            advice = f"write keys and values, such as name: {program.name}"
             self._broken(tree.mark.problem("", "is not a mapping", advice))
 
     def _composed(self, text: str, source: Source, key: str) -> Node | None:

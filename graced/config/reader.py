@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from graced import program
 from graced.config import rules
 from graced.config.builder import Builder
 from graced.config.files import absolute_path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigReading", "Problem", "absolute_path", "find", "read", "read_identity", "show"]
 
-DEFAULT_PATHS = ("config.yaml", "/etc/graced/config.yaml")
+HERE = "config.yaml"
 MAX_PROBLEMS = 100  # more would not be read
 
 
@@ -42,14 +43,14 @@ def find(path_option: str | None, environ: Mapping[str, str]) -> str:
     """Return the path of the configuration, whether there is a file or not.
 
     That is what ``-c`` says, ``$GRACED_CONFIG``, ``config.yaml`` here, or the
-    one in ``/etc/graced``.
+    one in ``/etc``, below the program's name.
     """
     if path_option is not None:
         return path_option
     named = environ.get("GRACED_CONFIG")
     if named:
         return named
-    return next((path for path in DEFAULT_PATHS if os.path.lexists(path)), DEFAULT_PATHS[0])
+    return next((path for path in (HERE, program.config) if os.path.lexists(path)), HERE)
 
 
 def read(
@@ -145,7 +146,6 @@ def _missing_advice(path: str, environ: Mapping[str, str]) -> str:
         return "the working directory was removed: go to another, or give an absolute path"
     if place == absolute_path(environ.get("GRACED_CONFIG") or place + "/none"):
         return "check $GRACED_CONFIG"
-    if place in map(absolute_path, DEFAULT_PATHS):
-        here, system = DEFAULT_PATHS
-        return f"write ./{here} or {system}, or name a file with -c or $GRACED_CONFIG"
+    if place in map(absolute_path, (HERE, program.config)):
+        return f"write ./{HERE} or {program.config}, or name a file with -c or $GRACED_CONFIG"
     return "check the path after -c"

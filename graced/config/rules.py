@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graced import program
 from graced.config.scalars import suggestion
 from graced.config.schema import MAX_WORKERS
 from graced.text import quoted
@@ -65,7 +66,7 @@ def check_code(settings: Settings, blame: Blame) -> None:
             except safepaths.UnsafeFolderError as error:
                 key = f"pools.{name}.path"
                 what = f"root would run code that others can change: {error}"
-                advice = "set user, run graced as that user (sudo -u), or chown it to root"
+                advice = f"set user, run {program.name} as that user (sudo -u), or chown it to root"
                 blame((f"{key}.{index}", key), what, advice)
 
 
@@ -85,8 +86,9 @@ def _may_become(what: str, name: str, wanted: int, own: int, euid: int, blame: B
     if euid != 0 and wanted != own:
         blame(
             (what,),
-            f"only root can become the {what} {quoted(name)}, and graced was not started by root",
-            f"leave {what} out, or start graced as root",
+            f"only root can become the {what} {quoted(name)}, and it was not root that started "
+            f"{program.name}",
+            f"leave {what} out, or start {program.name} as root",
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 
+from graced import program
 from graced.config import reader
 from graced.doctor.rules import Facts, arguments
 from graced.record import Record
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from graced.config.nodes import Problem
 
-DEFAULT_UNIT: Final = "graced.service"
 SYSTEMCTL_TIMEOUT_S: Final = 30.0  # it waits for a busy systemd
 MAX_FILE_BYTES: Final = 1 << 20
 
@@ -57,7 +57,7 @@ def gather(
     """Return the unit in force, what there is to know of it, and the configuration's problems.
 
     `pid` is the running daemon's, or None: without a `unit` it is the one that `pid` is in,
-    else graced.service; None if that is none of systemd's. Raises UnknownUnitError.
+    else the program's; None if that is none of systemd's. Raises UnknownUnitError.
     """
     manager, name = _named(unit) if unit is not None else _of(pid)
     properties = _properties(manager, name) if name is not None else None
@@ -77,7 +77,7 @@ def _named(unit: str) -> tuple[Manager, str]:
 def _of(pid: int | None) -> tuple[Manager, str | None]:
     """Return the unit that a process is in; the usual one, if there is no process."""
     if pid is None:
-        return Manager(), DEFAULT_UNIT
+        return Manager(), f"{program.name}.service"
     return unit_in(_read(f"/proc/{pid}/cgroup") or "")
 
 

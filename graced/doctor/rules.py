@@ -6,6 +6,7 @@ tested with a dict. What is looked at and printed is in :mod:`graced.doctor.fact
 
 from __future__ import annotations
 
+from graced import program
 from graced.exitcodes import ALREADY_RUNNING, CONFIG, USAGE
 from graced.record import Record
 from graced.units import show_duration, show_size
@@ -146,7 +147,7 @@ def _kind(facts: Facts) -> Iterator[Finding]:
     kind = value(facts, "Type")
     if kind == "notify-reload" and 0 < facts.version < NOTIFY_RELOAD_SINCE:
         what = f"systemd {facts.version} does not know Type=notify-reload and takes it for simple"
-        yield Finding("Type", what, "Type=notify, with ExecReload=graced reload")
+        yield Finding("Type", what, f"Type=notify, with ExecReload={program.name} reload")
     elif kind not in ("notify", "notify-reload"):
         what = (
             f"Type={kind}: systemd does not wait for the workers, shows no status, and gives no "
@@ -175,7 +176,7 @@ def _exec_reload(facts: Facts) -> Iterator[Finding]:
     if value(facts, "Type") == "notify-reload":
         return
     words = arguments(value(facts, "ExecReload"))
-    remedy = "ExecReload=graced reload -c FILE, as in ExecStart="
+    remedy = f"ExecReload={program.name} reload -c FILE, as in ExecStart="
     if not words:
         yield Finding("ExecReload", "there is no ExecReload=: systemctl reload fails", remedy)
     elif "reload" not in words:
@@ -190,10 +191,12 @@ def _exec_start_pre(facts: Facts) -> Iterator[Finding]:
     words = arguments(value(facts, "ExecStartPre"))
     if "check" in words and value(facts, "Restart") != "no":
         what = (
-            "ExecStartPre=graced check: RestartPreventExitStatus= does not hold for it, so a wrong "
-            "configuration is tried again and again"
+            f"ExecStartPre={program.name} check: RestartPreventExitStatus= does not hold for it, "
+            "so a wrong configuration is tried again and again"
         )
-        yield Finding("ExecStartPre", what, "leave it out: graced run makes the same checks")
+        yield Finding(
+            "ExecStartPre", what, f"leave it out: {program.name} run makes the same checks"
+        )
 
 
 # Rules of the unit: stopping
@@ -283,7 +286,7 @@ def _user(facts: Facts) -> Iterator[Finding]:
     is_root = user in ("", "root", "0") and value(facts, "DynamicUser") != "yes"
     if is_root and settings.user is None:
         what = "workers run as root"
-        yield Finding("User", what, "User=graced, or `user:` in the configuration")
+        yield Finding("User", what, f"User={program.name}, or `user:` in the configuration")
     elif not is_root and settings.user not in (None, user):
         what = f"the configuration wants user {settings.user}, but User={user} cannot change it"
         yield Finding("User", what, f"User={settings.user}")
@@ -300,14 +303,14 @@ def _runtime_directory(facts: Facts) -> Iterator[Finding]:
         return
     what = (
         f"RuntimeDirectory={folder}, but the configuration says name: {settings.name}: "
-        f"graced status and the like look in /run/{settings.name}"
+        f"{program.name} status and the like look in /run/{settings.name}"
     )
     yield Finding("RuntimeDirectory", what, f"name: {folder} in the configuration")
 
 
 def _private_pids(facts: Facts) -> Iterator[Finding]:
     if value(facts, "PrivatePIDs") == "yes":
-        what = "PrivatePIDs=yes: commands such as graced reload cannot be run in the unit"
+        what = f"PrivatePIDs=yes: commands such as {program.name} reload cannot be run in the unit"
         yield Finding("PrivatePIDs", what, "PrivatePIDs=no")
 
 

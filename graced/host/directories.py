@@ -15,6 +15,7 @@ import stat
 import time
 from errno import EADDRINUSE, EPERM
 
+from graced import program
 from graced.exitcodes import ALREADY_RUNNING, CONFIG
 from graced.host import safepaths, unixsocket
 
@@ -38,8 +39,8 @@ class AlreadyRunning(Exception):
     def __init__(self, path: str, pid: int | None, *, swept: bool = False) -> None:
         self.path = path
         self.pid = pid
-        who = "another graced" if pid is None else f"pid {pid}"
-        remedy = "stop that one with 'graced stop'"
+        who = f"another {program.name}" if pid is None else f"pid {pid}"
+        remedy = f"stop that one with '{program.name} stop'"
         if swept:
             who += ", whose files here were removed"
             remedy = "send that one SIGHUP, and it makes them again"

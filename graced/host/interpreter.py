@@ -16,6 +16,7 @@ import sys
 import time
 from types import ModuleType
 
+from graced import program
 from graced.host import descriptors, process
 from graced.host.descriptors import identity
 
@@ -36,7 +37,6 @@ _READ_AT_START: Final = ("GLIBC_TUNABLES", "LD_", "MALLOC_", "PYTHON")
 _READ_LATER: Final = ("PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHON_COLORS")
 _OF_LOCALE: Final = ("LANG", "LC_ALL", "LC_CTYPE")
 _POOLS_OF_THREADS: Final = ("libgomp", "libiomp", "libomp", "libtbb", "librdkafka", "cygrpc")
-_NAMES: Final = ("graced", "graced-zygote", "python", "python3")  # of threads that have none
 _open: Final = open  # pyfakefs and its like patch it, too
 
 _copies: dict[int, ModuleType] = {}  # by the id of the original
@@ -126,7 +126,7 @@ class Before:
         Not those of OpenBLAS, which starts its own anew after a fork.
         """
         names = [name for tid in _tasks() if tid not in self._tasks and (name := _comm(tid))]
-        own = (*_NAMES, _comm(os.getpid()))
+        own = ("python", "python3", *map(program.process_name, ("", "zygote")), _comm(os.getpid()))
         found = [name for name in names if name not in own]
         unnamed = len(names) - len(found)
         if unnamed:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 
+from graced import program
 from graced.exitcodes import BUG
 from graced.record import Record
 
@@ -82,9 +83,9 @@ def set_parent_death_signal(number: int) -> None:
     prctl(_SET_PDEATHSIG, number)
 
 
-def set_name(name: str) -> None:
-    """Set what `ps -o comm` shows; the kernel keeps 15 bytes."""
-    prctl(_SET_NAME, name.encode()[:15])
+def set_name(role: str = "") -> None:
+    """Set what `ps -o comm` shows: the program's name, and what this process is in it."""
+    prctl(_SET_NAME, program.process_name(role).encode())
 
 
 def lead_a_group() -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import errno
 import os
 
+from graced import program
 from graced.text import harmless
+
+
+def complain(why: object) -> None:
+    """Say something in the program's own name."""
+    say(f"{program.name}: {why}")
 
 
 def say(line: str, fd: int = 2) -> None:

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 
+from graced import program
 from graced.log.formats import PRIORITIES, told
 from graced.log.output import Output
 from graced.log.sinks import Sink
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from graced.log.formats import Fields
 
-IDENTIFIER: Final = "graced"
 MAX_NAME_CHARS: Final = 64  # of a field
 STREAM: Final = "/stdout"  # what journald calls the socket behind standard error, and
 NATIVE: Final = "/socket"  # its neighbour, which we want
@@ -72,7 +72,7 @@ def entry(level: str, message: str, bound: Fields, fields: Fields) -> bytes:
     parts = [
         _field("MESSAGE", "\n".join(lines)),
         _field("PRIORITY", str(PRIORITIES[level])),
-        _field("SYSLOG_IDENTIFIER", IDENTIFIER),
+        _field("SYSLOG_IDENTIFIER", program.name),
     ]
     known = {**bound, **fields}
     parts += [_field(_name(key), harmless(printed(value))) for key, value in known.items()]

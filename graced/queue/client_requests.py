@@ -10,6 +10,7 @@ import time
 from collections import deque
 from itertools import islice
 
+from graced import program
 from graced.queue import messages, wire
 from graced.queue.protocol import QueueError, StorageError
 from graced.queue.wire import Kind, ProtocolError
@@ -116,7 +117,9 @@ class ClientRequests:
             self._connections.send(connection, kind, body)
         for id, state in dispatcher.ended():
             if state == "dead":
-                self._log.warning("job %s is dead; `graced jobs --state dead` tells why", id)
+                self._log.warning(
+                    "job %s is dead; `%s jobs --state dead` tells why", id, program.name
+                )
             for connection in self._waiters.pop(id, ()):
                 connection.waits.discard(id)
                 self.ask(lambda v=connection, i=id: self._tell_end(v, i), connection)  # type: ignore[misc]

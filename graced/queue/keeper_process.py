@@ -85,7 +85,7 @@ def _be_known(plan: KeeperPlan) -> None:
     title = title_setter()
     if title is not None:
         title(f"{plan.name}: keeper {plan.pool}")
-    process.set_name("graced-keeper")
+    process.set_name("keeper")
 
 
 def _guard_signals(window: Window | None) -> None:

@@ -125,7 +125,7 @@ class Supervisor:
 
         Return the exit status.
         """
-        process.set_name("graced")
+        process.set_name()
         self._listen()
         self._perform(first)
         self.requests = self._open_requests()

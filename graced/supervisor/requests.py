@@ -11,7 +11,7 @@ import os
 from collections import deque
 from functools import partial
 
-from graced import clock
+from graced import __version__, clock, program
 from graced.control.server import ControlServer, Request
 from graced.core import events as ev
 from graced.host.directories import DirectoryError
@@ -156,13 +156,16 @@ class ControlRequests:
             case "stacks":
                 self._collect_stacks(request.client)
             case _:
-                problem = f"no command {request.command!r}; is this graced of another version?"
+                problem = f"no command {request.command!r}; is {program.name} of another version?"
                 self._server.reply(request.client, {"ok": False, "error": problem})
 
     def _status(self) -> Answer:
-        from graced import __version__
-
-        process = {"name": self._daemon.settings.name, "version": __version__, "pid": os.getpid()}
+        process = {
+            "name": self._daemon.settings.name,
+            "version": program.version,
+            "graced": __version__,
+            "pid": os.getpid(),
+        }
         status = {**process, **self._reporter.picture(clock.monotonic())}
         for name, pool in status["pools"].items():
             pool["queue"] = self._keepers.counts(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 
+from graced import program
 from graced.core import events as ev
 from graced.host import signals
 
@@ -93,6 +94,6 @@ class SignalTable:
     def _scale_by(self, step: int) -> None:
         pools = [pool for pool in self._daemon.pools.values() if not pool.going]
         if len(pools) > 1:
-            self._log.warning("there is more than one pool: use graced scale POOL N")
+            self._log.warning(f"there is more than one pool: use {program.name} scale POOL N")
         elif pools and (problem := self._scale(pools[0], max(pools[0].target + step, 0))):
             self._log.warning(problem)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from graced import clock
+from graced import clock, program
 from graced.core.daemon import Daemon
 from graced.exitcodes import BUG, CONFIG
 from graced.host import credentials, descriptors, process, safepaths
@@ -22,7 +22,7 @@ from graced.host.directories import (
     state_path,
 )
 from graced.host.notify import READY_FD, Notifier, farewell, tell_who_waits
-from graced.log.console import say
+from graced.log.console import complain
 from graced.log.setup import open_log
 from graced.supervisor.shared import SharedResources, fork_ahead, lack_of_files
 
@@ -223,9 +223,9 @@ def _refuse(
     """Say why there will be no daemon, to people and to systemd; return the exit status."""
     status = getattr(error, "exit_code", CONFIG)
     if terminal is None or prepared is None:
-        say(f"graced: {error}")
+        complain(error)
     elif isinstance(error, AlreadyRunning):  # the log is that one's
-        tell_who_waits(terminal, f"graced: {error}")
+        tell_who_waits(terminal, f"{program.name}: {error}")
     else:
         prepared.log.error(str(error))
     if prepared is None:

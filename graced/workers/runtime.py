@@ -190,7 +190,7 @@ class Runtime:
     def _set_title(self, set_title: Callable[[str], None]) -> None:
         pool, generation = self.context.pool.name, self.context.generation
         set_title(f"{self.context.name}: worker {pool}/{self.order.slot} gen {generation}")
-        process.set_name("graced-worker")  # the title has changed that, too
+        process.set_name("worker")  # the title has changed that, too
 
     def _before_fork(self) -> None:
         """Let no signal for a child come before the child is one."""

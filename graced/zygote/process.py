@@ -19,7 +19,7 @@ from graced.host.channel import Channel, ChannelClosed
 from graced.host.interpreter import Before, keep_modules, set_environment
 from graced.host.memoryfile import with_secrets
 from graced.host.proctitle import title_setter
-from graced.log.console import say
+from graced.log.console import complain
 from graced.log.logger import Log
 from graced.log.setup import open_log
 from graced.log.worker_log import WorkerLog
@@ -54,7 +54,7 @@ def run(plan: ZygotePlan, channel: Channel, open_before: list[int]) -> None:
     gc.enable()  # off during the main process's start
     os.setsid()  # a group of its own too; no terminal, so that no code can type into it
     credentials.be_seen()
-    process.set_name("graced-zygote")
+    process.set_name("zygote")
     plan = plan.replace(pool=with_secrets(plan.pool))
     log = _worker_log(plan)
     keep = _keep_only(plan, channel, log, open_before)
@@ -135,7 +135,7 @@ def _imported(
         channel.send_all(("failed", error.reason))
         return None
     _guard_signals(plan.window)
-    process.set_name("graced-zygote")
+    process.set_name("zygote")
     for warning in warnings:
         log.warning(warning)
     return lambda call: before.resume(call, found)
@@ -150,7 +150,7 @@ def _loaded_in_worker(pool: settings.Pool, call: Callable[..., Any]) -> type[Wor
 def _end_unheard(error: LoadError, before: Before, log: WorkerLog) -> NoReturn:
     """End a process that has no channel, or not its own: only the log can have the reason."""
     if before.lost_fds():
-        say(f"graced: {error.reason}")
+        complain(error.reason)
     else:
         log.error(error.reason)
         log.settle()
@@ -196,7 +196,7 @@ class Zygote:
         title = title_setter()
         if title is not None:
             title(f"{plan.name}: zygote {plan.pool.name} gen {plan.generation}")
-            process.set_name("graced-zygote")
+            process.set_name("zygote")
         self._context = WorkerContext(
             pool=plan.pool,
             generation=plan.generation,

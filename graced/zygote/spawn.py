@@ -124,7 +124,7 @@ class SpawnBatch:
             os.close(fd)
         if fd_limit is not None:
             descriptors.limit_fds(fd_limit)
-        process.set_name("graced-worker")
+        process.set_name("worker")
         self._pid = os.getpid()
         self._zygote = zygote.fileno()
         self._runtime = Runtime(self._context)

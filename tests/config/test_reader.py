@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graced import units
+from graced import program, units
 from graced.config import reader
 from graced.config.identity import UnknownDaemonError
 from graced.config.reader import ConfigReading, Problem
@@ -1174,7 +1174,7 @@ def test_a_file_that_somebody_has_named_has_to_be_there(here: Path, path: str) -
 
 
 def test_name_and_runtime_dir_without_any_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "DEFAULT_PATHS", ("config.yaml", "etc/config.yaml"))
+    monkeypatch.setattr(program, "config", "etc/config.yaml")
     assert reader.read_identity(None, {}, ()) == ("graced", None)
     assert reader.read_identity(None, {"GRACED__NAME": "x"}, ())[0] == "x"
     (here / "etc").mkdir()
