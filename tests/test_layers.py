@@ -24,12 +24,13 @@ MAY = {
     "host": {"log"},
     "config": {"queue", "host", "log"},  # which URLs a queue may have, the queue says
     "control": {"host", "log"},
+    "monitoring": {"control", "host", "log"},
     "queue": {"host", "log"},
     "workers": {"queue", "host", "log"},
     "zygote": WORKERS,
-    "supervisor": {"core", "zygote", "control"} | WORKERS,
+    "supervisor": {"core", "zygote", "control", "monitoring"} | WORKERS,
     "doctor": {"config", "host", "log"},
-    "cli": {"supervisor", "zygote", "control", "config", "doctor"} | WORKERS,
+    "cli": {"supervisor", "zygote", "control", "config", "doctor", "monitoring"} | WORKERS,
     "": {"cli"} | WORKERS,  # graced/__init__.py hands on what users import
 }
 TYPES = {"supervisor": {"config"}}  # what the type checker alone may follow

@@ -200,6 +200,11 @@ def _status(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
 
 
+def _metrics(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("--openmetrics", action="store_true", help="as OpenMetrics 1.0")
+
+
 def _health(parser: Parser) -> None:
     _client_options(parser)
     parser.add_argument(
@@ -259,6 +264,7 @@ COMMANDS: Final = (
     ("check", "tell what is wrong with the configuration", _check),
     ("doctor", "tell what is wrong with how systemd runs it", _doctor),
     ("status", "show what runs now", _status),
+    ("metrics", "print the metrics, as Prometheus reads them", _metrics),
     ("health", "tell whether enough workers can work, for probes", _health),
     ("reload", "load code and configuration anew, and wait", _client_options),
     ("stop", "stop, and wait until the daemon is gone", _stop),

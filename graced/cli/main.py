@@ -135,6 +135,10 @@ def _perform(args: argparse.Namespace) -> int:
             from graced.cli import jobs
 
             return jobs.COMMANDS[args.command](args)
+        case "metrics":
+            from graced.cli import monitoring_commands
+
+            return monitoring_commands.COMMANDS[args.command](args)
     from graced.cli import daemon_commands
 
     return daemon_commands.COMMANDS[args.command](args)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from graced.core.counters import Counters
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -12,11 +14,12 @@ if TYPE_CHECKING:
 class Context:
     """One of it for each daemon."""
 
-    __slots__ = ("_last_id", "jitter", "out")
+    __slots__ = ("_last_id", "counters", "jitter", "out")
 
     def __init__(self, jitter: Callable[[], float]) -> None:
         self._last_id = 0
         self.jitter = jitter
+        self.counters = Counters()
         self.out: list[Action] = []
 
     def new_id(self) -> int:

@@ -177,7 +177,8 @@ class Died(Record):
     ``clean``: with exit status 0, or before its zygote knew it, which has gone meanwhile.
     ``own_handler``: with status 0, and user code has heard SIGTERM in graced's stead, so it
     may have been asked to leave. ``job``: it had one in hand. ``was_ready``: its setup()
-    returned, though that may not have been seen before its end.
+    returned, though that may not have been seen before its end. ``cause``: the reason in one
+    of few words, see :class:`graced.core.counters.DeathCause`, or the signal's name.
     """
 
     worker: int
@@ -191,3 +192,4 @@ class Died(Record):
     own_handler: bool = False
     job: bool = False
     was_ready: bool = False
+    cause: str = "exit"

@@ -18,6 +18,7 @@ jitter are arguments.
 from __future__ import annotations
 
 from graced.core.actions import PrintStack, Say, Spawn, SpawnOrder
+from graced.core.counters import DeathCause, count
 from graced.core.events import Died
 from graced.core.member import Member
 from graced.core.restarts import Restarts
@@ -53,6 +54,8 @@ class Pool:
         self._warned_in = 0  # the generation whose max_rss is too small
         self._context = context
         self._orders: dict[int, list[SpawnOrder]] = {}
+        self._counters = context.counters.of(settings.name)
+        self._vacated: dict[int, str] = {}  # slots that a worker left empty which did not die: why
 
     # -- what it is -----------------------------------------------------------
 
@@ -186,6 +189,7 @@ class Pool:
         if self.candidate is not None:
             self.candidate.target = workers
         self.restarts.proven &= set(range(workers))
+        self._vacated = {slot: why for slot, why in self._vacated.items() if slot < workers}
 
     # -- zygotes --------------------------------------------------------------
 
@@ -291,12 +295,17 @@ class Pool:
     def died(self, member: Member, event: Died, now: float) -> None:
         """A worker is gone."""
         del self.members[member.id]
+        if member.slot < self.target and not self._slots.of(member.slot):
+            self._vacated[member.slot] = self._why_outdated(member) or (
+                "left" if event.planned or event.clean else "death"
+            )
         self.restarts.died(member, event, now, is_up=self.state is PoolState.UP)
 
     def not_spawned(self, member: Member, reason: str, at: str, now: float) -> None:
         """A worker could not be forked; to one that was asked to leave that is all the same."""
         why = f"could not be forked: {reason}"
-        self.died(member, Died(member.id, why, member.leaving, at=at), now)
+        cause = DeathCause.FORK
+        self.died(member, Died(member.id, why, member.leaving, at=at, cause=cause), now)
 
     # -- a new generation -----------------------------------------------------
 
@@ -320,6 +329,8 @@ class Pool:
         """The proposed generation is proven everywhere: it is the current one now."""
         candidate = self.candidate
         assert candidate is not None
+        if candidate.canary is not None and self.state is PoolState.UP:
+            count(self._counters.replacements, "reload")
         self._slots.put_in_force(candidate)
         self._zygotes.put_in_force(candidate.zygote)
         self.state = PoolState.UP
@@ -453,6 +464,8 @@ class Pool:
         zygote: int,
         now: float,
     ) -> int:
+        if (cause := self._cause_of(slot, start_reason)) is not None:
+            count(self._counters.replacements, cause)
         worker = self._context.new_id()
         member = Member(worker, settings, generation, zygote, slot, start_reason, now)
         if settings.max_age is not None:
@@ -469,6 +482,21 @@ class Pool:
         )
         self._orders.setdefault(zygote, []).append(order)
         return worker
+
+    def _cause_of(self, slot: int, start_reason: StartReason) -> str | None:
+        """Return why a worker is started for another; None if it is not, or that is not certain."""
+        vacated = self._vacated.pop(slot, None)
+        if start_reason is StartReason.CANARY:
+            return None  # it is counted once it has proven itself
+        if start_reason in (StartReason.REPLACEMENT, StartReason.PROBE):
+            return "death"
+        whys = (self._why_outdated(member) for member in self._slots.of(slot))
+        return next((why for why in whys if why is not None), vacated)
+
+    def _why_outdated(self, member: Member) -> str | None:
+        if member.generation != self.generation:
+            return "reload"
+        return None if member.wants is None else member.wants.removesuffix("()")
 
     def _send_orders(self) -> None:
         for zygote, orders in self._orders.items():

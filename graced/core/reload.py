@@ -19,6 +19,7 @@ The phases are in :class:`.states.ReloadPhase`, a pool's part in :class:`.states
 from __future__ import annotations
 
 from graced.core.actions import Commit, EndReload, ReadConfig, TellReady, TellReloading
+from graced.core.counters import count
 from graced.core.pool import Pool
 from graced.core.states import CandidateState, DaemonState, PoolState, ReloadPhase
 
@@ -234,4 +235,6 @@ class Reloads:
         self._tell(ok, reason, incomplete=incomplete)
 
     def _tell(self, ok: bool, reason: str | None, *, incomplete: bool = False) -> None:
+        result = "ok" if ok else "incomplete" if incomplete else "refused"
+        count(self._fleet.context.counters.reloads, result)
         self._fleet.out.append(EndReload(ok, reason, incomplete))

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from graced.core.actions import CleanUp, LookAt, Say, WatchRounds
 from graced.core.backoff import Backoff
+from graced.core.counters import DeathCause
+from graced.core.counters import count as count_one
 from graced.core.member import HASTY_BELOW_S, count
 from graced.core.states import Asked, StartReason, WorkerState
 from graced.units import format_duration
@@ -46,6 +48,7 @@ class Restarts:
         self.proven: set[int] = set()  # slots that had a ready worker, and no death since
         self._slots = slots
         self._context = context
+        self._counters = context.counters.of(slots.settings.name)
 
     def put_in_force(self, candidate: Candidate) -> None:
         """Begin anew, with a generation that has proven itself."""
@@ -101,6 +104,7 @@ class Restarts:
             self._left(member, event, unasked, jobs, now, is_up=is_up)
         elif killed and member.failure is None:
             self.backoff.left(member.id, now)
+            count_one(self._counters.stops, "kill")
             self._say("warning", f"worker {member.label} had to be killed", member)
         else:
             self._unplanned(member, reason, event, jobs, now, is_up=is_up)
@@ -119,6 +123,8 @@ class Restarts:
         But one that asks itself would do so for ever, so it is evidence if no other process
         need have asked: it was interrupted, or it left as soon as it had begun.
         """
+        if member.pid is not None:
+            count_one(self._counters.stops, _rung(member, event))
         how = UNASKED if unasked else _how_it_left(member, event)
         hasty = not event.good and now - member.born_at < HASTY_BELOW_S
         own = member.asked is Asked.NOTHING and (unasked or hasty)
@@ -137,6 +143,7 @@ class Restarts:
             self.deaths += 1
             self.last_deaths.append((member.slot, member.pid, event.at, reason, event.rounds))
             del self.last_deaths[:-MAX_LAST_DEATHS]
+            count_one(self._counters.deaths, _cause(member, event))
         missed = self._slots.current_code(member) and (not member.leaving or member.at_fault)
         if is_up and missed and not jobs:
             self._record_death(member, reason, event.good, now)
@@ -216,6 +223,22 @@ class Restarts:
         slot = None if member is None else member.slot
         generation = slots.generation if member is None else member.generation
         self._context.do([Say(level, text, slots.settings.name, slot, generation)])
+
+
+def _rung(member: Member, event: Died) -> str:
+    """Say on which rung of the ladder a worker left that was to leave, or had itself leave."""
+    if member.state is WorkerState.KILLED:
+        return "kill"
+    is_interrupt = event.interrupted or member.state is WorkerState.INTERRUPTED
+    return "interrupt" if is_interrupt else "drain"
+
+
+def _cause(member: Member, event: Died) -> str:
+    """Name what a worker died of: what the core ended it for, before how it ended."""
+    if member.failure is None:
+        return event.cause
+    is_stuck = member.failure == member.overdue_text
+    return DeathCause.ROUND_TIMEOUT if is_stuck else DeathCause.READY_TIMEOUT
 
 
 def _how_it_left(member: Member, event: Died) -> str:

@@ -17,14 +17,16 @@ import mmap
 import os
 from _thread import allocate_lock
 
+from graced.host.histogram import BUCKETS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
 RECORDS: Final = 4096
-RECORD_SIZE: Final = 1024
-_WORDS: Final = 32
-_TEXT_AT: Final = 256
+RECORD_SIZE: Final = 1280
+_WORDS: Final = 64
+_TEXT_AT: Final = 8 * _WORDS
 TEXT_SIZE: Final = RECORD_SIZE - _TEXT_AT
 _LARGEST: Final = 2**63 - 1
 _MOMENT: Final = 1_000_000_000  # ns
@@ -55,6 +57,9 @@ QUEUE: Final = 20  # REACHES or CUT_OFF: it takes jobs, so its pool needs a queu
 TOLD: Final = 21  # 1: it is sent SIGTERM, 2: SIGINT; should handlers of its own catch them
 ACCEPTS: Final = 23  # 1: it takes callers by graced's own loop, which bears a socket that is over
 JOB: Final = 22  # 1: it has a job in hand, which its death would count for
+CUT: Final = 32  # rounds that were interrupted, or ended by sys.exit()
+BUSY_NS: Final = 33  # ns of all rounds that ended
+ROUND_BUCKETS: Final = 34  # of rounds that ended, by how long they took; see host/histogram.py
 
 REACHES: Final = 1  # it reaches its queue, as far as it knows
 CUT_OFF: Final = 2  # it does not
@@ -153,6 +158,8 @@ class WorkerRecord:
     told = _Word(TOLD, 2)
     job = _Word(JOB, 1)
     accepts = _Word(ACCEPTS, 1)
+    cut = _Word(CUT)
+    busy_ns = _Word(BUSY_NS)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
         self.words = words
@@ -173,6 +180,11 @@ class WorkerRecord:
         until, since = self.lease_until, self.lease_since
         sane = 0 < since <= until <= since + longest and since <= now + _MOMENT
         return (since, until) if sane else (0, 0)
+
+    @property
+    def round_buckets(self) -> list[int]:
+        """The histogram of its rounds."""
+        return [max(count, 0) for count in self.words[ROUND_BUCKETS : ROUND_BUCKETS + BUCKETS]]
 
     @property
     def text(self) -> str:

@@ -12,6 +12,7 @@ import signal
 
 from graced import clock
 from graced.core.actions import Spawn, StartZygote
+from graced.core.counters import DeathCause
 from graced.core.events import (
     Died,
     Imported,
@@ -58,6 +59,12 @@ LEASE_LOOK_S = 0.002  # seconds that a worker gets to stop for a look at its lea
 MAX_LEASE_LOOKS = 20  # looks that fail before the kill comes all the same
 TELLS: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}  # what is also told by the scoreboard
 WHERE = {Phase.BORN: " in setup()", Phase.SETUP: " in setup()", Phase.TEARDOWN: " in teardown()"}
+CAUSES = {
+    ExitKind.SETUP_FAILED: DeathCause.SETUP,
+    ExitKind.MAX_ERRORS: DeathCause.MAX_ERRORS,
+    ExitKind.RETURNED: DeathCause.RETURNED,
+    ExitKind.OWN_HANDLER: DeathCause.RETURNED,
+}
 PLANNED = (ExitKind.DRAINED, ExitKind.INTERRUPTED, ExitKind.TEARDOWN_RAISED)
 
 
@@ -264,7 +271,8 @@ class Children:
             self._stacks.reuse(index)
             self._workers[order.worker] = _Worker(index, action.zygote)
             record = self._scoreboard.record(index)
-            self._monitor.add(order.worker, record, pool.round_timeout, clock.monotonic())
+            now = clock.monotonic()
+            self._monitor.add(order.worker, record, pool.round_timeout, now, pool.name)
             orders.append((order.worker, index, order.slot, order.max_rounds, order.max_rss))
         zygote = self._zygotes.get(action.zygote)
         for start in range(0, len(orders), MAX_ORDERS_A_MESSAGE):
@@ -380,7 +388,8 @@ class Children:
         self._groups[worker] = [pid]
         del self._workers[worker], self._by_pid[pid]
         self._monitor.drop(worker)
-        self._emit(Died(worker, "has become another user's and can't be killed", planned=False))
+        why = "has become another user's and can't be killed"
+        self._emit(Died(worker, why, planned=False, cause=DeathCause.LOST))
 
     def lost(self, pid: int | None) -> bool:
         """Whether a process is a worker that could not be killed, and has not ended."""
@@ -504,6 +513,7 @@ class Children:
             own_handler=record.left == ExitKind.OWN_HANDLER and exit.status == 0,
             job=bool(record.job),
             was_ready=bool(record.ready_at),
+            cause=_cause(record.left, exit, oom_killed=oom_killed),
         )
         timed_out = {"timed_out": True} if self._workers[worker].timed_out else {}
         self._last_words[worker] = {
@@ -525,6 +535,15 @@ class Children:
             self._by_pid.pop(found.pid, None)
         self._monitor.drop(worker)
         self._scoreboard.release(found.index)
+
+
+def _cause(left: int, exit: Exit, *, oom_killed: bool) -> str:
+    """Name what a worker died of, in one of few words, for those who count."""
+    if oom_killed:
+        return DeathCause.OOM
+    if exit.code != os.CLD_EXITED:
+        return process.signal_name(exit.status)
+    return CAUSES.get(left, DeathCause.EXIT)
 
 
 def _reason(left: int, text: str, phase: int, exit: Exit, *, oom_killed: bool) -> str:

@@ -17,6 +17,7 @@ from graced.core.events import (
 )
 from graced.core.status import WorkerReading
 from graced.host.scoreboard import CUT_OFF, Phase, Wants, fence
+from graced.supervisor.round_counts import RoundCounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,10 +39,12 @@ class _Watched:
     __slots__ = (
         "ack",
         "added",
+        "busy",
         "due",
         "good",
         "lease",
         "leased",
+        "pool",
         "ready",
         "record",
         "rings",
@@ -51,8 +54,12 @@ class _Watched:
         "wants",
     )
 
-    def __init__(self, record: WorkerRecord, round_timeout: float | None, now: float) -> None:
+    def __init__(
+        self, record: WorkerRecord, round_timeout: float | None, now: float, pool: str
+    ) -> None:
         self.record = record
+        self.pool = pool
+        self.busy = 0.0  # seconds that it was busy, as told last
         self.added = now
         self.rings = 0  # how often it was asked to ring; what stands there it may have changed
         self.round_timeout = round_timeout
@@ -74,21 +81,30 @@ class ScoreboardMonitor:
         self._watched: dict[int, _Watched] = {}
         self._max_lease = 0.0
         self._newest = 0  # workers' ids only grow
+        self._gone: dict[str, RoundCounts] = {}  # what workers did that are gone, by pools
 
     def allow_leases(self, seconds: float) -> None:
         """Believe leases of this length; workers that were forked with a longer one may keep it."""
         self._max_lease = max(self._max_lease, seconds)
 
     def add(
-        self, worker: int, record: WorkerRecord, round_timeout: float | None, now: float
+        self,
+        worker: int,
+        record: WorkerRecord,
+        round_timeout: float | None,
+        now: float,
+        pool: str = "",
     ) -> None:
         """Watch a worker from its spawn order on."""
-        self._watched[worker] = _Watched(record, round_timeout, now)
+        self._watched[worker] = _Watched(record, round_timeout, now, pool)
         self._newest = max(self._newest, worker)
 
     def drop(self, worker: int) -> None:
-        """Forget a worker that is gone."""
-        self._watched.pop(worker, None)
+        """Forget a worker that is gone, but not what it has done."""
+        watched = self._watched.pop(worker, None)
+        if watched is not None:
+            gone = self._gone.setdefault(watched.pool, RoundCounts())
+            gone.add(watched.record, _busy(watched, None))
 
     def to_look_at(self, rang: list[int] | None) -> list[int]:
         """Return which workers to look at, where these workers rang; None: perhaps others as well.
@@ -200,6 +216,14 @@ class ScoreboardMonitor:
         """Return what every worker is doing now."""
         return {worker: _reading(w.record, now) for worker, w in self._watched.items()}
 
+    def round_counts(self, now: float) -> dict[str, RoundCounts]:
+        """Return what each pool's workers have done so far, those that are gone included."""
+        counts = {pool: gone.copy() for pool, gone in self._gone.items()}
+        for watched in self._watched.values():
+            pool = counts.setdefault(watched.pool, RoundCounts())
+            pool.add(watched.record, _busy(watched, now))
+        return counts
+
     # -- steps ------------------------------------------------------------------
 
     def _news(self, worker: int, watched: _Watched) -> list[Event]:
@@ -272,6 +296,18 @@ class ScoreboardMonitor:
             return []
         watched.stuck = True
         return [RoundOverdue(worker, watched.round_timeout or 0.0)]
+
+
+def _busy(watched: _Watched, now: float | None) -> float:
+    """Return the seconds that a worker was busy, with the round in hand; never less than before.
+
+    Between two words that are read, a round may end: then it is in none of them for a moment.
+    """
+    record = watched.record
+    ended = record.busy_ns / NANOSECONDS
+    in_hand = 0.0 if now is None else _reading(record, now).busy_for or 0.0
+    watched.busy = max(watched.busy, ended + in_hand)
+    return watched.busy
 
 
 def _reading(record: WorkerRecord, now: float) -> WorkerReading:

@@ -9,6 +9,7 @@ from graced.core.actions import EndReload, Exit, Extend, TellReady, TellReloadin
 from graced.core.states import DaemonState
 from graced.core.status import LastReload, examine, line, picture
 from graced.host import process
+from graced.supervisor.round_counts import RoundCounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +69,18 @@ class StatusReporter:
             self.last_reload,
             now,
         )
+
+    def counts(self, now: float) -> dict[str, Any]:
+        """Return all that is counted, as JSON data; it only grows while the daemon lives."""
+        counters = self._daemon.context.counters
+        rounds = self._monitor.round_counts(now)
+        return {
+            "reloads": counters.reloads,
+            "pools": {
+                name: {**pool.picture(), **rounds.get(name, RoundCounts()).picture()}
+                for name, pool in counters.pools.items()
+            },
+        }
 
     def words(self) -> str:
         """Return what STATUS= says."""

@@ -144,6 +144,9 @@ class ControlRequests:
             case "status":
                 answer = (request.client, self._status)
                 self._keepers.count(partial(self._answers.append, answer))
+            case "metrics":
+                metrics = (request.client, self._metrics)
+                self._keepers.count(partial(self._answers.append, metrics))
             case "health":
                 self._server.reply(request.client, self._health())
             case "stop":
@@ -170,6 +173,10 @@ class ControlRequests:
         for name, pool in status["pools"].items():
             pool["queue"] = self._keepers.counts(name)
         return {"ok": True, "status": status}
+
+    def _metrics(self) -> Answer:
+        counts = self._reporter.counts(clock.monotonic())
+        return {**self._status(), "counts": counts}
 
     def _health(self) -> Answer:
         health = self._reporter.health(clock.monotonic())

@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import time
 
+from graced.host.histogram import observe
 from graced.host.scoreboard import (
     ACK,
+    BUSY_NS,
+    CUT,
     DEADLINE,
     ERRORS,
     GOOD,
@@ -22,6 +25,7 @@ from graced.host.scoreboard import (
     READY_AT,
     RING_BUSY,
     RING_GOOD,
+    ROUND_BUCKETS,
     ROUND_STARTED,
     ROUNDS,
     STACKS,
@@ -191,9 +195,14 @@ class RecordWriter:
         self.words[ERRORS] += 1
         self.errors_in_row += 1
 
+    def count_cut(self) -> None:
+        """The round that ends was interrupted, or called sys.exit()."""
+        self.words[CUT] += 1
+
     def end_round(self) -> None:
         """A round ended; look whether it was the last that this worker shall do."""
         words = self.words
+        self._count_length()
         self._turn_ready()
         rounds = words[ROUNDS] = words[ROUNDS] + 1
         order = self._order
@@ -201,6 +210,14 @@ class RecordWriter:
             self.want(Wants.MAX_ROUNDS)
         if order.max_rss:
             self._check_rss(order.max_rss)
+
+    def _count_length(self) -> None:
+        """Count how long the round took, without what it has waited."""
+        words = self.words
+        if started := words[ROUND_STARTED]:
+            ns = _now() - started
+            words[BUSY_NS] += ns
+            observe(words, ROUND_BUCKETS, ns)
 
     def _check_rss(self, limit: int) -> None:
         now = _now()

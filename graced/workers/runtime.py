@@ -362,8 +362,10 @@ class Runtime:
         Handlers of logging are user code, and may take their time.
         """
         if self.is_interrupt(error):
+            self.writer.count_cut()
             self.tell_besides(what, error)
         elif isinstance(error, SystemExit):
+            self.writer.count_cut()
             self.last_words = f"{what} called sys.exit({error.code!r})"
         else:
             self.writer.count_error()
