@@ -267,7 +267,7 @@ def test_jobs_go_on_while_the_keeper_is_killed(jobs: Daemon) -> None:
         os.kill(keeper, signal.SIGKILL)
         wait_gone([keeper])
         killed.add(keeper)
-    assert len(jobs.log.matching("its keeper killed by SIGKILL; starting again")) == len(killed)
+    jobs.log.wait("its keeper killed by SIGKILL; starting again", len(killed))
     jobs.events.wait("^end", 120)
     assert len(ended(jobs, "done", 120)) == 120
     assert len(jobs.events.matching("^begin")) == 120
