@@ -62,5 +62,5 @@ $(VENV)/.ready-to-run: $(VENV)/pyvenv.cfg pyproject.toml
 	@touch $@
 
 $(VENV)/.ready-to-test: $(VENV)/pyvenv.cfg pyproject.toml
-	$(INSTALL) --editable '.[test,title,packaging]'
+	$(INSTALL) --editable '.[dev,title,packaging]'
 	@touch $@ $(VENV)/.ready-to-run

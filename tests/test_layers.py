@@ -30,10 +30,12 @@ MAY = {
     "zygote": WORKERS,
     "supervisor": {"core", "zygote", "control", "monitoring"} | WORKERS,
     "doctor": {"config", "host", "log"},
+    "testing": WORKERS,
     "cli": {"supervisor", "zygote", "control", "config", "doctor", "monitoring"} | WORKERS,
     "": {"cli"} | WORKERS,  # graced/__init__.py hands on what users import
 }
 TYPES = {"supervisor": {"config"}}  # what the type checker alone may follow
+EXTRAS = {"testing": {"pytest"}}  # what packages import of the extras that are for them
 # What core may have of the standard library: types and arithmetic, nothing that does anything.
 PURE = {"__future__", "collections", "enum", "functools", "itertools", "math", "operator", "typing"}
 
@@ -94,6 +96,7 @@ def test_core_knows_nothing_of_the_machine(file: Path) -> None:
 @pytest.mark.parametrize("file", modules(), ids=module_name)
 def test_only_declared_dependencies(file: Path) -> None:
     declared = {"graced", "daemon", "sdnotify", "yaml", "setproctitle"}
+    declared |= EXTRAS.get(package(module_name(file)), set())
     for name, line in imported(file):
         top = name.split(".")[0]
         known = top in declared or top in sys.stdlib_module_names

@@ -86,6 +86,11 @@ class Wakeup:
         except BlockingIOError:
             pass
 
+    def wake(self) -> None:
+        """Wake the thread that hears signals, as one of them would."""
+        if self._pipe is not None:
+            os.write(self._pipe[1], b"\0")
+
     def close(self) -> None:
         """Let signals write nowhere; for a process that goes on without them."""
         if self._pipe is not None:
@@ -93,6 +98,9 @@ class Wakeup:
             os.close(self._pipe[0])
             os.close(self._pipe[1])
             self._pipe = None
+        if self._level >= 0:
+            os.close(self._level)
+            self._level = -1
 
     def forget(self) -> None:
         """In a forked process: what is here is its parent's."""

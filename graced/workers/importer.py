@@ -55,7 +55,7 @@ def load_class(pool: settings.Pool, call: Call = plainly) -> type[Worker]:
         if isinstance(error, WorkerInterrupt) and call is not plainly:
             raise
         raise LoadError(_why(error, pool)) from error
-    return _checked(found, module_name, class_name)
+    return checked_class(found, module_name, class_name)
 
 
 def _attribute(module: object, dotted: str, call: Call) -> object:
@@ -86,7 +86,8 @@ def _folders_of(module: object) -> list[str]:
     return list(getattr(module, "__path__", ()))
 
 
-def _checked(found: object, module_name: str, class_name: str) -> type[Worker]:
+def checked_class(found: object, module_name: str, class_name: str) -> type[Worker]:
+    """Return a class that can be a worker's; LoadError if it can't."""
     from graced.workers.base import Worker
 
     where = f"{module_name}:{class_name}"

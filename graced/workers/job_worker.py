@@ -73,6 +73,10 @@ class JobWorker(Worker):
             raise RuntimeError("there is no queue outside of a daemon; call handle() with a Job")
         return self.__end
 
+    def _use(self, end: Any) -> None:
+        """Take jobs from another end than a daemon's, such as one in memory."""
+        self.__end = end
+
     def _turn(self) -> None:
         """Do one job after the other; when asked to drain, say good-bye to the queue.
 
@@ -127,18 +131,22 @@ class JobWorker(Worker):
     def _outcome(self, job: Job) -> Outcome:
         """Handle a job in a round; return what has become of it."""
         outcome: Outcome
-        of = f"job {job.id} (attempt {job.attempt}): "
         try:
-            result = self._graced.round(self.handle, job, calm=_CALM, of=of)
+            result = self._round(job)
         except BaseException as error:
             if isinstance(error, SystemExit) or self._is_interrupt(error):
                 raise
             outcome = self._failure(job, error)
         else:
-            outcome = _done(result)
+            outcome = outcome_of(result)
             if isinstance(outcome, Raised):
                 self._graced.log.error(f"job {job.id}: {_unusable(result)}", job=job.id)
         return outcome
+
+    def _round(self, job: Job) -> Any:
+        """Handle a job in a round; return what that returns, raise what it raises."""
+        of = f"job {job.id} (attempt {job.attempt}): "
+        return self._graced.round(self.handle, job, calm=_CALM, of=of)
 
     def _is_interrupt(self, error: BaseException) -> bool:
         """Return whether an interrupt ended the job; what it says of itself goes before that."""
@@ -187,7 +195,8 @@ def _end_of(address: QueueAddress, worker: int) -> WorkerEnd:
         raise NoQueue(f"cannot lock a file beside the queue: {where}: {error.strerror}") from error
 
 
-def _done(result: Any) -> Done | Raised:
+def outcome_of(result: Any) -> Done | Raised:
+    """Return what becomes of a job whose handle() has returned."""
     if result is None:
         return Done()
     try:

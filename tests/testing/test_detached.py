@@ -1,0 +1,240 @@
+"""A worker in a test of its user's: graced.testing.worker()."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from graced import Discard, Job, JobWorker, Retry, SocketWorker, Worker, WorkerInterrupt
+from graced.testing import MemoryQueue, worker
+from graced.workers import Command
+
+
+class Poller(Worker):
+    """Counts; raises, waits, asks as its options say."""
+
+    done = 0
+    told: tuple[str, ...] = ()
+
+    def setup(self) -> None:
+        self.told += ("setup",)
+
+    def step(self) -> None:
+        self.done += self.options.get("by", 1)
+        self.log.info("round %d of %s/%d", self.done, self.pool, self.slot)
+        if self.options.get("raises"):
+            raise OSError("no network")
+        self.told += (str(self.wait(self.options.get("wait", 0))),)
+
+    def teardown(self) -> None:
+        self.told += ("teardown",)
+
+
+class Thumbs(JobWorker):
+    def handle(self, job: Job) -> Any:
+        match job.payload:
+            case "again":
+                raise Retry(after=3600)
+            case "never":
+                raise Discard("no picture")
+            case "bad":
+                raise ValueError("bad picture")
+            case "cut":
+                self.wait()
+            case "once":
+                if job.attempt == 1:
+                    raise ValueError("at first")
+            case "set":
+                return {1, 2}
+        return {"path": job.payload, "size": self.options["size"], "attempt": job.attempt}
+
+
+def test_rounds_between_setup_and_teardown(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), worker(Poller, options={"by": 2}, slot=3) as detached:
+        detached.step()
+        assert detached.run(2) == 2
+        poller = detached.worker
+    assert poller.done == 6
+    assert poller.told == ("setup", "False", "False", "False", "teardown")
+    assert "round 2 of jobs/3" in caplog.messages
+
+
+def test_a_step_raises_and_run_logs_as_a_daemon_does(caplog: pytest.LogCaptureFixture) -> None:
+    with worker(Poller, options={"raises": True}, max_errors=3) as detached:
+        with pytest.raises(OSError, match="no network"):
+            detached.step()
+        assert detached.run() == 2  # three in a row are as many as it may
+        assert detached.errors == 3
+    assert caplog.messages.count("step() raised") == 3
+    assert detached.worker.told == ("setup", "teardown")
+
+
+def test_a_drain_ends_wait_and_run_from_any_thread() -> None:
+    with worker(Poller, options={"wait": None}) as detached:
+        assert not detached.worker.draining
+        threading.Timer(0.05, detached.drain).start()
+        assert detached.run() == 1
+        assert detached.worker.draining
+        assert detached.worker.told == ("setup", "True")
+
+
+def test_an_interrupt_ends_a_wait() -> None:
+    with worker(Poller, options={"wait": None}) as detached:
+        threading.Timer(0.05, detached.interrupt).start()
+        with pytest.raises(WorkerInterrupt):
+            detached.step()
+    assert detached.worker.told == ("setup", "teardown")
+
+
+def test_what_setup_raises_is_raised_and_nothing_is_torn_down() -> None:
+    class Broken(Poller):
+        def setup(self) -> None:
+            raise RuntimeError("no database")
+
+        def teardown(self) -> None:
+            raise AssertionError("there is nothing to tear down")
+
+    with pytest.raises(RuntimeError, match="no database"), worker(Broken):
+        pass
+
+
+def test_a_loop_of_ones_own() -> None:
+    class Loop(Worker):
+        turns = 0
+
+        def run(self) -> None:
+            while not self.draining:
+                self.turns += 1
+                if self.turns == 3:
+                    detached.drain()
+
+    with worker(Loop) as detached:
+        detached.run()
+        assert detached.worker.turns == 3
+
+
+@pytest.mark.parametrize("cls", [Worker, JobWorker, object])
+def test_a_class_that_a_daemon_would_refuse(cls: type[Any]) -> None:
+    with pytest.raises(TypeError, match=r"define (step|handle)|not a subclass"):
+        worker(cls)
+
+
+# Jobs
+
+
+def test_a_job_by_itself() -> None:
+    with worker(Thumbs, options={"size": 8}) as detached:
+        assert detached.handle("a.png") == {"path": "a.png", "size": 8, "attempt": 1}
+        assert detached.handle(Job(7, ("b", 1), 3, 0.0)) == {
+            "path": ["b", 1],
+            "size": 8,
+            "attempt": 3,
+        }
+        for payload, error in (("again", Retry), ("never", Discard), ("bad", ValueError)):
+            with pytest.raises(error):
+                detached.handle(payload)
+        with pytest.raises(TypeError, match="no JSON value"):
+            detached.handle("set")
+        with pytest.raises(TypeError):
+            detached.handle({1, 2})
+        assert detached.errors == 1  # Retry and Discard are none
+        assert len(detached.queue) == 0
+
+
+def test_jobs_of_the_queue_end_as_in_a_daemon() -> None:
+    jobs = ["a.png", "once", "again", "never", "bad", "set"]
+    with worker(Thumbs, {"size": 1}, jobs, max_attempts=2) as detached:
+        assert detached.run(1) == 1
+        assert detached.queue.counts() == {"waiting": 5, "taken": 0, "done": 1, "dead": 0}
+        before = detached.queue.now
+        assert detached.run() == 9
+        assert detached.queue.now >= before + 3600  # of Retry(after=3600), in no time
+    states = {job.payload: (job.state, job.attempts) for job in detached.queue.jobs()}
+    assert states == {
+        "a.png": ("done", 0),
+        "once": ("done", 1),
+        "again": ("dead", 2),
+        "never": ("dead", 1),
+        "bad": ("dead", 2),
+        "set": ("dead", 2),
+    }
+    once, bad = detached.queue.job(2), detached.queue.job(5)
+    assert once.result == {"path": "once", "size": 1, "attempt": 2}
+    assert "ValueError: bad picture" in bad.evidence[0]["reason"]
+    assert "in handle" in bad.evidence[0]["traceback"]
+
+
+def test_an_interrupted_job_waits_again() -> None:
+    with worker(Thumbs, {"size": 1}, ["cut", "b.png"]) as detached:
+        threading.Timer(0.05, detached.interrupt).start()
+        with pytest.raises(WorkerInterrupt):
+            detached.run()
+    assert [(job.state, job.attempts) for job in detached.queue.jobs()] == [("waiting", 0)] * 2
+
+
+def test_order_and_terms_of_jobs() -> None:
+    queue = MemoryQueue()
+    late = queue.submit("late", delay=60, priority=9)
+    low, first = queue.submit("low"), queue.submit("first", priority=1)
+    assert queue.submit("x", unique="key") == queue.submit("y", unique="key")
+    taken = []
+    while (job := queue.take()) is not None:
+        taken.append(job.id)
+    assert taken == [first, low, first + 1, late]
+    with pytest.raises(ValueError):
+        queue.submit("x", priority=101)
+    with pytest.raises(ValueError):
+        queue.submit("x" * (1 << 20))
+    with pytest.raises(TypeError):
+        queue.submit_many(["fine", {1}])
+    assert len(queue.jobs()) == 4
+
+
+def test_commands_run() -> None:
+    with worker(Command, options={"env": {"WHAT": "told"}}) as detached:
+        assert detached.handle({"argv": ["sh", "-c", 'test "$WHAT" = told']}) == {"exit": 0}
+
+
+def test_connections() -> None:
+    class Echo(SocketWorker):
+        def handle(self, connection: socket.socket, address: Any) -> None:
+            connection.sendall(connection.recv(100).upper())
+
+    with worker(Echo) as detached:
+        address = detached.worker.sockets[0].getsockname()
+        with socket.create_connection(address) as client:
+            client.sendall(b"hello")
+            assert detached.run(1) == 1
+            assert client.recv(100) == b"HELLO"
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.sendall(b"you")
+            detached.handle(theirs, "")
+            assert ours.recv(100) == b"YOU"
+
+
+def test_it_leaves_no_descriptor_and_no_wakeup_behind() -> None:
+    import os
+    import signal
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with worker(Poller):  # what is imported at first stays
+        pass
+    before = descriptors()
+    for _ in range(3):
+        with worker(Poller, options={"wait": 0}) as detached:
+            thread = threading.Thread(target=detached.worker.wait, args=(10,))
+            thread.start()
+            detached.drain()
+            thread.join()
+            detached.run()
+    assert descriptors() == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert time.time() - detached.queue.now < 60
