@@ -41,7 +41,9 @@ PURE = {"__future__", "collections", "enum", "functools", "itertools", "math", "
 
 
 def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+    """Return the program's own: what is in template/ is another program's."""
+    other = PACKAGE / "template"
+    return [file for file in sorted(PACKAGE.rglob("*.py")) if other not in file.parents]
 
 
 def imported(file: Path) -> Iterator[tuple[str, int]]:

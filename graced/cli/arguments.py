@@ -39,6 +39,8 @@ def parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"{program.name} {program.version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, what, options in COMMANDS:
+        if name == "new" and program.name != "graced":  # of graced's users, not of theirs
+            continue
         command = commands.add_parser(
             name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
         )
@@ -259,6 +261,13 @@ def _jobs(parser: Parser) -> None:
     parser.add_argument("ids", metavar="ID", nargs="*", help="the jobs to retry or drop")
 
 
+def _new(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of the daemon, its command and its packages")
+    parser.add_argument("--dir", metavar="DIR", help="the project's folder (else ./NAME)")
+    parser.add_argument("--kind", choices=KINDS, default="jobs", help="what its workers do (jobs)")
+
+
+KINDS: Final = ("jobs", "loop")
 COMMANDS: Final = (
     ("run", "run in the foreground", _run),
     ("check", "tell what is wrong with the configuration", _check),
@@ -272,4 +281,5 @@ COMMANDS: Final = (
     ("stacks", "print the Python stack of every process", _client_options),
     ("submit", "add a job to a queue", _submit),
     ("jobs", "list jobs, retry or drop them", _jobs),
+    ("new", "make a project of your own daemon", _new),
 )

@@ -127,6 +127,10 @@ def _perform(args: argparse.Namespace) -> int:
             from graced.cli.check import check
 
             return check(args)
+        case "new":
+            from graced.cli.new import new
+
+            return new(args)
         case "doctor":
             from graced.cli.doctor import doctor
 

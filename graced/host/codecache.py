@@ -28,6 +28,7 @@ COMMANDS = (
     "cli.doctor",
     "cli.errors",
     "cli.find_queue",
+    "cli.new",
     "cli.job_table",
     "cli.jobs",
     "cli.run",
@@ -103,7 +104,7 @@ def _modules(package: str, folder: str) -> Iterator[tuple[str, str]]:
         stem, extension = os.path.splitext(entry.name)
         if extension == ".py":
             yield (package if stem == "__init__" else f"{package}.{stem}"), entry.path
-        elif entry.is_dir() and stem.isidentifier() and stem != "__pycache__":
+        elif os.path.exists(os.path.join(entry.path, "__init__.py")):  # else it is no code of ours
             yield from _modules(f"{package}.{stem}", entry.path)
 
 
