@@ -23,6 +23,7 @@ from graced.config.show import leaf  # noqa: E402
 from graced.record import Record  # noqa: E402
 
 DURATION = r"^ *(\d+\.?\d*|\.\d+) *(ms|s|m|h|d)?$"
+NAMED = ("pools", "schedules")
 TEXT = {"type": ["string", "number"]}
 SIZE = r"^ *(\d+\.?\d*|\.\d+) *[KMGT]?$"
 
@@ -40,6 +41,7 @@ def sections() -> Iterator[tuple[str, type[Record]]]:
     yield "pools.NAME", settings.Pool
     yield "pools.NAME.backoff", settings.Backoff
     yield "pools.NAME.retry", settings.Retry
+    yield "schedules.NAME", settings.Schedule
 
 
 def keys() -> list[str]:
@@ -110,7 +112,7 @@ def _section(section: str, record: type[Record]) -> str:
     lines += ["| key | type | default | meaning | example |", "| --- | --- | --- | --- | --- |"]
     for key, name, field, default in rows(record, f"{section}." if section else ""):
         doc = DOCS[key]
-        shown = "" if isinstance(default, Record) or name == "pools" else f"`{_default(key)}`"
+        shown = "" if isinstance(default, Record) or key in NAMED else f"`{_default(key)}`"
         example = f"`{doc.example}`" if doc.example else ""
         lines.append(f"| `{name}` | {_type(field)} | {shown} | {doc.meaning} | {example} |")
     return "\n".join(lines) + "\n"
@@ -158,6 +160,8 @@ def _collection(kind: kinds.Kind) -> str:
             return "address or list of addresses"
         case kinds.Variables():
             return "mapping of texts"
+        case kinds.Value():
+            return "any value"
     return "mapping"
 
 
@@ -191,7 +195,7 @@ def _property(key: str, field: kinds.Field, default: Any) -> dict[str, Any]:
         found = {"anyOf": [found, {"type": "null"}]}
     if doc != "See below.":
         found = {"description": doc, **found}
-    if not isinstance(default, Record) and key != "pools":
+    if not isinstance(default, Record) and key not in NAMED:
         found["default"] = _json_default(default, field)
     return found
 
@@ -224,10 +228,10 @@ def _json_kind(kind: kinds.Kind, key: str) -> dict[str, Any]:
             return text if pattern else TEXT
         case kinds.Section(record):
             return _object(record, f"{key}.")
-    return _json_collection(kind)
+    return _json_collection(kind, key)
 
 
-def _json_collection(kind: kinds.Kind) -> dict[str, Any]:
+def _json_collection(kind: kinds.Kind, key: str) -> dict[str, Any]:
     match kind:
         case kinds.Names() | kinds.Folders():
             return {"type": ["array", "null"], "items": TEXT}
@@ -237,14 +241,15 @@ def _json_collection(kind: kinds.Kind) -> dict[str, Any]:
         case kinds.Variables():
             values = {"type": ["string", "number", "boolean"]}
             return {"type": ["object", "null"], "additionalProperties": values}
-        case kinds.Pools():
+        case kinds.Named(record):
             names = {"pattern": f"^{texts.NAME}$", "maxLength": texts.MAX_NAME_LENGTH}
-            pool = _object(settings.Pool, "pools.NAME.")
             return {
                 "type": ["object", "null"],
                 "propertyNames": names,
-                "additionalProperties": pool,
+                "additionalProperties": _object(record, f"{key}.NAME."),
             }
+        case kinds.Value():
+            return {}
     return {"type": ["object", "null"]}
 
 

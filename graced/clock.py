@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
 monotonic = time.monotonic
 monotonic_ns = time.monotonic_ns
 
@@ -20,3 +24,17 @@ def iso(at_ns: int | None = None) -> str:
     t = time.gmtime(seconds)
     day = f"{t.tm_year:04d}-{t.tm_mon:02d}-{t.tm_mday:02d}"
     return f"{day}T{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}.{rest // 1_000_000:03d}Z"
+
+
+def zone(name: str) -> tzinfo:
+    """Return a time zone by its name in the IANA's table. ValueError if there is none."""
+    if name == "UTC":  # without a table, too
+        from datetime import UTC
+
+        return UTC
+    from zoneinfo import ZoneInfo
+
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"there is no time zone {name}") from error

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
     Level = Literal["debug", "info", "warning", "error"]
     Format = Literal["auto", "text", "json", "journal"]
+    Missed = Literal["skip", "once", "all"]
+    Overlap = Literal["queue", "skip"]
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "text", "json", "journal")
+MISSED = ("skip", "once", "all")
+OVERLAPS = ("queue", "skip")
 MAX_LEASE = 3600.0  # seconds
 MOST_ATTEMPTS = 1_000_000_000  # of a job: for ever, and still a number that fits everywhere
 
@@ -79,6 +83,21 @@ class Pool(Record):
     keep_done: Duration = 86400.0
     max_waiting: int | None = None
     submit_group: str | None = None
+    scheduled: tuple[str, ...] = ()  # no key: the schedules that submit to it
+
+
+class Schedule(Record):
+    """A job that is submitted again and again, by the clock."""
+
+    name: str
+    pool: str = ""
+    cron: str | None = None
+    every: Duration | None = None
+    zone: str = "UTC"
+    payload: Any | None = None
+    missed: Missed = "once"
+    overlap: Overlap = "queue"
+    jitter: Duration = 0.0
 
 
 class Settings(Record):
@@ -93,3 +112,4 @@ class Settings(Record):
     log: Log = Log()
     watchdog_quorum: int = 1
     pools: Mapping[str, Pool] = {}
+    schedules: Mapping[str, Schedule] = {}

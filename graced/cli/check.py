@@ -11,6 +11,7 @@ import select
 import signal
 import time
 
+from graced import clock
 from graced.config import reader
 from graced.exitcodes import CONFIG, CUT_OFF
 from graced.host import credentials, descriptors, process, signals
@@ -23,10 +24,12 @@ from graced.workers.importer import late_variables, load_class, preload
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from typing import Final, NoReturn
 
-    from graced.settings import Pool, Settings
+    from graced.settings import Pool, Schedule, Settings
 
+INSTANTS: Final = 3  # of each schedule
 MAX_REASON_BYTES: Final = 65536
 LAST_WORDS_S: Final = 0.5  # for other processes that hold the pipe when the import has ended
 
@@ -53,7 +56,24 @@ def check(args: argparse.Namespace) -> int:
         return CONFIG
     if not args.show:
         print(f"{reading.path}: ok")
+        for schedule in reading.settings.schedules.values():
+            print(f"schedule {schedule.name} (pool {schedule.pool}): {', '.join(_next(schedule))}")
     return 0
+
+
+def _next(schedule: Schedule) -> Iterator[str]:
+    """Yield the next instants of a schedule, as clocks show them in its zone."""
+    from datetime import datetime
+
+    from graced.cron import following, rule_of
+
+    zone, instant = clock.zone(schedule.zone), int(time.time())
+    for _ in range(INSTANTS):
+        found = following(rule_of(schedule), zone, instant)
+        if found is None:
+            return
+        instant = found
+        yield datetime.fromtimestamp(instant, zone).isoformat()
 
 
 def _why_not(pool: Pool, settings: Settings, where: str) -> str | None:

@@ -14,16 +14,23 @@ from graced.config.schema import (
     Addresses,
     Field,
     Folders,
+    Named,
     Names,
     Plain,
-    Pools,
     Section,
     Text,
+    Value,
     Variables,
     fields,
 )
-from graced.config.validators import ConfigValueError, address, check_name, folder
-from graced.settings import Log, Pool, Settings
+from graced.config.validators import (
+    ConfigValueError,
+    address,
+    check_name,
+    folder,
+    name_of_pool,
+)
+from graced.settings import Log, Pool, Schedule, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     from graced.record import Record
 
 _MAPPING = "write keys and values below it, indented"
-_POOL_NAME = Text(lambda name, _mark: name, "name")  # whether there is one is a rule
+_POOL_NAME = Text(name_of_pool, "name")
 _FOLDER = Text(folder, "path")
 _ADDRESS = Text(address, "address")
 _FEW = 20  # suggestions take time
@@ -51,7 +58,10 @@ class Builder:
 
     def settings(self, tree: Map) -> Settings:
         """Return the settings of *tree*, with defaults in place of what is wrong."""
-        return Settings(**self._section(Settings, tree, ""))
+        found = Settings(**self._section(Settings, tree, ""))
+        if not found.schedules:
+            return found
+        return found.replace(pools={name: _scheduled(p, found) for name, p in found.pools.items()})
 
     def problem(self, mark: Mark, key: str, what: str, advice: str) -> None:
         """Note that the value of *key* is wrong."""
@@ -75,7 +85,8 @@ class Builder:
 
     def _unknown_advice(self, name: str, record: type[Record]) -> str:
         known = tuple(fields(record))
-        for section, place in ((Pool, "pools.NAME"), (Log, "log")):
+        sections = ((Pool, "pools.NAME"), (Log, "log"), (Schedule, "schedules.NAME"))
+        for section, place in sections:
             if record is Settings and name in fields(section):
                 return f"did you mean '{place}.{name}'?"
         if record is Pool and name in fields(Settings):
@@ -86,7 +97,7 @@ class Builder:
         node = entry.value if entry else None
         if node:
             self.marks[key] = node.mark
-        if isinstance(field.kind, (Section, Pools, Variables, Plain)):
+        if isinstance(field.kind, (Section, Named, Variables, Plain)):
             return self._mapping(field.kind, node or EMPTY, key)
         self.sources[key] = node.mark.place if node else "default"
         if node is None:
@@ -104,8 +115,11 @@ class Builder:
         match kind:
             case Section(record):
                 return record(**self._section(record, tree, f"{key}."))
-            case Pools():
-                return {name: self._pool(name, entry) for name, entry in tree.entries.items()}
+            case Named(record):
+                entries = tree.entries.items()
+                if not entries:
+                    self.sources[key] = tree.mark.place
+                return {name: self._named(record, name, entry, key) for name, entry in entries}
             case Variables():
                 self._note_leaves(tree, key)
                 return self._variables(tree, key)
@@ -121,14 +135,15 @@ class Builder:
             self.problem(node.mark, key, "is not a mapping", _MAPPING)
         return Map({}, node.mark)
 
-    def _pool(self, name: str, entry: Entry) -> Pool:
-        key = f"pools.{name}"
+    def _named(self, record: type[Record], name: str, entry: Entry, above: str) -> Any:
+        key = f"{above}.{name}"
         self.marks[key] = entry.key.mark
         try:
             check_name(name, entry.key.mark)
         except ConfigValueError as wrong:
             self.problem(entry.key.mark, key, wrong.what, wrong.remedy)
-        return Pool(name, **self._section(Pool, self._map(entry.value, key), f"{key}."))
+        found: Any = record
+        return found(name, **self._section(record, self._map(entry.value, key), f"{key}."))
 
     def _note_leaves(self, node: Node, key: str) -> None:
         """Note where the values came from whose keys are the user's own."""
@@ -159,7 +174,10 @@ class Builder:
                 if isinstance(node, Scalar) and not node.is_null:
                     return (_ADDRESS.check(text(node, _ADDRESS.noun), node.mark),)
                 return self._list(node, key, _ADDRESS, "[tcp://127.0.0.1:8080]")
-            case Section() | Pools() | Variables() | Plain():
+            case Value():
+                self._note_leaves(node, key)
+                return _json(self._plain(node, key))
+            case Section() | Named() | Variables() | Plain():
                 raise AssertionError(kind)
         if not isinstance(node, Scalar):
             raise ConfigValueError(f"is {_shape(node)}", remedy(kind))
@@ -201,6 +219,25 @@ class Builder:
         except ConfigValueError as wrong:
             self.problem(node.mark, key, wrong.what, wrong.remedy)
             return None
+
+
+def _scheduled(pool: Pool, settings: Settings) -> Pool:
+    of = [name for name, each in settings.schedules.items() if each.pool == pool.name]
+    return pool.replace(scheduled=tuple(of))
+
+
+def _json(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    from graced.queue import jsonvalue
+    from graced.queue.job import MAX_PAYLOAD
+
+    try:
+        text = jsonvalue.written(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigValueError(f"is no JSON value: {error}", "write what JSON has") from None
+    if jsonvalue.size(text) > MAX_PAYLOAD:
+        raise ConfigValueError("is more than 1 MiB of JSON", "write the path of a file instead")
+    return jsonvalue.read(text)
 
 
 def _shape(node: Node) -> str:

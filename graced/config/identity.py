@@ -12,7 +12,7 @@ import os
 
 from graced import program
 from graced.config.files import base_of, overlays, read_bytes
-from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchPool, variables
+from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchName, variables
 from graced.config.nodes import Map, Mark, Scalar, Source
 from graced.config.parser import compose
 from graced.config.scalars import read_scalar
@@ -89,7 +89,7 @@ def flag_problem(flag: str) -> str | None:
         KeyPath(Map({}, Mark(source)), loose=False).keys(key.split("."))
         if key in KEYS:
             _check(key, value, source)
-    except NoSuchPool:
+    except NoSuchName:
         return None
     except ConfigValueError as wrong:
         return f"{key}: {wrong.what}; {wrong.remedy}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from graced.config.nodes import Map
 from graced.config.scalars import suggestion
-from graced.config.schema import Plain, Pools, Section, Variables, fields
+from graced.config.schema import Named, Plain, Section, Value, Variables, fields
 from graced.config.validators import ConfigValueError
-from graced.settings import Pool, Settings
+from graced.settings import Settings
 from graced.text import printable
 
 TYPE_CHECKING = False
@@ -28,14 +28,14 @@ def variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(names, key=lambda name: (name.count("__"), name))
 
 
-class NoSuchPool(ConfigValueError):
-    """A variable or flag for a pool that no file has."""
+class NoSuchName(ConfigValueError):
+    """A variable or flag for a pool or a schedule that no file has."""
 
 
 class KeyPath:
     """Finds the keys that the parts of a variable's or a flag's name stand for.
 
-    A pool has to be there already: a slip of the pen must not start a new one.
+    A pool, or a schedule, has to be there already: a slip of the pen must not start a new one.
     """
 
     def __init__(self, tree: Map, loose: bool) -> None:
@@ -60,26 +60,26 @@ class KeyPath:
         match kind:
             case Section(record):
                 return self._section(record, rest, node)
-            case Pools():
-                return self._pool(rest, node)
+            case Named():
+                return self._named(kind, rest, node)
             case Variables():
                 name = ("__" if self.loose else ".").join(rest)
                 return [self._found(name, _names(node)) or name]
-            case Plain():
+            case Plain() | Value():
                 return self._plain(rest, node)
         raise ConfigValueError(
             "unknown key", "leave out what follows: there are no keys below this one"
         )
 
-    def _pool(self, segments: list[str], node: Node) -> list[str]:
+    def _named(self, kind: Named, segments: list[str], node: Node) -> list[str]:
         names = _names(node)
         name = self._found(segments[0], names)
         if name is None:
             advice = suggestion(segments[0], names) if names else "write it into a file first"
-            raise NoSuchPool(f"there is no pool '{printable(segments[0], 60)}'", advice)
+            raise NoSuchName(f"there is no {kind.noun} '{printable(segments[0], 60)}'", advice)
         if len(segments) == 1:
             return [name]
-        return [name, *self._section(Pool, segments[1:], _child(node, name))]
+        return [name, *self._section(kind.record, segments[1:], _child(node, name))]
 
     def _plain(self, segments: list[str], node: Node) -> list[str]:
         found = []

@@ -10,7 +10,7 @@ import os
 
 from graced import program
 from graced.config.files import NotText, base_of, decode, overlays, read_bytes
-from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchPool, variables
+from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchName, variables
 from graced.config.nodes import Entry, Map, Mark, Scalar, Source
 from graced.config.parser import compose
 from graced.config.validators import ConfigValueError
@@ -117,7 +117,7 @@ class Layers:
             keys = KeyPath(self.tree, loose).keys(segments)
         except ConfigValueError as wrong:
             written = ".".join(s.lower() for s in segments) if loose else ".".join(segments)
-            if self.complete or not isinstance(wrong, NoSuchPool):
+            if self.complete or not isinstance(wrong, NoSuchName):
                 self.problems.append(mark.problem(written, wrong.what, wrong.remedy))
             return
         before = self.complete
@@ -144,7 +144,7 @@ def merge(old: Map, new: Map, path: tuple[str, ...] = ()) -> Map:
 def _merged(old: Node, new: Node, path: tuple[str, ...]) -> Node:
     if isinstance(old, Map) and isinstance(new, Map):
         return merge(old, new, path)
-    is_free = len(path) > 3 and path[0] == "pools" and path[2] == "options"
+    is_free = len(path) > 3 and path[::2][:2] in (("pools", "options"), ("schedules", "payload"))
     if isinstance(old, Map) and isinstance(new, Scalar) and new.is_null and not is_free:
         return old
     return new

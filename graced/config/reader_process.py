@@ -91,7 +91,7 @@ def _told(secrets: MemoryFile, reading: ConfigReading) -> tuple[Any, ...]:
 def _plain(secrets: MemoryFile, value: Any, key: str = "") -> Any:
     """Return a value as marshal knows it: of records the name and the values."""
     if key in SECRET_KEYS:
-        return secrets.write(dict(value))
+        return secrets.write(value)
     if isinstance(value, Record):
         fields = names(value)
         return type(value).__name__, [_plain(secrets, getattr(value, f), f) for f in fields]

@@ -26,6 +26,9 @@ SECTIONS: dict[str, str] = {
     "wait: `first`, `first` times `factor`, and so on up to `limit`.",
     "pools.NAME.retry": "A job that raised is tried again after `first`, then after `first` times "
     "`factor`, and so on up to `limit`, until `max_attempts` are over.",
+    "schedules.NAME": "A schedule submits jobs to a pool by the clock: exactly one for each of its "
+    "instants, whatever is restarted, reloaded or runs twice; see [schedules](schedules.md). It "
+    "has `cron` or `every`. A new one starts now; names are as those of pools.",
 }
 
 DOCS: dict[str, Doc] = {
@@ -68,7 +71,8 @@ DOCS: dict[str, Doc] = {
         "0: none. At most as many as all pools have workers.",
         "2",
     ),
-    "pools": Doc("The pools by name, see below. At least one."),
+    "pools": Doc("The pools by name, at least one, see below."),
+    "schedules": Doc("Jobs that are submitted by the clock, by name, see below."),
     "log.level": Doc("The least level that is written.", "debug"),
     "log.format": Doc(
         "How a line looks: `auto` is `journal` under systemd and `text` else; `json` is one "
@@ -186,4 +190,38 @@ DOCS: dict[str, Doc] = {
     "pools.NAME.retry.first": Doc("The wait before the second attempt.", "10s"),
     "pools.NAME.retry.factor": Doc("How much longer each wait is than the one before.", "3"),
     "pools.NAME.retry.limit": Doc("The longest wait, at least `first`.", "1h"),
+    "schedules.NAME.pool": Doc("The pool that has the jobs; its workers take jobs.", "database"),
+    "schedules.NAME.cron": Doc(
+        "Minute, hour, day of month, month and day of week, as in cron(5): numbers, names, lists, "
+        "ranges, steps; where both days are restricted, one will do; Sunday is 0 and 7. Or "
+        "`@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`. A time that a day does not have is "
+        "the first instant after it, one that comes twice is the first; an expression whose "
+        "minute or hour begins with a star goes by elapsed time.",
+        '"30 2 * * mon-fri"',
+    ),
+    "schedules.NAME.every": Doc(
+        "Instead of `cron`: once in so many seconds, counted from 1970-01-01 00:00 UTC so that "
+        "all hosts have the same instants. Whole seconds.",
+        "10m",
+    ),
+    "schedules.NAME.zone": Doc(
+        "The time zone of `cron`, a name in the IANA's table.", "Europe/Berlin"
+    ),
+    "schedules.NAME.payload": Doc(
+        "What the jobs have as payload: any JSON value. For `Command`: `{argv: [make, report]}`.",
+        "{argv: [make, report]}",
+    ),
+    "schedules.NAME.missed": Doc(
+        "What becomes of the instants that fell due while no daemon was there: `skip` all, run the "
+        "last one (`once`), or `all` of them, the last 1000 at most.",
+        "all",
+    ),
+    "schedules.NAME.overlap": Doc(
+        "`queue`: each instant has its job. `skip`: an instant has none while the job of an "
+        "earlier one waits or is in hand.",
+        "skip",
+    ),
+    "schedules.NAME.jitter": Doc(
+        "Each job is put off by up to so long, a different time for each instant.", "5m"
+    ),
 }

@@ -23,6 +23,7 @@ def check(settings: Settings, blame: Blame) -> None:
     _workers(settings, blame)
     _queues(settings, blame)
     _addresses(settings, blame)
+    _schedules(settings, blame)
     for pool in settings.pools.values():
         _after(pool, tuple(settings.pools), blame)
         _growth(f"pools.{pool.name}.backoff", pool.backoff, blame)
@@ -129,6 +130,24 @@ def _addresses(settings: Settings, blame: Blame) -> None:
                 what = f"pool {owners[place]} listens on {place} already"
                 blame((f"pools.{name}.listen.{index}", f"pools.{name}.listen"), what, "remove one")
             owners[place] = name
+
+
+def _schedules(settings: Settings, blame: Blame) -> None:
+    for name, schedule in settings.schedules.items():
+        key = f"schedules.{name}"
+        cron, every = f"{key}.cron", f"{key}.every"
+        if schedule.cron is None and schedule.every is None:
+            blame((key, cron, every), "has neither cron nor every", "write cron: '30 2 * * *'")
+        elif schedule.cron is not None and schedule.every is not None:
+            blame((every, cron), "cron is there too", "remove one of them")
+        elif schedule.every is not None and schedule.every % 1:
+            blame((every,), "is no number of whole seconds", "write 1s, 90s or 10m")
+        if not schedule.pool:
+            names = tuple(settings.pools)[:1] or ("jobs",)
+            blame((key, f"{key}.pool"), "has no pool", f"write pool: {names[0]}")
+        elif schedule.pool not in settings.pools:
+            what = f"there is no pool {quoted(schedule.pool)}"
+            blame((f"{key}.pool",), what, suggestion(schedule.pool, tuple(settings.pools)))
 
 
 def _growth(key: str, growing: Backoff | Retry, blame: Blame) -> None:

@@ -94,14 +94,21 @@ class Section(Record):
     record: type[Record]
 
 
-class Pools(Record):
-    """A mapping of names to pools."""
+class Value(Record):
+    """Plain data of any shape that JSON has too."""
+
+
+class Named(Record):
+    """A mapping of names of the user's own to sections, such as pools."""
+
+    record: type[Record]
+    noun: str
 
 
 if TYPE_CHECKING:
     Single: TypeAlias = Seconds | Bytes | Whole | Number | Switch | Choice | Text
     Listed: TypeAlias = Names | Folders | Addresses
-    Mapped: TypeAlias = Variables | Plain | Section | Pools
+    Mapped: TypeAlias = Variables | Plain | Value | Section | Named
     Kind: TypeAlias = Single | Listed | Mapped
 
 
@@ -123,7 +130,11 @@ _BY_TYPE: dict[str, Kind] = {
     "Log": Section(settings.Log),
     "Backoff": Section(settings.Backoff),
     "Retry": Section(settings.Retry),
-    "Mapping[str, Pool]": Pools(),
+    "Mapping[str, Pool]": Named(settings.Pool, "pool"),
+    "Mapping[str, Schedule]": Named(settings.Schedule, "schedule"),
+    "Missed": Choice(settings.MISSED),
+    "Overlap": Choice(settings.OVERLAPS),
+    "Any": Value(),
 }
 
 _BY_KEY: dict[type[Record], dict[str, Kind]] = {
@@ -163,8 +174,19 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "reset": Seconds(zero=False),
     },
     settings.Retry: {},
+    settings.Schedule: {
+        "pool": Text(validators.name_of_pool, "pool"),
+        "cron": Text(validators.cron, "cron expression"),
+        "every": Seconds(zero=False),
+        "zone": Text(validators.zone, "time zone"),
+    },
 }
 
+# What is no key of its own: the key above it, and what others make of it.
+FILLED_IN: dict[type[Record], tuple[str, ...]] = {
+    settings.Pool: ("name", "scheduled"),
+    settings.Schedule: ("name",),
+}
 _fields: dict[type[Record], dict[str, Field]] = {}
 
 
@@ -172,8 +194,8 @@ def fields(record: type[Record]) -> dict[str, Field]:
     """Return the keys of *record* in a file, in order, and what each may be."""
     if record not in _fields:
         written = dict(record.__annotations__)
-        if record is settings.Pool:
-            del written["name"]  # it is the key
+        for name in FILLED_IN.get(record, ()):
+            del written[name]
         _fields[record] = {name: _field(record, name, text) for name, text in written.items()}
     return _fields[record]
 

@@ -96,6 +96,44 @@ def queue(text: str, _mark: Mark) -> str:
     return text
 
 
+def name_of_pool(text: str, _mark: Mark) -> str:
+    return text  # whether there is one is a rule
+
+
+def cron(text: str, _mark: Mark) -> str:
+    from graced.cron import CronError, read
+
+    try:
+        read(text)
+    except CronError as error:
+        raise ConfigValueError(f"{quoted(text)}: {error.what}", error.remedy) from None
+    return text
+
+
+def zone(text: str, _mark: Mark) -> str:
+    from graced import clock
+
+    try:
+        clock.zone(text)
+    except ValueError:
+        raise ConfigValueError(f"there is no time zone {quoted(text)}", _zones(text)) from None
+    return text
+
+
+def _zones(text: str) -> str:
+    import difflib
+    import zoneinfo
+
+    known = zoneinfo.available_timezones()
+    if not known:
+        return "install tzdata (apt install tzdata, or pip install tzdata), or write UTC"
+    close = difflib.get_close_matches(text[:40], sorted(known), 1)
+    also = [name for name in sorted(known) if name.lower().endswith(text[:40].lower())]
+    if not close + also:
+        return "write the name of one, such as Europe/Berlin or UTC"
+    return f"did you mean '{(close + also)[0]}'?"
+
+
 def user(text: str, _mark: Mark) -> str:
     import pwd
 

@@ -1,9 +1,10 @@
-"""What may be secret in a pool's settings, kept in a memory file, see memfd_create(2).
+"""What may be secret in a pool's and a schedule's settings, in a memory file, see memfd_create(2).
 
 A pool's `env` and `options` may hold secrets, and a zygote is a copy of the main process: it
 would have those of all pools in its memory, in texts and trees long forgotten. So the main
 process never has them. The process that reads the configuration writes each pool's to a place
-of their own in a memory file; a zygote reads what is there for its pool.
+of their own in a memory file; a zygote reads what is there for its pool, a keeper what its
+jobs shall have as payload.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from graced.settings import Pool, Settings
 
-SECRET_KEYS: Final = ("env", "options")  # of a pool
+OF_POOL: Final = ("env", "options")
+OF_SCHEDULE: Final = ("payload",)
+SECRET_KEYS: Final = OF_POOL + OF_SCHEDULE
 
 
 class MemoryFile:
@@ -64,11 +67,12 @@ class StoredValue:
 
 def with_secrets(pool: Pool) -> Pool:
     """Return a pool's settings with all that is in them; in the zygote that they are for."""
-    found = {key: getattr(pool, key) for key in SECRET_KEYS}
+    found = {key: getattr(pool, key) for key in OF_POOL}
     return pool.replace(**{k: v.read() for k, v in found.items() if isinstance(v, StoredValue)})
 
 
 def kept_descriptors(settings: Settings) -> set[int]:
     """Return what has to stay open until all zygotes are there."""
-    values = (getattr(pool, key) for pool in settings.pools.values() for key in SECRET_KEYS)
+    values = [getattr(pool, key) for pool in settings.pools.values() for key in OF_POOL]
+    values += [schedule.payload for schedule in settings.schedules.values()]
     return {value.fileno() for value in values if isinstance(value, StoredValue)}

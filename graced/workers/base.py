@@ -35,6 +35,7 @@ class Worker:
     """What one worker does. Subclass it and name the subclass in ``config.yaml``."""
 
     _graced = _Detached()  # a worker of a daemon has an attribute of its own
+    _takes_jobs = False
     _asks_for = "step(self)"  # what a subclass has to define, unless it has a run() of its own
 
     # -- what users override -----------------------------------------------------

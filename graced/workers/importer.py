@@ -55,7 +55,13 @@ def load_class(pool: settings.Pool, call: Call = plainly) -> type[Worker]:
         if isinstance(error, WorkerInterrupt) and call is not plainly:
             raise
         raise LoadError(_why(error, pool)) from error
-    return checked_class(found, module_name, class_name)
+    cls = checked_class(found, module_name, class_name)
+    if pool.scheduled and not cls._takes_jobs:
+        raise LoadError(
+            f"{pool.worker} takes no jobs, and schedule {pool.scheduled[0]} submits to its pool;"
+            " make it a JobWorker, or name another pool there"
+        )
+    return cls
 
 
 def _attribute(module: object, dotted: str, call: Call) -> object:

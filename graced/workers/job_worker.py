@@ -45,6 +45,7 @@ INTERRUPT_CHECK_S = (
 class JobWorker(Worker):
     """What one worker does with jobs. Subclass it and name the subclass in ``config.yaml``."""
 
+    _takes_jobs = True
     _asks_for = "handle(self, job)"
     __end: WorkerEnd | None = None
 

@@ -589,6 +589,23 @@ def test_check_tells_why_a_class_cannot_be_had(daemon: Daemon, code: str, said: 
     daemon.nothing_left()
 
 
+def test_check_prints_the_next_three_instants_of_each_schedule(daemon: Daemon) -> None:
+    pools = {"jobs": {}, "idle": {"worker": "sample_workers:Idle", "path": [str(ROOT / "tests")]}}
+    rule = {"pool": "jobs", "cron": "30 2 29 2 *", "zone": "Europe/Berlin"}
+    daemon.configure(pools, schedules={"leap": rule})
+    done = daemon.run("check")
+    assert done.returncode == 0, done.stderr
+    head, said = done.stdout.splitlines()
+    assert head.endswith(": ok")
+    instant = r"20\d\d-02-29T02:30:00\+01:00"
+    assert re.fullmatch(rf"schedule leap \(pool jobs\): {instant}, {instant}, {instant}", said)
+
+    daemon.configure(pools, schedules={"leap": {"pool": "idle", "every": "10m"}})
+    done = daemon.run("check")
+    assert done.returncode == 78
+    assert "pools.idle.worker: sample_workers:Idle takes no jobs, and schedule leap" in done.stderr
+
+
 @pytest.mark.parametrize("preload", [True, False])
 def test_check_tells_of_threads_as_a_start_does(daemon: Daemon, *, preload: bool) -> None:
     daemon.module(

@@ -15,7 +15,7 @@ from graced.config import reader
 from graced.config.identity import UnknownDaemonError
 from graced.config.reader import ConfigReading, Problem
 from graced.host.address import parse
-from graced.settings import Backoff, Log, Pool, Settings
+from graced.settings import Backoff, Log, Pool, Schedule, Settings
 from graced.text import printable
 
 POOL = "pools: {jobs: {}}\n"
@@ -98,6 +98,7 @@ pools:
     keep_done: 1d
     max_waiting: null
     submit_group: null
+schedules: {}
 """
 
 
@@ -220,6 +221,24 @@ pools:
 def test_a_value_from_an_alias_is_blamed_where_it_was_written() -> None:
     text = "pools:\n  a: &a\n    workers: 0\n  b:\n    <<: *a\n"
     assert [p.split(" ")[0] for p in problems(text)] == ["config.yaml:3:14:"] * 2
+
+
+def test_schedules() -> None:
+    text = """
+pools: {jobs: {}, web: {}}
+schedules:
+  nightly: {pool: jobs, cron: 30 2 * * *, zone: Europe/Berlin, payload: {argv: [make], 1: ~}}
+  often: {pool: jobs, every: 10m, missed: all, overlap: skip, jitter: 5s, payload: [1, x]}
+  plain: {pool: web, cron: "@daily"}
+"""
+    found = settings(text, GRACED__SCHEDULES__PLAIN__PAYLOAD__A__B="{c: 1}")
+    payload = {"argv": ["make"], "1": None}
+    assert found.schedules == {
+        "nightly": Schedule("nightly", "jobs", "30 2 * * *", None, "Europe/Berlin", payload),
+        "often": Schedule("often", "jobs", None, 600.0, "UTC", [1, "x"], "all", "skip", 5.0),
+        "plain": Schedule("plain", "web", "@daily", payload={"a": {"b": {"c": 1}}}),
+    }
+    assert found.pools["jobs"].scheduled == ("nightly", "often")
 
 
 # Wrong files: text, and how each problem begins
@@ -665,6 +684,36 @@ pools:
     "one queue for two": (
         "pools: {a: {queue: 'sqlite:///x.db'}, b: {queue: 'sqlite:///x.db'}}",
         ["config.yaml:1:50: pools.b.queue: pool a has the same queue; write another file"],
+    ),
+    "schedules": (
+        "pools: {jobs: {}}\n"
+        "schedules:\n"
+        "  a: {pool: jobs}\n"
+        "  b: {pool: jobs, cron: '@daily', every: 10m}\n"
+        "  c: {every: 1s}\n"
+        "  d: {pool: jops, every: 1.5s}\n"
+        "  e: {pool: jobs, cron: '0 0 31 2 *', zone: Berlin}\n"
+        "  f: {pool: jobs, cron: 5 4 * *, zone: Europe/Berlni, missed: never, overlap: yes}\n"
+        "  g: {pool: jobs, every: 0, payload: {a: .nan}}\n"
+        "  h_: {pool: jobs, every: 1h, evry: 1}\n",
+        [
+            "config.yaml:3:3: schedules.a: has neither cron nor every; write cron: '30 2 * * *'",
+            "config.yaml:4:42: schedules.b.every: cron is there too; remove one of them",
+            "config.yaml:5:3: schedules.c: has no pool; write pool: jobs",
+            "config.yaml:6:13: schedules.d.pool: there is no pool 'jops'; did you mean 'jobs'?",
+            "config.yaml:6:26: schedules.d.every: is no number of whole seconds; write 1s, 90s",
+            "config.yaml:7:25: schedules.e.cron: '0 0 31 2 *': never falls due: no such month has",
+            "config.yaml:7:45: schedules.e.zone: there is no time zone 'Berlin'; did you mean "
+            "'Europe/Berlin'?",
+            "config.yaml:8:25: schedules.f.cron: '5 4 * *': has 4 fields, not five; write minute",
+            "config.yaml:8:40: schedules.f.zone: there is no time zone 'Europe/Berlni'; did you",
+            "config.yaml:8:63: schedules.f.missed: 'never' is none of skip, once, all; write one",
+            "config.yaml:8:79: schedules.f.overlap: 'yes' is none of queue, skip; write one of",
+            "config.yaml:9:26: schedules.g.every: must be more than 0; write a number and a unit",
+            "config.yaml:9:38: schedules.g.payload: is no JSON value: Out of range float values",
+            "config.yaml:10:3: schedules.h_: 'h_' cannot be a name; write up to 32 letters",
+            "config.yaml:10:31: schedules.h_.evry: unknown key; did you mean 'every'?",
+        ],
     ),
     "a text that tries to fool the terminal": (
         '"na\\x1b[2Jme": x\npools: {a: {worker: "x\\ny"}}',
