@@ -25,5 +25,5 @@ def process_name(role: str = "") -> str:
     """Return what `ps -o comm` shows of a process: the program's name, shortened for its role."""
     if not role:
         return name[:MAX_NAME_BYTES]
-    tail = f"-{role}"[:MAX_NAME_BYTES - 1]
+    tail = f"-{role}"[: MAX_NAME_BYTES - 1]
     return name[: MAX_NAME_BYTES - len(tail)].rstrip("-") + tail

@@ -207,6 +207,16 @@ def _metrics(parser: Parser) -> None:
     parser.add_argument("--openmetrics", action="store_true", help="as OpenMetrics 1.0")
 
 
+def _history(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument(
+        "--since", metavar="TIME", type=_duration, default=86400.0, help="so far back (1d)"
+    )
+    parser.add_argument("--pool", metavar="P", help="of this pool, and of all pools together")
+    parser.add_argument("--json", action="store_true", help="as JSON, one event a line")
+    parser.add_argument("--svg", metavar="FILE", help="draw it as a timeline into this file")
+
+
 def _health(parser: Parser) -> None:
     _client_options(parser)
     parser.add_argument(
@@ -274,6 +284,7 @@ COMMANDS: Final = (
     ("doctor", "tell what is wrong with how systemd runs it", _doctor),
     ("status", "show what runs now", _status),
     ("metrics", "print the metrics, as Prometheus reads them", _metrics),
+    ("history", "tell what has happened: deaths, reloads, scalings, stops, queues", _history),
     ("health", "tell whether enough workers can work, for probes", _health),
     ("reload", "load code and configuration anew, and wait", _client_options),
     ("stop", "stop, and wait until the daemon is gone", _stop),

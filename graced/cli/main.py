@@ -139,7 +139,7 @@ def _perform(args: argparse.Namespace) -> int:
             from graced.cli import jobs
 
             return jobs.COMMANDS[args.command](args)
-        case "metrics":
+        case "metrics" | "history":
             from graced.cli import monitoring_commands
 
             return monitoring_commands.COMMANDS[args.command](args)

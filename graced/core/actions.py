@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     Action: TypeAlias = (
         "ReadConfig | StartZygote | KillZygote | Spawn | Drain | Interrupt | Kill | PrintStack"
-        " | WatchRounds | LookAt | CleanUp | TellReady | TellReloading | TellStopping | Extend"
-        " | EndReload | Commit | Say | Exit"
+        " | WatchRounds | LookAt | NoteEnd | CleanUp | TellReady | TellReloading | TellStopping"
+        " | Extend | EndReload | Commit | Say | Exit"
     )
 
 
@@ -106,6 +106,21 @@ class CleanUp(Record):
     reason: str
     counts: bool
     interrupted: bool = False
+
+
+class NoteEnd(Record):
+    """A worker died, or had to be killed (`cause` is then ``ladder``): write it down.
+
+    It comes before the worker is cleaned up.
+    """
+
+    worker: int
+    pool: str
+    slot: int
+    pid: int | None
+    cause: str
+    reason: str
+    rounds: int
 
 
 class TellReady(Record):

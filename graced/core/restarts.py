@@ -14,7 +14,7 @@ Rules:
 
 from __future__ import annotations
 
-from graced.core.actions import CleanUp, LookAt, Say, WatchRounds
+from graced.core.actions import CleanUp, LookAt, NoteEnd, Say, WatchRounds
 from graced.core.backoff import Backoff
 from graced.core.counters import DeathCause
 from graced.core.counters import count as count_one
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graced.core.slots import Candidate, Slots
 
 MAX_LAST_DEATHS = 10  # deaths shown in a status
+LADDER = "ladder"  # the cause of an end that was asked for, and took too long
 UNASKED = "was interrupted, but not by graced: by a SIGINT of its own, or by hand"
 
 
@@ -105,6 +106,7 @@ class Restarts:
         elif killed and member.failure is None:
             self.backoff.left(member.id, now)
             count_one(self._counters.stops, "kill")
+            self._note(member, LADDER, "had to be killed", event)
             self._say("warning", f"worker {member.label} had to be killed", member)
         else:
             self._unplanned(member, reason, event, jobs, now, is_up=is_up)
@@ -143,7 +145,9 @@ class Restarts:
             self.deaths += 1
             self.last_deaths.append((member.slot, member.pid, event.at, reason, event.rounds))
             del self.last_deaths[:-MAX_LAST_DEATHS]
-            count_one(self._counters.deaths, _cause(member, event))
+            cause = _cause(member, event)
+            count_one(self._counters.deaths, cause)
+            self._note(member, cause, reason, event)
         missed = self._slots.current_code(member) and (not member.leaving or member.at_fault)
         if is_up and missed and not jobs:
             self._record_death(member, reason, event.good, now)
@@ -151,6 +155,11 @@ class Restarts:
             self.backoff.left(member.id, now)
         text = f"worker {member.label} died: {reason}, after {count(event.rounds, 'round')}"
         self._say("warning", text + self._what_next(member, is_up and missed, now), member)
+
+    def _note(self, member: Member, cause: str, reason: str, event: Died) -> None:
+        name = self._slots.settings.name
+        end = NoteEnd(member.id, name, member.slot, member.pid, cause, reason, event.rounds)
+        self._context.do([end])
 
     def _is_in_force(self, member: Member) -> bool:
         """Whether it is no canary; what that died of is the reason of a refused reload."""

@@ -525,6 +525,10 @@ class Children:
         self._forget(worker)
         self._emit(event)
 
+    def last_words(self, worker: int) -> dict[str, Any]:
+        """Return how a worker ended that is not cleaned up yet."""
+        return self._last_words.get(worker, {})
+
     def evidence_of(self, worker: int, reason: str) -> dict[str, Any]:
         """Return what is known of a death, once."""
         return {"reason": reason, **self._last_words.pop(worker, {})}

@@ -17,10 +17,12 @@ from graced import clock
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.daemon import EXTEND_MARGIN_S
+from graced.core.restarts import LADDER
 from graced.core.states import DaemonState, PoolState
 from graced.host import process, safepaths, signals
 from graced.log.setup import open_log
 from graced.log.sinks import FileSink
+from graced.monitoring.history import History
 from graced.supervisor.children import Children, bell_rang
 from graced.supervisor.groups import ProcessGroups
 from graced.supervisor.keepers import KeeperManager
@@ -78,7 +80,9 @@ class Supervisor:
         self._proposed = daemon.settings
         self._events: deque[ev.Event] = deque()
         self._exit: ac.Exit | None = None
+        self._was_ready = False
         self._keeping: Iterator[None] | None = _keep_code(self.log)
+        self.history = History(shared.state_dir, self.log.warning)
         self.selector = selectors.DefaultSelector()
         self._received = signals.install()
         self.monitor = ScoreboardMonitor()
@@ -185,6 +189,7 @@ class Supervisor:
             self.reporter,
             self.keepers,
             self.stacks,
+            self.history,
             self.emit,
             self.scale,
             self.log,
@@ -298,6 +303,7 @@ class Supervisor:
         others = (p.target for p in self.daemon.pools.values() if p is not pool and not p.going)
         if workers + sum(others) > MAX_WORKERS:
             return f"all pools together can have at most {MAX_WORKERS} workers"
+        self.history.record("scale", pool=pool.name, before=pool.target, workers=workers)
         self.emit(ev.ScaleAsked(pool.name, workers))
         return None
 
@@ -335,10 +341,13 @@ class Supervisor:
             case ac.WatchRounds(worker):
                 for event in self.monitor.watch_rounds(worker):
                     self.emit(event)
+            case ac.NoteEnd():
+                self._note_end(action)
             case ac.CleanUp():
                 self._clean_up(action)
             case ac.TellReady() | ac.TellReloading() | ac.TellStopping() | ac.Extend():
                 self.reporter.tell(action)
+                self._note_state(action)
             case ac.ReadConfig():
                 self._look_at_places()
                 self.requests.reload_begins()
@@ -349,9 +358,37 @@ class Supervisor:
                 if self._sockets is not None and not action.ok:
                     self._sockets.forget_new()
                 self.reporter.reload_ended(action)
+                self._note_reload(action)
                 self.requests.reload_ended(action)
             case ac.Exit():
                 self._exit = action
+
+    def _note_end(self, end: ac.NoteEnd) -> None:
+        words = self.children.last_words(end.worker)
+        self.history.record(
+            "killed" if end.cause == LADDER else "death",
+            pool=end.pool,
+            slot=end.slot,
+            pid=end.pid,
+            cause=end.cause,
+            reason=end.reason,
+            rounds=end.rounds,
+            stack=words.get("stack") or None,
+        )
+
+    def _note_state(self, word: ac.Action) -> None:
+        if isinstance(word, ac.TellStopping):
+            self.history.record("stopping")
+        elif isinstance(word, ac.TellReady) and not self._was_ready:
+            self._was_ready = True
+            from graced import __version__
+
+            self.history.record("start", pid=os.getpid(), version=__version__)
+
+    def _note_reload(self, end: ac.EndReload) -> None:
+        result = "ok" if end.ok else "incomplete" if end.incomplete else "refused"
+        generation = self.daemon.generation
+        self.history.record("reload", result=result, reason=end.reason, generation=generation)
 
     def _clean_up(self, action: ac.CleanUp) -> None:
         worker, pool, slot = action.worker, action.pool, action.slot
@@ -462,6 +499,8 @@ class Supervisor:
             self.log.info("stopped")
         else:
             self.log.error(f"stopped: {end.reason}")
+        self.history.record("stop", code=end.code, reason=end.reason)
+        self.history.close()
         self.log.settle()
         if self._sockets is not None:
             self._sockets.close()

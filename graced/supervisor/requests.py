@@ -15,6 +15,7 @@ from graced import __version__, clock, program
 from graced.control.server import ControlServer, Request
 from graced.core import events as ev
 from graced.host.directories import DirectoryError
+from graced.monitoring.history import START, chunk
 from graced.supervisor.stacks import own_stack
 
 TYPE_CHECKING = False
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from graced.core.daemon import Daemon
     from graced.core.pool import Pool
     from graced.log.logger import Log
+    from graced.monitoring.history import History
     from graced.supervisor.keepers import KeeperManager
     from graced.supervisor.reporter import StatusReporter
     from graced.supervisor.stacks import StackCollector
@@ -47,6 +49,7 @@ class ControlRequests:
         reporter: StatusReporter,
         keepers: KeeperManager,
         stacks: StackCollector,
+        history: History,
         emit: Callable[[ev.Event], None],
         scale: Callable[[Pool, int], str | None],
         log: Log,
@@ -55,6 +58,7 @@ class ControlRequests:
         self._reporter = reporter
         self._keepers = keepers
         self._stacks = stacks
+        self._history = history
         self._emit = emit
         self._scale_pool = scale
         self._log = log
@@ -147,6 +151,8 @@ class ControlRequests:
             case "metrics":
                 metrics = (request.client, self._metrics)
                 self._keepers.count(partial(self._answers.append, metrics))
+            case "history":
+                self._server.reply(request.client, self._events(request.arguments))
             case "health":
                 self._server.reply(request.client, self._health())
             case "stop":
@@ -177,6 +183,19 @@ class ControlRequests:
     def _metrics(self) -> Answer:
         counts = self._reporter.counts(clock.monotonic())
         return {**self._status(), "counts": counts}
+
+    def _events(self, arguments: dict[str, Any]) -> Answer:
+        """Answer with some of the history, from a place on: `lines`, and where to read on."""
+        match arguments.get("place"):
+            case [int(number), int(offset)]:
+                place = (number, max(offset, 0))
+            case _:
+                place = START
+        try:
+            data, then = chunk(self._history.folder, place)
+        except OSError as error:
+            return {"ok": False, "error": f"{self._history.folder}: {error.strerror}"}
+        return {"ok": True, "lines": data.decode("ascii", "replace"), "place": then}
 
     def _health(self) -> Answer:
         health = self._reporter.health(clock.monotonic())
