@@ -42,7 +42,7 @@ def descriptors() -> Iterator[None]:
     before = open_files()
     yield
     left = open_files() - before
-    assert left.total() < 2, f"descriptors were left open: {left}"
+    assert left.total() < 4, f"descriptors were left open: {left}"
 
 
 def open_files() -> Counter[str]:

@@ -118,6 +118,9 @@ class Sink:
                 os.close(fd)
         self.fd = self._childrens = None
 
+    def __del__(self) -> None:  # as files do
+        self.close()
+
 
 class BlockingSink(Sink):
     """A pipe or terminal that could not be opened again: it blocks unless asked first."""

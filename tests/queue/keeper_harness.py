@@ -35,6 +35,7 @@ class KeeperHarness:
         self.keeper = Keeper(plan)
         self.said: list[tuple[Any, ...]] = []
         self._ends: list[ClientEnd | WorkerEnd] = []
+        self._living: list[WorkerEnd] = []
 
     def __enter__(self) -> KeeperHarness:
         return self
@@ -42,6 +43,8 @@ class KeeperHarness:
     def __exit__(self, *_error: object) -> None:
         for end in self._ends:
             end.close()
+        for worker in self._living:
+            os.close(worker.lock)
         if self.keeper.pid is not None:
             self.kill()
         self.keeper.close()
@@ -103,13 +106,19 @@ class KeeperHarness:
     def worker(self, number: int) -> WorkerEnd:
         end = WorkerEnd(self.keeper.plan.address, number)
         self._ends.append(end)
+        self._living.append(end)
         return end
 
     def died(self, worker: WorkerEnd, number: int, counts: bool, **evidence: Any) -> None:
         """Let a worker die: its lock and its connection go with it."""
-        os.close(worker.lock)
-        worker.close()
+        self.gone(worker)
         self.keeper.died(number, evidence, counts=counts)
+
+    def gone(self, worker: WorkerEnd) -> None:
+        """Close all that a worker has."""
+        os.close(worker.lock)
+        self._living.remove(worker)
+        worker.close()
 
 
 def readdress(keeper: Keeper, **other: str) -> None:

@@ -187,8 +187,7 @@ def test_the_next_daemon_gets_the_file_and_the_workers_of_the_dead_one(
         settle(busy, in_hand)
         assert following.client().wait(first)["state"] == "done"
         assert following.counts()["taken"] == 1, "its worker's lock is held"
-        os.close(doomed.lock)
-        doomed.close()
+        harness.gone(doomed)
         again = take(fresh)
         assert (again.id, again.attempt) == (second, 2), "found taken after a crash: it counts"
         assert lost.id == second

@@ -37,9 +37,9 @@ class Main:
         self.stacks = Stacks.create()
         self.monitor = ScoreboardMonitor()
         self.monitor.allow_leases(3600.0)
-        ours, self.theirs = Channel.pair()
+        self.ours, self.theirs = Channel.pair()
         self.zygote = subprocess.Popen(["sleep", "600"], process_group=0)
-        ahead = {ZYGOTE: (self.zygote.pid, ours, self.stacks.lend())}
+        ahead = {ZYGOTE: (self.zygote.pid, self.ours, self.stacks.lend())}
         self.children = Children(
             self.scoreboard,
             self.stacks,
@@ -88,6 +88,10 @@ class Main:
             except (ProcessLookupError, ChildProcessError):
                 pass
         self.zygote.returncode = 0
+        self.children._selector.close()
+        self.theirs.close()
+        self.ours.close()
+        self.stacks.close()
 
 
 def wait_for(what: object) -> None:

@@ -707,8 +707,11 @@ def test_a_descriptor_that_was_waited_for_ends_no_other_wait(fd: str) -> None:
         thread.join()
     assert not worker.wait(0.3)
     assert time.thread_time() - before < 0.15  # it slept
-    assert not worker.wait_for(os.dup(writer), 0.01)
+    again = os.dup(writer)
+    assert not worker.wait_for(again, 0.01)
     worker._graced.wakeup.close()
+    for number in (reader, writer, again):
+        os.close(number)
 
 
 @pytest.mark.parametrize(
