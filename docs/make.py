@@ -78,7 +78,8 @@ Each layer is put over the ones before: mappings are merged, all else (lists too
 A key with nothing after it, where a mapping belongs, sets nothing.
 
 1. the file;
-2. `config.d/*.yaml` beside it, in the order of their names;
+2. its drop-ins in the order of their names: `config.d/*.yaml` beside `config.yaml`, `shop.d/*.yaml`
+   beside `shop.yaml`;
 3. variables such as `GRACED__POOLS__JOBS__WORKERS=8`. Two underscores stand between keys, case
    does not count, and `MY_POOL` stands for `my_pool`, or else for `my-pool`. Below `env` a new
    name is taken as it is written, below `options` in lower case. The value is YAML. A variable

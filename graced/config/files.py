@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from graced.config.nodes import Problem, Source
 
 MAX_FILE_BYTES: Final = 1 << 20
-MAX_FILES: Final = 100  # in config.d
+MAX_FILES: Final = 100  # in a folder of drop-ins
 
 
 def absolute_path(path: str) -> str:
@@ -44,8 +44,15 @@ class NotText(Exception):
         self.problem = problem
 
 
+def overlay_folder(path: str) -> str:
+    """Return where the drop-ins of a configuration are: config.d beside config.yaml, shop.d
+    beside shop.yaml.
+    """
+    return f"{os.path.splitext(path)[0]}.d"
+
+
 def overlays(folder: str) -> list[str]:
-    """Return the names of the files in config.d that count, in order."""
+    """Return the names of the files in a folder of drop-ins that count, in order."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:

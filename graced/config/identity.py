@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from graced import program
-from graced.config.files import base_of, overlays, read_bytes
+from graced.config.files import absolute_path, base_of, overlay_folder, overlays, read_bytes
 from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchName, variables
 from graced.config.nodes import Map, Mark, Scalar, Source
 from graced.config.parser import compose
@@ -112,11 +112,11 @@ def _said(
     path: str, environ: Mapping[str, str], sets: Sequence[str], keys: Sequence[str], *, named: bool
 ) -> Iterator[tuple[str, Node | None, Source]]:
     base = base_of(path)
-    beside = os.path.join(os.path.dirname(path), "config.d")
+    beside = overlay_folder(path)
     if named or os.path.lexists(path):
         yield from _in_file(path, base, keys)
     for overlay in _overlays(beside):
-        yield from _in_file(os.path.join(beside, overlay), os.path.join(base, "config.d"), keys)
+        yield from _in_file(os.path.join(beside, overlay), absolute_path(beside), keys)
     names = variables(environ)
     pairs = [(name[len(VARIABLE_PREFIX) :].lower(), f"${name}", environ[name]) for name in names]
     pairs += [(key, "--set", value) for key, _, value in (flag.partition("=") for flag in sets)]

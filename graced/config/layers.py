@@ -1,7 +1,7 @@
 """The layers of the configuration, each over the one before, into one tree.
 
-file < config.d/*.yaml beside it < variables < --set. Mappings are merged; all else
-is replaced. A key with nothing after it, where a mapping belongs, sets nothing.
+The file < its drop-ins (config.d/*.yaml beside config.yaml) < variables < --set. Mappings are
+merged; all else is replaced. A key with nothing after it, where a mapping belongs, sets nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,15 @@ from __future__ import annotations
 import os
 
 from graced import program
-from graced.config.files import NotText, base_of, decode, overlays, read_bytes
+from graced.config.files import (
+    NotText,
+    absolute_path,
+    base_of,
+    decode,
+    overlay_folder,
+    overlays,
+    read_bytes,
+)
 from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchName, variables
 from graced.config.nodes import Entry, Map, Mark, Scalar, Source
 from graced.config.parser import compose
@@ -46,8 +54,8 @@ class Layers:
         self._add_file(self.main, self.path, advice)
 
     def add_overlays(self) -> None:
-        """Read what is in config.d beside the file."""
-        folder = os.path.join(os.path.dirname(self.path), "config.d")
+        """Read the file's drop-ins."""
+        folder = overlay_folder(self.path)
         try:
             names = overlays(folder)
         except ConfigValueError as wrong:
@@ -59,7 +67,7 @@ class Layers:
             self._add_file(self._file_source(path, rank), path, "remove it, or restore it")
 
     def _file_source(self, path: str, rank: int) -> Source:
-        base = os.path.join(self.base, "config.d") if rank else self.base
+        base = absolute_path(overlay_folder(self.path)) if rank else self.base
         return Source(printable(path), base, rank, is_file=True)
 
     def _add_file(self, source: Source, path: str, advice: str) -> None:

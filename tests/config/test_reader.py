@@ -1233,6 +1233,18 @@ def test_name_and_runtime_dir_without_any_file(here: Path, monkeypatch: pytest.M
     assert no_identity(None) == "config.yaml: is a folder; name the file in it"
 
 
+def test_each_configuration_has_drop_ins_of_its_own(here: Path) -> None:
+    write(POOL)
+    write("name: others\nlog: [", "config.d/1.yaml")
+    write(POOL, "shop.yaml")
+    write("name: shop\nruntime_dir: run\n", "shop.d/1.yaml")
+    reading = reader.read("shop.yaml", {}, ())
+    assert reading.settings is not None
+    assert (reading.settings.name, reading.settings.runtime_dir) == ("shop", f"{here}/shop.d/run")
+    assert reading.files == ("shop.yaml", "shop.d/1.yaml")
+    assert reader.read_identity("shop.yaml", {}, ()) == ("shop", f"{here}/shop.d/run")
+
+
 def test_what_is_put_over_the_file_has_to_be_readable_too(here: Path) -> None:
     write(IDENTITY)
     (here / "config.d").mkdir()
