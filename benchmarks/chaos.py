@@ -452,8 +452,11 @@ class Chaos:
             tail = ["--", "sh", script, str(number), "0", "0"]
             self.accepted.tried[pool, number] = number
             words = tail if pool == "commands" else ["--json", job]
-            if not self._says("submit", "--pool", pool, "--wait", *words):
-                self.fault(f"in peace, pool {pool} did not do a job")
+            line = ["submit", "--pool", pool, "--wait", *words]
+            ended = self.subject.ask(*line)
+            self.judge(line, ended)
+            if ended is None or ended.status != 0:
+                self.fault(f"in peace, pool {pool} did not do a job: {ended}")
             self.accepted.note(pool, [number])
 
     def finish(self) -> None:
