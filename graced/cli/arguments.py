@@ -161,6 +161,29 @@ def _attempts(text: str) -> int:
     return count
 
 
+def _priority(text: str) -> int:
+    from graced.queue.terms import HIGHEST, Terms
+
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 9:
+        problem = f"{text!r} is not a whole number from -{HIGHEST} to {HIGHEST}"
+        raise argparse.ArgumentTypeError(problem)
+    _refuse(Terms(priority=int(text)).problem())
+    return int(text)
+
+
+def _unique_key(text: str) -> str:
+    from graced.queue.terms import Terms
+
+    _refuse(Terms(unique=text).problem())
+    return text
+
+
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
+        raise argparse.ArgumentTypeError(problem)
+
+
 def _run(parser: Parser) -> None:
     _config_options(parser, _assignment)
     parser.add_argument(
@@ -246,6 +269,19 @@ def _submit(parser: Parser) -> None:
     parser.add_argument("--delay", metavar="TIME", type=_delay, help="not before: 30s, 5m")
     parser.add_argument(
         "--max-attempts", metavar="N", type=_attempts, help="dead after so many (else the pool's)"
+    )
+    parser.add_argument(
+        "--priority",
+        metavar="N",
+        type=_priority,
+        default=0,
+        help="among due jobs the higher goes first: -100 to 100, 0 if not given",
+    )
+    parser.add_argument(
+        "--unique",
+        metavar="KEY",
+        type=_unique_key,
+        help="no second job while one with this key is open; prints its number",
     )
     parser.add_argument(
         "--wait", action="store_true", help="wait, print the result, exit with its status"

@@ -21,6 +21,7 @@ from graced.queue import jsonvalue, wire
 from graced.queue.client_end import ClientEnd
 from graced.queue.job import MAX_PAYLOAD
 from graced.queue.protocol import QueueError, QueueGone
+from graced.queue.terms import Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,18 +52,22 @@ def _guarded(command: Callable[[argparse.Namespace, str], int], args: argparse.N
 
 
 def _submit(args: argparse.Namespace, control: str) -> int:
-    delay, max_attempts = args.delay or 0.0, args.max_attempts or 0
+    terms = _terms(args)
     if args.json == "-" and not args.words:
-        return _stream(args, control, delay, max_attempts)
+        return _stream(args, control, terms)
     payload = _payload(args)
     end = open_queue(args, control)
     if args.wait and not isinstance(end, ClientEnd):
         raise CommandError("--wait: no daemon runs, so the job would not run", NO_DAEMON)
-    [id] = end.submit([payload], delay, max_attempts)
+    [id] = end.submit([payload], terms)
     if args.wait:
         return _wait(args, control, end, id)
     print(id)
     return 0
+
+
+def _terms(args: argparse.Namespace) -> Terms:
+    return Terms(args.delay or 0.0, args.max_attempts or 0, args.priority, args.unique)
 
 
 def _payload(args: argparse.Namespace) -> str:
@@ -92,14 +97,14 @@ def _checked(raw: bytes, where: str) -> str:
     return text
 
 
-def _stream(args: argparse.Namespace, control: str, delay: float, max_attempts: int) -> int:
-    if args.wait:
-        raise CommandError("--wait is for one job", USAGE)
+def _stream(args: argparse.Namespace, control: str, terms: Terms) -> int:
+    if args.wait or args.unique is not None:
+        raise CommandError(f"{'--wait' if args.wait else '--unique'} is for one job", USAGE)
     source = _standard_input()
     end = open_queue(args, control)
     progress = Progress()
     try:
-        count = end.stream(_lines(source, progress), delay, max_attempts)
+        count = sum(map(len, end.stream(_lines(source, progress), terms)))
     except CommandError as refusal:
         raise CommandError(f"{refusal}; nothing was submitted", refusal.exit_code) from None
     finally:

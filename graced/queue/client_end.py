@@ -14,12 +14,15 @@ from contextlib import suppress
 from graced.host import process, unixsocket
 from graced.queue import jsonvalue, wire
 from graced.queue.protocol import QueueError, QueueGone
+from graced.queue.terms import AS_USUAL
 from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
+
+    from graced.queue.terms import Terms
 
 STOPPED = 3.0  # seconds after which a keeper that does not answer is told of
 LOOK = 0.05  # seconds between two looks at one that is stopped
@@ -48,22 +51,20 @@ class ClientEnd:
         self._frames = wire.Frames()
         self._heard: list[tuple[int, bytes]] = []
 
-    def submit(
-        self, payloads: Sequence[str], delay: float = 0.0, max_attempts: int = 0
-    ) -> Sequence[int]:
+    def submit(self, payloads: Sequence[str], terms: Terms = AS_USUAL) -> Sequence[int]:
         """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
-        body = wire.pack_payloads(payloads, delay, max_attempts)
-        answer = wire.decode(self._ask(Kind.SUBMIT, body, Kind.SUBMITTED))
-        return range(answer["first"], answer["first"] + answer["count"])
+        answer = self._ask(Kind.SUBMIT, wire.pack_payloads(payloads, terms), Kind.SUBMITTED)
+        return [id for ids in _ranges(answer) for id in ids]
 
-    def stream(self, payloads: Iterable[str], delay: float = 0.0, max_attempts: int = 0) -> int:
-        """Accept any number of payloads, all or none, in bounded memory; return how many."""
+    def stream(self, payloads: Iterable[str], terms: Terms = AS_USUAL) -> list[range]:
+        """Accept any number of payloads, all or none, in bounded memory; return their ids."""
+        ids = []
         self._ask(Kind.STREAM, b"", Kind.TAKEN_IN)
         for chunk in chunks(payloads):
-            body = wire.pack_payloads(chunk, delay, max_attempts)
-            self._ask(Kind.CHUNK, body, Kind.TAKEN_IN)
-        end = wire.pack_payloads([], delay, max_attempts)
-        return int(wire.decode(self._ask(Kind.STREAM_END, end, Kind.SUBMITTED))["count"])
+            body = wire.pack_payloads(chunk, terms)
+            ids += _ranges(self._ask(Kind.CHUNK, body, Kind.TAKEN_IN))
+        self._ask(Kind.STREAM_END, wire.pack_payloads([], terms), Kind.SUBMITTED)
+        return ids
 
     def wait(self, job: int) -> dict[str, Any]:
         """Return the job's listing once it is done, dead or gone."""
@@ -74,6 +75,10 @@ class ClientEnd:
         wanted = {"state": state, "after": after, "limit": limit}
         return self._question(Kind.LIST, wanted)  # type: ignore[no-any-return]
 
+    def job(self, id: int) -> dict[str, Any] | None:
+        """Return a job's listing with its attempts one by one; None if there is no such job."""
+        return self._question(Kind.SHOW, {"id": id})  # type: ignore[no-any-return]
+
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
         return self._change(Kind.RETRY, ids)
@@ -81,6 +86,14 @@ class ClientEnd:
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
         """Forget jobs that nobody works on; return the refusals by id."""
         return self._change(Kind.DROP, ids)
+
+    def cancel(self, ids: Sequence[int]) -> dict[int, str]:
+        """Have jobs dead that are not done: now, or once their worker is interrupted."""
+        return self._change(Kind.CANCEL, ids)
+
+    def pause(self, paused: bool) -> None:
+        """Hand out no further jobs until it is said otherwise, over restarts."""
+        self._question(Kind.PAUSE, {"paused": paused})
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs there are in each state, and the age of the oldest due one."""
@@ -170,6 +183,10 @@ class _ReplyWait:
             if late or self._end.stopped() is not None:
                 self._told = True
                 self._end.late()
+
+
+def _ranges(answer: bytes) -> list[range]:
+    return [range(first, first + count) for first, count in wire.decode(answer)["ids"]]
 
 
 def chunks(payloads: Iterable[str]) -> Iterable[list[str]]:

@@ -1,4 +1,4 @@
-"""What clients ask of a keeper: to submit jobs, wait for them, list, retry and drop them.
+"""What clients ask of a keeper: to submit jobs, to wait for them, to list and change them.
 
 What is asked is answered after the commit that makes it true. Workers are served by
 :mod:`.server`; what a job may become is decided in :mod:`.dispatcher`.
@@ -17,16 +17,17 @@ from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from graced.log.logger import Log
     from graced.queue.connections import Connection, Connections
     from graced.queue.protocol import Dispatcher, Storage
 
     Handler = Callable[[Dispatcher, Connection, bytes], None]
+    Change = Callable[[Dispatcher, list[int], int], dict[int, str]]
 
 MOMENT = 0.05  # seconds of answers before the others get their turn
-STEP = 200  # jobs retried or dropped before they get it
+STEP = 200  # jobs changed before they get it
 MOST_QUESTIONS = 64  # of one client, before it has got an answer
 MOST_WAITS = 1000  # jobs that one client waits for
 
@@ -52,8 +53,11 @@ class ClientRequests:
             Kind.STREAM_END: self._commit_stream,
             Kind.WAIT: self._wait,
             Kind.LIST: self._list,
-            Kind.RETRY: self._retry,
-            Kind.DROP: self._drop,
+            Kind.SHOW: self._show,
+            Kind.RETRY: self._changed_by(_retry),
+            Kind.DROP: self._changed_by(_drop),
+            Kind.CANCEL: self._changed_by(_cancel),
+            Kind.PAUSE: self._pause,
             Kind.COUNTS: self._counts,
         }
 
@@ -87,7 +91,7 @@ class ClientRequests:
                 question()
 
     def change(self, dispatcher: Dispatcher) -> None:
-        """Retry or drop some of the jobs that this was asked for."""
+        """Change some of the jobs for which this was asked."""
         if not self._changes or self._storage.write_paused:
             return
         change = self._changes.popleft()
@@ -95,9 +99,8 @@ class ClientRequests:
         if not self._connections.is_here(connection):
             return
         ids = list(islice(change.ids, STEP))
-        act = dispatcher.drop if change.drop else self._retry_in(dispatcher)
         try:
-            change.refused |= act(ids)
+            change.refused |= change.act(dispatcher, ids, self._storage.clock.now())
         except StorageError as trouble:
             self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
             return
@@ -106,9 +109,6 @@ class ClientRequests:
             return
         answer = wire.encode({str(id): why for id, why in change.refused.items()})
         self._replies.append((connection, Kind.ANSWER, answer, False))
-
-    def _retry_in(self, dispatcher: Dispatcher) -> Callable[[list[int]], dict[int, str]]:
-        return lambda ids: dispatcher.retry(ids, self._storage.clock.now())
 
     def committed(self, dispatcher: Dispatcher) -> None:
         """It is written: say so, and tell those who wait for the jobs that have ended."""
@@ -145,18 +145,15 @@ class ClientRequests:
     # -- new jobs
 
     def _submit(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
-        payloads, delay, max_attempts = messages.parcel(body)
+        payloads, terms = messages.parcel(body)
+        if terms.unique is not None and len(payloads) != 1:
+            raise ProtocolError("a unique key is for one job")
 
         def accept() -> tuple[int, bytes]:
-            first, count = dispatcher.submit(
-                payloads, delay, max_attempts, self._storage.clock.now()
-            )
+            ids = dispatcher.submit(payloads, terms, self._storage.clock.now())
             if connection.submits_only:
-                connection.submitted = [
-                    *connection.submitted[1 - MOST_WAITS :],
-                    range(first, first + count),
-                ]
-            return Kind.SUBMITTED, wire.encode({"first": first, "count": count})
+                connection.submitted = [*connection.submitted[1 - MOST_WAITS :], ids]
+            return Kind.SUBMITTED, _told(ids)
 
         self._new_jobs(connection, accept)
 
@@ -170,28 +167,30 @@ class ClientRequests:
         self._new_jobs(connection, accept)
 
     def _chunk(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
-        payloads, _delay, max_attempts = messages.parcel(body)
+        payloads, terms = messages.parcel(body)
+        if terms.unique is not None:
+            raise ProtocolError("a unique key is for one job")
         stream = connection.stream
         if stream is None:
             self._connections.send(connection, Kind.REFUSED, b"the stream was refused")
             return
 
         def accept() -> tuple[int, bytes]:
-            dispatcher.stage(stream, payloads, max_attempts, self._storage.clock.now())
-            return Kind.TAKEN_IN, b""
+            ids = dispatcher.stage(stream, payloads, terms, self._storage.clock.now())
+            return Kind.TAKEN_IN, _told(ids)
 
         self._new_jobs(connection, accept)
 
     def _commit_stream(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
-        _payloads, delay, _max_attempts = messages.parcel(body)
+        _payloads, terms = messages.parcel(body)
         stream, connection.stream = connection.stream, None
         if stream is None:
             self._connections.send(connection, Kind.REFUSED, b"the stream was refused")
             return
 
         def accept() -> tuple[int, bytes]:
-            count = dispatcher.commit_stream(stream, delay, self._storage.clock.now())
-            return Kind.SUBMITTED, wire.encode({"first": None, "count": count})
+            count = dispatcher.commit_stream(stream, terms, self._storage.clock.now())
+            return Kind.SUBMITTED, wire.encode({"count": count})
 
         self._new_jobs(connection, accept)
 
@@ -251,18 +250,34 @@ class ClientRequests:
             return
         self._connections.send(connection, Kind.ANSWER, wire.encode(page))
 
-    def _retry(self, _dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
-        self._change(connection, messages.job_ids(body), drop=False)
+    def _show(self, _dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
+        id = messages.job_id(body)
+        self._be_asked(connection, lambda: self._tell_job(connection, id))
 
-    def _drop(self, _dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
-        self._change(connection, messages.job_ids(body), drop=True)
+    def _tell_job(self, connection: Connection, id: int) -> None:
+        try:
+            found = self._storage.job(id)
+        except StorageError as trouble:
+            self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
+            return
+        self._connections.send(connection, Kind.ANSWER, wire.encode(found))
 
-    def _change(self, connection: Connection, ids: list[int], *, drop: bool) -> None:
-        if any(change.connection is connection for change in self._changes):
-            raise ProtocolError(
-                "one list of jobs to retry or to drop at a time; wait for an answer"
-            )
-        self._changes.append(_Change(connection, ids, drop=drop))
+    def _changed_by(self, act: Change) -> Handler:
+        """Return what takes a list of jobs that are to be changed in one way."""
+
+        def take(_dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
+            ids = messages.job_ids(body)
+            if any(change.connection is connection for change in self._changes):
+                raise ProtocolError("one list of jobs to change at a time; wait for an answer")
+            self._changes.append(_Change(connection, ids, act))
+
+        return take
+
+    def _pause(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
+        paused = messages.paused(body)
+        dispatcher.pause(paused, self._storage.clock.now())
+        self._log.info("queue: paused" if paused else "queue: resumed")
+        self._replies.append((connection, Kind.ANSWER, b"null", False))
 
     def _counts(self, _dispatcher: Dispatcher, connection: Connection, _body: bytes) -> None:
         self._be_asked(
@@ -274,10 +289,26 @@ class ClientRequests:
 
 
 class _Change:
-    """Jobs that a client wants retried or dropped, those that are left of them."""
+    """Jobs that a client wants changed, those that are left of them."""
 
-    def __init__(self, connection: Connection, ids: list[int], *, drop: bool) -> None:
+    def __init__(self, connection: Connection, ids: list[int], act: Change) -> None:
         self.connection = connection
         self.ids = iter(ids)
-        self.drop = drop
+        self.act = act
         self.refused: dict[int, str] = {}
+
+
+def _retry(dispatcher: Dispatcher, ids: list[int], now: int) -> dict[int, str]:
+    return dispatcher.retry(ids, now)
+
+
+def _drop(dispatcher: Dispatcher, ids: list[int], _now: int) -> dict[int, str]:
+    return dispatcher.drop(ids)
+
+
+def _cancel(dispatcher: Dispatcher, ids: list[int], now: int) -> dict[int, str]:
+    return dispatcher.cancel(ids, now)
+
+
+def _told(ids: Sequence[int]) -> bytes:
+    return wire.encode({"ids": wire.runs(ids)})

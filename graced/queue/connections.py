@@ -18,7 +18,7 @@ from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from graced.log.logger import Log
     from graced.queue.plan import KeeperPlan
@@ -34,6 +34,7 @@ class Connection:
     """One connection: a worker's once it has said HELLO, a client's else."""
 
     __slots__ = (
+        "cancels",
         "confirmed",
         "fd",
         "frames",
@@ -59,12 +60,13 @@ class Connection:
         self.uid = unixsocket.peer(sock)[1]
         self.trusted = self.uid in (0, os.geteuid())  # it may be a worker
         self.submits_only = False  # of submit_group: it may wait for its own jobs,
-        self.submitted: list[range] = []  #   which are these
+        self.submitted: list[Sequence[int]] = []  #   which are these
         self.heard_at = time.monotonic()
         self.held = 0  # bytes that we keep for it
         self.frames = wire.Frames()
         self.out = bytearray()
         self.owner: str | None = None
+        self.cancels = False  # a worker that cancels single jobs when it is told to
         self.parked: list[tuple[int, bytes]] = []  # frames that wait for the file
         self.settles = 0  # read on this connection,
         self.confirmed = 0  #   and durable

@@ -28,6 +28,8 @@ class Job(Record):
     payload: Any
     attempt: int  # 1 at first; an attempt that did not count has the same number again
     submitted: float  # seconds since the epoch, as time.time()
+    token: int = 0  # grows each time that the job is handed out: fences what it does elsewhere
+    scheduled: float | None = None  # the instant of its schedule that it stands for, if it has one
 
 
 class Retry(Exception):

@@ -12,12 +12,13 @@ from graced.queue import jsonvalue, wire
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
 from graced.queue.protocol import STATES
 from graced.queue.wire import ProtocolError
-from graced.settings import MOST_ATTEMPTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from graced.queue.terms import Terms
 
 PAGE = 500  # jobs in one listing
 MOST_IDS = 100_000  # jobs in one request to retry or to drop
@@ -32,15 +33,15 @@ OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
 )
 
 
-def introduction(body: bytes) -> tuple[str, list[tuple[int, int]]]:
-    """Return who says HELLO, and what it has in hand."""
+def introduction(body: bytes) -> tuple[str, list[tuple[int, int]], bool]:
+    """Return who says HELLO, what it has in hand, and whether it can cancel single jobs."""
     said = _fields(body)
     name, holds = said.get("owner"), said.get("holds")
     if not isinstance(name, str) or not isinstance(holds, list) or not all(map(_is_held, holds)):
         raise ProtocolError("a HELLO that says no owner or no jobs")
     if not name.replace(":", "").isalnum() or not name.isascii() or len(name) > LONGEST_NAME:
         raise ProtocolError("an owner of a strange name")
-    return name, [(id, attempt) for id, attempt in holds]
+    return name, [(id, token) for id, token in holds], said.get("cancels") is True
 
 
 def _is_held(job: Any) -> bool:
@@ -48,34 +49,31 @@ def _is_held(job: Any) -> bool:
 
 
 def settlement(body: bytes) -> tuple[int, int, Outcome, bool]:
-    """Return the job, its attempt, what became of it, and whether another one is wanted."""
+    """Return the job, its token, what became of it, and whether another one is wanted."""
     try:
-        id, attempt, number, more, after = wire.SETTLEMENT.unpack_from(body)
+        id, token, number, more, after = wire.SETTLEMENT.unpack_from(body)
         outcome = OUTCOMES[number](body[wire.SETTLEMENT.size :].decode(), after)
     except (struct.error, IndexError, UnicodeDecodeError):
         raise ProtocolError("a settle that cannot be read") from None
     _check_delay(after)
-    return id, attempt, outcome, bool(more)
+    return id, token, outcome, bool(more)
 
 
-def parcel(body: bytes) -> tuple[list[str], float, int]:
-    """Return payloads, the delay and max_attempts of what is submitted."""
-    payloads, delay, max_attempts = wire.unpack_payloads(body)
-    _check_delay(delay)
-    if max_attempts > MOST_ATTEMPTS:
-        raise ProtocolError(f"a job has at most {MOST_ATTEMPTS} attempts")
+def parcel(body: bytes) -> tuple[list[str], Terms]:
+    """Return the payloads of what is submitted, and their terms."""
+    payloads, terms = wire.unpack_payloads(body)
     if any(jsonvalue.size(p) > MAX_PAYLOAD for p in payloads):
         raise ProtocolError(f"a payload is at most {MAX_PAYLOAD} bytes of JSON")
-    return payloads, delay, max_attempts
+    return payloads, terms
 
 
 def job_id(body: bytes) -> int:
-    """Return the job that a client waits for."""
+    """Return the job that a client waits for, or asks about."""
     return _number(_fields(body), "id")
 
 
 def job_ids(body: bytes) -> list[int]:
-    """Return the jobs that are to be retried or dropped."""
+    """Return the jobs that are to be retried, dropped or cancelled."""
     ids = _fields(body).get("ids")
     if not isinstance(ids, list) or not all(type(id) is int for id in ids):
         raise ProtocolError("ids is not a list of numbers")
@@ -92,6 +90,14 @@ def page(body: bytes) -> tuple[str | None, int, int]:
     if state is not None and state not in STATES:
         raise ProtocolError(f"no such state; there are {', '.join(STATES)}")
     return state, after, max(1, min(limit, PAGE))
+
+
+def paused(body: bytes) -> bool:
+    """Return whether jobs are to be withheld from now on."""
+    wanted = _fields(body).get("paused")
+    if not isinstance(wanted, bool):
+        raise ProtocolError("paused is neither true nor false")
+    return wanted
 
 
 def _check_delay(seconds: float) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from graced.queue.job import Job, Outcome
     from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
+    from graced.queue.terms import Terms
     from graced.queue.timing import Clock
     from graced.settings import Pool
 else:
@@ -54,7 +55,7 @@ class WorkerQueue(Protocol):
 
     The rules: a worker has at most one job in hand. A job is handed out by a durable
     commit only. ``settle`` may be repeated; whoever keeps the queue tells jobs apart by
-    (id, attempt, owner). What a worker holds when it dies is given back by the main
+    (id, token). What a worker holds when it dies is given back by the main
     process's report or by the worker's lock, never by a time-out.
     """
 
@@ -93,15 +94,21 @@ class QueueView(Protocol):
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return a page of jobs in the order of their ids, beginning after one."""
 
+    def job(self, id: int) -> dict[str, Any] | None:
+        """Return a job's listing with its attempts one by one; None if there is no such job."""
+
 
 class ClientQueue(QueueView, Protocol):
     """What ``graced submit`` and ``graced jobs`` ask for."""
 
-    def submit(self, payloads: Sequence[str], delay: float, max_attempts: int) -> Sequence[int]:
-        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
+    def submit(self, payloads: Sequence[str], terms: Terms) -> Sequence[int]:
+        """Accept all the payloads durably, or none: return their ids, or raise QueueError.
 
-    def stream(self, payloads: Iterable[str], delay: float, max_attempts: int) -> int:
-        """Accept any number of payloads, all or none, in bounded memory; return how many."""
+        A single one whose unique key is that of an open job: return the id of that.
+        """
+
+    def stream(self, payloads: Iterable[str], terms: Terms) -> list[range]:
+        """Accept any number of payloads, all or none, in bounded memory; return their ids."""
 
     def wait(self, job: int) -> dict[str, Any]:
         """Return the job's listing once it is done, dead or gone."""
@@ -111,6 +118,12 @@ class ClientQueue(QueueView, Protocol):
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
         """Forget jobs that nobody works on; return the refusals by id."""
+
+    def cancel(self, ids: Sequence[int]) -> dict[int, str]:
+        """Have jobs dead that are not done: now, or once their worker is interrupted."""
+
+    def pause(self, paused: bool) -> None:
+        """Hand out no further jobs until it is said otherwise, over restarts."""
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs there are in each state, and the age of the oldest due one."""
@@ -128,6 +141,8 @@ class Row(Protocol):
     id: int
     owner: str | None
     submitted: int  # ms of the queue's clock
+    token: int  # another one for each time that it is handed out
+    scheduled: int | None  # ms since the epoch: the instant of its schedule
 
     @property
     def attempt(self) -> int:
@@ -151,23 +166,29 @@ class Dispatcher(Protocol):
         """All workers that have, or may have, a job in hand."""
 
     def join(self, name: str, holds: Iterable[tuple[int, int]], now: int) -> None:
-        """A worker has connected and says what it has in hand: it has seen nothing else."""
+        """A worker has connected and says what it has in hand, by id and token.
+
+        It has seen nothing else.
+        """
 
     def ask(self, name: str, now: int) -> Row | None:
         """A worker is idle; return a job that can be handed out at once."""
 
     def settle(
-        self, name: str, id: int, attempt: int, outcome: Outcome, more: bool, now: int
+        self, name: str, id: int, token: int, outcome: Outcome, more: bool, now: int
     ) -> Row | None:
         """A job ended; return the next one if it can be handed out at once."""
 
-    def leave(self, name: str) -> None:
+    def leave(self, name: str, now: int) -> None:
         """A worker has nothing in hand and wants nothing."""
 
-    def absent(self, name: str) -> None:
+    def absent(self, name: str, now: int) -> None:
         """A worker's connection is gone: hand it nothing until it joins again."""
 
-    def requeue(self, row: Any) -> None:
+    def withhold(self, name: str) -> None:
+        """A worker is about to be interrupted: hand it nothing any more."""
+
+    def requeue(self, row: Any, now: int) -> None:
         """A job could not be handed out: its worker has not seen it."""
 
     def bury(
@@ -184,19 +205,22 @@ class Dispatcher(Protocol):
     def payload(self, row: Any) -> str:
         """Return the payload of a job."""
 
-    def submit(
-        self, payloads: Sequence[str], delay: float, max_attempts: int, now: int
-    ) -> tuple[int, int]:
-        """Accept jobs; return the first id and how many. QueueError if they are too many."""
+    def submit(self, payloads: Sequence[str], terms: Terms, now: int) -> Sequence[int]:
+        """Accept jobs; return their ids. QueueError if they are too many.
+
+        A single one whose unique key is that of an open job: return the id of that.
+        """
 
     def open_stream(self) -> int:
         """Begin a stream of jobs that shall be accepted all or none."""
 
-    def stage(self, stream: int, payloads: Sequence[str], max_attempts: int, now: int) -> None:
-        """Keep some jobs of a stream, out of everybody's sight."""
+    def stage(
+        self, stream: int, payloads: Sequence[str], terms: Terms, now: int
+    ) -> Sequence[int]:
+        """Keep some jobs of a stream, out of everybody's sight; return their ids."""
 
-    def commit_stream(self, stream: int, delay: float, now: int) -> int:
-        """Accept a stream; return how many jobs it has."""
+    def commit_stream(self, stream: int, terms: Terms, now: int) -> int:
+        """Accept a stream, on the terms of all its jobs; return how many it has."""
 
     def abort_stream(self, stream: int) -> None:
         """Forget a stream that did not come to its end."""
@@ -206,6 +230,18 @@ class Dispatcher(Protocol):
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
         """Forget jobs that nobody works on; return the refusals."""
+
+    def cancel(self, ids: Iterable[int], now: int) -> dict[int, str]:
+        """Have jobs dead that are not done; return the refusals.
+
+        One in hand is dead once its worker has let go of it, whatever that says but "done".
+        """
+
+    def cancelling(self) -> list[Any]:
+        """Return the rows in hand whose workers are to be told, since the last call."""
+
+    def pause(self, paused: bool, now: int) -> None:
+        """Hand out no further jobs until it is said otherwise, over restarts."""
 
     def ended(self) -> list[tuple[int, str]]:
         """Return the jobs that are done, dead or gone since the last call."""
@@ -268,13 +304,16 @@ class Storage(Protocol):
         """It could not be used: say so, and let some time pass."""
 
     def listing(self, id: int) -> dict[str, Any] | None:
-        """Return all that is known of a job, None if there is no such job."""
+        """Return a job's listing, None if there is no such job."""
+
+    def job(self, id: int) -> dict[str, Any] | None:
+        """Return the same with all of its attempts. StorageError if it can't be read."""
 
     def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return jobs in the order of their ids. StorageError if it can't be read."""
 
     def counts(self) -> dict[str, Any]:
-        """Return how many jobs are in each state; nothing while it is not open."""
+        """Return how many jobs are in each state, and `paused`; nothing while it is not open."""
 
 
 class Engine(Protocol):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from graced.queue.protocol import Dispatcher, Engine, Row
 
 SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
+BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE)
 MOST_PARKED = 64  # frames of one worker that wait for the file
 LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
 
@@ -193,6 +194,7 @@ class Server:
         if handouts is None:
             return
         self._hand_out_all(dispatcher, handouts)
+        self._interrupt_cancelled(dispatcher)
         self._client_requests.committed(dispatcher)
         self._to_main.extend(("buried", owner) for owner in self._dead_owners.buried())
         storage.written()
@@ -208,7 +210,7 @@ class Server:
         for row in handouts:
             worker = self._workers.get(row.owner or "")
             if worker is None:
-                dispatcher.requeue(row)
+                dispatcher.requeue(row, self._storage.clock.now())
             else:
                 self._hand_out(dispatcher, worker, row)
                 quiet.discard(worker)
@@ -235,7 +237,7 @@ class Server:
 
     def _most_parked(self, kind: int) -> int:
         """Return how many frames may wait for the file: a client's one only until it is tried."""
-        if kind <= Kind.LEAVE:
+        if kind in BY_WORKERS:
             return MOST_PARKED
         return int(self._storage.trouble is None)
 
@@ -249,13 +251,13 @@ class Server:
         if connection.owner is not None and self._workers.get(connection.owner) is connection:
             del self._workers[connection.owner]
             if self._storage.dispatcher is not None:
-                self._storage.dispatcher.absent(connection.owner)
+                self._storage.dispatcher.absent(connection.owner, self._storage.clock.now())
             self._dead_owners.left(connection.owner)
 
     # -- what workers say
 
     def _hello(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
-        name, holds = messages.introduction(body)
+        name, holds, connection.cancels = messages.introduction(body)
         if not connection.trusted:
             raise ProtocolError("a worker of another user")
         if connection.owner not in (None, name):
@@ -274,9 +276,9 @@ class Server:
             self._hand_out(dispatcher, connection, row)
 
     def _settle(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
-        id, attempt, outcome, more = messages.settlement(body)
+        id, token, outcome, more = messages.settlement(body)
         row = dispatcher.settle(
-            _owner(connection), id, attempt, outcome, more, self._storage.clock.now()
+            _owner(connection), id, token, outcome, more, self._storage.clock.now()
         )
         connection.settles += 1
         self._settled.add(connection)
@@ -287,7 +289,7 @@ class Server:
             self._quiet.add(connection)
 
     def _leave(self, dispatcher: Dispatcher, connection: Connection, _body: bytes) -> None:
-        dispatcher.leave(_owner(connection))
+        dispatcher.leave(_owner(connection), self._storage.clock.now())
         self._settled.add(connection)
         self._quiet.add(connection)
 
@@ -296,12 +298,25 @@ class Server:
             payload = dispatcher.payload(row).encode()
         except StorageError as trouble:
             self._storage.failed(trouble)
-            dispatcher.requeue(row)
+            dispatcher.requeue(row, self._storage.clock.now())
             self._connections.close(connection)  # it comes again, and asks again
             return
         submitted = max(self._storage.clock.wall(row.submitted), 0)
-        head = wire.HANDOUT.pack(row.id, row.attempt, submitted, connection.confirmed)
-        self._send(connection, Kind.JOB, head + payload)
+        told = row.id, row.attempt, submitted, connection.confirmed, row.token, row.scheduled or 0
+        self._send(connection, Kind.JOB, wire.HANDOUT.pack(*told) + payload)
+
+    def _interrupt_cancelled(self, dispatcher: Dispatcher) -> None:
+        """Have the workers told whose jobs are cancelled: by us, or by the main process."""
+        for row in dispatcher.cancelling():
+            owner = row.owner or ""
+            worker = self._workers.get(owner)
+            if worker is not None and worker.cancels:
+                self._send(
+                    worker, Kind.CANCEL_JOB, wire.encode({"id": row.id, "token": row.token})
+                )
+            else:
+                dispatcher.withhold(owner)
+                self._to_main.append(("cancel", owner, row.id))
 
     # -- the main process
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 NEVER = float("inf")
 
 
-SHOWN = ("submitted", "due", "ended")  # the moments in a job's listing, in seconds
+SHOWN = ("submitted", "due", "began", "ended")  # the moments in a job's listing, in seconds
 
 
 def wall_ms() -> int:
@@ -54,7 +54,7 @@ class Clock:
     def shown(self, job: dict[str, Any]) -> dict[str, Any]:
         """Put the wall clock's moments into a job's listing, and return it."""
         for name in SHOWN:
-            if job[name] is not None:
+            if job.get(name) is not None:
                 job[name] = self.wall(round(job[name] * 1000)) / 1000
         return job
 

@@ -13,6 +13,7 @@ import struct
 from enum import IntEnum
 
 from graced.host import unixsocket
+from graced.queue.terms import Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,35 +22,43 @@ if TYPE_CHECKING:
 
 MAX_BODY = 8 << 20
 READ = 1 << 16  # bytes read from one connection before the others get their turn
+MOST_TERMS = 4096  # bytes of a submit's terms in JSON
 CHUNK_BYTES = 2 << 20  # a client closes a batch of payloads at this size,
 CHUNK_JOBS = 1000  # or at this number: about 5 ms of the keeper's time
 MOST_JOBS = 10_000  # payloads in one frame, however short: each takes its own memory
 
 
 class Kind(IntEnum):
-    """What a frame says. Numbers are never used twice: an old worker may talk to a new keeper."""
+    """What a frame says. Numbers are never used twice: an old worker may talk to a new keeper.
+
+    Those of 0.1 that mean nothing any more: 1, 3, 5, 10, 12, 13, 20, 21.
+    """
 
     # A worker says
-    HELLO = 1  # {"owner", "holds": [[id, attempt]]}
+    HELLO = 40  # {"owner", "holds": [[id, token]], "cancels": bool}
     ASK = 2  # idle: hand me a job
-    SETTLE = 3  # SETTLEMENT, then JSON text
+    SETTLE = 41  # SETTLEMENT, then JSON text
     LEAVE = 4  # nothing in hand, nothing wanted
     # A worker is told
-    JOB = 5  # HANDOUT, then the payload
+    JOB = 42  # HANDOUT, then the payload
     SETTLED = 6  # COUNT: settles that are durable, of this connection
+    CANCEL_JOB = 43  # {"id", "token"}, if it has said that it cancels single ones
     # A client says
-    SUBMIT = 10  # PARCEL, lengths, payloads
-    STREAM = 11  # PARCEL: what comes next belongs together
-    CHUNK = 12  # PARCEL, lengths, payloads
-    STREAM_END = 13  # empty
+    SUBMIT = 50  # PARCEL, terms, lengths, payloads
+    STREAM = 11  # empty: what comes next belongs together
+    CHUNK = 51  # PARCEL, terms, lengths, payloads
+    STREAM_END = 52  # PARCEL, terms
     WAIT = 14  # {"id"}
     LIST = 15  # {"state", "after", "limit"}
     RETRY = 16  # {"ids"}
     DROP = 17  # {"ids"}
     COUNTS = 18  # empty
+    CANCEL = 53  # {"ids"}
+    SHOW = 54  # {"id"}
+    PAUSE = 55  # {"paused"}
     # A client is told
-    SUBMITTED = 20  # {"first", "count"}
-    TAKEN_IN = 21  # empty: the chunk is durable
+    SUBMITTED = 56  # {"ids": [[first, count]]}; of a stream {"count"}
+    TAKEN_IN = 57  # {"ids"}: the chunk is durable
     ANSWER = 22  # any JSON
     REFUSED = 23  # text: why not, and what to do
     # Keepers among themselves
@@ -58,10 +67,10 @@ class Kind(IntEnum):
 
 
 HEADER = struct.Struct("<IB")
-HANDOUT = struct.Struct("<QIQQ")  # id, attempt, submitted (ms), confirmed settles
-SETTLEMENT = struct.Struct("<QIBBd")  # id, attempt, outcome, more, after (s)
+HANDOUT = struct.Struct("<QIQQQQ")  # id, attempt, submitted, confirmed settles, token, scheduled
+SETTLEMENT = struct.Struct("<QQBBd")  # id, token, outcome, more, after (s)
 COUNT = struct.Struct("<Q")
-PARCEL = struct.Struct("<dII")  # delay (s), max_attempts (0: the pool's), how many payloads
+PARCEL = struct.Struct("<II")  # bytes of the terms in JSON, how many payloads
 
 
 class ProtocolError(Exception):
@@ -128,32 +137,52 @@ def decode(body: bytes) -> Any:
         raise ProtocolError(f"a body that is not JSON: {error}") from None
 
 
-def pack_payloads(payloads: Sequence[str], delay: float, max_attempts: int) -> bytes:
+def pack_payloads(payloads: Sequence[str], terms: Terms) -> bytes:
     """Return the body of a SUBMIT or a CHUNK."""
     raw = [payload.encode() for payload in payloads]
     lengths = struct.pack(f"<{len(raw)}I", *map(len, raw))
-    return b"".join([PARCEL.pack(delay, max_attempts, len(raw)), lengths, *raw])
+    told = encode(terms.told())
+    return b"".join([PARCEL.pack(len(told), len(raw)), told, lengths, *raw])
 
 
-def unpack_payloads(body: bytes) -> tuple[list[str], float, int]:
-    """Return the payloads, the delay and max_attempts of a SUBMIT or a CHUNK."""
+def unpack_payloads(body: bytes) -> tuple[list[str], Terms]:
+    """Return the payloads of a SUBMIT or a CHUNK, and their terms."""
     try:
-        delay, max_attempts, count = PARCEL.unpack_from(body)
+        size, count = PARCEL.unpack_from(body)
         if count > MOST_JOBS:
             raise ProtocolError(
                 f"{count} jobs at once; at most {MOST_JOBS}, or any number as a stream"
             )
-        at = PARCEL.size + 4 * count
-        lengths = struct.unpack_from(f"<{count}I", body, PARCEL.size)
+        if size > MOST_TERMS:
+            raise ProtocolError(f"terms of {size} bytes; at most {MOST_TERMS}")
+        at = PARCEL.size + size
+        terms = Terms.read(decode(body[PARCEL.size : at]))
+        lengths = struct.unpack_from(f"<{count}I", body, at)
+        at += 4 * count
         payloads = []
         for length in lengths:
             payloads.append(body[at : at + length].decode())
             at += length
     except (struct.error, UnicodeDecodeError) as error:
         raise ProtocolError(f"payloads that cannot be read: {error}") from None
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
     if at != len(body):
         raise ProtocolError("payloads of other lengths than announced")
-    return payloads, delay, max_attempts
+    return payloads, terms
+
+
+def runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Return numbers as the first and the count of each run of them."""
+    if isinstance(ids, range):
+        return [(ids.start, len(ids))]
+    found: list[tuple[int, int]] = []
+    for id in ids:
+        if found and id == sum(found[-1]):
+            found[-1] = found[-1][0], found[-1][1] + 1
+        else:
+            found.append((id, 1))
+    return found
 
 
 def connect(path: str, *, blocking: bool = False) -> socket.socket:

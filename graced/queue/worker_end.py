@@ -150,7 +150,7 @@ class WorkerEnd:
         with suppress(OSError):  # then it takes us for dead once we do not talk to it
             self.lock = liveness.keep(self._address.file, self._owner, self.lock)
         held = [job for job, _ in self._settles] + ([self._hand] if self._hand else [])
-        said = {"owner": self._owner, "holds": [[job.id, job.attempt] for job in held]}
+        said = {"owner": self._owner, "holds": [[job.id, job.token] for job in held]}
         parts = [wire.frame(Kind.HELLO, wire.encode(said))]
         parts += [_settlement(job, outcome, False) for job, outcome in self._settles]
         if self._left:
@@ -233,19 +233,20 @@ class WorkerEnd:
             raise QueueError(f"the queue's keeper refuses what this worker says: {why}")
 
     def _take(self, body: bytes) -> None:
-        id, attempt, submitted, confirmed = wire.HANDOUT.unpack_from(body)
+        id, attempt, submitted, confirmed, token, scheduled = wire.HANDOUT.unpack_from(body)
         self._confirm(confirmed)
         self._asked = False
         if self._left:
             return
+        told = attempt, submitted / 1000, token, scheduled / 1000 if scheduled else None
         try:
             payload = jsonvalue.read(body[wire.HANDOUT.size :].decode())
         except ValueError as error:  # what has no payload cannot be worked on
-            job = Job(id, None, attempt, submitted / 1000)
+            job = Job(id, None, *told)
             why = f"the payload is not a JSON value: {error}"
             self.settle(job, Discarded(evidence(why)), more=True)
         else:
-            self._hand = self._arrived = Job(id, payload, attempt, submitted / 1000)
+            self._hand = self._arrived = Job(id, payload, *told)
 
     def _confirm(self, count: int) -> None:
         del self._settles[: count - self._confirmed]
@@ -269,5 +270,5 @@ def _settlement(job: Job, outcome: Outcome, more: bool) -> bytes:
         case Raised(evidence) | Discarded(evidence):
             text = evidence
     number = NUMBERS[type(outcome)]
-    head = wire.SETTLEMENT.pack(job.id, job.attempt, number, more, after)
+    head = wire.SETTLEMENT.pack(job.id, job.token, number, more, after)
     return wire.frame(Kind.SETTLE, head + text.encode())

@@ -13,6 +13,7 @@ from keeper_harness import KeeperHarness, await_news, confirm, reconnect, settle
 
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Postponed, Raised
 from graced.queue.protocol import QueueError
+from graced.queue.terms import Terms
 
 SOON = 0.05  # seconds; who asks again and again would take longer
 TRIES = 10  # as another program may have the machine meanwhile
@@ -62,7 +63,7 @@ class QueueContract:
 
     def test_what_raised_is_tried_again_and_then_dead(self, queue: KeeperHarness) -> None:
         client = queue.client()
-        [id] = client.submit(["1"], 0, 2)
+        [id] = client.submit(["1"], Terms(0, 2))
         worker = queue.worker(1)
         for attempt in (1, 2):
             job = take(worker)
@@ -74,8 +75,8 @@ class QueueContract:
 
     def test_a_delay_is_kept(self, queue: KeeperHarness) -> None:
         client = queue.client()
-        client.submit(["1"], 3600)
-        [late] = client.submit(["2"], 0.3)
+        client.submit(["1"], Terms(3600))
+        [late] = client.submit(["2"], Terms(0.3))
         [early] = client.submit(["3"])
         worker = queue.worker(1)
         postponed = 0.0
@@ -207,7 +208,7 @@ class QueueContract:
 
     def test_a_stream_is_accepted_whole(self, queue: KeeperHarness) -> None:
         client = queue.client()
-        assert client.stream(str(n) for n in range(2500)) == 2500
+        assert sum(map(len, client.stream(str(n) for n in range(2500)))) == 2500
         assert client.counts()["waiting"] == 2500
         jobs = work_off(queue.worker(1), 2500)
         assert [job.payload for job in jobs] == list(range(2500))
@@ -238,7 +239,7 @@ class QueueContract:
 
     def test_jobs_are_retried_and_dropped(self, queue: KeeperHarness) -> None:
         client = queue.client()
-        first, second, third = client.submit(["1", "2", "3"], 0, 1)
+        first, second, third = client.submit(["1", "2", "3"], Terms(0, 1))
         worker = queue.worker(1)
         settle(worker, take(worker), Raised("{}"))
         taken = take(worker)
@@ -252,3 +253,107 @@ class QueueContract:
         again = take(worker)
         assert (again.id, again.attempt) == (first, 1)
         assert client.wait(third)["state"] == "gone"
+
+    def test_of_due_jobs_the_higher_goes_first_and_of_equals_the_older(
+        self, queue: KeeperHarness
+    ) -> None:
+        client = queue.client()
+        usual = client.submit(["0"] * 3)
+        [high] = client.submit(["1"], Terms(priority=100))
+        [low] = client.submit(["2"], Terms(priority=-100))
+        client.submit(["3"], Terms(3600, priority=50))
+        worker = queue.worker(1)
+        assert [job.id for job in work_off(worker, 2)] == [high, usual[0]]
+        job = take(worker)  # more may be reserved for it
+        [higher] = client.submit(["4"], Terms(priority=1))
+        worker.settle(job, Done(), more=True)
+        assert [job.id for job in [job, *work_off(worker, 3)]] == [usual[1], higher, usual[2], low]
+
+    def test_of_open_jobs_only_one_has_a_unique_key(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        key = Terms(unique="a b/ä")
+        [id] = client.submit(["1"], key)
+        assert list(client.submit(["2"], key)) == [id], "it waits"
+        assert list(client.submit(["2"], Terms(unique="a b"))) != [id]
+        worker = queue.worker(1)
+        job = take(worker)
+        queue.restart()
+        client = queue.client()
+        assert list(client.submit(["2"], key)) == [id], "it is in hand"
+        settle(worker, job, Discarded("{}"))
+        [second] = client.submit(["3"], key)
+        assert second != id
+        assert client.retry([id]) == {id: f"job {second} with the same unique key is open"}
+        assert client.drop([second]) == {}
+        assert client.retry([id]) == {}
+        assert list(client.submit(["2"], key)) == [id], "it waits again"
+
+    def test_a_token_grows_with_each_time_that_a_job_is_handed_out(
+        self, queue: KeeperHarness
+    ) -> None:
+        queue.client().submit(["1"])
+        tokens = []
+        for number in range(1, 4):
+            worker = queue.worker(number)
+            job = take(worker)
+            assert job.attempt == 1
+            tokens.append(job.token)
+            queue.died(worker, number, False)
+            queue.restart()
+        assert tokens == sorted(set(tokens))
+
+    def test_a_waiting_job_that_is_cancelled_is_dead_without_an_attempt(
+        self, queue: KeeperHarness
+    ) -> None:
+        client = queue.client()
+        ids = client.submit(["1"] * 3)
+        worker = queue.worker(1)
+        settle(worker, take(worker))
+        assert client.cancel([*ids, 99]) == {ids[0]: "is done", 99: "no such job"}
+        assert client.cancel(ids[1:]) == {}, "twice is once"
+        ended = client.wait(ids[1])
+        assert (ended["state"], ended["attempts"]) == ("dead", 0)
+        assert '"reason":"cancelled"' in ended["evidence"]
+        assert queue.counts()["waiting"] == 0
+
+    def test_a_paused_queue_hands_out_nothing_over_restarts(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        ids = client.submit(["1"] * 3)
+        worker = queue.worker(1)
+        job = take(worker)
+        client.pause(True)
+        assert client.counts()["paused"] is True
+        settle(worker, job)
+        worker.ask()
+        queue.restart()
+        reconnect(worker)
+        client = queue.client()
+        later = client.submit(["1"])
+        quiet = time.monotonic() + 0.3
+        while time.monotonic() < quiet:
+            assert worker.receive() is None, "it is paused"
+            await_news(worker, time.monotonic() + 0.05)
+        client.pause(False)
+        assert [job.id for job in work_off(worker, 3)] == [*ids[1:], *later]
+        assert queue.counts()["paused"] is False
+
+    def test_attempts_are_kept_one_by_one(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"], Terms(priority=3, unique="u"))
+        assert client.job(id + 1) is None
+        worker = queue.worker(1)
+        settle(worker, take(worker), Raised('{"reason":"first"}'))
+        take(worker)
+        queue.died(worker, 1, True, reason="killed by SIGSEGV")
+        other = queue.worker(2)
+        settle(other, take(other), Done("7"))
+        job = client.job(id)
+        assert job is not None
+        assert (job["state"], job["attempts"], job["result"]) == ("done", 3, "7")
+        assert (job["priority"], job["unique"]) == (3, "u")
+        tries = job["tries"]
+        assert [t["attempt"] for t in tries] == [1, 2]
+        assert [t["token"] for t in tries] == sorted({t["token"] for t in tries})
+        assert tries[0]["evidence"] == '{"reason":"first"}'
+        assert "SIGSEGV" in tries[1]["evidence"]
+        assert all(t["counts"] and t["began"] <= t["ended"] <= job["ended"] for t in tries)

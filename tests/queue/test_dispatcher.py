@@ -25,12 +25,12 @@ from hypothesis.stateful import (
 from graced.queue.job import Discarded, Done, Outcome, Postponed, Raised
 from graced.queue.policy import Policy
 from graced.queue.protocol import QueueError, StorageError
-from graced.queue.sqlite import bulk
+from graced.queue.sqlite import bulk, window
 from graced.queue.sqlite import dispatcher as rules
-from graced.queue.sqlite import lookahead as window
 from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.rows import DEAD, DONE, WAITING, Row
 from graced.queue.sqlite.store import Store
+from graced.queue.terms import Terms
 from graced.settings import Retry
 
 SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -57,7 +57,7 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.hand: tuple[int, int] | None = None  # job, attempt
+        self.hand: tuple[int, int] | None = None  # job, token
         self.settled: list[tuple[int, int, Outcome]] = []  # said, not confirmed
         self.asked = False
 
@@ -99,6 +99,7 @@ class Histories(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp(dir=SHM)
         self.now = START
         self.known: dict[int, Known] = {}
+        self.tokens: dict[int, int] = {}  # the last one of each job that was handed out
         self.workers: dict[str, Worker] = {}
         self.number = 0
         self.listening = False
@@ -132,9 +133,9 @@ class Histories(RuleBasedStateMachine):
         limit=st.sampled_from([0, 0, 1, 5]),
     )
     def submit(self, count: int, delay: float, limit: int) -> None:
-        first, many = self.dispatcher.submit(["{}"] * count, delay, limit, self.now)
-        assert many == count
-        for id in range(first, first + count):
+        ids = self.dispatcher.submit(["{}"] * count, Terms(delay, limit), self.now)
+        assert len(ids) == count
+        for id in ids:
             assert id not in self.known, "a number was used twice"
             self.known[id] = Known(self.now + round(delay * 1000), limit)
             self.unwritten.append(id)
@@ -145,9 +146,9 @@ class Histories(RuleBasedStateMachine):
         stream = self.dispatcher.open_stream()
         first = self.dispatcher._last + 1
         for _ in range(count):
-            self.dispatcher.stage(stream, ["{}"], 0, self.now)
+            self.dispatcher.stage(stream, ["{}"], Terms(), self.now)
         if finished:
-            assert self.dispatcher.commit_stream(stream, 0.0, self.now) == count
+            assert self.dispatcher.commit_stream(stream, Terms(), self.now) == count
             for id in range(first, first + count):
                 self.known[id] = Known(self.now, 0)
                 self.unwritten.append(id)
@@ -185,18 +186,18 @@ class Histories(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from([w for w in self.workers.values() if w.hand]))
         assert worker.hand is not None
         self.now += took
-        (id, attempt), worker.hand = worker.hand, None
-        worker.settled.append((id, attempt, outcome))
+        (id, token), worker.hand = worker.hand, None
+        worker.settled.append((id, token, outcome))
         worker.asked = more
         self.known[id].count(outcome)
-        self._deliver(self.dispatcher.settle(worker.name, id, attempt, outcome, more, self.now))
+        self._deliver(self.dispatcher.settle(worker.name, id, token, outcome, more, self.now))
         self._commit()
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
     def reconnect(self, data: st.DataObject) -> None:
         worker = self._some(data)
-        self.dispatcher.absent(worker.name)
+        self.dispatcher.absent(worker.name, self.now)
         self._commit()
         self._join(worker)
         self._commit()
@@ -217,7 +218,7 @@ class Histories(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         worker = self._some(data)
         if worker.hand is None:
-            self.dispatcher.leave(worker.name)
+            self.dispatcher.leave(worker.name, self.now)
             worker.asked = False
             self._commit()
 
@@ -299,7 +300,9 @@ class Histories(RuleBasedStateMachine):
         assert worker.asked, "it had not asked"
         job.low = job.high = row.attempt - 1
         job.ends.clear()
-        worker.hand, worker.asked = (row.id, row.attempt), False
+        assert row.token > self.tokens.get(row.id, 0), "a token was used twice"
+        self.tokens[row.id] = row.token
+        worker.hand, worker.asked = (row.id, row.token), False
 
     # -- steps
 
@@ -329,11 +332,11 @@ class Histories(RuleBasedStateMachine):
             return False
         worker = busy[self.now % len(busy)]
         assert worker.hand is not None
-        (id, attempt), worker.hand = worker.hand, None
-        worker.settled.append((id, attempt, Done()))
+        (id, token), worker.hand = worker.hand, None
+        worker.settled.append((id, token, Done()))
         worker.asked = True
         self.known[id].count(Done())
-        self._deliver(self.dispatcher.settle(worker.name, id, attempt, Done(), True, self.now))
+        self._deliver(self.dispatcher.settle(worker.name, id, token, Done(), True, self.now))
         return True
 
     def _written(self, rows: list[Row]) -> None:
@@ -350,12 +353,12 @@ class Histories(RuleBasedStateMachine):
         self.unwritten.clear()
 
     def _join(self, worker: Worker) -> None:
-        held = [(id, attempt) for id, attempt, _ in worker.settled]
+        held = [(id, token) for id, token, _ in worker.settled]
         held += [worker.hand] if worker.hand else []
         self.dispatcher.join(worker.name, held, self.now)
-        for id, attempt, outcome in worker.settled:
+        for id, token, outcome in worker.settled:
             assert (
-                self.dispatcher.settle(worker.name, id, attempt, outcome, False, self.now) is None
+                self.dispatcher.settle(worker.name, id, token, outcome, False, self.now) is None
             )
         if worker.asked:
             self._deliver(self.dispatcher.ask(worker.name, self.now))
@@ -384,13 +387,13 @@ class Histories(RuleBasedStateMachine):
         self._commit()
         for worker in list(self.workers.values()):
             if worker.hand:
-                id, attempt = worker.hand
+                id, token = worker.hand
                 worker.hand = None
-                worker.settled.append((id, attempt, Done()))
+                worker.settled.append((id, token, Done()))
                 self.known[id].count(Done())
-                self.dispatcher.settle(worker.name, id, attempt, Done(), False, self.now)
+                self.dispatcher.settle(worker.name, id, token, Done(), False, self.now)
                 self._commit()
-            self.dispatcher.leave(worker.name)
+            self.dispatcher.leave(worker.name, self.now)
             del self.workers[worker.name]
         last = self.workers["d:last"] = Worker("d:last")
         self.dispatcher.join("d:last", [], self.now)
@@ -401,10 +404,10 @@ class Histories(RuleBasedStateMachine):
                 self._deliver(self.dispatcher.ask("d:last", self.now))
             self._commit()
             if last.hand is not None:
-                (id, attempt), last.hand = last.hand, None
-                last.settled.append((id, attempt, Done()))
+                (id, token), last.hand = last.hand, None
+                last.settled.append((id, token, Done()))
                 self.known[id].count(Done())
-                self.dispatcher.settle("d:last", id, attempt, Done(), False, self.now)
+                self.dispatcher.settle("d:last", id, token, Done(), False, self.now)
         self._commit()
         for id, job in self.known.items():
             row = self.store.row(id)
@@ -427,12 +430,12 @@ def store(tmp_path: Path) -> Any:
 
 
 def settled(dispatcher: Dispatcher, name: str, row: Row, now: int) -> Row | None:
-    return dispatcher.settle(name, row.id, row.attempt, Done(), True, now)
+    return dispatcher.settle(name, row.id, row.token, Done(), True, now)
 
 
 def test_a_quick_workers_next_job_comes_before_the_commit(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 9, 0, 0, START)
+    dispatcher.submit(["{}"] * 9, Terms(), START)
     dispatcher.ask("d:1", START)
     [first] = _commit(dispatcher, START)
     assert settled(dispatcher, "d:1", first, START + 1) is None, "not known to be quick"
@@ -449,7 +452,7 @@ def test_a_quick_workers_next_job_comes_before_the_commit(store: Store) -> None:
 
 def test_a_reserved_job_is_free_for_the_idle(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 4, 0, 0, START)
+    dispatcher.submit(["{}"] * 4, Terms(), START)
     dispatcher.ask("d:1", START)
     [row] = _commit(dispatcher, START)
     settled(dispatcher, "d:1", row, START)
@@ -463,7 +466,7 @@ def test_a_reserved_job_is_free_for_the_idle(store: Store) -> None:
 
 def test_the_oldest_job_does_not_wait_for_a_worker_that_became_slow(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 50, 0, 0, START)
+    dispatcher.submit(["{}"] * 50, Terms(), START)
     dispatcher.ask("d:1", START)
     [row] = _commit(dispatcher, START)
     settled(dispatcher, "d:1", row, START)
@@ -487,7 +490,7 @@ def quick_worker(dispatcher: Dispatcher, name: str) -> Row:
 def test_what_is_reserved_is_not_handed_out_before_that_is_durable(tmp_path: Path) -> None:
     store = FlakyStore(f"{tmp_path}/q.db")
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 50, 0, 0, START)
+    dispatcher.submit(["{}"] * 50, Terms(), START)
     row = quick_worker(dispatcher, "d:1")
     store.full = True
     handed = 0
@@ -505,7 +508,7 @@ def test_what_is_reserved_is_not_handed_out_before_that_is_durable(tmp_path: Pat
 
 def test_what_is_settled_during_a_commit_is_settled_by_it(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 50, 0, 0, START)
+    dispatcher.submit(["{}"] * 50, Terms(), START)
     hand = [quick_worker(dispatcher, "d:1")]
     done = []
 
@@ -530,14 +533,14 @@ def test_a_worker_whose_job_was_refused_after_all_gets_the_next_one(tmp_path: Pa
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
     assert dispatcher.ask("d:1", START) is None
     assert not _commit(dispatcher, START)
-    dispatcher.submit(["{}"], 0, 0, START)
+    dispatcher.submit(["{}"], Terms(), START)
     store.full = True
     with pytest.raises(StorageError):
         dispatcher.commit(START)
     assert dispatcher.consumers["d:1"].rows, "it was to be handed out"
     dispatcher.refuse_submits()
     store.full = False
-    dispatcher.submit(["{}"], 0, 0, START)
+    dispatcher.submit(["{}"], Terms(), START)
     assert len(_commit(dispatcher, START)) == 1
     store.close()
 
@@ -545,7 +548,7 @@ def test_a_worker_whose_job_was_refused_after_all_gets_the_next_one(tmp_path: Pa
 def test_an_attempt_that_was_not_handed_out_does_not_count(tmp_path: Path) -> None:
     store = FlakyStore(f"{tmp_path}/q.db")
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"], 0, 0, START)
+    dispatcher.submit(["{}"], Terms(), START)
     _commit(dispatcher, START)
     store.full = True
     dispatcher.ask("d:1", START)
@@ -563,7 +566,7 @@ def test_an_attempt_that_was_not_handed_out_does_not_count(tmp_path: Path) -> No
 def test_a_reserve_that_the_next_keeper_finds_does_not_count(tmp_path: Path) -> None:
     store = Store(f"{tmp_path}/q.db")
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    dispatcher.submit(["{}"] * 3, Terms(), START)
     row = quick_worker(dispatcher, "d:1")
     reserved = set(dispatcher.consumers["d:1"].prefetched)
     store.close()
@@ -579,9 +582,9 @@ def test_a_reserve_that_the_next_keeper_finds_does_not_count(tmp_path: Path) -> 
 def test_memory_is_bounded_however_many_wait(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
     for _ in range(20):
-        dispatcher.submit(["{}"] * 1000, 0, 0, START)
+        dispatcher.submit(["{}"] * 1000, Terms(), START)
         _commit(dispatcher, START)
-    assert len(dispatcher._lookahead._heap) <= 2 * window.MOST
+    assert len(dispatcher._lookahead._windows[0]._heap) <= 2 * window.MOST
     assert len(dispatcher._rows) <= 2 * window.MOST
 
 
@@ -591,10 +594,10 @@ def test_a_retry_that_falls_due_early_is_seen(
     monkeypatch.setattr(window, "AHEAD", 4)
     monkeypatch.setattr(window, "LOW", 2)
     dispatcher = Dispatcher(store, POLICY, lambda: 1.0)
-    dispatcher.submit(["{}"], 0, 0, START)
+    dispatcher.submit(["{}"], Terms(), START)
     dispatcher.ask("d:1", START)
     [row] = _commit(dispatcher, START)
-    dispatcher.submit(["{}"] * 20, 3600, 0, START)
+    dispatcher.submit(["{}"] * 20, Terms(3600), START)
     _commit(dispatcher, START)
     dispatcher.settle("d:1", row.id, 1, Raised("{}"), True, START)
     assert _commit(dispatcher, START) == []
@@ -605,7 +608,7 @@ def test_a_retry_that_falls_due_early_is_seen(
 
 def test_dead_after_its_own_attempts(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"], 0, 2, START)
+    dispatcher.submit(["{}"], Terms(0, 2), START)
     now = START
     for attempt in (1, 2):
         dispatcher.ask("d:1", now)
@@ -626,7 +629,7 @@ def test_dead_after_its_own_attempts(store: Store) -> None:
     assert (row_again.state, row_again.failures) == (WAITING, 0)
     dispatcher.ask("d:1", now)
     [row] = _commit(dispatcher, now)
-    dispatcher.settle("d:1", 1, row.attempt, Done(), False, now)
+    dispatcher.settle("d:1", 1, row.token, Done(), False, now)
     _commit(dispatcher, now)
     listing = store.listing(1)
     assert listing is not None
@@ -636,7 +639,7 @@ def test_dead_after_its_own_attempts(store: Store) -> None:
 def test_done_jobs_are_kept_and_then_pruned(store: Store) -> None:
     policy = POLICY.replace(keep_done=10.0)
     dispatcher = Dispatcher(store, policy, lambda: 0.5)
-    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    dispatcher.submit(["{}"] * 3, Terms(), START)
     dispatcher.ask("d:1", START)
     rows = _commit(dispatcher, START)
     while rows:
@@ -654,22 +657,22 @@ def test_done_jobs_are_kept_and_then_pruned(store: Store) -> None:
 
 def test_a_full_queue_refuses_and_says_so(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY.replace(max_waiting=2), lambda: 0.5)
-    dispatcher.submit(["{}"] * 2, 0, 0, START)
+    dispatcher.submit(["{}"] * 2, Terms(), START)
     with pytest.raises(QueueError, match=r"the queue is full: 2 jobs wait and max_waiting is 2"):
-        dispatcher.submit(["{}"], 0, 0, START)
+        dispatcher.submit(["{}"], Terms(), START)
 
 
 def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
     path = f"{tmp_path}/q.db"
     store = Store(path)
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    dispatcher.submit(["{}"] * 3, Terms(), START)
     _commit(dispatcher, START)
     assert dispatcher.drop([1, 2, 3]) == {}
     _commit(dispatcher, START)
     store.close()
     store = Store(path)
-    assert Dispatcher(store, POLICY, lambda: 0.5).submit(["{}"], 0, 0, START) == (4, 1)
+    assert Dispatcher(store, POLICY, lambda: 0.5).submit(["{}"], Terms(), START) == range(4, 5)
     store.close()
 
 
@@ -682,10 +685,10 @@ def test_a_long_stream_is_promoted_in_steps_and_survives_a_crash(
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
     stream = dispatcher.open_stream()
     for _ in range(5):
-        dispatcher.stage(stream, ["{}"] * 7, 0, START)
+        dispatcher.stage(stream, ["{}"] * 7, Terms(), START)
         _commit(dispatcher, START)
     assert dispatcher.counts(START)["waiting"] == 0
-    assert dispatcher.commit_stream(stream, 0, START) == 35
+    assert dispatcher.commit_stream(stream, Terms(), START) == 35
     _commit(dispatcher, START)
     dispatcher.maintain(START)
     assert dispatcher.counts(START)["waiting"] == 35
@@ -710,15 +713,15 @@ def test_a_stream_that_was_broken_off_leaves_nothing(
     dispatcher = Dispatcher(store, policy, lambda: 0.5)
     for _ in range(2):
         stream = dispatcher.open_stream()
-        dispatcher.stage(stream, ["{}"] * 25, 0, START)
+        dispatcher.stage(stream, ["{}"] * 25, Terms(), START)
         _commit(dispatcher, START)
         with pytest.raises(QueueError, match="the queue is full"):
-            dispatcher.stage(stream, ["{}"], 0, START)
+            dispatcher.stage(stream, ["{}"], Terms(), START)
         dispatcher.abort_stream(stream)
         while dispatcher.needs_maintenance:
             dispatcher.maintain(START)
         assert store.load()[0] == {}
-    dispatcher.stage(dispatcher.open_stream(), ["{}"] * 25, 0, START)
+    dispatcher.stage(dispatcher.open_stream(), ["{}"] * 25, Terms(), START)
     _commit(dispatcher, START)
     store.close()
     store = Store(path)
@@ -728,13 +731,13 @@ def test_a_stream_that_was_broken_off_leaves_nothing(
         dispatcher.maintain(START)
     assert store.load()[0] == {}
     assert store.load()[2] == []
-    assert dispatcher.submit(["{}"] * 25, 0, 0, START)[1] == 25
+    assert len(dispatcher.submit(["{}"] * 25, Terms(), START)) == 25
     store.close()
 
 
 def test_what_was_reserved_first_is_given_on_first(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 4, 0, 0, START)
+    dispatcher.submit(["{}"] * 4, Terms(), START)
     quick_worker(dispatcher, "d:1")
     assert list(dispatcher.consumers["d:1"].prefetched) == [3, 4]
     handed = []
@@ -747,10 +750,10 @@ def test_what_was_reserved_first_is_given_on_first(store: Store) -> None:
 def test_how_long_the_oldest_waits(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
     assert "oldest" not in dispatcher.counts(START)
-    dispatcher.submit(["{}"], 10, 0, START)
+    dispatcher.submit(["{}"], Terms(10), START)
     _commit(dispatcher, START)
     assert "oldest" not in dispatcher.counts(START + 9_999), "it does not wait before it is due"
-    dispatcher.submit(["{}"], 12, 0, START)
+    dispatcher.submit(["{}"], Terms(12), START)
     _commit(dispatcher, START)
     assert dispatcher.counts(START + 10_000)["oldest"] == 0
     assert dispatcher.counts(START + 12_500)["oldest"] == 2.5
@@ -762,7 +765,7 @@ def test_what_is_asked_of_a_job_that_has_just_ended_is_asked_of_that(
 ) -> None:
     """It is in the batch, or in the open transaction; in the file it is in hand still."""
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    dispatcher.submit(["{}"] * 3, Terms(), START)
     for name in ("d:1", "d:2"):
         dispatcher.ask(name, START)
     first, second = _commit(dispatcher, START)
@@ -793,7 +796,7 @@ def test_who_killed_a_worker_waits_behind_those_who_did_not(
     for name, size in zip(("AHEAD", "LOW", "MOST"), (4, 2, 8), strict=True):
         monkeypatch.setattr(window, name, size)
     dispatcher = Dispatcher(store, POLICY, lambda: 1.0)
-    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    dispatcher.submit(["{}"] * 3, Terms(), START)
 
     def next_job(now: int) -> int:
         dispatcher.ask("d:1", now)
@@ -803,8 +806,8 @@ def test_who_killed_a_worker_waits_behind_those_who_did_not(
     for id in (1, 2):
         assert next_job(START) == id
         dispatcher.bury("d:1", '{"signal":11}', START)
-    dispatcher.submit(["{}"] * 20, 5, 0, START)
-    dispatcher.submit(["{}"], 600, 0, START)
+    dispatcher.submit(["{}"] * 20, Terms(5), START)
+    dispatcher.submit(["{}"], Terms(600), START)
     _commit(dispatcher, START)
     later = START + 60_000
     assert dispatcher.next_due() is None
@@ -817,7 +820,7 @@ def test_who_killed_a_worker_waits_behind_those_who_did_not(
         rows = _commit(dispatcher, later)
         order += [row.id for row in rows]
         for row in rows:
-            dispatcher.settle(str(row.owner), row.id, row.attempt, Done(), False, later)
+            dispatcher.settle(str(row.owner), row.id, row.token, Done(), False, later)
     assert order == [3, *range(4, 24), 1, 2]
 
 
@@ -825,7 +828,7 @@ def test_who_was_found_after_a_crash_or_is_retried_by_hand_waits_behind_nobody(
     store: Store,
 ) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 1.0)
-    dispatcher.submit(["{}"] * 3, 0, 0, START)
+    dispatcher.submit(["{}"] * 3, Terms(), START)
     for name in ("d:1", "d:2"):
         dispatcher.ask(name, START)
     assert len(_commit(dispatcher, START)) == 2
@@ -833,7 +836,7 @@ def test_who_was_found_after_a_crash_or_is_retried_by_hand_waits_behind_nobody(
     dispatcher.bury("d:2", "{}", START)
     assert dispatcher.retry([2], START) == {}
     later = START + 60_000
-    dispatcher.submit(["{}"], 61, 0, START)
+    dispatcher.submit(["{}"], Terms(61), START)
     for name in ("d:3", "d:4", "d:5"):
         dispatcher.ask(name, later)
     assert [row.id for row in _commit(dispatcher, later)] == [2, 3, 1]
@@ -843,7 +846,7 @@ def test_the_first_interrupt_of_a_job_costs_no_attempt_and_each_further_one_does
     store: Store,
 ) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 1.0)
-    dispatcher.submit(["{}"], 0, 2, START)
+    dispatcher.submit(["{}"], Terms(0, 2), START)
     attempts = []
     now = START
     for _ in range(3):

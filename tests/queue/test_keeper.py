@@ -45,6 +45,7 @@ from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.lock import Lock, QueueLockedError
 from graced.queue.sqlite.place import Place, Sight
 from graced.queue.sqlite.store import Store
+from graced.queue.terms import Terms
 from graced.queue.wire import Kind
 from graced.queue.worker_end import WorkerEnd
 from graced.settings import Retry
@@ -86,7 +87,7 @@ def labour(harness: KeeperHarness, number: int, report: int) -> None:
 def test_killed_five_times_under_load_each_job_is_done_once(harness: KeeperHarness) -> None:
     harness.start()
     client = harness.client()
-    count = client.stream(str(n) for n in range(4000))
+    count = sum(map(len, client.stream(str(n) for n in range(4000))))
     read, write = os.pipe()
     pids = [in_a_process(lambda n=n: labour(harness, n, write)) for n in range(1, 5)]  # type: ignore[misc]
     os.close(write)
@@ -120,7 +121,7 @@ def test_it_ignores_signals_to_everybody_and_stops_as_asked(harness: KeeperHarne
 def test_it_sleeps_while_nothing_happens(harness: KeeperHarness) -> None:
     harness.start()
     client = harness.client()
-    client.submit(["1"], 3600)
+    client.submit(["1"], Terms(3600))
     worker = harness.worker(1)
     worker.ask()
     worker.receive()
@@ -175,7 +176,7 @@ def test_the_next_daemon_gets_the_file_and_the_workers_of_the_dead_one(
 ) -> None:
     harness.start()
     client = harness.client()
-    first, second = client.submit(["1", "2"], 0, 5)
+    first, second = client.submit(["1", "2"], Terms(0, 5))
     busy, doomed = harness.worker(1), harness.worker(2)
     in_hand, lost = take(busy), take(doomed)
     harness.keeper.close()  # the main process is dead, its workers live
@@ -856,14 +857,25 @@ def test_what_no_command_line_says_is_refused(
 ) -> None:
     harness.start()
     with pytest.raises(QueueError, match=why):
-        harness.client().submit(["1"], delay, attempts)
+        harness.client().submit(["1"], Terms(delay, attempts))
 
 
 HUGE = 10**30
 STRANGE_NUMBERS = [HUGE, -HUGE, 1 << 63, -1, 0, 1.5, True, None, "1", [1], {}, float("nan")]
+CHANGES = (Kind.RETRY, Kind.DROP, Kind.CANCEL)
+STRANGE_TERMS = [
+    *({"delay": delay} for delay in (float("nan"), float("inf"), -1.0, 1e308, True, "1")),
+    *({"max_attempts": attempts} for attempts in (-1, (1 << 32) - 1, 1.5)),
+    *({"priority": priority} for priority in (101, -101, 0.5, HUGE)),
+    *({"unique": key} for key in ("", "x" * 201, "a\nb", "\udc80", 1)),
+    *({"scheduled": at} for at in (float("nan"), -1.0, HUGE, "now")),
+    {"x": 1},
+    {"unique": "x" * 9000},
+]
 STRANGE = [
-    *((kind, {"ids": [number]}) for kind in (Kind.RETRY, Kind.DROP) for number in STRANGE_NUMBERS),
-    *((Kind.WAIT, {"id": number}) for number in STRANGE_NUMBERS),
+    *((kind, {"ids": [n]}) for kind in CHANGES for n in STRANGE_NUMBERS),
+    *((kind, {"id": n}) for kind in (Kind.WAIT, Kind.SHOW) for n in STRANGE_NUMBERS),
+    *((Kind.PAUSE, {"paused": n}) for n in (1, None, "", [])),
     *((Kind.LIST, {"state": None, "after": n, "limit": 1}) for n in STRANGE_NUMBERS),
     *((Kind.LIST, {"state": None, "after": 0, "limit": n}) for n in STRANGE_NUMBERS),
     *((Kind.LIST, {"state": s, "after": 0, "limit": 1}) for s in ([], {}, 1, "\ud800", True)),
@@ -877,11 +889,14 @@ RAW = [
     wire.frame(Kind.DROP, b'{"ids":[' + b"9" * 5000 + b"]}"),
     wire.frame(Kind.HELLO, b'{"owner":"d1:7","holds":[[1e999,1]]}'),
     *(
-        wire.frame(kind, wire.PARCEL.pack(delay, attempts, count))
+        wire.frame(kind, wire.PARCEL.pack(size, count) + b"{}")
         for kind in (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END)
-        for delay in (float("nan"), float("inf"), -1.0, -0.0, 1e308)
-        for attempts in (0, (1 << 32) - 1)
+        for size in (0, 1, 2, (1 << 32) - 1)
         for count in (0, 1, (1 << 32) - 1)
+    ),
+    *(
+        wire.frame(Kind.SUBMIT, wire.PARCEL.pack(len(text), 0) + text)
+        for text in (wire.encode(terms) for terms in STRANGE_TERMS)
     ),
     *(
         wire.frame(Kind.HELLO, b'{"owner":"d1:7","holds":[]}')
@@ -897,7 +912,7 @@ RAW = [
 def test_no_number_that_a_client_can_send_ends_it(harness: KeeperHarness) -> None:
     harness.start()
     client = harness.client()
-    [id] = client.submit(["1"], 3600)
+    [id] = client.submit(["1"], Terms(3600))
     frames = [wire.frame(kind, wire.encode(body)) for kind, body in STRANGE] + RAW
     for frame in frames:
         with wire.connect(harness.socket, blocking=True) as stranger:
@@ -950,7 +965,7 @@ def wait_long(client: ClientEnd, count: int) -> list[int]:
 def test_many_jobs_are_dropped_while_others_are_served(harness: KeeperHarness) -> None:
     harness.start()
     client, other = harness.client(), harness.client()
-    count = client.stream("1" for _ in range(20_000))
+    count = sum(map(len, client.stream("1" for _ in range(20_000))))
     while not client.jobs("waiting", count - 1, 1):
         pass  # they are let wait in steps
     with wire.connect(harness.socket, blocking=True) as dropper:
@@ -1206,7 +1221,8 @@ def test_who_waits_for_a_job_gets_its_result_however_short_done_ones_are_kept(
 
 def test_lines_of_any_letters_make_a_stream(harness: KeeperHarness) -> None:
     harness.start()
-    assert harness.client().stream([f'"{chr(0x1F600) * 2100}"'] * 1100) == 1100
+    ids = harness.client().stream([f'"{chr(0x1F600) * 2100}"'] * 1100)
+    assert sum(map(len, ids)) == 1100
 
 
 def test_a_keeper_that_cannot_be_says_why(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from keeper_harness import DEADLINE, KeeperHarness, settle, take
 
 from graced.queue import wire
 from graced.queue.policy import Policy
+from graced.queue.terms import Terms
 from graced.queue.wire import Kind
 from graced.settings import Retry
 
@@ -48,6 +49,8 @@ RIGHT: dict[Kind, dict[str, Any]] = {  # but for one value
     Kind.LIST: {"state": None, "after": 0, "limit": 9},
     Kind.RETRY: {"ids": [1, 2]},
     Kind.DROP: {"ids": [1, 2]},
+    Kind.CANCEL: {"ids": [1, 2]},
+    Kind.SHOW: {"id": 1},
 }
 DELAYS = [0.0, 3600.0, -1.0, 1e9, 1e308, float("nan"), float("inf")]
 WORDS = [0, 1, 3, 255, 10_000, 10_001, (1 << 31) - 1, (1 << 32) - 1]
@@ -82,8 +85,15 @@ class Stranger:
         count = self._dice.choice([0, 0, 1, 3, *WORDS])
         payloads = [self._dice.choice([b"", b"1", b'"x"', b"\xff", b"[" * 2000]) for _ in range(3)]
         lengths = b"".join(len(p).to_bytes(4, "little") for p in payloads)
-        head = wire.PARCEL.pack(self._delay(), self._dice.choice([0, *WORDS]), count)
+        terms = json.dumps(self._terms()).encode()
+        head = wire.PARCEL.pack(self._dice.choice([*[len(terms)] * 9, *WORDS]), count) + terms
         return head + self._dice.choice([b"", lengths + b"".join(payloads), lengths])
+
+    def _terms(self) -> Any:
+        terms = {"delay": self._delay(), "max_attempts": 3, "priority": 9, "unique": "a"}
+        for _ in range(self._dice.choice([0, 1, 2])):
+            terms[self._dice.choice([*terms, "scheduled", "x"])] = self._value(2)
+        return terms if self._dice.random() < 0.9 else self._value(2)
 
     def _delay(self) -> float:
         return self._dice.choice(DELAYS)
@@ -171,7 +181,7 @@ def serve(client: Any, number: int) -> None:
     """Be a client that means well: it is answered whatever the others say."""
     match number % 4:
         case 0:
-            assert len(client.submit(["1"], 3600.0)) == 1
+            assert len(client.submit(["1"], Terms(3600.0))) == 1
         case 1:
             assert client.counts()["waiting"] >= 0
         case 2:

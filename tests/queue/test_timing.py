@@ -17,6 +17,7 @@ from graced.queue import server, timing
 from graced.queue.job import Postponed
 from graced.queue.policy import Policy
 from graced.queue.sqlite import offline
+from graced.queue.terms import Terms
 from graced.queue.worker_end import WorkerEnd
 from graced.settings import Pool, Retry
 
@@ -123,7 +124,7 @@ def test_set_back_an_hour_a_job_without_delay_is_taken_at_once(
 
 def test_set_forward_a_delayed_job_is_due_at_once(harness: KeeperHarness, walls: Walls) -> None:
     harness.start()
-    harness.client().submit(["1"], 1800.0)
+    harness.client().submit(["1"], Terms(1800.0))
     worker = harness.worker(1)
     worker.ask()
     worker.receive()

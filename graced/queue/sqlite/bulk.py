@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graced.queue.sqlite.pending import PendingWrites
     from graced.queue.sqlite.rows import Batch
     from graced.queue.sqlite.store import Store
+    from graced.queue.terms import Terms
 
 STEP = 500  # rows changed at once by what can wait
 
@@ -31,16 +32,17 @@ class Streams:
         self._lookahead = lookahead
         self._last = store.last_stream()
         self._sizes: dict[int, int] = {}  # rows of each open stream
-        self._promoting: list[tuple[int, int]] = []  # committed streams whose rows still are staged
+        # Committed ones whose rows still are staged, when those are due, and their priority
+        self._promoting: list[tuple[int, int, int]] = []
         self._deleting: list[int] = []
 
-    def load(self, found: Iterable[tuple[int, int | None]]) -> None:
+    def load(self, found: Iterable[tuple[int, int | None, int]]) -> None:
         """Take over what an earlier keeper has left, with the times at which it falls due."""
-        for stream, due in found:
+        for stream, due, priority in found:
             if due is None:
                 self._deleting.append(stream)
             else:
-                self._accept(stream, due, self._store.staged(stream))
+                self._accept(stream, due, priority, self._store.staged(stream))
 
     def open(self) -> int:
         """Begin a stream."""
@@ -50,21 +52,21 @@ class Streams:
         return self._last
 
     def stage(
-        self, stream: int, first: int, payloads: Sequence[str], max_attempts: int, now: int
+        self, stream: int, first: int, payloads: Sequence[str], terms: Terms, now: int
     ) -> None:
         """Keep some jobs of a stream; `first` is the id of the first."""
         owner = stream_owner(stream)
         rows = [
-            Row(first + n, STAGED, now, 0, max_attempts, now, owner, payload)
+            Row.submitted_on(terms, first + n, STAGED, now, now, owner, payload)
             for n, payload in enumerate(payloads)
         ]
         self._writes.batch.staged.append((stream, rows))
         self._writes.counts[STAGED] += len(rows)
         self._sizes[stream] += len(rows)
 
-    def commit(self, stream: int, due: int) -> int:
+    def commit(self, stream: int, due: int, priority: int) -> int:
         """Accept a stream; return how many jobs it has."""
-        self._writes.batch.committed.append((stream, due))
+        self._writes.batch.committed.append((stream, due, priority))
         return self._sizes[stream]
 
     def abort(self, stream: int) -> None:
@@ -74,13 +76,13 @@ class Streams:
 
     def written(self, batch: Batch) -> None:
         """It is in the file that streams were committed."""
-        for stream, due in batch.committed:
-            self._accept(stream, due, self._sizes.pop(stream))
+        for stream, due, priority in batch.committed:
+            self._accept(stream, due, priority, self._sizes.pop(stream))
 
-    def _accept(self, stream: int, due: int, size: int) -> None:
+    def _accept(self, stream: int, due: int, priority: int, size: int) -> None:
         self._writes.counts[STAGED] -= size
         self._writes.counts[WAITING] += size
-        self._promoting.append((stream, due))
+        self._promoting.append((stream, due, priority))
 
     def withdraw(self) -> None:
         """Take all of streams out of the batch that cannot be written."""
@@ -105,9 +107,9 @@ class Streams:
         else:
             self._delete(self._deleting[0])
 
-    def _promote(self, stream: int, due: int) -> None:
+    def _promote(self, stream: int, due: int, priority: int) -> None:
         moved = self._store.promote(stream, due, STEP)
-        self._lookahead.lower_horizon((due, 0))
+        self._lookahead.lower_horizon(priority, (due, 0))
         if moved < STEP:
             del self._promoting[0]
 

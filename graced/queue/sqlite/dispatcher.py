@@ -7,19 +7,22 @@ Time is an argument.
 
 What has changed is kept in :mod:`.pending`, which rows are in memory in
 :mod:`.lookahead`, what is reserved in :mod:`.prefetch`, what is not
-accepted yet in :mod:`.bulk`.
+accepted yet in :mod:`.bulk`; what becomes of a job is said in :mod:`.transitions`,
+what clients want of single ones in :mod:`.changes`.
 """
 
 from __future__ import annotations
 
 from graced.queue import jsonvalue
-from graced.queue.job import Discarded, Done, Outcome, Postponed
+from graced.queue.job import Done, Outcome
 from graced.queue.protocol import QueueError
 from graced.queue.sqlite.bulk import STEP, Streams
+from graced.queue.sqlite.changes import Changes
 from graced.queue.sqlite.lookahead import Lookahead
 from graced.queue.sqlite.pending import PendingWrites
 from graced.queue.sqlite.prefetch import DEPTH, Consumer, Prefetch
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Row
+from graced.queue.sqlite.transitions import Transitions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,11 +31,11 @@ if TYPE_CHECKING:
 
     from graced.queue.policy import Policy
     from graced.queue.sqlite.store import Store
+    from graced.queue.terms import Terms
 
 ROW_BYTES = 200  # that a job takes besides its payload, with its places in the indexes
 CLOCK_STEP = 1000  # ms of the queue's time that may be lost with its keeper
 SHORTEST = 10_000  # ms for which a done job is kept, whatever ``keep_done`` says
-GONE = "gone"  # the state of a job that was dropped
 
 
 class Dispatcher:
@@ -42,34 +45,37 @@ class Dispatcher:
         self.policy = policy
         self.consumers: dict[str, Consumer] = {}
         self._store = store
-        self._chance = chance
         self._rows: dict[int, Row] = {}  # all rows in memory
-        self._lookahead = Lookahead(self._rows)
+        self._lookahead = Lookahead(self._rows, store.priorities())
         self._idle: dict[str, Consumer] = {}  # idle, in the order of their asking
         self._prefetching: dict[str, Consumer] = {}  # at work; may get a reserve
         self._prefetch = Prefetch()
-        self._handouts: dict[int, Row] = {}  # to be handed out after the commit
-        self._ended: list[tuple[int, str]] = []  # with the next commit
         self._clock = store.clock()  # the time that is in the file
-        self._interrupted: set[int] = set()  # jobs that an interrupt has cost no attempt
+        self._is_paused = store.is_paused()
         self._may_shrink = True  # there may be much of the file that nothing is in
-        self._load(store)
+        self._load(store, chance)
 
-    def _load(self, store: Store) -> None:
+    def _load(self, store: Store, chance: Callable[[], float]) -> None:
         counts, owned, streams, self._last = store.load()
         self._counts = [counts.get(state, 0) for state in range(STAGED + 1)]
         self._writes = PendingWrites(store, self._counts)
         self._streams = Streams(store, self._writes, self._lookahead)
+        known = self._rows, self._writes, self._lookahead
+        self._transitions = Transitions(self.policy, *known, chance)
+        self._changes = Changes(*known, self._transitions, self.consumers)
+        self._handouts = self._transitions.handouts
         self.next_prune: int | None = 0 if self._counts[DONE] else None
         for row in owned:
             assert row.owner is not None
             self._rows[row.id] = row
             self.consumer(row.owner).rows[row.id] = row
+            if row.cancelled is not None:
+                self._changes.cancelling.append(row)
         self._streams.load(streams)
 
     def apply(self, policy: Policy) -> None:
         """Go by other settings from now on."""
-        self.policy = policy
+        self.policy = self._transitions.policy = policy
         self.next_prune = 0 if self._counts[DONE] else None
 
     # -- workers
@@ -88,16 +94,18 @@ class Dispatcher:
         self._idle.pop(name, None)
         consumer.since = now
         for row in list(consumer.rows.values()):
-            if (row.id, row.attempt) not in held:
-                self._give_back(row)
+            if (row.id, row.token) not in held:
+                self._give_back(row, now)
             elif row.state == RESERVED:
                 self._writes.move(row, TAKEN)
-        self._release(consumer)
+        self._release(consumer, now)
 
     def ask(self, name: str, now: int) -> Row | None:
         """A worker is idle; return a job that can be handed out at once."""
         consumer = self.consumer(name)
-        row = consumer.next_reserved()
+        if consumer.withheld:
+            return None
+        row = self._reserved(consumer, now)
         if row is not None and row.durable:
             self._hand(consumer, row, now)
             return row
@@ -105,7 +113,7 @@ class Dispatcher:
         return None
 
     def settle(
-        self, name: str, id: int, attempt: int, outcome: Outcome, more: bool, now: int
+        self, name: str, id: int, token: int, outcome: Outcome, more: bool, now: int
     ) -> Row | None:
         """A job ended; return the next one if it can be handed out at once.
 
@@ -113,47 +121,44 @@ class Dispatcher:
         """
         consumer = self.consumer(name)
         row = consumer.rows.get(id)
-        if row is not None and row.attempt == attempt and row.state == TAKEN:
+        if row is not None and row.token == token and row.state == TAKEN:
             del consumer.rows[id]
             consumer.took(now - consumer.since)
-            self._settle(row, outcome, now)
+            self._transitions.settle(row, outcome, now)
+            if self.next_prune is None and isinstance(outcome, Done):
+                self.next_prune = now + self._kept()
         if more:
             return self.ask(name, now)
-        self._release(consumer)
+        self._release(consumer, now)
         return None
 
-    def _settle(self, row: Row, outcome: Outcome, now: int) -> None:
-        if isinstance(outcome, Done):
-            if outcome.result is not None or row.failures:
-                self._writes.batch.endings[row.id] = (outcome.result, None)
-            self._end(row, DONE, now)
-            if self.next_prune is None:
-                self.next_prune = now + self._kept()
-        elif isinstance(outcome, Postponed):
-            self._fail(row, outcome.evidence, now, outcome.after)
-        else:
-            final = isinstance(outcome, Discarded)
-            self._fail(row, outcome.evidence, now, None, final=final)
-
-    def leave(self, name: str) -> None:
+    def leave(self, name: str, now: int) -> None:
         """A worker has nothing in hand and wants nothing."""
         consumer = self.consumer(name)
         self._idle.pop(name, None)
         for row in list(consumer.rows.values()):
-            self._give_back(row)
-        self._release(consumer)
+            self._give_back(row, now)
+        self._release(consumer, now)
 
-    def absent(self, name: str) -> None:
+    def withhold(self, name: str) -> None:
+        """A worker is about to be interrupted: hand it nothing any more."""
+        consumer = self.consumers.get(name)
+        if consumer is not None:
+            consumer.withheld = True
+            self._idle.pop(name, None)
+            self._prefetching.pop(name, None)
+
+    def absent(self, name: str, now: int) -> None:
         """A worker's connection is gone: hand it nothing until it joins again."""
         consumer = self.consumers.get(name)
         if consumer is not None:
             self._idle.pop(name, None)
             self._prefetching.pop(name, None)
-            self._release(consumer)
+            self._release(consumer, now)
 
-    def requeue(self, row: Row) -> None:
+    def requeue(self, row: Row, now: int) -> None:
         """A job could not be handed out: its worker has not seen it."""
-        self._give_back(row)
+        self._give_back(row, now)
 
     def bury(
         self,
@@ -176,35 +181,36 @@ class Dispatcher:
         for row in list(consumer.rows.values()):
             del consumer.rows[row.id]
             unseen = row.state == RESERVED or row.id in self._handouts
-            free = interrupted and row.id not in self._interrupted
-            if evidence is None or unseen or free:
+            free = interrupted and row.id not in self._transitions.interrupted
+            if evidence is None or unseen or free or row.cancelled is not None:
                 if free and not unseen:
-                    self._interrupted.add(row.id)
-                self._give_back(row)
+                    self._transitions.interrupted.add(row.id)
+                self._give_back(row, now)
             else:
                 if alone:
                     self._lookahead.deadly.add(row.id)
-                self._fail(row, evidence, now, None)
-        self._release(consumer)
+                self._transitions.fail(row, evidence, now)
+        self._release(consumer, now)
         self._idle.pop(name, None)
         self._prefetching.pop(name, None)
         del self.consumers[name]
 
     # -- clients
 
-    def submit(
-        self, payloads: Sequence[str], delay: float, max_attempts: int, now: int
-    ) -> tuple[int, int]:
-        """Accept jobs; return the first id and how many."""
+    def submit(self, payloads: Sequence[str], terms: Terms, now: int) -> Sequence[int]:
+        """Accept jobs; return their ids, or that of the open job with the same unique key."""
+        holder = None if terms.unique is None else self._writes.holder(terms.unique)
+        if holder is not None:
+            return (holder,)
         self._check_room(len(payloads))
-        due = now + round(delay * 1000)
+        due = now + round(terms.delay * 1000)
         first = self._last + 1
         for payload in payloads:
             self._last += 1
-            row = Row(self._last, WAITING, due, 0, max_attempts, now, None, payload)
+            row = Row.submitted_on(terms, self._last, WAITING, due, now, None, payload)
             self._writes.add(row)
             self._lookahead.offer(row)
-        return first, len(payloads)
+        return range(first, first + len(payloads))
 
     def _check_room(self, more: int) -> None:
         most = self.policy.max_waiting
@@ -219,15 +225,17 @@ class Dispatcher:
         """Begin a stream of jobs that shall be accepted all or none."""
         return self._streams.open()
 
-    def stage(self, stream: int, payloads: Sequence[str], max_attempts: int, now: int) -> None:
-        """Keep some jobs of a stream, out of everybody's sight."""
+    def stage(self, stream: int, payloads: Sequence[str], terms: Terms, now: int) -> range:
+        """Keep some jobs of a stream, out of everybody's sight; return their ids."""
         self._check_room(len(payloads))
-        self._streams.stage(stream, self._last + 1, payloads, max_attempts, now)
+        first = self._last + 1
+        self._streams.stage(stream, first, payloads, terms, now)
         self._last += len(payloads)
+        return range(first, first + len(payloads))
 
-    def commit_stream(self, stream: int, delay: float, now: int) -> int:
+    def commit_stream(self, stream: int, terms: Terms, now: int) -> int:
         """Accept a stream; return how many jobs it has."""
-        return self._streams.commit(stream, now + round(delay * 1000))
+        return self._streams.commit(stream, now + round(terms.delay * 1000), terms.priority)
 
     def abort_stream(self, stream: int) -> None:
         """Forget a stream that did not come to its end."""
@@ -235,56 +243,27 @@ class Dispatcher:
 
     def retry(self, ids: Iterable[int], now: int) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals."""
-        return self._each(ids, lambda row: self._retry(row, now))
-
-    def _retry(self, row: Row, now: int) -> str | None:
-        self._forget_deaths(row)
-        if row.state == DEAD:
-            self._writes.batch.endings[row.id] = (None, None)  # of tries that count no more
-            row.failures = 0
-            row.ended = None
-        elif row.state in (DONE, TAKEN):
-            return "is being worked on" if row.state == TAKEN else "is done"
-        if row.state != RESERVED:
-            row.due = min(row.due, now) if row.state == WAITING else now
-            self._writes.move(row, WAITING)
-            self._lookahead.offer(row)
-        return None
+        return self._changes.retry(ids, now)
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
         """Forget jobs that nobody works on; return the refusals."""
-        return self._each(ids, self._drop)
-
-    def _drop(self, row: Row) -> str | None:
-        if row.state == TAKEN or (row.state == RESERVED and not self._unreserve(row)):
-            return "is being worked on"
-        self._rows.pop(row.id, None)
-        self._forget_deaths(row)
-        self._handouts.pop(row.id, None)
-        self._writes.delete(row)
-        row.state = DEAD  # for those who still have it in a list
         self._may_shrink = True
-        self._ended.append((row.id, GONE))
-        return None
+        return self._changes.drop(ids)
 
-    def _forget_deaths(self, row: Row) -> None:
-        self._lookahead.deadly.discard(row.id)
-        self._interrupted.discard(row.id)
+    def cancel(self, ids: Iterable[int], now: int) -> dict[int, str]:
+        """Have jobs dead that are not done; return the refusals."""
+        return self._changes.cancel(ids, now)
 
-    def _unreserve(self, row: Row) -> bool:
-        """Take a job from a worker's next ones; False if that worker has not been heard yet."""
-        consumer = self.consumers.get(row.owner or "")
-        return consumer is not None and consumer.prefetched.pop(row.id, None) is not None
+    def cancelling(self) -> list[Row]:
+        """Return the rows in hand whose workers are to be told, since the last call."""
+        found, self._changes.cancelling = self._changes.cancelling, []
+        return [row for row in found if row.cancelled is not None]
 
-    def _each(self, ids: Iterable[int], act: Callable[[Row], str | None]) -> dict[int, str]:
-        refused = {}
-        for id in ids:
-            known = 0 < id <= self._last  # beyond 64 bits SQLite is not to be asked
-            row = self._rows.get(id) or self._writes.find(id) if known else None
-            why = "no such job" if row is None or row.state == STAGED else act(row)
-            if why is not None:
-                refused[id] = why
-        return refused
+    def pause(self, paused: bool, now: int) -> None:
+        """Hand out no further jobs until it is said otherwise, over restarts."""
+        self._is_paused = self._writes.batch.paused = paused
+        for consumer in self.consumers.values() if paused else ():
+            self._release(consumer, now)
 
     def counts(self, now: int) -> dict[str, Any]:
         """Return how many jobs are in each state, and how many seconds the oldest waits."""
@@ -294,6 +273,7 @@ class Dispatcher:
             NAMES[TAKEN]: counts[TAKEN],
             NAMES[DONE]: counts[DONE],
             NAMES[DEAD]: counts[DEAD],
+            "paused": self._is_paused,
         }
         top = self._lookahead.top()
         if top is not None and top.due <= now:
@@ -356,7 +336,7 @@ class Dispatcher:
 
     def ended(self) -> list[tuple[int, str]]:
         """Return the jobs that are done, dead or GONE since the last call."""
-        ended, self._ended = self._ended, []
+        ended, self._transitions.ended = self._transitions.ended, []
         return ended
 
     def new_bytes(self) -> int:
@@ -412,7 +392,7 @@ class Dispatcher:
 
     def next_due(self) -> int | None:
         """Return when a job falls due that an idle worker waits for."""
-        top = self._lookahead.top() if self._idle else None
+        top = self._lookahead.top() if self._idle and not self._is_paused else None
         return None if top is None else top.due
 
     def payload(self, row: Row) -> str:
@@ -424,13 +404,14 @@ class Dispatcher:
     def _assign(self, now: int) -> None:
         """Give idle workers jobs, and quick ones reserves."""
         while (slow := self._prefetch.slowest(now)) is not None:
-            self._release(slow)
+            self._release(slow, now)
+        if self._is_paused:
+            return
         while self._idle:
             name, consumer = next(iter(self._idle.items()))
             row = (
-                consumer.next_reserved()
-                or self._lookahead.next(now)
-                or self._prefetch.reclaim()
+                self._reserved(consumer, now)
+                or self._first_due(now)
                 or self._lookahead.next_deadly(now)
             )
             if row is None:
@@ -447,58 +428,49 @@ class Dispatcher:
                     break
                 self._reserve(consumer, row, now)
 
+    def _reserved(self, consumer: Consumer, now: int) -> Row | None:
+        """Return the first of a worker's next jobs, unless a higher one has fallen due."""
+        row = consumer.next_reserved()
+        if row is not None and self._lookahead.is_due_above(row.priority, now):
+            self._release(consumer, now)
+            return None
+        return row
+
+    def _first_due(self, now: int) -> Row | None:
+        """Take out the first due job of the highest priority, one of another worker's next, too."""
+        if self._lookahead.is_level:
+            return self._lookahead.next(now) or self._prefetch.reclaim()
+        priority = self._lookahead.due_priority(now)
+        return self._prefetch.reclaim_above(priority) or self._lookahead.next(now)
+
     def _hand(self, consumer: Consumer, row: Row, now: int) -> None:
         consumer.prefetched.pop(row.id, None)
-        row.owner = consumer.name
+        self._own(consumer, row)
         row.durable = False
+        row.began = now
         self._writes.move(row, TAKEN)
         consumer.rows[row.id] = row
         consumer.since = now
         self._prefetching[consumer.name] = consumer
 
     def _reserve(self, consumer: Consumer, row: Row, now: int) -> None:
-        row.owner = consumer.name
+        self._own(consumer, row)
         self._writes.reserve(row)
         self._prefetch.add(consumer, row, now)
 
-    def _release(self, consumer: Consumer) -> None:
+    def _own(self, consumer: Consumer, row: Row) -> None:
+        """Give a row another token with another owner; it is in the file before it is seen."""
+        if row.owner != consumer.name:
+            row.owner = consumer.name
+            row.token += 1
+
+    def _release(self, consumer: Consumer, now: int) -> None:
         prefetched, consumer.prefetched = consumer.prefetched, {}
         for row in prefetched.values():
-            self._give_back(row)
+            self._give_back(row, now)
 
-    # -- what becomes of a row
-
-    def _give_back(self, row: Row) -> None:
-        """Let a row wait again as if it had never been taken."""
+    def _give_back(self, row: Row, now: int) -> None:
         consumer = self.consumers.get(row.owner or "")
         if consumer is not None:
             consumer.rows.pop(row.id, None)
-        self._handouts.pop(row.id, None)
-        row.owner = None
-        row.durable = False
-        self._writes.move(row, WAITING)
-        self._lookahead.offer(row)
-
-    def _fail(
-        self, row: Row, evidence: str, now: int, after: float | None, *, final: bool = False
-    ) -> None:
-        row.failures += 1
-        self._writes.batch.endings[row.id] = (None, evidence)
-        self._handouts.pop(row.id, None)
-        if final or row.failures >= (row.limit or self.policy.max_attempts):
-            self._end(row, DEAD, now)
-            return
-        if after is None:
-            after = self.policy.delay(row.failures, self._chance())
-        row.owner = None
-        row.due = now + round(after * 1000)
-        self._writes.move(row, WAITING)
-        self._lookahead.offer(row)
-
-    def _end(self, row: Row, state: int, now: int) -> None:
-        row.owner = None
-        row.ended = now
-        self._writes.move(row, state)
-        self._rows.pop(row.id, None)
-        self._forget_deaths(row)
-        self._ended.append((row.id, NAMES[state]))
+        self._transitions.give_back(row, now)

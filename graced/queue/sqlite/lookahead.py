@@ -1,111 +1,102 @@
-"""The waiting jobs of a queue that are in memory: those that fall due first, in order.
+"""The waiting jobs of a queue that are in memory, the highest priority first.
 
-All others wait in the file, past a horizon, and are read ahead before those in memory
-are used up. Who gets them is said in :mod:`.dispatcher`.
+Those of each priority are in a :mod:`.window` of their own. Who gets them is said in
+:mod:`.dispatcher`.
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
-from itertools import count
-
-from graced.queue.sqlite.rows import WAITING
+from graced.queue.sqlite import window
+from graced.queue.sqlite.window import FOREVER, NEVER, Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from graced.queue.sqlite.rows import Row
     from graced.queue.sqlite.store import Store
 
-    Entry = tuple[int, int, int, Row]  # due, id, one more, so that rows are never compared
-
-AHEAD = 512  # jobs read from the file at once
-LOW = 64  # read on when so few are left
-MOST = 4096  # jobs kept in memory; the others are in the file
-FOREVER = (1 << 62, 0)
-NEVER = (-1, 0)
-
 
 class Lookahead:
-    """A window on the waiting rows. ``rows`` are all rows in memory, waiting or not."""
+    """Windows on the waiting rows. ``rows`` are all rows in memory, waiting or not."""
 
-    def __init__(self, rows: dict[int, Row]) -> None:
+    def __init__(self, rows: dict[int, Row], priorities: Iterable[int]) -> None:
+        self.deadly: set[int] = set()  # ids; each has cost a worker, so they are not many
         self._rows = rows
-        self._heap: list[Entry] = []  # some entries are stale
-        self._behind: list[Entry] = []  # the same, of those under which a worker has died
-        self.deadly: set[int] = set()  # their ids; each has cost a worker, so they are not many
-        self._serial = count()
-        self._horizon = NEVER  # every waiting row up to here is in memory
+        self._windows: dict[int, Window] = {}  # by priority, the highest first
+        for priority in priorities:
+            self._add(priority, NEVER)
+
+    def _add(self, priority: int, horizon: tuple[int, int]) -> Window:
+        found = Window(priority, self._rows, self.deadly, horizon)
+        windows = {**self._windows, priority: found}
+        self._windows = {priority: windows[priority] for priority in sorted(windows, reverse=True)}
+        return found
+
+    def _window(self, priority: int) -> Window:
+        """Return a priority's window; of one that is new nothing is in the file."""
+        found = self._windows.get(priority)
+        return self._add(priority, FOREVER) if found is None else found
+
+    @property
+    def is_level(self) -> bool:
+        """Whether all jobs have the same priority."""
+        return len(self._windows) <= 1
 
     def top(self) -> Row | None:
         """Return the row that falls due first."""
-        tops = [row for row in map(self._top, (self._heap, self._behind)) if row is not None]
-        return min(tops, key=lambda row: (row.due, row.id), default=None)
+        tops = [each.first() for each in self._windows.values()]
+        rows = [row for row in tops if row is not None]
+        return min(rows, key=lambda row: (row.due, row.id), default=None)
 
-    def _top(self, heap: list[Entry]) -> Row | None:
-        while heap:
-            if self._is_live(heap[0]):
-                return heap[0][3]
-            heappop(heap)
+    def due_priority(self, now: int) -> int | None:
+        """Return the highest priority of which there may be a due row, but deadly ones."""
+        for priority, each in self._windows.items():
+            if each.has_due(now):
+                return priority
         return None
 
+    def is_due_above(self, priority: int, now: int) -> bool:
+        """Whether there may be a due row of a higher priority."""
+        for other, each in self._windows.items():
+            if other <= priority:
+                return False
+            if each.has_due(now):
+                return True
+        return False
+
     def next(self, now: int) -> Row | None:
-        """Take out the first row if it is due."""
-        return self._next(self._heap, now)
+        """Take out the first due row of the highest priority; None if it has to be read first."""
+        for each in self._windows.values():
+            row = each.next(now)
+            if row is not None or each.has_due_unread(now):
+                return row
+        return None
 
     def next_deadly(self, now: int) -> Row | None:
         """Take out the first due row under which a worker has died, if no other one is due."""
-        return self._next(self._behind, now) if self._horizon[0] > now else None
-
-    def _next(self, heap: list[Entry], now: int) -> Row | None:
-        row = self._top(heap)
-        if row is None or row.due > now:
+        if any(each.has_due(now) for each in self._windows.values()):
             return None
-        heappop(heap)
-        return row
+        deadly = (each.next_deadly(now) for each in self._windows.values())
+        return next((row for row in deadly if row is not None), None)
 
     def offer(self, row: Row) -> None:
         """Remember a waiting row, or leave it to the file if it comes late."""
-        if (row.due, row.id) > self._horizon:
-            self._rows.pop(row.id, None)
-            return
-        self._remember(row)
-        if len(self._heap) > 2 * MOST:
-            self._trim()
+        most = max(window.MOST // max(len(self._windows), 1), window.AHEAD)
+        self._window(row.priority).offer(row, most)
 
     @property
     def is_low(self) -> bool:
         """Whether there may be rows to be read ahead, and few are left in memory."""
-        return self._horizon != FOREVER and len(self._heap) <= LOW
+        return any(each.is_low for each in self._windows.values())
 
     def read_ahead(self, store: Store) -> None:
         """Read more rows from the file. StorageError if it can't be read."""
-        rows = store.ahead(self._horizon, AHEAD)
-        self._horizon = FOREVER if len(rows) < AHEAD else (rows[-1].due, rows[-1].id)
-        for row in rows:
-            self._remember(row)
+        for each in self._windows.values():
+            if each.is_low:
+                each.read_ahead(store)
+                return
 
-    def lower_horizon(self, key: tuple[int, int]) -> None:
+    def lower_horizon(self, priority: int, key: tuple[int, int]) -> None:
         """Leave to the file what comes after a time of falling due and an id."""
-        if key >= self._horizon:
-            return
-        self._horizon = key
-        for entry in self._heap:
-            if entry[:2] > key and self._is_live(entry):
-                del self._rows[entry[1]]
-        self._heap = [entry for entry in self._heap if entry[:2] <= key]
-        heapify(self._heap)
-
-    def _remember(self, row: Row) -> None:
-        self._rows[row.id] = row
-        heap = self._behind if row.id in self.deadly else self._heap
-        heappush(heap, (row.due, row.id, next(self._serial), row))
-
-    def _trim(self) -> None:
-        live = sorted(entry for entry in self._heap if self._is_live(entry))
-        self._heap = live
-        if len(live) > MOST:
-            self.lower_horizon(live[MOST - 1][:2])
-
-    def _is_live(self, entry: Entry) -> bool:
-        due, _id, _serial, row = entry
-        return row.state == WAITING and row.due == due and self._rows.get(row.id) is row
+        self._window(priority).lower_horizon(key)

@@ -14,7 +14,9 @@ from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.place import Sight
 from graced.queue.sqlite.room import Room
 from graced.queue.sqlite.rows import SHOWN
+from graced.queue.sqlite.storage import whole
 from graced.queue.sqlite.store import PAGE_BYTES, Store, View
+from graced.queue.terms import AS_USUAL
 from graced.queue.timing import Clock
 
 TYPE_CHECKING = False
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from graced.queue.terms import Terms
     from graced.settings import Pool
 
 
@@ -43,6 +46,13 @@ class FileView:
         return [self._clock.shown(job) for job in page]
 
 
+    def job(self, id: int) -> dict[str, Any] | None:
+        """Return a job's listing with all of its attempts."""
+        with closing(View(self._file)) as view:
+            self._clock.at_least(view.clock())
+            return whole(view, id, self._clock)
+
+
 class FileEnd:
     """A queue's file, opened by ourselves: no keeper has it, and none gets it meanwhile."""
 
@@ -54,30 +64,29 @@ class FileEnd:
         self._dispatcher = Dispatcher(self._store, Policy.of(pool), lambda: 0.5)
         self._maintain()
 
-    def submit(
-        self, payloads: Sequence[str], delay: float = 0.0, max_attempts: int = 0
-    ) -> Sequence[int]:
+    def submit(self, payloads: Sequence[str], terms: Terms = AS_USUAL) -> Sequence[int]:
         """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
-        first, count = self._dispatcher.submit(payloads, delay, max_attempts, self._clock.now())
+        ids = self._dispatcher.submit(payloads, terms, self._clock.now())
         self._commit()
-        return range(first, first + count)
+        return ids
 
-    def stream(self, payloads: Iterable[str], delay: float = 0.0, max_attempts: int = 0) -> int:
-        """Accept any number of payloads, all or none, in bounded memory; return how many."""
+    def stream(self, payloads: Iterable[str], terms: Terms = AS_USUAL) -> list[range]:
+        """Accept any number of payloads, all or none, in bounded memory; return their ids."""
         dispatcher = self._dispatcher
         stream = dispatcher.open_stream()
+        ids = []
         try:
             for chunk in chunks(payloads):
-                dispatcher.stage(stream, chunk, max_attempts, self._clock.now())
+                ids.append(dispatcher.stage(stream, chunk, terms, self._clock.now()))
                 self._commit()
-            count = dispatcher.commit_stream(stream, delay, self._clock.now())
+            dispatcher.commit_stream(stream, terms, self._clock.now())
             self._commit()
         except BaseException:
             dispatcher.refuse_submits()
             dispatcher.abort_stream(stream)
             raise
         self._maintain()
-        return count
+        return ids
 
     def wait(self, job: int) -> dict[str, Any]:
         """Return a job's listing as it is: no daemon runs that could end it."""
@@ -87,6 +96,10 @@ class FileEnd:
         """Return a page of jobs in the order of their ids, beginning after one."""
         page = self._store.page(SHOWN[state], after, limit, PAGE_BYTES)
         return [self._clock.shown(job) for job in page]
+
+    def job(self, id: int) -> dict[str, Any] | None:
+        """Return a job's listing with all of its attempts."""
+        return whole(self._store, id, self._clock)
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
@@ -99,6 +112,17 @@ class FileEnd:
         refused = self._dispatcher.drop(ids)
         self._commit()
         return refused
+
+    def cancel(self, ids: Sequence[int]) -> dict[int, str]:
+        """Have jobs dead that are not done; return the refusals by id."""
+        refused = self._dispatcher.cancel(ids, self._clock.now())
+        self._commit()
+        return refused
+
+    def pause(self, paused: bool) -> None:
+        """Hand out no further jobs until it is said otherwise, over restarts."""
+        self._dispatcher.pause(paused, self._clock.now())
+        self._commit()
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs there are in each state."""

@@ -7,7 +7,7 @@ kept. Who changes what, and why, is said in :mod:`.dispatcher`.
 from __future__ import annotations
 
 from graced.queue.protocol import StorageError
-from graced.queue.sqlite.rows import RESERVED, Batch
+from graced.queue.sqlite.rows import OPEN, RESERVED, Batch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,12 +29,16 @@ class PendingWrites:
         """A new job."""
         self.batch.fresh[row.id] = row
         self.counts[row.state] += 1
+        if row.unique is not None:
+            self.batch.keys[row.unique] = row.id
 
     def move(self, row: Row, state: int) -> None:
         """A job goes on to another state."""
         self.counts[row.state] -= 1
         self.counts[state] += 1
         row.state = state
+        if row.unique is not None:
+            self.batch.keys[row.unique] = row.id if state in OPEN else None
         if row.id not in self.batch.fresh:
             self.batch.dirty[row.id] = row
 
@@ -50,6 +54,8 @@ class PendingWrites:
             pending.pop(row.id, None)
         self.counts[row.state] -= 1
         batch.deleted.add(row.id)
+        if row.unique is not None and row.state in OPEN:
+            batch.keys[row.unique] = None
 
     def withdraw(self) -> list[Row]:
         """Take all new jobs out of the batch that cannot be written, and return them."""
@@ -58,6 +64,9 @@ class PendingWrites:
         withdrawn = []
         for row in fresh.values():
             batch.dirty.pop(row.id, None)
+            batch.endings.pop(row.id, None)
+            if row.unique is not None:
+                batch.keys[row.unique] = None
             if row.id not in batch.deleted:
                 self.counts[row.state] -= 1
                 withdrawn.append(row)
@@ -71,6 +80,11 @@ class PendingWrites:
         found = batch.fresh.get(id) or batch.dirty.get(id)
         found = found or unsure.fresh.get(id) or unsure.dirty.get(id)
         return found or self._store.row(id)
+
+    def holder(self, key: str) -> int | None:
+        """Return the open job that has a unique key, whether or not it has been written."""
+        keys = self.batch.keys
+        return keys[key] if key in keys else self._store.holder(key)
 
     # -- into the file
 

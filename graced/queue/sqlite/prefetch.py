@@ -22,7 +22,7 @@ DEPTH = 4  #   so many
 class Consumer:
     """A worker, as the queue knows it."""
 
-    __slots__ = ("depth", "name", "prefetched", "rows", "since")
+    __slots__ = ("depth", "name", "prefetched", "rows", "since", "withheld")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -30,14 +30,15 @@ class Consumer:
         self.prefetched: dict[int, Row] = {}  # its next jobs, unless somebody idle is there first
         self.depth = 0  # how many those may be
         self.since = 0  # when it got its job
+        self.withheld = False  # it is about to be interrupted, and gets nothing more
 
     def took(self, ms: int) -> None:
         """Take note of how long a round took."""
         self.depth = DEPTH if ms <= VERY_QUICK else int(ms <= QUICK)
 
     def next_reserved(self) -> Row | None:
-        """Return the first of its next jobs."""
-        return next(iter(self.prefetched.values()), None)
+        """Return the first of its next jobs, of those with the highest priority."""
+        return max(self.prefetched.values(), key=_priority, default=None)
 
 
 class Prefetch:
@@ -67,3 +68,19 @@ class Prefetch:
             if consumer.prefetched.pop(row.id, None) is row:
                 return row
         return None
+
+    def reclaim_above(self, priority: int | None) -> Row | None:
+        """Take the first job that is reserved, of those with the highest priority above one."""
+        found: tuple[Consumer, Row] | None = None
+        least = priority
+        for _since, consumer, row in self._all:
+            if (least is None or row.priority > least) and consumer.prefetched.get(row.id) is row:
+                found, least = (consumer, row), row.priority
+        if found is None:
+            return None
+        consumer, row = found
+        return consumer.prefetched.pop(row.id)
+
+
+def _priority(row: Row) -> int:
+    return row.priority

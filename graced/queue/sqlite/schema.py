@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
 
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x67726364  # "grcd", in the file's header: no other program's database
 
 SCHEMA = """
@@ -23,15 +23,41 @@ CREATE TABLE jobs (
     max_attempts INTEGER NOT NULL DEFAULT 0,
     submitted INTEGER NOT NULL,
     ended INTEGER,
-    owner TEXT
+    owner TEXT,
+    priority INTEGER NOT NULL DEFAULT 0,
+    token INTEGER NOT NULL DEFAULT 0,
+    began INTEGER,
+    cancelled INTEGER,
+    unique_key TEXT,
+    schedule TEXT,
+    scheduled INTEGER
 );
 CREATE TABLE payloads (id INTEGER PRIMARY KEY, payload TEXT NOT NULL);
 CREATE TABLE endings (id INTEGER PRIMARY KEY, result TEXT, evidence TEXT);
-CREATE TABLE streams (id INTEGER PRIMARY KEY AUTOINCREMENT, due INTEGER);
-CREATE INDEX waiting ON jobs (due, id) WHERE state = 0;
+CREATE TABLE streams (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, due INTEGER, priority INTEGER NOT NULL DEFAULT 0
+);
 CREATE INDEX ended ON jobs (ended) WHERE state = 3;
 CREATE INDEX dead ON jobs (id) WHERE state = 4;
 CREATE INDEX staged ON jobs (owner, id) WHERE state = 5;
+"""
+
+# What came with version 2, for those that are made with it and those that get there.
+SECOND = """
+CREATE INDEX waiting ON jobs (priority, due, id) WHERE state = 0;
+CREATE INDEX keys ON jobs (unique_key) WHERE unique_key IS NOT NULL AND state IN (0, 1, 2);
+CREATE TABLE attempts (
+    job INTEGER NOT NULL,
+    token INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    began INTEGER,
+    ended INTEGER NOT NULL,
+    owner TEXT,
+    counts INTEGER NOT NULL,
+    evidence TEXT,
+    PRIMARY KEY (job, token)
+) WITHOUT ROWID;
+CREATE TABLE paused (one INTEGER PRIMARY KEY);
 """
 
 # The queue's own time, as the last keeper has written it down. An older graced, which goes
@@ -39,7 +65,20 @@ CREATE INDEX staged ON jobs (owner, id) WHERE state = 5;
 CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, ms INTEGER NOT NULL)"
 
 # What leads from a version to the next one; the last is always VERSION - 1.
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    1: """
+ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN token INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN began INTEGER;
+ALTER TABLE jobs ADD COLUMN cancelled INTEGER;
+ALTER TABLE jobs ADD COLUMN unique_key TEXT;
+ALTER TABLE jobs ADD COLUMN schedule TEXT;
+ALTER TABLE jobs ADD COLUMN scheduled INTEGER;
+ALTER TABLE streams ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+DROP INDEX waiting;
+"""
+    + SECOND,
+}
 
 
 def prepare(db: sqlite3.Connection, path: str) -> None:
@@ -77,7 +116,7 @@ def _migrate(db: sqlite3.Connection, version: int, *, fresh: bool) -> None:
     db.execute("BEGIN IMMEDIATE")  # fails here if the file cannot be written
     try:
         if fresh:
-            _script(db, SCHEMA)
+            _script(db, SCHEMA + SECOND)
             db.execute(f"PRAGMA application_id={APPLICATION}")
         else:
             for step in range(version, VERSION):

@@ -347,6 +347,10 @@ class QueueFile:
             return {"id": id, "state": "unknown", "evidence": wire.encode(str(trouble)).decode()}
         return None if found is None else self.clock.shown(found)
 
+    def job(self, id: int) -> dict[str, Any] | None:
+        """Return a job's listing with all of its attempts. StorageError if it can't be read."""
+        return None if self._store is None else whole(self._store, id, self.clock)
+
     def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return jobs in the order of their ids. StorageError if the file can't be read."""
         store = self._store
@@ -400,6 +404,15 @@ class QueueFile:
         if is_read_only(self._path):
             return f"{self._path}: {READ_ONLY}"
         return f"{self._path}: {NEARLY_FULL}"
+
+
+def whole(store: Store, id: int, clock: Clock) -> dict[str, Any] | None:
+    """Return all that is known of a job, its attempts too; None if there is no such job."""
+    found = store.listing(id)
+    if found is None:
+        return None
+    tries = [clock.shown(attempt) for attempt in store.attempts(id, PAGE_BYTES)]
+    return {**clock.shown(found), "tries": tries}
 
 
 def _later(began: float) -> float:

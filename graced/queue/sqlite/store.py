@@ -31,13 +31,25 @@ SPARE_PAGES = 1024  # empty pages that are kept for what comes; so is a quarter 
 SHRUNK_PAGES = 512  # given back in one step
 BUSY_WAIT = 0.2  # seconds for whoever looks into the file with other tools
 
-_COLUMNS = "id, state, due, failures, max_attempts, submitted, owner"
-_UPDATE = "UPDATE jobs SET state=?, due=?, failures=?, owner=?, ended=? WHERE id=?"
-_INSERT = (
-    "INSERT INTO jobs (id, state, due, failures, max_attempts, submitted, owner)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = (
+    "id, state, due, failures, max_attempts, submitted, owner, priority, token, began,"
+    " cancelled, unique_key, schedule, scheduled"
 )
-_FORGET = ("DELETE FROM jobs", "DELETE FROM payloads", "DELETE FROM endings")
+_UPDATE = (
+    "UPDATE jobs SET state=?, due=?, failures=?, owner=?, ended=?, token=?, began=?, cancelled=?"
+    " WHERE id=?"
+)
+_INSERT = (
+    "INSERT INTO jobs (id, state, due, failures, max_attempts, submitted, owner, priority, token,"
+    " began, cancelled, unique_key, schedule, scheduled)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_FORGET = (
+    "DELETE FROM jobs WHERE id=?",
+    "DELETE FROM payloads WHERE id=?",
+    "DELETE FROM endings WHERE id=?",
+    "DELETE FROM attempts WHERE job=?",
+)
 
 
 class Store:
@@ -201,16 +213,36 @@ class Store:
 
     # -- reading
 
-    def load(self) -> tuple[dict[int, int], list[Row], list[tuple[int, int | None]], int]:
+    def load(self) -> tuple[dict[int, int], list[Row], list[tuple[int, int | None, int]], int]:
         """Return what a keeper must know: counts by state, owned rows, streams, last id."""
         try:
             counts = dict(self._db.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
             owned = self._rows("WHERE state IN (1, 2)", ())
-            streams = self._db.execute("SELECT id, due FROM streams").fetchall()
+            streams = self._db.execute("SELECT id, due, priority FROM streams").fetchall()
             last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='jobs'").fetchone()
         except sqlite3.Error as error:
             raise storage_error(self.path, error) from None
         return counts, owned, streams, int(last[0]) if last else 0
+
+    def priorities(self) -> list[int]:
+        """Return the priorities of all waiting rows, each found by one look into the index."""
+        highest = "SELECT max(priority) FROM jobs WHERE state = 0"
+        query = (
+            f"WITH RECURSIVE found(p) AS ({highest} UNION ALL"
+            f" SELECT ({highest} AND priority < p) FROM found WHERE p IS NOT NULL)"
+            " SELECT p FROM found WHERE p IS NOT NULL"
+        )
+        return [int(priority) for (priority,) in self._read(query, ())]
+
+    def is_paused(self) -> bool:
+        """Return whether jobs are withheld."""
+        return bool(self._read("SELECT count(*) FROM paused", ())[0][0])
+
+    def holder(self, key: str) -> int | None:
+        """Return the open job that has a unique key."""
+        query = "SELECT id FROM jobs WHERE unique_key = ? AND state IN (0, 1, 2)"
+        found = self._read(query, (key,))
+        return int(found[0][0]) if found else None
 
     def clock(self) -> int:
         """Return the queue's time as it was last written down, in ms since the epoch."""
@@ -227,16 +259,19 @@ class Store:
         query = "SELECT count(*) FROM jobs WHERE state = 5 AND owner=?"
         return int(self._read(query, (stream_owner(stream),))[0][0])
 
-    def ahead(self, after: tuple[int, int], limit: int) -> list[Row]:
-        """Return the waiting rows after a (due, id), in order, with their small payloads.
+    def ahead(self, priority: int, after: tuple[int, int], limit: int) -> list[Row]:
+        """Return a priority's waiting rows after a (due, id), in order, with small payloads.
 
         SQLite reads all of a text to tell its length: where there are long ones, few are read.
         """
-        which = "WHERE state = 0 AND (due, id) > (?, ?) ORDER BY due, id LIMIT ?"
-        rows = self._rows(which, (*after, limit))
+        which = (
+            "WHERE state = 0 AND priority = ? AND (due, id) > (?, ?) ORDER BY due, id LIMIT ?"
+        )
+        wanted = (priority, *after, limit)
+        rows = self._rows(which, wanted)
         try:
             found = self._db.execute(
-                f"SELECT payload FROM jobs JOIN payloads USING (id) {which}", (*after, limit)
+                f"SELECT payload FROM jobs JOIN payloads USING (id) {which}", wanted
             )
             room = AHEAD_CHARACTERS
             for row, (text,) in zip(rows, found, strict=False):
@@ -279,6 +314,19 @@ class Store:
         found = self.page(range(STAGED), id - 1, 1, 0)
         return found[0] if found and found[0]["id"] == id else None
 
+    def attempts(self, id: int, size: int) -> list[dict[str, Any]]:
+        """Return what became of a job's attempts that came to nothing, the first one first.
+
+        Of too many, for `size` bytes in a JSON body, the last ones.
+        """
+        found = self._some(
+            size,
+            "SELECT token, number, began, ended, owner, counts, evidence FROM attempts"
+            " WHERE job=? ORDER BY token DESC",
+            (id,),
+        )
+        return [_attempt(columns) for columns in reversed(found)]
+
     def oldest_done(self) -> int | None:
         """Return when the first of the done jobs ended."""
         found = self._read("SELECT min(ended) FROM jobs WHERE state = 3", ())
@@ -319,7 +367,17 @@ class Store:
             many(
                 _UPDATE,
                 [
-                    (r.state, r.due, r.failures, r.owner, r.ended, r.id)
+                    (
+                        r.state,
+                        r.due,
+                        r.failures,
+                        r.owner,
+                        r.ended,
+                        r.token,
+                        r.began,
+                        r.cancelled,
+                        r.id,
+                    )
                     for r in batch.dirty.values()
                 ],
             )
@@ -328,24 +386,51 @@ class Store:
                 "INSERT OR REPLACE INTO endings VALUES (?, ?, ?)",
                 [(id, *texts) for id, texts in batch.endings.items()],
             )
+        if batch.attempts:
+            many("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch.attempts)
+        if batch.paused is not None:
+            self._db.execute(
+                "INSERT OR REPLACE INTO paused VALUES (1)" if batch.paused else "DELETE FROM paused"
+            )
         if batch.clock is not None:
             self._db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (batch.clock,))
         if batch.deleted:
             for statement in _FORGET:
-                many(f"{statement} WHERE id=?", [(id,) for id in batch.deleted])
+                many(statement, [(id,) for id in batch.deleted])
 
     def _write_streams(self, batch: Batch) -> None:
         many = self._db.executemany
         many("INSERT OR IGNORE INTO streams (id) VALUES (?)", [(s,) for s in batch.streams])
         for _stream, rows in batch.staged:
             self._insert(rows)
-        many("UPDATE streams SET due=? WHERE id=?", [(due, s) for s, due in batch.committed])
+        many(
+            "UPDATE streams SET due=?, priority=? WHERE id=?",
+            [(due, priority, stream) for stream, due, priority in batch.committed],
+        )
 
     def _insert(self, rows: Iterable[Row]) -> None:
         kept = list(rows)
         self._db.executemany(
             _INSERT,
-            [(r.id, r.state, r.due, r.failures, r.limit, r.submitted, r.owner) for r in kept],
+            [
+                (
+                    r.id,
+                    r.state,
+                    r.due,
+                    r.failures,
+                    r.limit,
+                    r.submitted,
+                    r.owner,
+                    r.priority,
+                    r.token,
+                    r.began,
+                    r.cancelled,
+                    r.unique,
+                    r.schedule,
+                    r.scheduled,
+                )
+                for r in kept
+            ],
         )
         self._db.executemany(
             "INSERT INTO payloads VALUES (?, ?)", [(r.id, r.payload) for r in kept]
@@ -386,7 +471,7 @@ class Store:
     def _forget(self, which: str, arguments: tuple[Any, ...]) -> int:
         ids = self._db.execute(which, arguments).fetchall()
         for statement in _FORGET:
-            self._db.executemany(f"{statement} WHERE id=?", ids)
+            self._db.executemany(statement, ids)
         return len(ids)
 
     # -- inside
@@ -492,18 +577,43 @@ def stream_owner(stream: int) -> str:
 
 
 def _listing(columns: tuple[Any, ...]) -> dict[str, Any]:
-    id, state, due, failures, limit, submitted, owner, ended, payload, result, evidence = columns
+    row, (ended, payload, result, evidence) = Row(*columns[:-4]), columns[-4:]
+    taken = row.state == TAKEN
     return {
-        "id": id,
-        "state": NAMES[state],
-        "attempts": failures + (state in (TAKEN, DONE)),
-        "max_attempts": limit or None,
-        "submitted": submitted / 1000,
-        "due": due / 1000,
-        "ended": None if ended is None else ended / 1000,
-        "owner": owner if state == TAKEN else None,
+        "id": row.id,
+        "state": NAMES[row.state],
+        "attempts": row.failures + (row.state in (TAKEN, DONE)),
+        "max_attempts": row.limit or None,
+        "priority": row.priority,
+        "unique": row.unique,
+        "schedule": row.schedule,
+        "scheduled": _seconds(row.scheduled),
+        "token": row.token,
+        "submitted": row.submitted / 1000,
+        "due": row.due / 1000,
+        "began": _seconds(row.began),
+        "ended": _seconds(ended),
+        "owner": row.owner if taken else None,
+        "cancelling": taken and row.cancelled is not None,
         "payload": payload,
         "result": result,
         "evidence": evidence,
-        "dead": state == DEAD,
+        "dead": row.state == DEAD,
     }
+
+
+def _attempt(columns: tuple[Any, ...]) -> dict[str, Any]:
+    token, number, began, ended, owner, counts, evidence = columns
+    return {
+        "attempt": number,
+        "token": token,
+        "began": _seconds(began),
+        "ended": _seconds(ended),
+        "owner": owner,
+        "counts": bool(counts),
+        "evidence": evidence,
+    }
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
