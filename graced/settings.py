@@ -23,6 +23,7 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "text", "json", "journal")
 MISSED = ("skip", "once", "all")
 OVERLAPS = ("queue", "skip")
+PROGRAM = "graced.workers:Program"  # the worker whose options are checked with the configuration
 MAX_LEASE = 3600.0  # seconds
 MOST_ATTEMPTS = 1_000_000_000  # of a job: for ever, and still a number that fits everywhere
 

@@ -23,6 +23,7 @@ from daemon_harness import ROOT, Daemon
 
 import graced
 from graced import exitcodes, settings
+from graced import options as options_module
 from graced.cli import arguments
 from graced.config import reader, schema
 from graced.host import signals
@@ -35,7 +36,7 @@ README = TEXT[ROOT / "README.md"]
 EXIT_CODES = {"0", "1", "2", "3", "70", "75", "78"}
 COMMANDS_PAGE = TEXT[ROOT / "docs" / "commands.md"]
 # What looks like a key of ours and is a name of others'
-FOREIGN = {"task_acks_late", "task_reject_on_worker_lost", "graceful_timeout", "my_pool"}
+FOREIGN = {"task_acks_late", "task_reject_on_worker_lost", "graceful_timeout", "my_pool", "process_num"}
 EVIDENCE_KEYS = {"timed_out"}
 STATUS_KEYS = {"last_reload", "busy_for", "last_deaths", "next_start_in"}
 
@@ -134,6 +135,7 @@ def test_every_key_is_documented() -> None:
 def test_no_other_key_is_documented() -> None:
     records = (settings.Settings, settings.Log, settings.Pool, settings.Backoff, settings.Retry)
     keys = {key for record in records for key in record.__match_args__}
+    keys |= set(options_module.ProgramOptions.__match_args__)
     known = keys | set(vars(graced.Worker)) | STATUS_KEYS | EVIDENCE_KEYS | FOREIGN
     for page, text in TEXT.items():
         for name in re.findall(r"`(?:pools\.\w+\.)?([a-z]+(?:_[a-z]+)+)`", text):

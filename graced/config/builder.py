@@ -142,16 +142,31 @@ class Builder:
             check_name(name, entry.key.mark)
         except ConfigValueError as wrong:
             self.problem(entry.key.mark, key, wrong.what, wrong.remedy)
-        found: Any = record
-        return found(name, **self._section(record, self._map(entry.value, key), f"{key}."))
+        found = self._section(record, self._map(entry.value, key), f"{key}.")
+        if found.get("options") and found["worker"].startswith("graced.workers:"):
+            found["options"] = self._with_folder(found["options"], f"{key}.options.cwd")
+        make: Any = record
+        return make(name, **found)
+
+    def _with_folder(self, options: dict[str, Any], key: str) -> dict[str, Any]:
+        """Let the working directory of our own workers start from the folder of its file."""
+        if not isinstance(options.get("cwd"), str) or key not in self.marks:
+            return options
+        try:
+            return {**options, "cwd": folder(options["cwd"], self.marks[key])}
+        except ConfigValueError:  # told by the rules
+            return options
 
     def _note_leaves(self, node: Node, key: str) -> None:
         """Note where the values came from whose keys are the user's own."""
         if isinstance(node, Map) and node.entries:
             for name, entry in node.entries.items():
+                self.marks[f"{key}.{name}"] = entry.value.mark
                 self._note_leaves(entry.value, f"{key}.{name}")
-        else:
-            self.sources[key] = node.mark.place
+            return
+        if isinstance(node, Items):
+            self.marks |= {f"{key}.{index}": item.mark for index, item in enumerate(node.items)}
+        self.sources[key] = node.mark.place
 
     def _variables(self, node: Map, key: str) -> dict[str, str]:
         found = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graced import program
 from graced.config.scalars import suggestion
 from graced.config.schema import MAX_WORKERS
+from graced.settings import PROGRAM
 from graced.text import quoted
 
 TYPE_CHECKING = False
@@ -24,6 +25,7 @@ def check(settings: Settings, blame: Blame) -> None:
     _queues(settings, blame)
     _addresses(settings, blame)
     _schedules(settings, blame)
+    _options(settings, blame)
     for pool in settings.pools.values():
         _after(pool, tuple(settings.pools), blame)
         _growth(f"pools.{pool.name}.backoff", pool.backoff, blame)
@@ -148,6 +150,37 @@ def _schedules(settings: Settings, blame: Blame) -> None:
         elif schedule.pool not in settings.pools:
             what = f"there is no pool {quoted(schedule.pool)}"
             blame((f"{key}.pool",), what, suggestion(schedule.pool, tuple(settings.pools)))
+
+
+def _options(settings: Settings, blame: Blame) -> None:
+    """Blame options of programs: they have no code that could know better."""
+    for name, pool in settings.pools.items():
+        if pool.worker != PROGRAM:
+            continue
+        from graced import options
+
+        try:
+            _ready(pool, options.program(pool.options, name, pool.workers - 1).ready)
+        except options.OptionError as error:
+            key = f"pools.{name}.options"
+            keys = (f"{key}.{error.key}", f"pools.{name}.worker")
+            blame(keys, error.what, error.remedy)
+
+
+def _ready(pool: Pool, ready: float | str) -> None:
+    """Refuse an address that is none, or that says nothing of the program: OptionError."""
+    from graced.host.address import AddressError, parse
+    from graced.options import NOTIFY, OptionError
+
+    if isinstance(ready, float) or ready == NOTIFY:
+        return
+    try:
+        place = parse(f"unix:{ready}" if ready.startswith("/") else ready).place
+    except AddressError as error:
+        raise OptionError("ready", error.what, error.remedy) from None
+    if place in (parse(text).place for text in pool.listen):
+        what = f"{ready} accepts before the program does: the pool listens there"
+        raise OptionError("ready", what, "write notify, or a time such as 2s")
 
 
 def _growth(key: str, growing: Backoff | Retry, blame: Blame) -> None:

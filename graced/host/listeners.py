@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FIRST: Final = 3  # of the descriptors that systemd hands over, see sd_listen_fds(3)
 STORED: Final = "graced-"  # begins the names of sockets that we have stored with systemd
 MAX_NAME_CHARS: Final = 200
+ACCEPTS: Final = "00010000"  # among the flags of a Unix socket in /proc/net/unix
+LISTENS: Final = "0A"  # the state of a TCP socket in /proc/net/tcp
 _NOBODY: Final = (ConnectionRefusedError, FileNotFoundError)
 
 
@@ -168,6 +170,43 @@ def is_at(fd: int, address: Address) -> bool:
     if address.kind == "unix":
         return name == address.name and _is_socket(address.name)
     return isinstance(name, tuple) and name[:2] == (address.host, address.port)
+
+
+def listen_on(pids: Iterable[int], address: Address) -> bool:
+    """Return whether one of these processes has a socket that listens there, as far as it shows.
+
+    For a TCP port that is whatever the IP address: it may be that of all.
+    """
+    for pid in pids:
+        try:
+            listening, folder = _listening(pid, address), f"/proc/{pid}/fd"
+            if any(_link(f"{folder}/{fd}") in listening for fd in os.listdir(folder)):
+                return True
+        except OSError:  # it has ended, or is another user's
+            continue
+    return False
+
+
+def _listening(pid: int, address: Address) -> set[str]:
+    """Return the sockets that listen on an address, as a descriptor's link names them, proc(5)."""
+    found = set()
+    for name in ("unix",) if address.kind == "unix" else ("tcp", "tcp6"):
+        with open(f"/proc/{pid}/net/{name}", encoding="utf-8", errors="surrogateescape") as table:
+            for line in table:
+                words = line.split(maxsplit=7) if address.kind == "unix" else line.split()
+                if address.kind == "unix":
+                    if words[-1].rstrip("\n") == address.name and words[3] == ACCEPTS:
+                        found.add(f"socket:[{words[6]}]")
+                elif words[3] == LISTENS and words[1].endswith(f":{address.port:04X}"):
+                    found.add(f"socket:[{words[9]}]")
+    return found
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:  # closed meanwhile
+        return ""
 
 
 def put_away(fd: int, address: Address, file: File | None) -> None:

@@ -365,6 +365,28 @@ def rss(pid: int) -> int | None:
         return None
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and its descendants, as far as can be seen; children that are threads' too.
+
+    One whose parent has ended is another's.
+    """
+    found = [pid]
+    for each in found:
+        try:
+            threads = os.listdir(f"/proc/{each}/task")
+            for thread in threads:
+                with open(f"/proc/{each}/task/{thread}/children", "rb") as children:
+                    found += map(int, children.read().split())
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def family_rss(pid: int) -> int:
+    """Return the resident memory of a process and its descendants; what they share counts twice."""
+    return sum(rss(each) or 0 for each in family(pid))
+
+
 def stop_for_a_look(pid: int, bound: float = 0.002) -> bool:
     """Stop a process; True if it stands or is gone within `bound` seconds.
 

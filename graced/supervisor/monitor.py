@@ -130,6 +130,11 @@ class ScoreboardMonitor:
         watched = self._watched.get(worker)
         return watched is not None and watched.record.queue == CUT_OFF
 
+    def child_group(self, worker: int) -> int:
+        """Return the process group that a worker says is its subprocess's; 0: none."""
+        watched = self._watched.get(worker)
+        return 0 if watched is None else watched.record.child_group
+
     def new_stack(self, worker: int) -> bool:
         """Whether a worker has printed a stack since it was last asked about."""
         watched = self._watched.get(worker)

@@ -65,7 +65,7 @@ class StatusReporter:
         return picture(
             self._daemon,
             self._monitor.readings(now),
-            lambda member: process.rss(member.pid) if member.pid else None,
+            lambda member: self._rss(member.id, member.pid) if member.pid else None,
             self.last_reload,
             now,
         )
@@ -81,6 +81,13 @@ class StatusReporter:
                 for name, pool in counters.pools.items()
             },
         }
+
+    def _rss(self, worker: int, pid: int) -> int | None:
+        """Return the memory of a worker and of the subprocess that goes with it."""
+        own, child = process.rss(pid), self._monitor.child_group(worker)
+        if own is None or not child or not process.is_below(child, pid):
+            return own
+        return own + process.family_rss(child)
 
     def words(self) -> str:
         """Return what STATUS= says."""

@@ -7,14 +7,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.workers.command import Command
+    from graced.workers.program import Program
 
-__all__ = ["Command"]
+__all__ = ["Command", "Program"]
+
+_HOMES = {"Command": "graced.workers.command", "Program": "graced.workers.program"}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Command":
+    home = _HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module 'graced.workers' has no attribute {name!r}")
-    from graced.workers.command import Command
-
-    globals()[name] = Command
-    return Command
+    value = globals()[name] = getattr(__import__(home, fromlist=[name]), name)
+    return value

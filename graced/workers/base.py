@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from graced.host.scoreboard import ExitKind, Phase, Wants
 from graced.text import in_one_line
-from graced.workers.context import ExitReport, LoadError, exit_status
+from graced.workers.context import Ended, ExitReport, LoadError, exit_status
 from graced.workers.runtime import INTERRUPT, Runtime, WorkerInterrupt
 
 TYPE_CHECKING = False
@@ -264,6 +264,8 @@ def _run_failed(runtime: Runtime, error: BaseException, *, own: bool) -> ExitRep
         if own:  # else the round has told it
             runtime.tell_besides("run()", error)
         return _INTERRUPTED
+    if isinstance(error, Ended):
+        return ExitReport(ExitKind.RETURNED, exit_status(error), error.text)
     if isinstance(error, SystemExit):
         if runtime.leaving and exit_status(error) == 0:  # as handlers of SIGTERM do
             runtime.log.info(f"{runtime.last_words or 'run() called sys.exit()'}, asked to leave")

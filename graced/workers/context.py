@@ -65,8 +65,16 @@ def exit_status(error: SystemExit) -> int:
     return error.code & 0xFF if isinstance(error.code, int) else 1
 
 
+class Ended(SystemExit):
+    """What the worker is made of has ended by itself; `text` says how, and is all that is said."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(status)
+        self.text = text
+
+
 class LoadError(Exception):
-    """The worker class can't be had; `reason` is one line and says where."""
+    """The worker can't be had, for a reason that is no fault of code; that is one line."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

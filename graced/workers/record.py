@@ -223,9 +223,13 @@ class RecordWriter:
         now = _now()
         if now - self._rss_checked >= NS_PER_S:
             self._rss_checked = now
-            if self._rss() >= limit:
-                self.want(Wants.MAX_RSS if self._rss_seen else Wants.MAX_RSS_AT_ONCE)
-            self._rss_seen = True
+            self.weigh(self._rss(), limit)
+
+    def weigh(self, rss: int, limit: int) -> None:
+        """Ask to be replaced if we have more memory than we may have."""
+        if rss >= limit:
+            self.want(Wants.MAX_RSS if self._rss_seen else Wants.MAX_RSS_AT_ONCE)
+        self._rss_seen = True
 
     def _rss(self) -> int:
         try:
