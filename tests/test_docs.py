@@ -36,7 +36,8 @@ README = TEXT[ROOT / "README.md"]
 EXIT_CODES = {"0", "1", "2", "3", "70", "75", "78"}
 COMMANDS_PAGE = TEXT[ROOT / "docs" / "commands.md"]
 # What looks like a key of ours and is a name of others'
-FOREIGN = {"task_acks_late", "task_reject_on_worker_lost", "graceful_timeout", "my_pool", "process_num"}
+FOREIGN = {"task_acks_late", "task_reject_on_worker_lost", "graceful_timeout", "my_pool"}
+FOREIGN |= {"process_num", "stdout_logfile", "redirect_stderr"}
 EVIDENCE_KEYS = {"timed_out"}
 STATUS_KEYS = {"last_reload", "busy_for", "last_deaths", "next_start_in"}
 
