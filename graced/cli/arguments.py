@@ -64,8 +64,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         return whole.parse_args(words)
     args = command.parse_intermixed_args(words[1:])
     if tail is not None:
-        if args.command != "submit":
-            whole.error(f"only '{program.name} submit' takes a command line after --")
+        if args.command not in ("submit", "try"):
+            whole.error(f"only {program.name} submit and try take a command line after --")
         args.words += tail
     return args
 
@@ -203,6 +203,15 @@ def _check(parser: Parser) -> None:
     )
 
 
+def _try(parser: Parser) -> None:
+    _config_options(parser, _assignment)
+    parser.add_argument("pool", metavar="POOL", help="the pool's name")
+    parser.add_argument(
+        "--json", metavar="VALUE", help="the payload of the job (else null); without a queue"
+    )
+    parser.add_argument("words", metavar="-- COMMAND", nargs="*", help="a command line to run")
+
+
 def _doctor(parser: Parser) -> None:
     _client_options(parser)
     parser.add_argument(
@@ -317,6 +326,7 @@ KINDS: Final = ("jobs", "loop")
 COMMANDS: Final = (
     ("run", "run in the foreground", _run),
     ("check", "tell what is wrong with the configuration", _check),
+    ("try", "run one worker here, for one job or one round", _try),
     ("doctor", "tell what is wrong with how systemd runs it", _doctor),
     ("status", "show what runs now", _status),
     ("metrics", "print the metrics, as Prometheus reads them", _metrics),

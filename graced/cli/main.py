@@ -135,6 +135,10 @@ def _perform(args: argparse.Namespace) -> int:
             from graced.cli.doctor import doctor
 
             return doctor(args)
+        case "try":
+            from graced.cli.trial import try_worker
+
+            return try_worker(args)
         case "submit" | "jobs":
             from graced.cli import jobs
 

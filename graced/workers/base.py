@@ -184,11 +184,11 @@ _INTERRUPTED = ExitReport(ExitKind.INTERRUPTED)
 
 def live(runtime: Runtime, load: Callable[[Callable[..., Any]], type[Worker]]) -> NoReturn:
     """Load the class, set up, run, tear down, leave the process."""
-    worker, report = _set_up(runtime, load)
+    worker, report = set_up(runtime, load)
     if worker is not None:
         report = _work(runtime, worker)
         runtime.turn_to_leave()
-        report = _tear_down(runtime, worker, report)
+        report = tear_down(runtime, worker, report)
     else:
         runtime.turn_to_leave()
     runtime.leave(report)
@@ -200,7 +200,7 @@ def rehearse(runtime: Runtime) -> None:
     What is called for the first time in a process is looked up, linked and
     specialized, and writes to a hundred pages; better once here than in each child.
     """
-    worker, _ = _set_up(runtime, lambda call: _Extra)
+    worker, _ = set_up(runtime, lambda call: _Extra)
     if worker is not None:
         runtime.writer.ready()
         for _ in range(4):
@@ -214,9 +214,10 @@ class _Extra(Worker):
             self.wait(0)
 
 
-def _set_up(
+def set_up(
     runtime: Runtime, load: Callable[[Callable[..., Any]], type[Worker]]
 ) -> tuple[Worker | None, ExitReport]:
+    """Make a worker and set it up; None and why, which is told, where that fails."""
     runtime.writer.enter(Phase.SETUP)
     if runtime.over:  # asked to leave before there was anything to interrupt
         return None, _INTERRUPTED
@@ -297,7 +298,8 @@ def _by_itself(runtime: Runtime, left: int, status: int, text: str) -> ExitRepor
     return ExitReport(left, status, text)
 
 
-def _tear_down(runtime: Runtime, worker: Worker, report: ExitReport) -> ExitReport:
+def tear_down(runtime: Runtime, worker: Worker, report: ExitReport) -> ExitReport:
+    """Tear a worker down; return the report, in which a failure of that is."""
     try:
         worker.teardown()
     except SystemExit as error:
