@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import time
+from collections import deque
 
 from graced.host import unixsocket
 from graced.queue import wire
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from graced.log.logger import Log
     from graced.queue.plan import KeeperPlan
+    from graced.queue.protocol import Row
 
 UNREAD = 8 << 20  # bytes that a client may leave unread
 MOST = 512  # connections of one user that are no worker's
@@ -40,6 +42,7 @@ class Connection:
         "frames",
         "heard_at",
         "held",
+        "later",
         "out",
         "owner",
         "parked",
@@ -65,6 +68,7 @@ class Connection:
         self.held = 0  # bytes that we keep for it
         self.frames = wire.Frames()
         self.out = bytearray()
+        self.later: deque[tuple[int, Row]] = deque()  # to be told of jobs, once it has read `out`
         self.owner: str | None = None
         self.cancels = False  # a worker that cancels single jobs when it is told to
         self.parked: list[tuple[int, bytes]] = []  # frames that wait for the file
@@ -76,7 +80,10 @@ class Connection:
 
 
 class Connections:
-    """All connections. ``handle`` gets each frame, ``left`` each connection that was closed."""
+    """All connections. ``handle`` gets each frame, ``left`` each connection that was closed.
+
+    ``read_all`` gets one whose other side has read all that it was sent, after it had not.
+    """
 
     def __init__(
         self,
@@ -85,12 +92,14 @@ class Connections:
         log: Log,
         handle: Callable[[Connection, int, bytes], None],
         left: Callable[[Connection], None],
+        read_all: Callable[[Connection], None],
     ) -> None:
         self._listener = listener
         self._epoll = epoll
         self._log = log
         self._handle = handle
         self._left = left
+        self._read_all = read_all
         self._by_fd: dict[int, Connection] = {}
         self._held: dict[int, int] = {}  # bytes by users
         self._deaf = False  # out of descriptors: no connection is accepted
@@ -234,6 +243,7 @@ class Connections:
         del connection.out[:sent]
         if not connection.out:
             self._epoll.modify(connection.fd, select.EPOLLIN)
+            self._read_all(connection)
 
     def close(self, connection: Connection) -> None:
         """Close a connection."""

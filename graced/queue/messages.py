@@ -48,6 +48,26 @@ def _is_held(job: Any) -> bool:
     return isinstance(job, list) and len(job) == 2 and all(map(_is_number, job))
 
 
+def capacity(body: bytes) -> int:
+    """Return how many jobs a worker takes at once."""
+    try:
+        [count] = wire.COUNT.unpack(body)
+    except struct.error:
+        raise ProtocolError("a WANT that cannot be read") from None
+    if count > wire.MOST_AT_ONCE:
+        raise ProtocolError(f"{count} jobs at once; at most {wire.MOST_AT_ONCE}")
+    return int(count)
+
+
+def held(body: bytes) -> tuple[int, int]:
+    """Return the job that a worker puts back, and its token."""
+    try:
+        id, token = wire.HELD.unpack(body)
+    except struct.error:
+        raise ProtocolError("a PUT_BACK that cannot be read") from None
+    return id, token
+
+
 def settlement(body: bytes) -> tuple[int, int, Outcome, bool]:
     """Return the job, its token, what became of it, and whether another one is wanted."""
     try:

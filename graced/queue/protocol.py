@@ -53,9 +53,9 @@ class QueueLockedError(StorageError):
 class WorkerQueue(Protocol):
     """One worker's end of a queue.
 
-    The rules: a worker has at most one job in hand. A job is handed out by a durable
-    commit only. ``settle`` may be repeated; whoever keeps the queue tells jobs apart by
-    (id, token). What a worker holds when it dies is given back by the main
+    The rules: a worker has at most one job in hand, or as many as it wants at once. A job is
+    handed out by a durable commit only. ``settle`` may be repeated; whoever keeps the queue
+    tells jobs apart by (id, token). What a worker holds when it dies is given back by the main
     process's report or by the worker's lock, never by a time-out.
     """
 
@@ -65,8 +65,14 @@ class WorkerQueue(Protocol):
     def ask(self) -> None:
         """Say that this worker is idle; without effect if it has been said."""
 
+    def want(self, count: int) -> None:
+        """Say how many jobs this worker takes at once, in all, instead of asking; 0: no more."""
+
+    def put_back(self, job: Job) -> None:
+        """Say that a job has not been begun, and won't be: no attempt of it."""
+
     def receive(self) -> Job | None:
-        """Return the job that was handed to this worker, or None; never block.
+        """Return a job that was handed to this worker, or None; never block.
 
         QueueError if whoever keeps the queue never takes what this worker says.
         """
@@ -152,7 +158,7 @@ class Row(Protocol):
 class Consumer(Protocol):
     """A worker, as the queue knows it."""
 
-    rows: dict[int, Any]  # handed to it, and not settled
+    rows: dict[int, Any]  # handed to it, and not settled; by id
 
 
 class Dispatcher(Protocol):
@@ -173,6 +179,12 @@ class Dispatcher(Protocol):
 
     def ask(self, name: str, now: int) -> Row | None:
         """A worker is idle; return a job that can be handed out at once."""
+
+    def want(self, name: str, count: int, now: int) -> None:
+        """A worker takes so many jobs at once, in all, until it says otherwise; 0: no more."""
+
+    def put_back(self, name: str, id: int, token: int, now: int) -> None:
+        """A worker has not begun a job, and won't."""
 
     def settle(
         self, name: str, id: int, token: int, outcome: Outcome, more: bool, now: int

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from graced.queue.protocol import Dispatcher, Engine, Row
 
 SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
-BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE)
-MOST_PARKED = 64  # frames of one worker that wait for the file
+BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE, Kind.WANT, Kind.PUT_BACK)
+MOST_PARKED = wire.MOST_AT_ONCE + 64  # frames of one worker that wait for the file
+MOST_UNREAD = 1 << 20  # bytes that a worker has not read, before it is told of further jobs
 LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
 
 
@@ -66,7 +67,9 @@ class Server:
         self._timer = WallTimer()
         self._timer_is_for: int | None = None  # moment of the queue's clock
         self._workers: dict[str, Connection] = {}
-        self._connections = Connections(listener, self._epoll, plan.log, self._handle, self._left)
+        self._connections = Connections(
+            listener, self._epoll, plan.log, self._handle, self._left, self._tell_later
+        )
         self._connections.submit_group = plan.policy.submit_gid
         self._send = self._connections.send
         self._storage = engine.open_storage(plan, self._to_main.append)
@@ -81,6 +84,8 @@ class Server:
             Kind.ASK: self._ask,
             Kind.SETTLE: self._settle,
             Kind.LEAVE: self._leave,
+            Kind.WANT: self._want,
+            Kind.PUT_BACK: self._put_back,
             **self._client_requests.handlers,
         }
 
@@ -293,7 +298,36 @@ class Server:
         self._settled.add(connection)
         self._quiet.add(connection)
 
+    def _want(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
+        count = messages.capacity(body)
+        dispatcher.want(_owner(connection), count, self._storage.clock.now())
+
+    def _put_back(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
+        id, token = messages.held(body)
+        dispatcher.put_back(_owner(connection), id, token, self._storage.clock.now())
+
+    def _tell_later(self, connection: Connection) -> None:
+        """Tell a worker of further jobs, now that it has read of those before."""
+        dispatcher, later = self._storage.dispatcher, connection.later
+        while later and len(connection.out) <= MOST_UNREAD and dispatcher is not None:
+            kind, row = later.popleft()
+            known = dispatcher.consumers.get(connection.owner or "")
+            if known is not None and known.rows.get(row.id) is row:
+                self._tell(dispatcher, connection, kind, row)
+
     def _hand_out(self, dispatcher: Dispatcher, connection: Connection, row: Row) -> None:
+        if connection.later or len(connection.out) > MOST_UNREAD:
+            connection.later.append((Kind.JOB, row))
+        else:
+            self._tell(dispatcher, connection, Kind.JOB, row)
+
+    def _tell(self, dispatcher: Dispatcher, connection: Connection, kind: int, row: Row) -> None:
+        if kind == Kind.CANCEL_JOB:
+            self._send(connection, kind, wire.encode({"id": row.id, "token": row.token}))
+        else:
+            self._tell_of_job(dispatcher, connection, row)
+
+    def _tell_of_job(self, dispatcher: Dispatcher, connection: Connection, row: Row) -> None:
         try:
             payload = dispatcher.payload(row).encode()
         except StorageError as trouble:
@@ -310,10 +344,10 @@ class Server:
         for row in dispatcher.cancelling():
             owner = row.owner or ""
             worker = self._workers.get(owner)
-            if worker is not None and worker.cancels:
-                self._send(
-                    worker, Kind.CANCEL_JOB, wire.encode({"id": row.id, "token": row.token})
-                )
+            if worker is not None and worker.cancels and worker.later:
+                worker.later.append((Kind.CANCEL_JOB, row))
+            elif worker is not None and worker.cancels:
+                self._tell(dispatcher, worker, Kind.CANCEL_JOB, row)
             else:
                 dispatcher.withhold(owner)
                 self._to_main.append(("cancel", owner, row.id))

@@ -25,6 +25,7 @@ READ = 1 << 16  # bytes read from one connection before the others get their tur
 MOST_TERMS = 4096  # bytes of a submit's terms in JSON
 CHUNK_BYTES = 2 << 20  # a client closes a batch of payloads at this size,
 CHUNK_JOBS = 1000  # or at this number: about 5 ms of the keeper's time
+MOST_AT_ONCE = 10_000  # jobs that one worker may have in hand
 MOST_JOBS = 10_000  # payloads in one frame, however short: each takes its own memory
 
 
@@ -39,6 +40,8 @@ class Kind(IntEnum):
     ASK = 2  # idle: hand me a job
     SETTLE = 41  # SETTLEMENT, then JSON text
     LEAVE = 4  # nothing in hand, nothing wanted
+    WANT = 44  # COUNT: how many jobs it takes at once, in all; 0: no more
+    PUT_BACK = 45  # HELD: it has not begun, and will not
     # A worker is told
     JOB = 42  # HANDOUT, then the payload
     SETTLED = 6  # COUNT: settles that are durable, of this connection
@@ -70,6 +73,7 @@ HEADER = struct.Struct("<IB")
 HANDOUT = struct.Struct("<QIQQQQ")  # id, attempt, submitted, confirmed settles, token, scheduled
 SETTLEMENT = struct.Struct("<QQBBd")  # id, token, outcome, more, after (s)
 COUNT = struct.Struct("<Q")
+HELD = struct.Struct("<QQ")  # id, token
 PARCEL = struct.Struct("<II")  # bytes of the terms in JSON, how many payloads
 
 

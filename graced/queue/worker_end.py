@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
 
 from graced.queue import jsonvalue, liveness, wire
@@ -33,18 +34,22 @@ NUMBERS = {Done: 0, Raised: 1, Postponed: 2, Discarded: 3}
 class WorkerEnd:
     """One worker's end, see :class:`graced.queue.protocol.WorkerQueue`."""
 
-    def __init__(self, address: QueueAddress, worker: int) -> None:
+    def __init__(self, address: QueueAddress, worker: int, *, cancels: bool = False) -> None:
+        """Take the lock of a worker. One that `cancels` single jobs looks at ``cancelled``."""
         self._address = address
         self._owner = address.owner(worker)
         self.lock = liveness.hold(address.file, self._owner)  # a forked process may inherit it
         self._sock: socket.socket | None = None
         self._frames = wire.Frames()
         self._out = bytearray()
-        self._hand: Job | None = None  # at work, or received and not yet given to the worker
-        self._arrived: Job | None = None
+        self._hands: dict[int, Job] = {}  # by id: at work, or received and not yet given out
+        self._arrived: deque[Job] = deque()
+        self._cancels = cancels
+        self.cancelled: list[tuple[int, int]] = []  # jobs, by id and token, to be seen to
         self._settles: list[tuple[Job, Outcome]] = []  # said, and not confirmed
         self._confirmed = 0  # of those said on this connection
         self._asked = False  # idle, and the keeper knows or will know
+        self._wanted: int | None = None  # jobs at once, instead of asking for each
         self._left = False
         self._delay = FIRST_RETRY
         self._refusals = 0  # since the keeper last understood us
@@ -57,25 +62,36 @@ class WorkerEnd:
 
     def ask(self) -> None:
         """Say that this worker is idle; without effect if it has been said."""
-        if not self._asked and self._arrived is None:
+        if not self._asked and not self._arrived:
             self._asked = True
             self._say(wire.frame(Kind.ASK))
 
+    def want(self, count: int) -> None:
+        """Say how many jobs this worker takes at once, in all, instead of asking; 0: no more."""
+        if self._wanted != count:
+            self._wanted = count
+            self._say(_wanting(count))
+
+    def put_back(self, job: Job) -> None:
+        """Say that a job has not been begun, and won't be: no attempt of it."""
+        if self._hands.get(job.id) is job:
+            del self._hands[job.id]
+            self._say(wire.frame(Kind.PUT_BACK, wire.HELD.pack(job.id, job.token)))
+
     def receive(self) -> Job | None:
-        """Return the job that was handed to this worker, or None; never block.
+        """Return a job that was handed to this worker, or None; never block.
 
         QueueError if the keeper does not understand what it is told, however often.
         """
-        if self._arrived is None:
+        if not self._arrived:
             self._connect()
             self._read()
-        job, self._arrived = self._arrived, None
-        return job
+        return self._arrived.popleft() if self._arrived else None
 
     def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
         """Say how a job ended and, with ``more``, that the next may come; never block."""
-        if self._hand is job:
-            self._hand = None
+        if self._hands.get(job.id) is job:
+            del self._hands[job.id]
         self._settles.append((job, outcome))
         self._asked = more
         self._say(_settlement(job, outcome, more))
@@ -98,7 +114,8 @@ class WorkerEnd:
 
     def leave(self) -> None:
         """Say that this worker has nothing in hand and wants nothing more."""
-        self._hand = self._arrived = None
+        self._hands.clear()
+        self._arrived.clear()
         self._asked = False
         self._left = True
         self._say(wire.frame(Kind.LEAVE))
@@ -149,12 +166,15 @@ class WorkerEnd:
         """Say all that a keeper has to know of us, and what it may not have heard."""
         with suppress(OSError):  # then it takes us for dead once we do not talk to it
             self.lock = liveness.keep(self._address.file, self._owner, self.lock)
-        held = [job for job, _ in self._settles] + ([self._hand] if self._hand else [])
-        said = {"owner": self._owner, "holds": [[job.id, job.token] for job in held]}
+        held = [*(job for job, _ in self._settles), *self._hands.values()]
+        said: dict[str, Any] = {"owner": self._owner, "cancels": self._cancels}
+        said["holds"] = [[job.id, job.token] for job in held]
         parts = [wire.frame(Kind.HELLO, wire.encode(said))]
         parts += [_settlement(job, outcome, False) for job, outcome in self._settles]
         if self._left:
             parts.append(wire.frame(Kind.LEAVE))
+        elif self._wanted is not None:
+            parts.append(_wanting(self._wanted))
         elif self._asked:
             parts.append(wire.frame(Kind.ASK))
         return b"".join(parts)
@@ -212,7 +232,7 @@ class WorkerEnd:
                 self._hear(kind, body)
         except ProtocolError as error:
             self._refused(str(error))
-        if self._arrived is None and self._sock is not None and len(data) == wire.READ:
+        if not self._arrived and self._sock is not None and len(data) == wire.READ:
             self._read()
 
     def _hear(self, kind: int, body: bytes) -> None:
@@ -224,6 +244,9 @@ class WorkerEnd:
             self._take(body)
         elif kind == Kind.SETTLED:
             self._confirm(wire.COUNT.unpack(body)[0])
+        elif kind == Kind.CANCEL_JOB:
+            told = wire.decode(body)
+            self.cancelled.append((told["id"], told["token"]))
 
     def _refused(self, why: str) -> None:
         """Say it all again, to be sure; a keeper that refuses it again would do so for ever."""
@@ -246,7 +269,8 @@ class WorkerEnd:
             why = f"the payload is not a JSON value: {error}"
             self.settle(job, Discarded(evidence(why)), more=True)
         else:
-            self._hand = self._arrived = Job(id, payload, *told)
+            job = self._hands[id] = Job(id, payload, *told)
+            self._arrived.append(job)
 
     def _confirm(self, count: int) -> None:
         del self._settles[: count - self._confirmed]
@@ -258,6 +282,10 @@ def evidence(reason: str, **facts: Any) -> str:
     if len(reason) > MAX_EVIDENCE:
         reason = f"{reason[:MAX_EVIDENCE]}…"
     return wire.encode({"reason": reason, **facts}).decode()
+
+
+def _wanting(count: int) -> bytes:
+    return wire.frame(Kind.WANT, wire.COUNT.pack(count))
 
 
 def _settlement(job: Job, outcome: Outcome, more: bool) -> bytes:

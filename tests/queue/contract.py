@@ -9,7 +9,17 @@ from __future__ import annotations
 import time
 
 import pytest
-from keeper_harness import KeeperHarness, await_news, confirm, reconnect, settle, take, work_off
+from keeper_harness import (
+    DEADLINE,
+    KeeperHarness,
+    await_news,
+    confirm,
+    reconnect,
+    settle,
+    take,
+    take_all,
+    work_off,
+)
 
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Postponed, Raised
 from graced.queue.protocol import QueueError
@@ -193,6 +203,63 @@ class QueueContract:
                 await_news(end, time.monotonic() + 0.05)
         settle(worker, job)
         assert queue.client().wait(id)["state"] == "done"
+
+    def test_a_worker_has_as_many_jobs_at_once_as_it_wants(self, queue: KeeperHarness) -> None:
+        ids = list(queue.client().submit(["1"] * 6))
+        several = queue.worker(1)
+        several.want(3)
+        jobs = take_all(several, 3)
+        assert [job.id for job in jobs] == ids[:3]
+        several.settle(jobs[1], Done(), more=True)
+        [fourth] = take_all(several, 1)
+        assert fourth.id == ids[3]
+        several.want(0)
+        several.settle(jobs[0], Done(), more=False)
+        several.put_back(fourth)
+        confirm(several)
+        again = take(queue.worker(2))
+        assert (again.id, again.attempt) == (ids[3], 1)
+        assert again.token > fourth.token
+        queue.restart()
+        reconnect(several)
+        assert several.receive() is None  # what it wants is as before: nothing
+        several.want(2)
+        [fifth] = take_all(several, 1)
+        assert fifth.id == ids[4]
+        queue.died(several, 1, counts=True, reason="died")
+        assert take(queue.worker(3)).id == ids[5]
+        back = [queue.client().job(id) for id in (ids[2], ids[4])]
+        assert [(job or {})["attempts"] for job in back] == [1, 1]
+
+    def test_workers_that_want_several_share_what_there_is(self, queue: KeeperHarness) -> None:
+        workers = [queue.worker(number) for number in (1, 2)]
+        for worker in workers:
+            worker.want(10)
+            assert worker.receive() is None
+        queue.client().submit(["1"] * 6)
+        assert [len(take_all(worker, 3)) for worker in workers] == [3, 3]
+        large = "x" * (MAX_PAYLOAD - 10)
+        queue.client().submit([f'"{large}"'] * 7)
+        assert sum(len(job.payload) for job in take_all(workers[0], 4)) == 4 * len(large)
+
+    def test_who_has_several_is_told_which_one_is_cancelled(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        ids = client.submit(["1"] * 3)
+        worker = queue.worker(1, cancels=True)
+        worker.want(3)
+        jobs = take_all(worker, 3)
+        assert client.cancel([ids[1]]) == {}
+        end = time.monotonic() + DEADLINE
+        while not worker.cancelled:
+            await_news(worker, end)
+            assert worker.receive() is None
+        assert worker.cancelled == [(ids[1], jobs[1].token)]
+        worker.settle(jobs[1], Raised('{"reason":"cut"}'), more=False)
+        worker.settle(jobs[0], Done(), more=False)
+        confirm(worker)
+        assert client.wait(ids[1])["state"] == "dead"
+        assert client.wait(ids[0])["state"] == "done"
+        assert client.counts()["taken"] == 1
 
     def test_a_payload_may_have_a_mebibyte(self, queue: KeeperHarness) -> None:
         client = queue.client()

@@ -103,8 +103,8 @@ class KeeperHarness:
         self._ends.append(end)
         return end
 
-    def worker(self, number: int) -> WorkerEnd:
-        end = WorkerEnd(self.keeper.plan.address, number)
+    def worker(self, number: int, *, cancels: bool = False) -> WorkerEnd:
+        end = WorkerEnd(self.keeper.plan.address, number, cancels=cancels)
         self._ends.append(end)
         self._living.append(end)
         return end
@@ -134,6 +134,19 @@ def take(worker: WorkerEnd) -> Job:
         assert time.monotonic() < end, "no job came"
         await_news(worker, end)
     return job
+
+
+def take_all(worker: WorkerEnd, count: int) -> list[Job]:
+    """Wait for so many jobs of one that has said how many it wants."""
+    end = time.monotonic() + DEADLINE
+    jobs: list[Job] = []
+    while len(jobs) < count:
+        assert time.monotonic() < end, f"{len(jobs)} of {count} jobs came"
+        if (job := worker.receive()) is None:
+            await_news(worker, end)
+        else:
+            jobs.append(job)
+    return jobs
 
 
 def settle(worker: WorkerEnd, job: Job, outcome: Outcome | None = None) -> None:

@@ -105,12 +105,37 @@ class Dispatcher:
         consumer = self.consumer(name)
         if consumer.withheld:
             return None
+        if consumer.capacity != 1:
+            self._line_up(consumer)
+            return None
         row = self._reserved(consumer, now)
         if row is not None and row.durable:
             self._hand(consumer, row, now)
             return row
         self._idle[name] = consumer
         return None
+
+    def want(self, name: str, count: int, now: int) -> None:
+        """A worker takes so many jobs at once, in all; 0: no more."""
+        consumer = self.consumer(name)
+        consumer.capacity, consumer.depth = count, 0
+        self._release(consumer, now)
+        self._line_up(consumer)
+
+    def _line_up(self, consumer: Consumer) -> None:
+        """Let a worker stand in line as long as it has room for one more."""
+        if len(consumer.rows) < consumer.capacity and not consumer.withheld:
+            self._idle.setdefault(consumer.name, consumer)
+        else:
+            self._idle.pop(consumer.name, None)
+
+    def put_back(self, name: str, id: int, token: int, now: int) -> None:
+        """A worker has not begun a job, and won't."""
+        consumer = self.consumer(name)
+        row = consumer.rows.get(id)
+        if row is not None and row.token == token and row.state == TAKEN:
+            self._give_back(row, now)
+        self._line_up(consumer)
 
     def settle(
         self, name: str, id: int, token: int, outcome: Outcome, more: bool, now: int
@@ -123,7 +148,8 @@ class Dispatcher:
         row = consumer.rows.get(id)
         if row is not None and row.token == token and row.state == TAKEN:
             del consumer.rows[id]
-            consumer.took(now - consumer.since)
+            if consumer.capacity == 1:
+                consumer.took(now - consumer.since)
             self._transitions.settle(row, outcome, now)
             if self.next_prune is None and isinstance(outcome, Done):
                 self.next_prune = now + self._kept()
@@ -418,6 +444,8 @@ class Dispatcher:
                 break
             del self._idle[name]
             self._hand(consumer, row, now)
+            if consumer.capacity != 1:  # behind those that have waited for longer
+                self._line_up(consumer)
             self._handouts[row.id] = row
         while self._prefetching:
             consumer = self._prefetching.pop(next(iter(self._prefetching)))
@@ -451,7 +479,8 @@ class Dispatcher:
         self._writes.move(row, TAKEN)
         consumer.rows[row.id] = row
         consumer.since = now
-        self._prefetching[consumer.name] = consumer
+        if consumer.capacity == 1:
+            self._prefetching[consumer.name] = consumer
 
     def _reserve(self, consumer: Consumer, row: Row, now: int) -> None:
         self._own(consumer, row)

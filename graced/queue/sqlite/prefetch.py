@@ -22,18 +22,19 @@ DEPTH = 4  #   so many
 class Consumer:
     """A worker, as the queue knows it."""
 
-    __slots__ = ("depth", "name", "prefetched", "rows", "since", "withheld")
+    __slots__ = ("capacity", "depth", "name", "prefetched", "rows", "since", "withheld")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.rows: dict[int, Row] = {}  # handed to it, and not settled
         self.prefetched: dict[int, Row] = {}  # its next jobs, unless somebody idle is there first
+        self.capacity = 1  # how many it takes at once; quick ones of more get no reserves
         self.depth = 0  # how many those may be
         self.since = 0  # when it got its job
         self.withheld = False  # it is about to be interrupted, and gets nothing more
 
     def took(self, ms: int) -> None:
-        """Take note of how long a round took."""
+        """Take note of how long a round took, of one that has one job at a time."""
         self.depth = DEPTH if ms <= VERY_QUICK else int(ms <= QUICK)
 
     def next_reserved(self) -> Row | None:
