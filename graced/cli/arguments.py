@@ -254,6 +254,12 @@ def _health(parser: Parser) -> None:
     parser.add_argument(
         "--ready", action="store_true", help="and every pool has all its workers ready"
     )
+    parser.add_argument(
+        "--max-dead", metavar="N", type=_count, help="and no queue has more dead jobs"
+    )
+    parser.add_argument(
+        "--max-oldest", metavar="TIME", type=_duration, help="and no due job waits for longer: 5m"
+    )
 
 
 def _stop(parser: Parser) -> None:
@@ -306,14 +312,33 @@ def _jobs(parser: Parser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="as JSON, for programs, one job a line")
     parser.add_argument(
-        "action", nargs="?", choices=("retry", "drop"), help="try dead jobs again, or remove jobs"
+        "action",
+        nargs="?",
+        choices=JobActions(("show", "cancel", "retry", "drop")),
+        help="tell all about jobs, end them, try dead ones again, or remove them",
     )
     parser.add_argument(
         "--all",
         action="store_true",
-        help="retry all dead jobs, or drop all that no worker has in hand; else those of --state",
+        help="retry all dead jobs, drop all that no worker has in hand, cancel all that are not"
+        " over; else those of --state",
     )
-    parser.add_argument("ids", metavar="ID", nargs="*", help="the jobs to retry or drop")
+    parser.add_argument("ids", metavar="ID", nargs="*", help="the jobs that are meant")
+
+
+class JobActions(tuple[str, ...]):
+    """What can be done with jobs; a number where an action could stand is a job to be shown."""
+
+    __slots__ = ()
+
+    def __contains__(self, word: object) -> bool:
+        """Whether a word may stand there."""
+        return super().__contains__(word) or (isinstance(word, str) and word.isdecimal())
+
+
+def _pause(parser: Parser) -> None:
+    _client_options(parser)
+    parser.add_argument("pool", metavar="POOL", help="the pool's name")
 
 
 def _new(parser: Parser) -> None:
@@ -337,6 +362,8 @@ COMMANDS: Final = (
     ("scale", "change a pool's size until the next reload", _scale),
     ("stacks", "print the Python stack of every process", _client_options),
     ("submit", "add a job to a queue", _submit),
-    ("jobs", "list jobs, retry or drop them", _jobs),
+    ("jobs", "list jobs, show, cancel, retry or drop them", _jobs),
+    ("pause", "hand out no jobs of a pool's queue until it is resumed", _pause),
+    ("resume", "hand out jobs of a pool's queue again", _pause),
     ("new", "make a project of your own daemon", _new),
 )

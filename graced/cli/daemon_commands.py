@@ -11,6 +11,7 @@ from graced.exitcodes import FAILED
 from graced.host import directories, unixsocket
 from graced.log.console import complain
 from graced.text import harmless
+from graced.units import format_span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +43,30 @@ def _health(args: argparse.Namespace) -> int:
     if args.ready and not reply["ready"]:
         _show(f"not ready: {reply['status']}")
         return FAILED
+    beyond = _beyond_limits(args)
+    if beyond:
+        _show(f"unhealthy: {'; '.join(beyond)}")
+        return FAILED
     _show(f"healthy: {reply['status'] if args.ready else reply['health']}")
     return 0
+
+
+def _beyond_limits(args: argparse.Namespace) -> list[str]:
+    """Return which queues have more dead jobs, or older ones, than the command line allows."""
+    if args.max_dead is None and args.max_oldest is None:
+        return []
+    pools = ask(args, "status", timeout=PROBE_TIMEOUT_S)["status"]["pools"]
+    found = []
+    for pool, queue in ((name, pool["queue"]) for name, pool in pools.items() if pool["queue"]):
+        dead, oldest = queue["dead"], queue.get("oldest", 0.0)
+        if dead is None:
+            found.append(f"queue {pool}: its keeper has not told how many jobs there are")
+        elif args.max_dead is not None and dead > args.max_dead:
+            found.append(f"queue {pool}: {dead} dead jobs; at most {args.max_dead} are healthy")
+        if args.max_oldest is not None and oldest > args.max_oldest:
+            waited, limit = format_span(oldest), format_span(args.max_oldest)
+            found.append(f"queue {pool}: a due job has waited for {waited}; {limit} are healthy")
+    return found
 
 
 def _reload(args: argparse.Namespace) -> int:

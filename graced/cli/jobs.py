@@ -14,7 +14,7 @@ from codecs import BOM_UTF8 as BOM
 from graced.cli.daemon_commands import socket_path
 from graced.cli.errors import CommandError
 from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
-from graced.cli.job_table import Table, evidence, json_line
+from graced.cli.job_table import Table, evidence, in_full, json_line, json_whole
 from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
 from graced.log.console import complain
 from graced.queue import jsonvalue, wire
@@ -237,17 +237,35 @@ def _fate(job: dict[str, Any]) -> str:
 
 
 def _jobs(args: argparse.Namespace, control: str) -> int:
+    if args.action and args.action.isdecimal():
+        args.action, args.ids = "show", [args.action, *args.ids]
+    if args.action == "show":
+        return _show(args, control)
     if args.action:
         return _change(args, control)
-    if args.ids:
-        raise CommandError("jobs: write retry or drop before the numbers", USAGE)
     if args.all:
-        raise CommandError("jobs: --all goes with retry or drop", USAGE)
+        raise CommandError("jobs: --all goes with cancel, retry or drop", USAGE)
     end = view_queue(args, control)
     show = json_line if args.json else Table()
     for job in _all(end, args.state):
         print(show(job))
     return 0
+
+
+def _show(args: argparse.Namespace, control: str) -> int:
+    """Tell all about single jobs."""
+    ids = [_id(text) for text in args.ids]
+    if not ids or args.all or args.state:
+        raise CommandError("jobs show: write the numbers of the jobs", USAGE)
+    end = view_queue(args, control)
+    refused = {}
+    for id in ids:
+        job = None if end is None else end.job(id)
+        if job is None:
+            refused[id] = "no such job"
+        else:
+            print(json_whole(job) if args.json else in_full(job))
+    return _refused(refused)
 
 
 def _all(end: QueueView | None, state: str | None) -> Iterator[dict[str, Any]]:
@@ -280,15 +298,17 @@ def _refused(refused: dict[int, str]) -> int:
 
 
 def _changed(args: argparse.Namespace, end: ClientQueue, ids: list[int]) -> dict[int, str]:
-    return (end.retry if args.action == "retry" else end.drop)(ids)
+    acts = {"retry": end.retry, "drop": end.drop, "cancel": end.cancel}
+    return acts[args.action](ids)
 
 
 def _change_all(args: argparse.Namespace, end: ClientQueue | None) -> int:
-    """Retry or drop all jobs of a state, those that there are now; tell how many."""
+    """Change all jobs of a state, those that there are now; tell how many."""
     state = args.state or ("dead" if args.action == "retry" else None)
     changed = 0
     refused: dict[int, str] = {}
-    ids = [job["id"] for job in _all(end, state)]
+    over = ("done", "dead") if args.action == "cancel" and state is None else ()
+    ids = [job["id"] for job in _all(end, state) if job["state"] not in over]
     for at in range(0, len(ids), PAGE_JOBS):
         assert end is not None
         some = ids[at : at + PAGE_JOBS]
@@ -297,7 +317,7 @@ def _change_all(args: argparse.Namespace, end: ClientQueue | None) -> int:
         changed += len(some) - len(no)
     if end is not None:
         end.close()
-    did = "retried" if args.action == "retry" else "dropped"
+    did = {"retry": "retried", "drop": "dropped", "cancel": "cancelled"}[args.action]
     print(f"{changed} jobs {did}" if changed != 1 else f"1 job {did}")
     return _refused(refused)
 
@@ -308,7 +328,19 @@ def _id(text: str) -> int:
     return int(text)
 
 
+# graced pause, graced resume
+
+
+def _pause(args: argparse.Namespace, control: str) -> int:
+    end = open_queue(args, control)
+    end.pause(args.command == "pause")
+    end.close()
+    return 0
+
+
 COMMANDS: Final = {
+    "pause": lambda args: _guarded(_pause, args),
+    "resume": lambda args: _guarded(_pause, args),
     "submit": lambda args: _guarded(_submit, args),
     "jobs": lambda args: _guarded(_jobs, args),
 }

@@ -139,7 +139,7 @@ def _perform(args: argparse.Namespace) -> int:
             from graced.cli.trial import try_worker
 
             return try_worker(args)
-        case "submit" | "jobs":
+        case "submit" | "jobs" | "pause" | "resume":
             from graced.cli import jobs
 
             return jobs.COMMANDS[args.command](args)

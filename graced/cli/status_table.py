@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Picture = Mapping[str, Any]
 
 HEADINGS = ("SLOT", "PID", "STATE", "GEN", "ROUNDS", "ERRORS", "BUSY FOR", "AGE", "RSS")
-QUEUE_WORDS = frozenset({"oldest", "trouble"})  # not counts
+QUEUE_WORDS = frozenset({"oldest", "paused", "trouble"})  # not counts
 LEFT = frozenset({"STATE"})
 
 
@@ -81,6 +81,8 @@ def _queue(queue: Picture | None) -> list[str]:
     told = ", ".join(f"{_shown(number)} {state}" for state, number in counts)
     if queue.get("oldest") is not None:
         told += f"; the oldest has waited {format_span(queue['oldest'])}"
+    if queue.get("paused"):
+        told = f"paused; {told}"
     trouble = queue.get("trouble")
     return [f"  queue: {told}", *([f"  queue in trouble: {trouble}"] if trouble else [])]
 

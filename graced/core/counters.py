@@ -28,7 +28,7 @@ DEATHS: Final = (
     "exit fork lost max_errors oom ready_timeout returned round_timeout setup"
     " SIGABRT SIGKILL SIGSEGV"
 ).split()
-REPLACEMENTS: Final = "death left max_age max_rounds max_rss recycle reload".split()
+REPLACEMENTS: Final = "cancelled death left max_age max_rounds max_rss recycle reload".split()
 STOPS: Final = ("drain", "interrupt", "kill")
 RELOADS: Final = ("ok", "refused", "incomplete")
 

@@ -163,6 +163,8 @@ class Daemon(Fleet):
                 pool.restarts.seen_waiting(member, now)
             case ev.RoundOverdue(_, limit):
                 pool.round_overdue(member, limit)
+            case ev.JobCancelled(_, job):
+                pool.job_cancelled(member, job, now)
             case ev.Died():
                 pool.died(member, event, now)
             case ev.Acknowledged(_, ack):
@@ -353,6 +355,7 @@ if TYPE_CHECKING:
         | ev.RoundDone
         | ev.SeenWaiting
         | ev.RoundOverdue
+        | ev.JobCancelled
         | ev.Died
         | ev.Acknowledged
         | ev.SeenInSetup

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         "Tick | DrainAsked | InterruptAsked | ReloadAsked | ConfigAccepted | ConfigRefused"
         " | ScaleAsked | Imported | ImportFailed | ZygoteDied | Spawned | SpawnFailed | BecameReady"
         " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | SeenWaiting"
-        " | RoundOverdue"
+        " | RoundOverdue | JobCancelled"
         " | StackPrinted | Killed | Recovered | Died"
     )
 
@@ -148,6 +148,13 @@ class RoundOverdue(Record):
 
     worker: int
     limit: float
+
+
+class JobCancelled(Record):
+    """A job is cancelled that a worker has in hand, or had a moment ago."""
+
+    worker: int
+    job: int
 
 
 class StackPrinted(Record):

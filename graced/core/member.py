@@ -23,6 +23,7 @@ UNANSWERED_AFTER_S = 1.0  # seconds until it is told that one has not acknowledg
 HASTY_BELOW_S = 1.0  # seconds that one lives which asks itself to leave as soon as it has begun
 KILL_RETRY_S = 0.05  # seconds until a kill that could not be decided is tried again
 KILL_AGAIN_AFTER_S = 1.0  # seconds until a worker that survived SIGKILL gets it again
+CANCELLED = "cancelled"  # Member.wants: its job was
 IN_SETUP = 2  # Acknowledged.ack: it was asked to drain in setup(), so it interrupts itself
 
 

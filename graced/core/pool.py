@@ -20,7 +20,7 @@ from __future__ import annotations
 from graced.core.actions import PrintStack, Say, Spawn, SpawnOrder
 from graced.core.counters import DeathCause, count
 from graced.core.events import Died
-from graced.core.member import Member
+from graced.core.member import CANCELLED, Member
 from graced.core.restarts import Restarts
 from graced.core.slots import Candidate, Slots
 from graced.core.states import (
@@ -28,6 +28,7 @@ from graced.core.states import (
     KillReason,
     PoolState,
     StartReason,
+    WorkerState,
     ZygoteState,
 )
 from graced.core.zygotes import Zygotes
@@ -291,6 +292,14 @@ class Pool:
         """A worker's round is past its deadline."""
         if member.overdue(f"a round took longer than {format_duration(limit)}"):
             self._do([PrintStack(member.id)])
+
+    def job_cancelled(self, member: Member, job: int, now: float) -> None:
+        """A worker's job is cancelled: interrupt it; another takes its place."""
+        if member.state not in (WorkerState.READY, WorkerState.DRAINING):
+            return  # it has no job, or is interrupted already
+        member.wants = CANCELLED
+        self._say("info", f"job {job} is cancelled: interrupting worker {member.label}", member)
+        self._do(member.interrupt(now))
 
     def died(self, member: Member, event: Died, now: float) -> None:
         """A worker is gone."""

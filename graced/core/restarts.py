@@ -18,7 +18,7 @@ from graced.core.actions import CleanUp, LookAt, NoteEnd, Say, WatchRounds
 from graced.core.backoff import Backoff
 from graced.core.counters import DeathCause
 from graced.core.counters import count as count_one
-from graced.core.member import HASTY_BELOW_S, count
+from graced.core.member import CANCELLED, HASTY_BELOW_S, count
 from graced.core.states import Asked, StartReason, WorkerState
 from graced.units import format_duration
 
@@ -96,7 +96,7 @@ class Restarts:
         unasked = planned and (cut or (event.job and member.asked is Asked.NOTHING))
         counts = member.failure is not None or unasked or not (planned or killed)
         jobs = event.job and counts  # its death is the job's, and says nothing of the code
-        if self._slots.is_canary(member) and not jobs:
+        if self._slots.is_canary(member) and not jobs and member.wants != CANCELLED:
             assert self._slots.candidate is not None
             self._slots.candidate.failure = reason
         if killed and (member.failure is None or not is_up):

@@ -31,6 +31,10 @@ class QueueAddress(Record):
         """Return a worker's name in the queue."""
         return f"{self.daemon_id}:{worker}"
 
+    def worker(self, owner: str) -> int:
+        """Return the number of the worker that has a name in the queue."""
+        return int(owner.rpartition(":")[2])
+
     def is_ours(self, owner: str) -> bool:
         """Whether a name in the queue is that of a worker of this main process."""
         return owner.startswith(f"{self.daemon_id}:")

@@ -35,7 +35,10 @@ MOST_WAITS = 1000  # jobs that one client waits for
 class ClientRequests:
     """What clients have asked for and have not been told yet."""
 
-    def __init__(self, storage: Storage, connections: Connections, log: Log) -> None:
+    def __init__(
+        self, storage: Storage, connections: Connections, pool: str, log: Log
+    ) -> None:
+        self._pool = pool
         self._storage = storage
         self._connections = connections
         self._log = log
@@ -116,13 +119,19 @@ class ClientRequests:
         for connection, kind, body, _new in replies:
             self._connections.send(connection, kind, body)
         for id, state in dispatcher.ended():
-            if state == "dead":
-                self._log.warning(
-                    "job %s is dead; `%s jobs --state dead` tells why", id, program.name
-                )
+            self._say_end(id, state)
             for connection in self._waiters.pop(id, ()):
                 connection.waits.discard(id)
                 self.ask(lambda v=connection, i=id: self._tell_end(v, i), connection)  # type: ignore[misc]
+
+    def _say_end(self, id: int, state: str) -> None:
+        if state == "done":
+            self._log.debug("job %s is done", id, job=id)
+        elif state == "cancelled":
+            self._log.info("job %s is cancelled", id, job=id)
+        elif state == "dead":
+            advice = f"{program.name} jobs show {id} --pool {self._pool}"
+            self._log.warning("job %s is dead; `%s` tells why", id, advice, job=id)
 
     def refuse_new(self, why: str) -> None:
         """New jobs could not be written."""

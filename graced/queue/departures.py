@@ -127,7 +127,11 @@ class DeadOwners:
         self._say_at.pop(owner, None)
         if owner in dispatcher.consumers:
             alone, cut = evidence != FOUND, _is_interrupt(evidence)
-            dispatcher.bury(owner, evidence, self._clock.now(), alone=alone, interrupted=cut)
+            back = dispatcher.bury(
+                owner, evidence, self._clock.now(), alone=alone, interrupted=cut
+            )
+            for id in back:
+                self._plan.log.info(f"job {id} is given back: {_why(evidence)}", job=id)
         self._hang_up(owner)
         self._buried.append(owner)
 
@@ -162,6 +166,15 @@ class DeadOwners:
             self.looking.failed()
         else:
             self.looking.over()
+
+
+def _why(evidence: str | None) -> str:
+    """Say why a job goes back: what its worker died of, if that counts."""
+    facts = None if evidence is None else wire.decode(evidence.encode())
+    reason = facts.get("reason") if isinstance(facts, dict) else None
+    if reason is None:
+        return "its worker has let go of it"
+    return str(reason) if evidence == FOUND else f"its worker died: {reason}"
 
 
 def _is_interrupt(evidence: str | None) -> bool:

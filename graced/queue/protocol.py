@@ -211,8 +211,11 @@ class Dispatcher(Protocol):
         *,
         alone: bool = True,
         interrupted: bool = False,
-    ) -> None:
-        """A worker and all of its processes are gone; with evidence the attempt counts."""
+    ) -> list[int]:
+        """A worker and all of its processes are gone; with evidence the attempt counts.
+
+        Return the jobs that it had in hand and that wait again.
+        """
 
     def payload(self, row: Any) -> str:
         """Return the payload of a job."""
@@ -256,7 +259,7 @@ class Dispatcher(Protocol):
         """Hand out no further jobs until it is said otherwise, over restarts."""
 
     def ended(self) -> list[tuple[int, str]]:
-        """Return the jobs that are done, dead or gone since the last call."""
+        """Return the jobs that are done, dead, cancelled or gone since the last call."""
 
 
 class Storage(Protocol):

@@ -74,7 +74,9 @@ class Server:
         self._send = self._connections.send
         self._storage = engine.open_storage(plan, self._to_main.append)
         self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
-        self._client_requests = ClientRequests(self._storage, self._connections, plan.log)
+        self._client_requests = ClientRequests(
+            self._storage, self._connections, plan.pool, plan.log
+        )
         self._settled: set[Connection] = set()  # settles read since the last commit
         self._quiet: set[Connection] = set()  # those that were not answered by a job
         self._handed_out = False  # since the last commit; an answer may come very soon
@@ -350,7 +352,8 @@ class Server:
                 self._tell(dispatcher, worker, Kind.CANCEL_JOB, row)
             else:
                 dispatcher.withhold(owner)
-                self._to_main.append(("cancel", owner, row.id))
+                if self._plan.address.is_ours(owner):
+                    self._to_main.append(("cancel", self._plan.address.worker(owner), row.id))
 
     # -- the main process
 

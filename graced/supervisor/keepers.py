@@ -93,7 +93,9 @@ class KeeperManager:
         children: Children,
         shared: SharedResources,
         look: Callable[[], None],
+        cancelled: Callable[[int, int], None],
     ) -> None:
+        self._cancelled = cancelled  # hears the worker and the job that it is to let go of
         self._look = look  # whether the folder of the sockets is there
         self._selector = selector
         self._children = children
@@ -110,7 +112,7 @@ class KeeperManager:
         keeper = self._keepers.get(pool)
         if keeper is None:
             return None
-        counts = dict(keeper.handle.counts or dict.fromkeys(STATES))
+        counts = dict(keeper.handle.counts or {**dict.fromkeys(STATES), "paused": False})
         counts.pop("trouble", None)
         trouble = keeper.stopped or keeper.trouble
         return counts if trouble is None else {**counts, "trouble": trouble}
@@ -119,6 +121,11 @@ class KeeperManager:
         """Return which keepers are stopped by a signal, in words."""
         found = [(pool, keeper.stopped) for pool, keeper in self._keepers.items()]
         return [f"queue {pool}: {words}" for pool, words in found if words is not None]
+
+    def refusals(self) -> list[str]:
+        """Return which queues take no new jobs, and why, in words."""
+        found = [(pool, keeper.handle.trouble) for pool, keeper in self._keepers.items()]
+        return [f"queue {pool}: {why}" for pool, why in found if why is not None]
 
     def trouble(self) -> str | None:
         """Return why a queue can't be used now, if there is a reason."""
@@ -335,6 +342,8 @@ class KeeperManager:
                     self._log.error(f"queue {pool}: {why}")
                 case ("well",):
                     self._log.info(f"queue {pool}: works again")
+                case ("cancel", int(worker), int(job)):
+                    self._cancelled(worker, job)
                 case ("counts", _):
                     self._counted(keeper)
                     self._tell_what_stays(keeper)

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 MAX_WORKERS = 1000  # workers of all pools together, as in the configuration
 MAX_ANSWERS_A_TURN = 32
 MAX_SLEEP_S = 20 * 86400.0  # epoll counts milliseconds in 32 bits
-CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked)
+CORE_EVENTS_LEASED = (ev.Tick, ev.DrainAsked, ev.InterruptAsked, ev.JobCancelled)
 
 
 class Supervisor:
@@ -98,7 +98,9 @@ class Supervisor:
             self.log,
         )
         self.groups = ProcessGroups(self.log)
-        self.keepers = KeeperManager(self.selector, self.children, shared, self._look_at_places)
+        self.keepers = KeeperManager(
+            self.selector, self.children, shared, self._look_at_places, self._cancelled
+        )
         self.places = Places(runtime, self.log)
         self.reporter = StatusReporter(
             self.daemon,
@@ -297,6 +299,9 @@ class Supervisor:
                 self._look_at_places()
         else:
             self.keepers.not_needed(found[1].settings)
+
+    def _cancelled(self, worker: int, job: int) -> None:
+        self.emit(ev.JobCancelled(worker, job))
 
     def scale(self, pool: Pool, workers: int) -> str | None:
         """Have another number of workers; return why that can't be."""

@@ -200,9 +200,9 @@ class ControlRequests:
     def _health(self) -> Answer:
         health = self._reporter.health(clock.monotonic())
         ready = self._daemon.ready
-        stopped = self._keepers.stopped()
-        words = {"health": "; ".join([health.words(), *stopped]), "status": self._reporter.words()}
-        return {"ok": True, "healthy": health.ok and not stopped, "ready": ready, **words}
+        wrong = self._keepers.stopped() + self._keepers.refusals()
+        words = {"health": "; ".join([health.words(), *wrong]), "status": self._reporter.words()}
+        return {"ok": True, "healthy": health.ok and not wrong, "ready": ready, **words}
 
     def _stop(self, request: Request) -> None:
         self._stops.append(request.client)

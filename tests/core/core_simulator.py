@@ -274,7 +274,7 @@ class Simulator:
     # -- events and actions -------------------------------------------------------
 
     def _handle(self, event: ev.Event) -> None:
-        if isinstance(event, (ev.Tick, ev.DrainAsked, ev.InterruptAsked)):
+        if isinstance(event, (ev.Tick, ev.DrainAsked, ev.InterruptAsked, ev.JobCancelled)):
             for process in self.alive():
                 self._tell_lease(process)
         self._perform(self.daemon.handle(event, self.now), event)
@@ -729,7 +729,7 @@ class Law:
             assert isinstance(event, ev.Killed)
 
     def _interrupted(self, member: Member, before: WorkerState, event: ev.Event | None) -> None:
-        if isinstance(event, (ev.SeenInSetup, ev.Acknowledged)):
+        if isinstance(event, (ev.SeenInSetup, ev.Acknowledged, ev.JobCancelled)):
             return
         if self.interrupts_asked:
             return

@@ -999,3 +999,25 @@ def test_one_that_outlives_a_kill_is_killed_again_once_a_second() -> None:
     gaps = [later - earlier for earlier, later in itertools.pairwise(kills)]
     assert len(gaps) > 5
     assert min(gaps) > KILL_AGAIN_AFTER_S / 2
+
+
+# -- a job that is cancelled ---------------------------------------------------------
+
+
+def test_the_worker_of_a_cancelled_job_goes_down_the_ladder_and_is_no_death() -> None:
+    """One that does not answer is killed; another takes its place, and no back-off begins."""
+    for deaf in (False, True):
+        made = started(pool(stop_timeout=2.0))
+        first = only(made)
+        first.work.round, first.work.deaf_to_int = math.inf, deaf
+        made._next_round(first)
+        made.do(ev.JobCancelled(first.id, 7))
+        made.do(ev.JobCancelled(first.id, 7))
+        made.until(lambda first=first: first.phase == "gone")
+        assert heard(first)[0] == "INT"
+        assert ("KILL" in heard(first)) == deaf
+        made.until(lambda made=made: made.daemon.ready)
+        status = made.status()["pools"]["jobs"]
+        assert (status["deaths"], status["backoff"]) == (0, None)
+        made.do(ev.DrainAsked())
+        assert made.until_exit(30).code == 0, "what was killed long ago is no failure of a stop"

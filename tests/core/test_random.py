@@ -166,6 +166,13 @@ class Histories(RuleBasedStateMachine):
         self.simulator.settle()
 
     @rule(data=st.data())
+    def cancel_job(self, data: st.DataObject) -> None:
+        alive = self.simulator.alive()
+        if alive:
+            process = alive[data.draw(st.integers(0, len(alive) - 1))]
+            self.simulator.do(ev.JobCancelled(process.id, 7))
+
+    @rule(data=st.data())
     def kill_zygote(self, data: st.DataObject) -> None:
         living = [z for z in self.simulator.zygotes.values() if z.state != "gone"]
         if living:
@@ -255,6 +262,7 @@ def reports(worker: int) -> list[ev.Event]:
         ev.LeaseSeen(worker, 1.0, 1e9),
         ev.ReplacementWanted(worker, "max_rss"),
         ev.RoundDone(worker),
+        ev.JobCancelled(worker, 7),
         ev.RoundOverdue(worker, 1.0),
         ev.StackPrinted(worker),
         ev.Killed(worker),

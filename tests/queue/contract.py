@@ -424,3 +424,41 @@ class QueueContract:
         assert tries[0]["evidence"] == '{"reason":"first"}'
         assert "SIGSEGV" in tries[1]["evidence"]
         assert all(t["counts"] and t["began"] <= t["ended"] <= job["ended"] for t in tries)
+
+    def test_a_job_in_hand_is_cancelled_once_its_worker_is_gone(self, queue: KeeperHarness) -> None:
+        client = queue.client()
+        [id] = client.submit(["1"], Terms(unique="u"))
+        worker = queue.worker(1)
+        take(worker)
+        assert client.cancel([id]) == {}
+        queue.until(lambda: ("cancel", 1, id) in queue.said)
+        queue.said.clear()
+        queue.restart()
+        queue.until(lambda: ("cancel", 1, id) in queue.said)  # who had not heard it hears it
+        client = queue.client()
+        job = client.job(id)
+        assert job is not None
+        assert (job["state"], job["cancelling"]) == ("taken", True)
+        queue.died(worker, 1, True, reason="killed by SIGKILL")
+        ended = client.wait(id)
+        assert (ended["state"], ended["attempts"]) == ("dead", 0)
+        assert '"reason":"cancelled"' in ended["evidence"]
+        job = client.job(id)
+        assert job is not None
+        assert [t["counts"] for t in job["tries"]] == [False]
+        assert list(client.submit(["2"], Terms(unique="u"))) != [id]
+
+    @pytest.mark.parametrize("outcome", [Done("1"), Raised('{"reason":"no"}')])
+    def test_what_ends_while_it_is_cancelled_stays_done_and_is_not_tried_again(
+        self, queue: KeeperHarness, outcome: Done | Raised
+    ) -> None:
+        client = queue.client()
+        [id, other] = client.submit(["1", "2"])
+        worker = queue.worker(1)
+        job = take(worker)
+        assert client.cancel([id]) == {}
+        worker.settle(job, outcome, more=True)
+        ended = client.wait(id)
+        done = isinstance(outcome, Done)
+        assert (ended["state"], ended["attempts"]) == (("done", 1) if done else ("dead", 0))
+        assert take(queue.worker(2)).id == other, "the first is about to be interrupted"

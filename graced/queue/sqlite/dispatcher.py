@@ -194,16 +194,19 @@ class Dispatcher:
         *,
         alone: bool = True,
         interrupted: bool = False,
-    ) -> None:
+    ) -> list[int]:
         """A worker and all of its processes are gone; with evidence the attempt counts.
 
         Where it was `interrupted` by hand, or by its own job, nobody knows which: the first
         time costs that job no attempt, each further one does, so that no job is repeated for ever.
 
+        Return the jobs that it had in hand and that wait again.
+
         A worker that died `alone` may have died of its job, which then waits behind all others:
         else a few of that kind keep the pool busy with dying.
         """
         consumer = self.consumer(name)
+        back = []
         for row in list(consumer.rows.values()):
             del consumer.rows[row.id]
             unseen = row.state == RESERVED or row.id in self._handouts
@@ -216,10 +219,13 @@ class Dispatcher:
                 if alone:
                     self._lookahead.deadly.add(row.id)
                 self._transitions.fail(row, evidence, now)
+            if row.state == WAITING and not unseen:
+                back.append(row.id)
         self._release(consumer, now)
         self._idle.pop(name, None)
         self._prefetching.pop(name, None)
         del self.consumers[name]
+        return back
 
     # -- clients
 
@@ -361,7 +367,7 @@ class Dispatcher:
         self._streams.withdraw()
 
     def ended(self) -> list[tuple[int, str]]:
-        """Return the jobs that are done, dead or GONE since the last call."""
+        """Return the jobs that are done, dead, cancelled or gone since the last call."""
         ended, self._transitions.ended = self._transitions.ended, []
         return ended
 

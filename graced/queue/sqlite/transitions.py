@@ -94,7 +94,7 @@ class Transitions:
             self._record(row, CANCELLED, now, row.attempt, counts=False)
         else:
             self._writes.batch.endings[row.id] = (None, CANCELLED)
-        self.end(row, DEAD, now)
+        self.end(row, DEAD, now, "cancelled")
 
     def _record(self, row: Row, evidence: str, now: int, number: int, *, counts: bool) -> None:
         batch = self._writes.batch
@@ -103,7 +103,7 @@ class Transitions:
             (row.id, row.token, number, row.began, now, row.owner, counts, evidence)
         )
 
-    def end(self, row: Row, state: int, now: int) -> None:
+    def end(self, row: Row, state: int, now: int, word: str | None = None) -> None:
         """There is nothing more to do for a row."""
         row.owner = None
         row.ended = now
@@ -111,7 +111,7 @@ class Transitions:
         self._writes.move(row, state)
         self._rows.pop(row.id, None)
         self.forget_deaths(row)
-        self.ended.append((row.id, NAMES[state]))
+        self.ended.append((row.id, word or NAMES[state]))
 
     def forget_deaths(self, row: Row) -> None:
         """What a row has cost before counts no more."""
