@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from graced.workers.job_worker import JobWorker
     from graced.workers.socket_worker import SocketWorker
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Discard",
     "Job",

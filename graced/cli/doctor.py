@@ -6,6 +6,7 @@ and what is found is printed here.
 
 from __future__ import annotations
 
+from graced import __version__, program
 from graced.cli.daemon_commands import ask, named_socket, socket_path
 from graced.control.client import ControlError, NoDaemonError
 from graced.doctor.facts import UnknownUnitError, gather
@@ -17,35 +18,50 @@ from graced.text import harmless
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what is wrong with the unit in force, and how to mend it; return the exit status."""
     try:
-        name, facts, problems = gather(args.unit, args.config, args.set, _pid(args))
+        running = _running(args)
+        pid = int(running["pid"]) if running is not None else None
+        name, facts, problems = gather(args.unit, args.config, args.set, pid)
     except UnknownUnitError as error:
         complain(error)
         return NO_DAEMON
     for problem in problems:
         say(str(problem))
-    findings = [f for f in diagnose(facts) if f.subject not in args.ignore]
+    findings = [
+        f for f in diagnose(facts.replace(old=_old(running or {}))) if f.subject not in args.ignore
+    ]
     print(harmless("\n".join(_report(findings, name or "no unit of systemd", facts))))
     return FAILED if facts.settings is None or any(not f.hint for f in findings) else 0
 
 
-def _pid(args: argparse.Namespace) -> int | None:
-    """Return the running daemon's number; None if a unit is named, or none runs."""
+def _running(args: argparse.Namespace) -> Mapping[str, Any] | None:
+    """Return the running daemon's status; None if a unit is named, or none runs."""
     if args.unit is None or args.config is not None:
         socket_path(args)  # which daemon is meant is known, or said not to be
     if args.unit is not None:
         return None
     try:
-        return int(ask(args, "status")["status"]["pid"])
+        status: dict[str, Any] = ask(args, "status")["status"]
+        return status
     except (ControlError, NoDaemonError, OSError):  # then it looks at what would be started
         if named_socket(args) is not None:
             raise
         return None
+
+
+def _old(status: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return the versions that a daemon runs where others are installed, by name."""
+    runs = {program.name: status.get("version"), "graced": status.get("graced")}
+    here = {program.name: program.version, "graced": __version__}
+    return {
+        name: (said, here[name]) for name, said in runs.items() if said not in (None, here[name])
+    }
 
 
 def _report(findings: Sequence[Finding], where: str, facts: Facts) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from keyword import iskeyword
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def files(name: str, kind: str) -> Iterator[tuple[str, str]]:
     words = {
         "my_app": name.replace("-", "_"),
         "my-app": name,
+        "MY-APP": name.upper(),
+        "YEAR": time.strftime("%Y"),
         "GRACED_VERSION": ".".join(__version__.split(".")[:2]),
         "GRACED_FROM": _origin(),
         "POOLS\n": (own / "pools.yaml").read_text("utf-8"),

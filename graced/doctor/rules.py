@@ -70,6 +70,7 @@ class Facts(Record):
     pid1: bool = False  # the daemon is PID 1 of a container
     memory: int | None = None  # bytes that the host or the container has
     files: int | None = None  # descriptors that the daemon may open, where no unit says
+    old: Mapping[str, tuple[str, str]] = {}  # what a daemon runs, and is installed as
 
 
 class Finding(Record):
@@ -394,6 +395,13 @@ def _files(facts: Facts) -> Iterator[Finding]:
         yield Finding("LimitNOFILE", what, remedy)
 
 
+def _old_code(facts: Facts) -> Iterator[Finding]:
+    for name, (runs, installed) in facts.old.items():
+        what = f"the daemon runs {name} {runs}, and {installed} is installed"
+        remedy = f"systemctl restart {program.name}" if facts.unit is not None else "start it anew"
+        yield Finding("Version", what, remedy)
+
+
 def _container(facts: Facts) -> Iterator[Finding]:
     if not facts.pid1 or facts.settings is None:
         return
@@ -433,4 +441,4 @@ UNIT_RULES: Final[tuple[Rule, ...]] = (
     _descriptor_store,
     _protections,
 )
-HOST_RULES: Final[tuple[Rule, ...]] = (_memory, _files, _container)
+HOST_RULES: Final[tuple[Rule, ...]] = (_memory, _files, _old_code, _container)

@@ -337,7 +337,7 @@ def test_help(command: str) -> None:
 
 def test_version() -> None:
     done = graced("--version")
-    assert (done.returncode, done.stdout) == (0, "graced 0.1.0\n")
+    assert (done.returncode, done.stdout) == (0, "graced 0.2.0\n")
 
 
 ASKING = ("status", "health", "reload", "stop", "stacks")

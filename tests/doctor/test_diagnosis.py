@@ -55,6 +55,13 @@ def test_nothing_is_wrong_with_the_shipped_units(file: str) -> None:
     assert diagnose(Facts(unit, dropins, 257, settings, memory=1 << 30)) == []
 
 
+def test_old_code_that_runs_on() -> None:
+    facts = Facts(shipped(), settings=SETTINGS, old={"graced": ("0.1.0", "0.2.0")})
+    [finding] = diagnose(facts)
+    assert finding.what == "the daemon runs graced 0.1.0, and 0.2.0 is installed"
+    assert finding.remedy == "systemctl restart graced"
+
+
 PLANTED: list[tuple[Mapping[str, str], str]] = [
     ({"TimeoutStopUSec": "20s"}, "TimeoutStopSec"),
     ({"KillMode": "control-group"}, "KillMode"),

@@ -40,6 +40,19 @@ mkdir /tmp/bin && printf '#!/bin/sh\nexit 1\n' >/tmp/bin/python3 && chmod 755 /t
         /tmp/elsewhere/packaging/deb/build /made/$1/second
 )
 /made/sources/next/packaging/deb/build /made/$1/next
+
+# The one package that there was before there were two.
+for name in python3-graced graced; do
+    dpkg-deb -R /made/$1/first/${name}_*.deb /tmp/$name
+done
+cp -a /tmp/python3-graced/usr /tmp/graced/
+sed -i 's/^Version:.*/Version: 0.1.0/; s/python3-graced ([^)]*), //' /tmp/graced/DEBIAN/control
+mkdir /made/$1/one && dpkg-deb -b /tmp/graced /made/$1/one/graced_0.1.0_all.deb
+
+# A daemon of one's own.
+apt-get install -qy /made/$1/first/python3-graced_*.deb
+graced new my-app2 --dir /tmp/my-app2 && make -C /tmp/my-app2 deb
+cp -r /tmp/my-app2/build/deb /made/$1/own
 """
 # A file system with the first version in its archive, to upgrade from; nothing of the network.
 PIUPARTS = """
@@ -68,13 +81,13 @@ class Packages:
         self.suite = suite
         self.folder = folder  # of all suites; machines see it as /made
 
-    def deb(self, which: str = "first") -> Path:
-        [deb] = (self.folder / self.suite / which).glob("*.deb")
-        return deb
+    def debs(self, which: str = "first") -> list[Path]:
+        """Return a version's packages: graced, and then python3-graced."""
+        return sorted((self.folder / self.suite / which).glob("*.deb"))
 
-    def seen(self, which: str = "first") -> str:
-        """Return a package's path as a machine sees it."""
-        return f"/made/{self.deb(which).relative_to(self.folder)}"
+    def seen(self, which: str = "first") -> list[str]:
+        """Return the packages' paths as a machine sees them."""
+        return [f"/made/{deb.relative_to(self.folder)}" for deb in self.debs(which)]
 
     def chroot(self, *command: str, **options: str) -> subprocess.CompletedProcess[str]:
         """Run a command where the package was built."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import deb
 import pytest
@@ -19,7 +20,8 @@ from machine import EVENTS, UNIT, Machine, give_up, impossible
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to build a file system
 
 CONFIG = "/etc/graced/config.yaml"
-DOCS = "/usr/share/doc/graced"
+DOCS = "/usr/share/doc/python3-graced"
+BOTH = ("graced", "python3-graced")
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +63,16 @@ def packages(request: pytest.FixtureRequest, make: Callable[[str], Packages]) ->
 
 
 def test_two_builds_are_the_same_bytes(packages: Packages) -> None:
-    assert packages.deb("first").name == f"graced_{VERSION}_all.deb"
-    assert packages.deb("first").read_bytes() == packages.deb("second").read_bytes()
+    first, second = packages.debs("first"), packages.debs("second")
+    assert [deb.name for deb in first] == [f"{name}_{VERSION}_all.deb" for name in BOTH]
+    assert [deb.read_bytes() for deb in first] == [deb.read_bytes() for deb in second]
 
 
 def test_lintian_has_nothing_to_say(packages: Packages) -> None:
     line = "lintian --allow-root --fail-on error,warning -i"
-    done = packages.chroot("sh", "-c", f"{line} /made/{packages.suite}/first/*.changes")
-    assert (done.returncode, done.stdout) == (0, "")
+    for which in ("first", "own"):
+        done = packages.chroot("sh", "-c", f"{line} /made/{packages.suite}/{which}/*.changes")
+        assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_piuparts_is_content(packages: Packages) -> None:
@@ -89,43 +93,49 @@ def contents(package: Path) -> dict[str, str]:
     return {path.removeprefix("."): f"{mode} {owner}" for mode, owner, *_, path in lines}
 
 
-def expected(source: Path, units: str) -> set[str]:
-    """Return the files that are to be in the package."""
+def expected(source: Path, units: str) -> tuple[set[str], set[str]]:
+    """Return the files that are to be in graced, and in python3-graced."""
     modules = {f"/{path.relative_to(source)}" for path in (source / "graced").rglob("*.py")}
+    template = (path for path in (source / "graced" / "template").rglob("*") if path.is_file())
+    modules |= {f"/{path.relative_to(source)}" for path in template}
     told = {f"docs/{path.name}" for path in (source / "docs").glob("*.md")}
     told |= {"README.md", "CHANGELOG.md", "changelog.gz", "copyright"}
     information = {"METADATA", "WHEEL", "entry_points.txt", "top_level.txt"}
     information.add("RECORD" if "/usr" not in units else "INSTALLER")
     packages = "/usr/lib/python3/dist-packages"
-    return {
+    service = {
         CONFIG,
+        *(f"{units}/{name}" for name in ("graced.service", "graced@.service", "graced.socket")),
+        "/usr/lib/sysusers.d/graced.conf",
+        "/usr/share/lintian/overrides/graced",
+        *(f"/usr/share/doc/graced/{name}" for name in ("changelog.gz", "copyright")),
+        "/usr/share/doc/graced/examples/hardened.conf",
+    }
+    return service, {
         "/usr/bin/graced",
         *(packages + module for module in {*modules, "/graced/py.typed"}),
         *(f"{packages}/graced-{VERSION}.dist-info/{name}" for name in information),
-        *(f"{units}/{name}" for name in ("graced.service", "graced@.service", "graced.socket")),
-        "/usr/lib/sysusers.d/graced.conf",
         "/usr/share/graced/config.schema.json",
         "/usr/share/man/man8/graced.8.gz",
         "/usr/share/man/man5/graced.yaml.5.gz",
         "/usr/share/bash-completion/completions/graced",
         "/usr/share/zsh/vendor-completions/_graced",
-        "/usr/share/lintian/overrides/graced",
+        "/usr/share/lintian/overrides/python3-graced",
         *(f"{DOCS}/{name}" for name in told),
         *(f"{DOCS}/examples/{path.name}" for path in (source / "examples").glob("*.py")),
-        f"{DOCS}/examples/hardened.conf",
     }
 
 
-def test_the_package_has_these_files_and_no_others(packages: Packages) -> None:
-    there = contents(packages.deb())
+def test_the_packages_have_these_files_and_no_others(packages: Packages) -> None:
+    service, module = map(contents, packages.debs())
     units = {"bookworm": "/lib/systemd/system"}.get(packages.suite, "/usr/lib/systemd/system")
-    files = {path for path in there if not path.endswith("/")}
-    assert files == expected(packages.folder / "sources" / "first", units)
-    assert "/etc/graced/config.d/" in there  # empty: its files are the administrator's
+    files = [{path for path in there if path[-1] != "/"} for there in (service, module)]
+    assert files == list(expected(packages.folder / "sources" / "first", units))
+    assert "/etc/graced/config.d/" in service  # empty: its files are the administrator's
     odd = {
         path: mode
-        for path, mode in there.items()
-        if mode not in ("-rw-r--r-- root/root", "drwxr-xr-x root/root")
+        for path, mode in {**service, **module}.items()
+        if "/template/" not in path and mode not in ("-rw-r--r-- root/root", "drwxr-xr-x root/root")
     }
     assert odd == {CONFIG: "-rw-r----- root/root", "/usr/bin/graced": "-rwxr-xr-x root/root"}
 
@@ -201,7 +211,7 @@ class Host(Machine):
         return self.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qy", *keep, *words)
 
     def install(self, which: str = "first") -> None:
-        self.apt("install", self.packages.seen(which))
+        self.apt("install", *self.packages.seen(which))
 
     def version(self, *options: str) -> str:
         """Return the version that the running daemon says it has."""
@@ -247,7 +257,7 @@ def host(booted: Host) -> Iterator[Host]:
     """A machine with the package installed; afterwards it never was."""
     booted.install()
     yield booted
-    booted.run("dpkg", "--purge", "graced")
+    booted.run("dpkg", "--purge", *BOTH)
     booted.attempt("sh", "-c", "rm -rf /etc/graced /var/lib/graced-* /run/gate")
     booted.events.forget()
 
@@ -301,6 +311,25 @@ def test_an_upgrade_in_the_middle_of_jobs_loses_none(host: Host) -> None:
     assert (host.root / f"{CONFIG[1:]}.dpkg-dist").exists()
 
 
+def test_the_one_package_of_0_1_becomes_two_and_the_service_goes_on(booted: Host) -> None:
+    booted.install("one")
+    try:
+        assert booted.show("ActiveState") == "active"
+        booted.submit(range(2), AT_THE_GATE)
+        booted.events.wait("^begun", 2)
+        with ThreadPoolExecutor() as elsewhere:
+            upgrade = elsewhere.submit(booted.install, "next")
+            booted.journal.wait("stopping: draining 2 workers")
+            booted.write("/run/gate", "")
+            upgrade.result()
+        assert booted.version() == NEXT
+        booted.done(range(2))
+    finally:
+        booted.run("dpkg", "--purge", *BOTH)
+        booted.attempt("rm", "/run/gate")
+        booted.events.forget()
+
+
 def test_an_upgrade_brings_the_new_configuration_if_nobody_has_edited_the_old(host: Host) -> None:
     host.install("next")
     assert "The next version" in (host.root / CONFIG[1:]).read_text()
@@ -314,7 +343,7 @@ def test_between_unpacking_and_restart_the_old_daemon_needs_none_of_the_new_file
     host.submit(range(12), AT_THE_GATE)
     host.events.wait("^begun", 2)
     before = host.main_pid()
-    host.run("dpkg", "--force-confold", "--unpack", host.packages.seen("next"))
+    host.run("dpkg", "--force-confold", "--unpack", *host.packages.seen("next"))
     host.run("kill", "-KILL", str(host.worker_pids()[0]))
     host.events.wait("^begun", 3)  # by a new worker
     assert host.version() == VERSION  # asked by a command of the next one
@@ -324,7 +353,7 @@ def test_between_unpacking_and_restart_the_old_daemon_needs_none_of_the_new_file
     assert host.main_pid() == before
     host.run("graced", "stacks")
     assert "ImportError" not in str(host.journal)
-    host.run("dpkg", "--configure", "graced")
+    host.run("dpkg", "--configure", *BOTH)
     assert host.version() == NEXT
     host.done(range(16))
 
@@ -349,7 +378,7 @@ def test_what_was_said_before_the_installation_holds(booted: Host) -> None:
     finally:
         booted.run("dpkg-statoverride", "--remove", CONFIG)
         booted.run("systemctl", "unmask", UNIT)
-        booted.run("dpkg", "--purge", "graced")
+        booted.run("dpkg", "--purge", *BOTH)
 
 
 def test_the_manual_s_example_of_code_of_one_s_own(host: Host) -> None:
@@ -398,7 +427,7 @@ def test_removed_it_keeps_what_is_the_users_and_purged_it_leaves_nothing(host: H
     assert host.mode(CONFIG) == "640 root:graced"
     host.install()
     host.until(lambda: '"done": 1' in host.run("graced", "status", "--json"))
-    host.apt("purge", "graced")
+    host.apt("purge", *BOTH)
     left = {name for name in host.files() - host.untouched if not OTHERS.match(name)}
     assert left == set()
     assert [name for name in host.files() if "graced" in name.removeprefix("/made")] == []
@@ -417,7 +446,7 @@ def test_a_user_of_that_name_who_was_there_before_stays(booted: Host) -> None:
         assert "kept: the user graced" in said.stderr
         assert booted.run("getent", "passwd", "graced") == before
     finally:
-        booted.attempt("dpkg", "--purge", "graced")
+        booted.attempt("dpkg", "--purge", *BOTH)
         booted.run("userdel", "--remove", "graced")
 
 
@@ -435,15 +464,56 @@ def test_a_purge_empties_the_file_system_that_is_mounted_for_the_queue(booted: H
     finally:
         booted.run("umount", "/var/lib/graced")
         booted.run("rmdir", "/var/lib/graced")
-        booted.attempt("dpkg", "--purge", "graced")
+        booted.attempt("dpkg", "--purge", *BOTH)
         booted.attempt("userdel", "graced")
+
+
+def test_a_daemon_of_ones_own_runs_on_the_module_and_outlives_its_upgrade(booted: Host) -> None:
+    """Installed without graced's own service; it leaves a graced that was replaced under it."""
+    own, unit = f"/made/{booted.packages.suite}/own/my-app2_0.1.0_all.deb", "my-app2.service"
+    pool = "pools: {commands: {worker: graced.workers:Command}}\n"
+
+    def status() -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(booted.run("my-app2", "status", "--json"))
+        return status
+
+    booted.apt("install", booted.packages.seen()[1], own)
+    try:
+        assert booted.attempt("systemctl", "is-active", UNIT, unit).stdout == "inactive\nactive\n"
+        booted.write("/etc/my-app2/config.d/50-site.yaml", pool)
+        booted.run("systemctl", "reload", unit)
+        said = booted.run(
+            "my-app2", "submit", "--pool", "digests", "--wait", "--json", '"/etc/hostname"'
+        )
+        assert '"sha256"' in said
+        assert booted.run("my-app2", "doctor") == f"{unit}: nothing wrong\n"
+        booted.run("my-app2", "submit", "--pool", "commands", "--", "sh", "-c", AT_THE_GATE)
+        booted.events.wait("^begun")
+        booted.run("dpkg", "--no-triggers", "--install", booted.packages.seen("next")[1])
+        old = booted.attempt("my-app2", "doctor")
+        assert old.returncode == 1
+        assert f"runs graced {VERSION}, and {NEXT} is installed" in old.stdout
+        with ThreadPoolExecutor() as elsewhere:
+            upgrade = elsewhere.submit(booted.run, "dpkg", "--triggers-only", "my-app2")
+            booted.journal.wait("stopping: draining 3 workers")
+            booted.write("/run/gate", "")
+            upgrade.result()
+        assert (status()["version"], status()["graced"]) == ("0.1.0", NEXT)
+        [job] = booted.run("my-app2", "jobs", "--pool", "commands", "--json").splitlines()
+        assert (json.loads(job)["state"], json.loads(job)["attempts"]) == ("done", 1)
+    finally:
+        booted.run("dpkg", "--purge", "my-app2", "python3-graced")
+        booted.attempt("rm", "-r", "/run/gate", "/etc/my-app2")
+        booted.events.forget()
+    assert booted.run("sh", "-c", "find / -xdev -name 'my-app2*' -not -path '/made/*'") == ""
+    assert booted.run("sh", "-c", USERS) == booted.users
 
 
 def test_from_debian_12_to_13(make: Callable[[str], Packages]) -> None:
     """The units move from /lib to /usr/lib, and are still there afterwards."""
     old, new = make("bookworm"), make("trixie")
     with Host(new) as host:
-        host.apt("install", old.seen())
+        host.apt("install", *old.seen())
         jobs = range(10)
         host.submit(jobs)
         host.install("next")
