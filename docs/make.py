@@ -97,8 +97,46 @@ Only the values that are left after merging are checked.
   flag, from the folder of the main file.
 - A **whole number** has no leading zeros; **true** and **false** have no other spellings.
 
-The file is UTF-8, regular (no pipe), at most 1 MiB, one document, without tags. Anchors, aliases
-and `<<` work; keys that are set twice, and aliases that contain themselves or blow up, are errors.
+The file is UTF-8, regular (no pipe), at most 1 MiB, one document; its only tag is `!file`.
+Anchors, aliases and `<<` work; keys that are set twice, and aliases that contain themselves or blow
+up, are errors.
+
+## Secrets
+
+`!file PATH` puts what stands in a file in the place of a text, such as that of a variable, an
+option, a queue's URL:
+
+```yaml
+pools:
+  jobs:
+    env: {DB_PASSWORD: !file "${CREDENTIALS_DIRECTORY}/db"}
+    options: {token: !file /etc/shop/token}
+```
+
+`${VARIABLE}` is filled in, in PATH alone. The file is UTF-8 and at most 1 MiB; the newline at its
+end is none of the text. It is read anew by each reload, by the daemon's user, and one that is
+missing is an error with the place of its `!file`. What is in it is shown nowhere: `graced check
+--show` prints `!file PATH`, and no log line, error or status has it. A value of `env` or
+`options` reaches the workers of its pool and no other process that runs user code. It has no
+place in a command line (`argv`), which every user of the host sees, and is refused in the payload
+of a schedule. `name`, `runtime_dir`, `user`, numbers, durations and lists of names can't be in a
+file.
+
+`env_file` has many variables at once, one a line, by the rules of systemd's `EnvironmentFile=` as
+far as a shell agrees with them:
+
+```
+# a comment; empty lines count for nothing
+DB_HOST=db.example
+GREETING=spaces are kept, and so is a # here
+QUOTED='as it stands: $x'
+DOUBLE="in these \\" \\\\ \\$ \\` are escapes"
+```
+
+Blanks around name and value are left out, nothing is expanded, and a value ends with its line.
+What readers of such files disagree on is an error with file and line: `export`, a backslash
+outside of quotes, text after a closing quote, a name that is set twice. Of a queue's URL that
+stands in a file, a log line may name host and queue, never a password.
 """
 
 

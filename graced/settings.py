@@ -66,6 +66,7 @@ class Pool(Record):
     preload: bool = True
     path: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
+    env_file: str | None = None
     options: Mapping[str, Any] = {}
     listen: tuple[str, ...] = ()
     ready_timeout: Duration = 30.0

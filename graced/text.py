@@ -40,8 +40,24 @@ def printable(text: str, longest: int = 200) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+class Secret(str):
+    """A text that is not to be shown; what it is used for gets it as any other."""
+
+    file: str | None  # how the file that it stands in is named in the configuration
+
+    def __new__(cls, text: str, file: str | None = None) -> Secret:
+        made = super().__new__(cls, text)
+        made.file = file
+        return made
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 def quoted(text: str) -> str:
-    """Return *text* in quotes, cut short, for a message."""
+    """Return *text* in quotes, cut short, for a message; of a secret nothing."""
+    if isinstance(text, Secret):
+        return repr(text)
     return f"'{printable(text, 60)}'"
 
 

@@ -31,6 +31,7 @@ from graced.config.validators import (
     name_of_pool,
 )
 from graced.settings import Log, Pool, Schedule, Settings
+from graced.text import Secret, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _MAPPING = "write keys and values below it, indented"
 _POOL_NAME = Text(name_of_pool, "name")
 _FOLDER = Text(folder, "path")
 _ADDRESS = Text(address, "address")
+EVERY_COMMANDS = ("name", "runtime_dir", "user")  # by which each finds the daemon
 _FEW = 20  # suggestions take time
 EMPTY = Map({}, Mark(Source("default", "")))
 
@@ -51,7 +53,8 @@ EMPTY = Map({}, Mark(Source("default", "")))
 class Builder:
     """One reading of a tree: the problems found, and where each value came from."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, to_run: bool = True) -> None:
+        self._to_run = to_run  # else what is for workers alone is not read
         self.problems: list[Problem] = []
         self.marks: dict[str, Mark] = {}  # of what was set
         self.sources: dict[str, str] = {}  # of every key; "default" for what was not set
@@ -105,10 +108,24 @@ class Builder:
         if field.nullable and isinstance(node, Scalar) and node.is_null:
             return None
         try:
+            if isinstance(node, Scalar) and node.file is not None:
+                return default if node.is_lost else self._secret(field.kind, node, key)
             return self._value(field.kind, node, key)
         except ConfigValueError as wrong:
             self.problem(node.mark, key, wrong.what, wrong.remedy)
             return default
+
+    def _secret(self, kind: Kind, node: Scalar, key: str) -> Secret:
+        """Return the value of a key that stands in a file; an error does not tell what it is."""
+        if key in EVERY_COMMANDS:
+            raise ConfigValueError("cannot be in a file: every command needs it", "write it out")
+        if not isinstance(kind, Text):
+            raise ConfigValueError("cannot be in a file: it is no text", "write it out")
+        try:
+            return Secret(self._value(kind, node, key), node.file)
+        except ConfigValueError:
+            what = f"what stands in {printable(node.file or '')} is no {kind.noun} that can be used"
+            raise ConfigValueError(what, f"{remedy(kind)} into it") from None
 
     def _mapping(self, kind: Mapped, node: Node, key: str) -> Any:
         tree = self._map(node, key)
@@ -143,17 +160,35 @@ class Builder:
         except ConfigValueError as wrong:
             self.problem(entry.key.mark, key, wrong.what, wrong.remedy)
         found = self._section(record, self._map(entry.value, key), f"{key}.")
+        if found.get("env_file"):
+            found["env"] = {**self._env_file(found["env_file"], key), **found["env"]}
         if found.get("options") and found["worker"].startswith("graced.workers:"):
             found["options"] = self._with_folder(found["options"], f"{key}.options.cwd")
         make: Any = record
         return make(name, **found)
 
+    def _env_file(self, path: str, key: str) -> dict[str, Secret]:
+        """Return the variables of a pool's env_file, none where nobody is to run."""
+        if not self._to_run:
+            return {}
+        from graced.config.secrets import EnvFile
+
+        mark = self.marks[f"{key}.env_file"]
+        try:
+            read = EnvFile(path, mark.source.rank)
+        except ConfigValueError as wrong:
+            self.problem(mark, f"{key}.env_file", wrong.what, wrong.remedy)
+            return {}
+        self.problems += read.problems
+        return read.variables
+
     def _with_folder(self, options: dict[str, Any], key: str) -> dict[str, Any]:
         """Let the working directory of our own workers start from the folder of its file."""
-        if not isinstance(options.get("cwd"), str) or key not in self.marks:
+        cwd = options.get("cwd")
+        if not isinstance(cwd, str) or isinstance(cwd, Secret) or key not in self.marks:
             return options
         try:
-            return {**options, "cwd": folder(options["cwd"], self.marks[key])}
+            return {**options, "cwd": folder(cwd, self.marks[key])}
         except ConfigValueError:  # told by the rules
             return options
 
@@ -190,6 +225,9 @@ class Builder:
                     return (_ADDRESS.check(text(node, _ADDRESS.noun), node.mark),)
                 return self._list(node, key, _ADDRESS, "[tcp://127.0.0.1:8080]")
             case Value():
+                if _has_secret(node):
+                    what = "has a value that stands in a file, and is shown by jobs"
+                    raise ConfigValueError(what, "have the worker read the file")
                 self._note_leaves(node, key)
                 return _json(self._plain(node, key))
             case Section() | Named() | Variables() | Plain():
@@ -207,7 +245,7 @@ class Builder:
         for index, item in enumerate(node.items):
             self.marks[f"{key}.{index}"] = item.mark
             try:
-                found.append(kind.check(text(_scalar(item), kind.noun), item.mark))
+                found.append(kind.check(text(_listed(item), kind.noun), item.mark))
             except ConfigValueError as wrong:
                 self.problem(item.mark, f"{key}.{index}", wrong.what, wrong.remedy)
         return tuple(found)
@@ -255,6 +293,13 @@ def _json(value: Any) -> Any:
     return jsonvalue.read(text)
 
 
+def _has_secret(node: Node) -> bool:
+    if isinstance(node, Scalar):
+        return node.file is not None
+    below = node.items if isinstance(node, Items) else [e.value for e in node.entries.values()]
+    return any(map(_has_secret, below))
+
+
 def _shape(node: Node) -> str:
     return "a list" if isinstance(node, Items) else "a mapping"
 
@@ -263,6 +308,14 @@ def _scalar(node: Node) -> Scalar:
     if not isinstance(node, Scalar):
         raise ConfigValueError(f"is {_shape(node)}", "write a text")
     return node
+
+
+def _listed(node: Node) -> Scalar:
+    """Return an item of a list of names, paths or addresses."""
+    scalar = _scalar(node)
+    if scalar.file is not None:
+        raise ConfigValueError("cannot be in a file", "write it out")
+    return scalar
 
 
 def _variable_name(name: str) -> str:

@@ -66,11 +66,14 @@ def overlays(folder: str) -> list[str]:
     return found
 
 
-def read_bytes(path: str, advice: str) -> bytes:
-    """Return what is in a regular file, without ever waiting for a pipe or a device."""
+def read_bytes(path: str, advice: str, instead: str = "name another file with -c, ") -> bytes:
+    """Return what is in a regular file, without ever waiting for a pipe or a device.
+
+    `advice`: what to do if there is none; `instead`: what else, if root may not trust it.
+    """
     try:
         _check_regular(os.stat(path))
-        _check_trust(path)
+        _check_trust(path, instead)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             _check_regular(os.fstat(descriptor))
@@ -94,17 +97,14 @@ def _read(descriptor: int) -> bytes:
     return data
 
 
-def _check_trust(path: str) -> None:
+def _check_trust(path: str, instead: str) -> None:
     """Refuse, as root, a file that others could write: it says what root runs and opens."""
     if os.geteuid() != 0 or "\0" in path:
         return
     try:
         safepaths.demand(path)
     except safepaths.UnsafeFolderError as error:
-        advice = (
-            f"name another file with -c, run {program.name} as that user (sudo -u), or chown it "
-            "to root"
-        )
+        advice = f"{instead}run {program.name} as that user (sudo -u), or chown it to root"
         raise ConfigValueError(f"is not for root to read: {error}", advice) from None
 
 

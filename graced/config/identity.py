@@ -64,7 +64,8 @@ def user(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> str | No
             found = value
     except UnknownDaemonError:
         return None
-    return found.text if isinstance(found, Scalar) and not found.is_null else None
+    known = isinstance(found, Scalar) and not found.is_null and found.file is None
+    return found.text if known else None  # type: ignore[union-attr]
 
 
 def _read(key: str, value: Node | None) -> str | None:
@@ -73,6 +74,8 @@ def _read(key: str, value: Node | None) -> str | None:
         raise ConfigValueError(
             "cannot be read" if value is None else "is a list or a mapping", "write a text"
         )
+    if value.file is not None:
+        raise ConfigValueError("cannot be in a file: every command needs it", "write it out")
     if key == "name":
         return check_name(value.text, value.mark)
     return None if value.is_null else folder(value.text, value.mark)

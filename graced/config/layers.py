@@ -20,7 +20,7 @@ from graced.config.files import (
 )
 from graced.config.keypath import VARIABLE_PREFIX, KeyPath, NoSuchName, variables
 from graced.config.nodes import Entry, Map, Mark, Scalar, Source
-from graced.config.parser import compose
+from graced.config.parser import FILE, compose
 from graced.config.validators import ConfigValueError
 from graced.text import printable
 
@@ -46,6 +46,7 @@ class Layers:
         self.problems: list[Problem] = []
         self.files: list[str] = []
         self.complete = True  # no layer broke off
+        self.names_files = False  # there may be values that stand in files
 
     # Files
 
@@ -90,6 +91,7 @@ class Layers:
             self._broken(tree.mark.problem("", "is not a mapping", advice))
 
     def _composed(self, text: str, source: Source, key: str) -> Node | None:
+        self.names_files = self.names_files or FILE in text
         composed = compose(text, source, key)
         self.problems.extend(composed.problems)
         self.complete = self.complete and composed.complete

@@ -61,6 +61,8 @@ class Scalar(Record):
     plain: bool  # without quotes
     mark: Mark
     size: int = 1
+    file: str | None = None  # what `!file` names: then the text is a secret, read later,
+    is_lost: bool = False  # or can't be read, which is told
 
     @property
     def is_null(self) -> bool:

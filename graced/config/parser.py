@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from graced.config.nodes import Node, Problem, Source
 
+FILE = "!file"  # the one tag: its value stands in a file
 MAX_LEVELS = 50  # levels
 MAX_VALUES = 10_000  # values, aliases written out: what takes longer to read would stop the loop
 
@@ -134,9 +135,10 @@ class _Composer:
         if name == "Alias":
             return self._alias(event)
         self._count(event, 1)
-        if event.tag is not None:
+        if event.tag is not None and not (name == "Scalar" and event.tag == FILE):
             tag = quoted(event.tag)
-            self._add(self._mark(event.start_mark), f"has a tag, {tag}", "write it without")
+            advice = f"write it without; the only one is {FILE}, of a text"
+            self._add(self._mark(event.start_mark), f"has a tag, {tag}", advice)
         if event.anchor:
             self._anchors[event.anchor] = None
         node = self._scalar(event) if name == "Scalar" else self._collection(name, event)
@@ -162,6 +164,8 @@ class _Composer:
         if not event.value.isascii() and _has_surrogate(event.value):
             self._add(mark, "is not a Unicode text", "leave out \\ud800 to \\udfff")
             return Scalar("", False, mark)
+        if event.tag == FILE:
+            return Scalar("", False, mark, file=event.value)
         return Scalar(event.value, not event.style, mark)
 
     def _collection(self, name: str, event: Any) -> Node:
@@ -207,6 +211,8 @@ class _Composer:
         value = self._node(*next(self._events))
         if not isinstance(key, Scalar):
             self._add(key.mark, "a list or a mapping cannot be a key", "write a text")
+        elif key.file is not None:
+            self._add(key.mark, "a key cannot be in a file", "write it out")
         elif text == "<<" and key.plain:
             self._merge(key, value, merged)
         elif text in entries:

@@ -67,17 +67,24 @@ def read(
     layers.add_variables(environ)
     layers.add_flags(sets)
 
-    builder = Builder()
-    settings = builder.settings(layers.tree)
+    tree, lost = layers.tree, list[Problem]()
+    if layers.names_files:
+        from graced.config.secrets import References
+
+        references = References(environ, to_run=to_run)
+        tree, lost = references.resolve(tree), references.problems
+    builder = Builder(to_run=to_run)
+    settings = builder.settings(tree)
     if layers.complete:
         blame = _Blame(builder, Mark(layers.main))
         rules.check(settings, blame)
         if to_run:
             rules.check_account(settings, blame)
             rules.check_code(settings, blame)
-    problems = _few(sorted(layers.problems + builder.problems, key=lambda problem: problem.order))
+    problems = layers.problems + lost + builder.problems
+    few = _few(sorted(problems, key=lambda problem: problem.order))
     return ConfigReading(
-        settings if not problems else None, problems, builder.sources, tuple(layers.files), path
+        settings if not few else None, few, builder.sources, tuple(layers.files), path
     )
 
 

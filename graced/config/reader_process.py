@@ -91,13 +91,27 @@ def _told(secrets: MemoryFile, reading: ConfigReading) -> tuple[Any, ...]:
 def _plain(secrets: MemoryFile, value: Any, key: str = "") -> Any:
     """Return a value as marshal knows it: of records the name and the values."""
     if key in SECRET_KEYS:
-        return secrets.write(value)
+        return secrets.write(_bare(value))
     if isinstance(value, Record):
         fields = names(value)
         return type(value).__name__, [_plain(secrets, getattr(value, f), f) for f in fields]
     if isinstance(value, (str, int, float, tuple, type(None))):
-        return value
+        return _bare(value)
     return {name: _plain(secrets, item) for name, item in value.items()}
+
+
+def _bare(value: Any) -> Any:
+    """Return plain data without the class that keeps secrets from being shown."""
+    match value:
+        case str():
+            return str(value)
+        case list():
+            return [_bare(item) for item in value]
+        case tuple():
+            return tuple(_bare(item) for item in value)
+    if isinstance(value, dict):
+        return {_bare(name): _bare(item) for name, item in value.items()}
+    return value
 
 
 # In the main process

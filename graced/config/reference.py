@@ -108,6 +108,11 @@ DOCS: dict[str, Doc] = {
         "they are written.",
         "{TZ: UTC, OMP_NUM_THREADS: 1}",
     ),
+    "pools.NAME.env_file": Doc(
+        "A file of further variables, `KEY=VALUE` in each line; what `env` has goes over it. Read "
+        "anew by each reload, and shown nowhere; see [secrets](#secrets).",
+        "/etc/shop/jobs.env",
+    ),
     "pools.NAME.options": Doc(
         "Whatever the worker wants to know, as `self.options`: texts, numbers, true, false, "
         "null, lists, mappings. What readers of YAML disagree on (`yes`, `010`, `12:30:00`, "

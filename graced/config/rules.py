@@ -6,7 +6,7 @@ from graced import program
 from graced.config.scalars import suggestion
 from graced.config.schema import MAX_WORKERS
 from graced.settings import PROGRAM
-from graced.text import quoted
+from graced.text import Secret, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,7 +164,9 @@ def _options(settings: Settings, blame: Blame) -> None:
         except options.OptionError as error:
             key = f"pools.{name}.options"
             keys = (f"{key}.{error.key}", f"pools.{name}.worker")
-            blame(keys, error.what, error.remedy)
+            is_secret = isinstance(pool.options.get(error.key), Secret)
+            what = "what stands in its file cannot be used" if is_secret else error.what
+            blame(keys, what, error.remedy)
 
 
 def _ready(pool: Pool, ready: float | str) -> None:

@@ -154,6 +154,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "after": Names(),
         "path": Folders(),
         "env": Variables(),
+        "env_file": Text(validators.file, "path"),
         "options": Plain(),
         "listen": Addresses(),
         "ready_timeout": Seconds(zero=False),

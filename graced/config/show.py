@@ -5,6 +5,7 @@ from __future__ import annotations
 from graced import units
 from graced.config.schema import Bytes, Field, Number, Seconds, fields
 from graced.record import Record
+from graced.text import Secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,10 +44,14 @@ def _key(
     elif isinstance(value, dict) and value:
         yield start
         for text, item in value.items():
+            if isinstance(item, Secret) and item.file is None:  # of an env_file, which is shown
+                continue
             yield from _key(_inline(text), item, None, sources, f"{key}.{_bare(text)}", depth + 1)
     else:
         line = f"{start} {leaf(value, field)}"
         source = sources.get(key)
+        if source and isinstance(value, Secret):
+            source = f"{source}, *** from a file"
         yield f"{line:{_COLUMN}}  # {source}" if source else line
 
 
@@ -72,6 +77,8 @@ def _inline(value: Any) -> str:
     match value:
         case None:
             return "null"
+        case Secret():
+            return f"!file {_text(value.file or '')}"
         case bool():
             return "true" if value else "false"
         case str():

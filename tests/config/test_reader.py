@@ -80,6 +80,7 @@ pools:
     preload: true
     path: []
     env: {}
+    env_file: null
     options: {}
     listen: []
     ready_timeout: 30s
@@ -111,7 +112,7 @@ def test_the_published_example_is_exactly_the_defaults() -> None:
 def test_the_published_example_has_every_key() -> None:
     reading = read(DEFAULTS)
     assert "default" not in reading.sources.values()
-    assert reading.sources["pools.jobs.drain_timeout"] == "config.yaml:24:20"
+    assert reading.sources["pools.jobs.drain_timeout"] == "config.yaml:25:20"
     assert reading.sources["pools.jobs.env"] == "config.yaml:19:10"
     assert reading.sources.keys() == read(POOL).sources.keys()
 
