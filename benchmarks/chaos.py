@@ -72,6 +72,7 @@ class Chaos:
         self._started = 0.0
         self._log_from = 0  # where in the log the present main process begins
         self._signalled = False  # something was sent to the main process that may end it
+        self._swept = False  # its runtime directory was removed
         self.actions: list[tuple[int, Callable[[], None]]] = [
             (30, self.submit),
             (6, self.submit_many),
@@ -179,14 +180,15 @@ class Chaos:
         self.subject.restore()
         self._log_from = self.subject.log.stat().st_size
         self._started = time.monotonic()
-        self._signalled = False
+        self._signalled = self._swept = False
         self.subject.start()
 
     def _main_is_gone(self) -> None:
         """Judge an end that nobody has asked for."""
         status = self.subject.ended()
         early = self._signalled and status is not None and status < 0
-        if not early and not (status == 1 and not self._was_ready()):
+        in_vain = (1, 78) if self._swept else (1,)  # a start
+        if not early and (status not in in_vain or self._was_ready()):
             self.fault(f"the daemon ended by itself, status {status}")
 
     def _was_ready(self) -> bool:
@@ -395,6 +397,7 @@ class Chaos:
     def sweep(self) -> None:
         """Remove the runtime directory under it; a reload makes it again."""
         shutil.rmtree(self.subject.run, ignore_errors=True)
+        self._swept = True
         self.later(self._hang_up, 0, 3)
 
     def step_clock(self) -> None:
