@@ -11,6 +11,7 @@ Debian it. The instants of ``every`` are counted from the epoch, so that all hos
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import UTC, datetime, timedelta
 
 from graced.record import Record
@@ -177,6 +178,21 @@ def following(rule: Rule, zone: tzinfo, after: int) -> int | None:
     return _paced(rule, zone, after) if rule.paced else _fixed(rule, zone, local.date(), after)
 
 
+def latest(rule: Rule, zone: tzinfo, after: int, until: int, limit: int) -> list[int]:
+    """Return the last instants after a moment and up to another, in order, `limit` at most."""
+    span = MINUTE * limit
+    while True:
+        start = max(after, until - span)
+        found: deque[int] = deque(maxlen=limit)
+        instant = following(rule, zone, start)
+        while instant is not None and instant <= until:
+            found.append(instant)
+            instant = following(rule, zone, instant)
+        if start == after or len(found) == limit:
+            return list(found)
+        span *= 4
+
+
 def _fixed(cron: Cron, zone: tzinfo, today: date, after: int) -> int | None:
     """Go through the days: what they show never goes back, if the first of two is meant."""
     for day in _days(cron, today - timedelta(days=1)):
@@ -251,3 +267,11 @@ def _local(instant: int, zone: tzinfo) -> datetime:
 
 def _offset(instant: int, zone: tzinfo) -> timedelta | None:
     return _local(instant, zone).utcoffset()
+
+
+# For people
+
+
+def shown(instant: int, zone: tzinfo) -> str:
+    """Return an instant as clocks show it in a zone, in ISO 8601."""
+    return _local(instant, zone).isoformat()

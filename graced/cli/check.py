@@ -63,9 +63,7 @@ def check(args: argparse.Namespace) -> int:
 
 def _next(schedule: Schedule) -> Iterator[str]:
     """Yield the next instants of a schedule, as clocks show them in its zone."""
-    from datetime import datetime
-
-    from graced.cron import following, rule_of
+    from graced.cron import following, rule_of, shown
 
     zone, instant = clock.zone(schedule.zone), int(time.time())
     for _ in range(INSTANTS):
@@ -73,7 +71,7 @@ def _next(schedule: Schedule) -> Iterator[str]:
         if found is None:
             return
         instant = found
-        yield datetime.fromtimestamp(instant, zone).isoformat()
+        yield shown(instant, zone)
 
 
 def _why_not(pool: Pool, settings: Settings, where: str) -> str | None:

@@ -7,12 +7,13 @@ from graced.settings import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import TypeAlias
 
     Action: TypeAlias = (
         "ReadConfig | StartZygote | KillZygote | Spawn | Drain | Interrupt | Kill | PrintStack"
         " | WatchRounds | LookAt | NoteEnd | CleanUp | TellReady | TellReloading | TellStopping"
-        " | Extend | EndReload | Commit | Say | Exit"
+        " | Extend | EndReload | Commit | WatchSchedules | SubmitInstant | Say | Exit"
     )
 
 
@@ -156,6 +157,30 @@ class EndReload(Record):
     ok: bool
     reason: str | None
     incomplete: bool = False
+
+
+class Wanted(Record):
+    """What a queue has to know of a schedule: its rule; where it shall begin, if that changes."""
+
+    rule: str
+    since: int | None = None
+    forget: bool = False  # also the last instant that it has kept
+
+
+class WatchSchedules(Record):
+    """Tell a pool's queue all schedules that it has; answered by SchedulesKnown."""
+
+    pool: str
+    wanted: Mapping[str, Wanted]
+
+
+class SubmitInstant(Record):
+    """Submit the job of an instant, once, due after ``delay`` seconds; answered by InstantKept."""
+
+    pool: str
+    schedule: str
+    instant: int
+    delay: float
 
 
 class Say(Record):

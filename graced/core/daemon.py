@@ -35,10 +35,12 @@ from graced.core.states import DaemonState, PoolState, WorkerState
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import tzinfo
     from typing import assert_never
 
     from graced.core.actions import Action
     from graced.core.events import Event
+    from graced.core.schedules import Schedules
     from graced.core.zygotes import Zygote
     from graced.settings import Settings
 else:
@@ -50,19 +52,35 @@ else:
 EXTEND_MARGIN_S = 5.0  # seconds that systemd is asked for beyond our own limits
 
 # Nothing that the rules of the state look at: a thousand spawns need not be settled one by one.
-QUIET = (ev.Spawned, ev.RoundOverdue, ev.StackPrinted, ev.Recovered)
+QUIET = (
+    ev.Spawned,
+    ev.RoundOverdue,
+    ev.StackPrinted,
+    ev.Recovered,
+    ev.ClockSeen,
+    ev.SchedulesKnown,
+    ev.InstantKept,
+)
 
 
 class Daemon(Fleet):
     """All decisions of one daemon."""
 
-    def __init__(self, settings: Settings, jitter: Callable[[], float], now: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        jitter: Callable[[], float],
+        now: float,
+        zone: Callable[[str], tzinfo],
+    ) -> None:
         super().__init__(settings, jitter)
         self.started_at = now
         self.failure: str | None = None  # why the daemon ends by itself
         self.killing = False  # the second SIGINT came
         self.exited = False
         self.reloads = Reloads(self)
+        self._zone = zone
+        self._schedules: Schedules | None = None
         self._extended_to = 0.0
 
     # -- what it is -----------------------------------------------------------
@@ -86,6 +104,19 @@ class Daemon(Fleet):
         """When a Tick is due (monotonic seconds), or None."""
         times = [pool.next_deadline() for pool in self.pools.values()]
         return min((time for time in times if time is not None), default=None)
+
+    @property
+    def schedules(self) -> Schedules | None:
+        """Its schedules; None as long as it never had any."""
+        if self._schedules is None and self.settings.schedules:
+            from graced.core.schedules import Schedules  # calendars are loaded where needed
+
+            self._schedules = Schedules(self, self._zone)
+        return self._schedules
+
+    def next_instant(self) -> float | None:
+        """When a ClockSeen is due (seconds since the epoch; 0: now), or None."""
+        return None if self.schedules is None else self.schedules.next_instant()
 
     # -- events ---------------------------------------------------------------
 
@@ -115,18 +146,39 @@ class Daemon(Fleet):
                 self._drain(now)
             case ev.InterruptAsked():
                 self._interrupt(now)
+            case ev.ReloadAsked() | ev.ConfigAccepted() | ev.ConfigRefused():
+                self._reload(event, now)
+            case ev.ScaleAsked(name, workers):
+                self._scale(name, workers)
+            case ev.Imported() | ev.ImportFailed() | ev.ZygoteDied():
+                self._zygote(event, now)
+            case ev.ClockSeen() | ev.SchedulesKnown() | ev.InstantKept():
+                self._schedule(event)
+            case _:
+                self._worker(event, now)
+
+    def _reload(
+        self, event: ev.ReloadAsked | ev.ConfigAccepted | ev.ConfigRefused, now: float
+    ) -> None:
+        match event:
             case ev.ReloadAsked():
                 self.reloads.ask(now)
             case ev.ConfigAccepted(settings):
                 self.reloads.accepted(settings, now)
             case ev.ConfigRefused(reason):
                 self.reloads.refused(reason, now)
-            case ev.ScaleAsked(name, workers):
-                self._scale(name, workers)
-            case ev.Imported() | ev.ImportFailed() | ev.ZygoteDied():
-                self._zygote(event, now)
-            case _:
-                self._worker(event, now)
+
+    def _schedule(self, event: ev.ClockSeen | ev.SchedulesKnown | ev.InstantKept) -> None:
+        schedules = self.schedules
+        if schedules is None:
+            return
+        match event:
+            case ev.ClockSeen():
+                schedules.saw_clock(event)
+            case ev.SchedulesKnown():
+                schedules.known(event)
+            case ev.InstantKept():
+                schedules.kept(event)
 
     def _zygote(self, event: ev.Imported | ev.ImportFailed | ev.ZygoteDied, now: float) -> None:
         found = self._find_zygote(event.zygote)

@@ -12,6 +12,7 @@ from graced.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import TypeAlias
 
     Event: TypeAlias = (
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | SeenWaiting"
         " | RoundOverdue | JobCancelled"
         " | StackPrinted | Killed | Recovered | Died"
+        " | ClockSeen | SchedulesKnown | InstantKept"
     )
 
 
@@ -200,3 +202,32 @@ class Died(Record):
     job: bool = False
     was_ready: bool = False
     cause: str = "exit"
+
+
+class ClockSeen(Record):
+    """The wall clock has come to an instant, was set, or is to be looked at for the first time.
+
+    ``wall`` is seconds since the epoch; ``elapsed`` seconds of a clock that nobody sets, and that
+    counts while the machine sleeps.
+    """
+
+    wall: float
+    elapsed: float
+
+
+class SchedulesKnown(Record):
+    """A queue has said where its schedules stand: since when, and the last instant kept."""
+
+    pool: str
+    standings: Mapping[str, tuple[int, int | None]]
+    wall: float
+
+
+class InstantKept(Record):
+    """A queue has kept an instant of a schedule: ``how`` is made, known or overlaps."""
+
+    schedule: str
+    instant: int
+    how: str
+    job: int | None
+    wall: float

@@ -180,7 +180,7 @@ def start(
         shared = SharedResources(settings, log, runtime.path, state)
         shared.fd_limit = prepared.fd_limit
         now = clock.monotonic()
-        daemon = Daemon(settings, jitter, now)
+        daemon = Daemon(settings, jitter, now, clock.zone)
         first = daemon.start(now)
         process.become_subreaper()  # what user code forks in an import becomes our orphan
         ahead = fork_ahead(first, shared, prepared.sockets, settings.max_lease)

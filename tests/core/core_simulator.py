@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from graced import clock
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.daemon import Daemon
@@ -129,7 +130,7 @@ class Simulator:
 
     def __init__(self, settings: Settings, *, jitter: Callable[[], float] | None = None) -> None:
         self.now = 1000.0
-        self.daemon = Daemon(settings, jitter or (lambda: 0.0), self.now)
+        self.daemon = Daemon(settings, jitter or (lambda: 0.0), self.now, clock.zone)
         self.code_for: Callable[[Zygote], Code] = lambda _: Code()
         self.work_for: Callable[[Process], Work] = lambda _: Work()
         self.next_config: Settings | str = settings  # what a reload will read
