@@ -35,6 +35,7 @@ SHORTHANDS: Final = {
     "@hourly": "0 * * * *",
 }
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
+LONGEST: Final = 500  # characters
 LAST_YEAR: Final = 9000  # Python's calendar ends soon after it
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)  # days of the months
@@ -105,6 +106,8 @@ def read(text: str) -> Cron:
     words = SHORTHANDS.get(text.strip().lower(), text).split()
     if len(words) == 1 and words[0].startswith("@"):
         raise CronError("there is no such word", f"write one of {', '.join(SHORTHANDS)}")
+    if len(text) > LONGEST:
+        raise CronError(f"is longer than {LONGEST} characters", "write ranges and steps")
     if len(words) != len(_FIELDS):
         count = f"{len(words)} fields" if len(words) != 1 else "one field"
         names = ", ".join(field.name for field in _FIELDS)

@@ -37,7 +37,8 @@ MAY = {
 TYPES = {"supervisor": {"config"}}  # what the type checker alone may follow
 EXTRAS = {"testing": {"pytest"}}  # what packages import of the extras that are for them
 # What core may have of the standard library: types and arithmetic, nothing that does anything.
-PURE = {"__future__", "collections", "enum", "functools", "itertools", "math", "operator", "typing"}
+PURE = {"__future__", "collections", "datetime", "enum", "functools", "itertools", "math"}
+PURE |= {"operator", "typing"}
 
 
 def modules() -> list[Path]:

@@ -365,5 +365,6 @@ COMMANDS: Final = (
     ("jobs", "list jobs, show, cancel, retry or drop them", _jobs),
     ("pause", "hand out no jobs of a pool's queue until it is resumed", _pause),
     ("resume", "hand out jobs of a pool's queue again", _pause),
+    ("schedules", "show which jobs come by the clock, and when", _status),
     ("new", "make a project of your own daemon", _new),
 )

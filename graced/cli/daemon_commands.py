@@ -35,6 +35,19 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _schedules(args: argparse.Namespace) -> int:
+    schedules = ask(args, "status")["status"].get("schedules", {})
+    if args.json:
+        from json import dumps
+
+        print(dumps(schedules))
+    else:
+        from graced.cli.schedule_table import table
+
+        print(table(schedules), end="")
+    return 0
+
+
 def _health(args: argparse.Namespace) -> int:
     reply = ask(args, "health", timeout=PROBE_TIMEOUT_S)
     if not reply["healthy"]:
@@ -149,6 +162,7 @@ def named_socket(args: argparse.Namespace) -> str | None:
 
 COMMANDS: Final = {
     "status": _status,
+    "schedules": _schedules,
     "health": _health,
     "reload": _reload,
     "stop": _stop,

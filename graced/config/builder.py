@@ -47,6 +47,7 @@ _FOLDER = Text(folder, "path")
 _ADDRESS = Text(address, "address")
 EVERY_COMMANDS = ("name", "runtime_dir", "user")  # by which each finds the daemon
 _FEW = 20  # suggestions take time
+MAX_VALUE = 64 << 10  # bytes of JSON: it goes to a keeper in one message
 EMPTY = Map({}, Mark(Source("default", "")))
 
 
@@ -282,14 +283,12 @@ def _scheduled(pool: Pool, settings: Settings) -> Pool:
 def _json(value: Any) -> Any:
     """Return a value as JSON has it."""
     from graced.queue import jsonvalue
-    from graced.queue.job import MAX_PAYLOAD
-
     try:
         text = jsonvalue.written(value)
     except (TypeError, ValueError) as error:
         raise ConfigValueError(f"is no JSON value: {error}", "write what JSON has") from None
-    if jsonvalue.size(text) > MAX_PAYLOAD:
-        raise ConfigValueError("is more than 1 MiB of JSON", "write the path of a file instead")
+    if jsonvalue.size(text) > MAX_VALUE:
+        raise ConfigValueError("is more than 64 KiB of JSON", "write the path of a file instead")
     return jsonvalue.read(text)
 
 

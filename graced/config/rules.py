@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Blame = Callable[[tuple[str, ...], str, str], None]
 
 
+MAX_SCHEDULES = 1000  # the main process tells all of them at once
+
+
 def check(settings: Settings, blame: Blame) -> None:
     """Look at all rules but :func:`check_account`."""
     _pools(settings, blame)
@@ -135,6 +138,9 @@ def _addresses(settings: Settings, blame: Blame) -> None:
 
 
 def _schedules(settings: Settings, blame: Blame) -> None:
+    if len(settings.schedules) > MAX_SCHEDULES:
+        what = f"are {len(settings.schedules)}, more than {MAX_SCHEDULES}"
+        blame(("schedules",), what, "write fewer, or run a second daemon")
     for name, schedule in settings.schedules.items():
         key = f"schedules.{name}"
         cron, every = f"{key}.cron", f"{key}.every"

@@ -12,13 +12,16 @@ from graced.record import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from graced import settings
     from graced.host.stackdump import Window
     from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
+    from graced.queue.standing import Wanted
 
+NO_STANDINGS: tuple[str, dict[str, Any]] = ("standings", {})
 AT_ONCE = 256  # messages heard before others have their turn
 
 
@@ -33,6 +36,9 @@ class Keeper:
         self.counts: dict[str, Any] | None = None  # the last it has told
         self._channel: Channel | None = None
         self._deaths: dict[str, tuple[Any, ...]] = {}  # told, and not yet buried
+        self._schedules: dict[str, Wanted] = {}
+        self._unanswered = 0  # how often they were told, and it has not said where they stand
+        self._instants: dict[tuple[str, int], tuple[Any, ...]] = {}  # told, and not yet kept
         self._unsent: list[tuple[Any, ...]] = []
 
     def fileno(self) -> int:
@@ -44,7 +50,8 @@ class Keeper:
         self.close()
         self.pid, self._channel = fork(self.plan.replace(window=window))
         self.open = False
-        self._unsent = list(self._deaths.values())
+        self._unanswered = 1
+        self._unsent = [*self._deaths.values(), *self._told_schedules(), *self._instants.values()]
         self.flush()
         return self.pid
 
@@ -61,6 +68,34 @@ class Keeper:
         owner = self.owner(worker)
         message = ("died", owner, evidence, counts)
         self._deaths[owner] = message
+        self._tell(message)
+
+    def watch(self, schedules: Mapping[str, Wanted]) -> None:
+        """Tell which schedules the queue has; where they stand comes by ``receive``.
+
+        Where one shall begin is repeated until it has been heard.
+        """
+        before, self._schedules = self._schedules, dict(schedules)
+        for name, (rule, since, _) in schedules.items():
+            if since is None and name in before and before[name][0] == rule:
+                self._schedules[name] = before[name]
+        self._unanswered += 1
+        for message in self._told_schedules():
+            self._tell(message)
+
+    def _told_schedules(self) -> list[tuple[Any, ...]]:
+        told = [("schedule", name, *wanted) for name, wanted in self._schedules.items()]
+        return [*told, ("schedules",)]
+
+    @property
+    def has_heard_schedules(self) -> bool:
+        """Whether it has said where the schedules stand that it was told last."""
+        return not self._unanswered
+
+    def submit(self, schedule: str, instant: int, payload: str, delay: float, alone: bool) -> None:
+        """Have a job for an instant of a schedule; repeated until it has been kept."""
+        message = ("instant", schedule, instant, payload, delay, alone)
+        self._instants[schedule, instant] = message
         self._tell(message)
 
     def apply(self, policy: Policy) -> None:
@@ -94,7 +129,7 @@ class Keeper:
                 if message is None:
                     break
                 self._hear(message)
-                if message[0] != "buried":
+                if message[0] != "buried" and message != NO_STANDINGS:
                     said.append(message)
         except ChannelClosed:
             self.close()
@@ -132,6 +167,13 @@ class Keeper:
                 self.open = True
             case ("buried", owner):
                 self._deaths.pop(owner, None)
+            case ("standings", _):
+                self._unanswered -= 1
+                if self.has_heard_schedules:
+                    for name, (rule, _, _) in self._schedules.items():
+                        self._schedules[name] = (rule, None, False)
+            case ("kept", schedule, instant, _, _):
+                self._instants.pop((schedule, instant), None)
             case ("degraded", why) | ("still", why):
                 self.trouble = why
             case ("well",):

@@ -82,6 +82,8 @@ def settlement(body: bytes) -> tuple[int, int, Outcome, bool]:
 def parcel(body: bytes) -> tuple[list[str], Terms]:
     """Return the payloads of what is submitted, and their terms."""
     payloads, terms = wire.unpack_payloads(body)
+    if terms.schedule is not None:
+        raise ProtocolError("a schedule's jobs are submitted by the daemon alone")
     if any(jsonvalue.size(p) > MAX_PAYLOAD for p in payloads):
         raise ProtocolError(f"a payload is at most {MAX_PAYLOAD} bytes of JSON")
     return payloads, terms

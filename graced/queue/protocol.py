@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from graced.queue.job import Job, Outcome
     from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
+    from graced.queue.standing import Standing, Wanted
     from graced.queue.terms import Terms
     from graced.queue.timing import Clock
     from graced.settings import Pool
@@ -223,7 +224,16 @@ class Dispatcher(Protocol):
     def submit(self, payloads: Sequence[str], terms: Terms, now: int) -> Sequence[int]:
         """Accept jobs; return their ids. QueueError if they are too many.
 
-        A single one whose unique key is that of an open job: return the id of that.
+        A single one whose unique key is that of an open job: return the id of that. One that
+        stands for an instant of a schedule is accepted if that instant is later than the last
+        one of that schedule, which it is from now on; else return no ids.
+        """
+
+    def schedules(self, wanted: Mapping[str, Wanted], now: int) -> dict[str, Standing]:
+        """Watch schedules: return where they stand, as :func:`.standing.adopted` has it.
+
+        ``now`` is seconds of the wall clock. An engine that one daemon has alone also forgets the
+        rules of all others, which are no more.
         """
 
     def open_stream(self) -> int:

@@ -23,6 +23,7 @@ from graced.queue import messages, wire
 from graced.queue.client_requests import ClientRequests
 from graced.queue.connections import Connection, Connections, listen, open_to
 from graced.queue.departures import DeadOwners
+from graced.queue.instants import Instants
 from graced.queue.policy import Policy
 from graced.queue.protocol import StorageError
 from graced.queue.timing import NEVER
@@ -42,6 +43,7 @@ SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
 BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE, Kind.WANT, Kind.PUT_BACK)
 MOST_PARKED = wire.MOST_AT_ONCE + 64  # frames of one worker that wait for the file
 MOST_UNREAD = 1 << 20  # bytes that a worker has not read, before it is told of further jobs
+TELL_AGAIN = 0.1  # seconds until the main process may have read what it was told
 LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
 
 
@@ -77,6 +79,7 @@ class Server:
         self._client_requests = ClientRequests(
             self._storage, self._connections, plan.pool, plan.log
         )
+        self._instants = Instants(self._storage, self._to_main.append)
         self._settled: set[Connection] = set()  # settles read since the last commit
         self._quiet: set[Connection] = set()  # those that were not answered by a job
         self._handed_out = False  # since the last commit; an answer may come very soon
@@ -141,6 +144,7 @@ class Server:
         if dispatcher is not None:
             self._dead_owners.bury(dispatcher)
             self._client_requests.change(dispatcher)
+            self._instants.turn(dispatcher)
             self._commit(dispatcher)
             self._storage.maintain(dispatcher, idle=self._idle)
         self._client_requests.answer()
@@ -151,8 +155,11 @@ class Server:
         if self._client_requests.is_busy:
             return 0
         wait = min(self._storage.sleep(idle=self._idle), self._dead_owners.looking.left())
+        wait = min(wait, self._instants.sleep())
         if self._stop_by is not None:
             wait = min(wait, self._stop_by - time.monotonic())
+        if self._to_main:
+            wait = min(wait, TELL_AGAIN)
         due = self._storage.next_due()
         if due is not None and due != self._timer_is_for:
             clock = self._storage.clock
@@ -197,16 +204,22 @@ class Server:
         if storage.write_paused:
             return
         listen, self._handed_out = self._hear if self._handed_out else None, False
-        handouts = storage.commit(dispatcher, listen, self._client_requests.refuse_new)
+        handouts = storage.commit(dispatcher, listen, self._refuse_new)
         if handouts is None:
             return
         self._hand_out_all(dispatcher, handouts)
         self._interrupt_cancelled(dispatcher)
         self._client_requests.committed(dispatcher)
+        self._instants.committed()
         self._to_main.extend(("buried", owner) for owner in self._dead_owners.buried())
         storage.written()
         if storage.read_ahead(dispatcher):
             self._commit(dispatcher)
+
+    def _refuse_new(self, why: str) -> None:
+        """New jobs could not be written."""
+        self._client_requests.refuse_new(why)
+        self._instants.refused()
 
     def _hand_out_all(self, dispatcher: Dispatcher, handouts: Sequence[Row]) -> None:
         """Confirm all settles, each with a job if there is one."""
@@ -375,6 +388,12 @@ class Server:
                 self._client_requests.ask(
                     lambda: self._to_main.append(("counts", self._storage.counts()))
                 )
+            case ("schedule", *told):
+                self._instants.schedule(*told)
+            case ("schedules",):
+                self._instants.schedules()
+            case ("instant", *told):
+                self._instants.submit(*told)
             case ("settings", *_):
                 self._apply(Policy.told(message))
             case ("log", *told):

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import selectors
 import signal
+import time
 
 from graced import clock
+from graced.core.events import InstantKept, SchedulesKnown
 from graced.host import process
 from graced.supervisor.children import HelperProcess
+from graced.supervisor.instants import payload_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced import settings
+    from graced.core.actions import SubmitInstant, Wanted
+    from graced.core.events import Event
     from graced.host.stackdump import Window
     from graced.queue.keeper import Keeper
-    from graced.settings import Pool, Settings
+    from graced.settings import Pool, Schedule, Settings
     from graced.supervisor.children import Children
     from graced.supervisor.shared import SharedResources
 
@@ -94,8 +99,10 @@ class KeeperManager:
         shared: SharedResources,
         look: Callable[[], None],
         cancelled: Callable[[int, int], None],
+        emit: Callable[[Event], None],
     ) -> None:
         self._cancelled = cancelled  # hears the worker and the job that it is to let go of
+        self._emit = emit
         self._look = look  # whether the folder of the sockets is there
         self._selector = selector
         self._children = children
@@ -155,6 +162,26 @@ class KeeperManager:
         if keeper is None:
             keeper = self._keepers[pool.name] = _PoolKeeper(self._new_handle(pool, settings))
             self._start(keeper)
+
+    # -- schedules
+
+    def watch(self, pool: str, settings: Settings, wanted: Mapping[str, Wanted]) -> None:
+        """Tell a pool's queue its schedules, and have a keeper for those."""
+        if pool in settings.pools and wanted:
+            self.need(settings.pools[pool], settings)
+        keeper = self._keepers.get(pool)
+        if keeper is not None:
+            keeper.handle.watch({n: (w.rule, w.since, w.forget) for n, w in wanted.items()})
+
+    def submit(self, instant: SubmitInstant, schedule: Schedule) -> None:
+        """Have a job for an instant of a schedule."""
+        keeper = self._keepers.get(instant.pool)
+        if keeper is not None:
+            alone = schedule.overlap == "skip"
+            payload = payload_of(schedule)
+            keeper.handle.submit(instant.schedule, instant.instant, payload, instant.delay, alone)
+
+    # -- what becomes of keepers
 
     def reached(self, pool: str, worker: int, *, is_cut_off: bool) -> bool:
         """A worker says whether it can reach its queue; return whether it could until now."""
@@ -347,9 +374,18 @@ class KeeperManager:
                 case ("counts", _):
                     self._counted(keeper)
                     self._tell_what_stays(keeper)
+                case _:
+                    self._heard_of_schedules(pool, message)
         if keeper.handle.fileno() < 0 and keeper.watched == before:
             self._selector.unregister(before)
             keeper.watched = -1
+
+    def _heard_of_schedules(self, pool: str, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("standings", standings):
+                self._emit(SchedulesKnown(pool, standings, time.time()))
+            case ("kept", schedule, instant, how, job):
+                self._emit(InstantKept(schedule, instant, how, job, time.time()))
 
     # -- counts for a status ----------------------------------------------------------
 

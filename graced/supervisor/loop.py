@@ -25,6 +25,7 @@ from graced.log.sinks import FileSink
 from graced.monitoring.history import History
 from graced.supervisor.children import Children, bell_rang
 from graced.supervisor.groups import ProcessGroups
+from graced.supervisor.instants import InstantTimer
 from graced.supervisor.keepers import KeeperManager
 from graced.supervisor.monitor import ScoreboardMonitor
 from graced.supervisor.places import Places
@@ -99,8 +100,14 @@ class Supervisor:
         )
         self.groups = ProcessGroups(self.log)
         self.keepers = KeeperManager(
-            self.selector, self.children, shared, self._look_at_places, self._cancelled
+            self.selector,
+            self.children,
+            shared,
+            self._look_at_places,
+            self._cancelled,
+            self.emit,
         )
+        self.instants = InstantTimer(self.selector, self.emit)
         self.places = Places(runtime, self.log)
         self.reporter = StatusReporter(
             self.daemon,
@@ -261,6 +268,7 @@ class Supervisor:
         if self._sockets is not None and self.daemon.stopping:
             self._sockets.stop_listening(self._silent_pools(), self.settings)
         self.keepers.retain(self.daemon.pools)
+        self.instants.set(self.daemon.next_instant())
         self.reporter.refresh(self.selector, clock.monotonic())
 
     def _silent_pools(self) -> set[str]:
@@ -357,6 +365,11 @@ class Supervisor:
                 self._look_at_places()
                 self.requests.reload_begins()
                 self._read_config()
+            case ac.WatchSchedules(pool, wanted):
+                self.keepers.watch(pool, self.daemon.settings, wanted)
+            case ac.SubmitInstant(_, name):
+                if name in self.daemon.settings.schedules:
+                    self.keepers.submit(action, self.daemon.settings.schedules[name])
             case ac.Commit():
                 self._adopt(self.daemon.settings)
             case ac.EndReload():

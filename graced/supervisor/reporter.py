@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+import time
 
 from graced import clock
 from graced.core.actions import EndReload, Exit, Extend, TellReady, TellReloading, TellStopping
@@ -62,13 +63,15 @@ class StatusReporter:
 
     def picture(self, now: float) -> dict[str, Any]:
         """Return the status as JSON data."""
-        return picture(
+        found = picture(
             self._daemon,
             self._monitor.readings(now),
             lambda member: self._rss(member.id, member.pid) if member.pid else None,
             self.last_reload,
             now,
         )
+        schedules = self._daemon.schedules
+        return {**found, "schedules": {} if schedules is None else schedules.picture(time.time())}
 
     def counts(self, now: float) -> dict[str, Any]:
         """Return all that is counted, as JSON data; it only grows while the daemon lives."""

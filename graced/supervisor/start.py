@@ -140,6 +140,7 @@ def _load_code() -> None:
         *ENGINES.values(),
         "struct",
         "zlib",
+        "graced.core.schedules",
         "graced.supervisor.loop",
         "graced.supervisor.requests",
     ):

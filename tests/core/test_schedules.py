@@ -319,7 +319,7 @@ def test_no_instant_has_two_jobs_and_none_is_forgotten(
     play.look()
     instants = [instant for _, instant in play.queue.jobs]
     assert all(a < b for a, b in pairwise(instants))
-    if missed == "all":
+    if missed == "all" and all(by >= 0 for step, by in steps if step == "set_clock"):
         rule = cron.rule_of(play.settings.schedules["s"])
         begin = play.queue.standings["s"].since
         due = cron.latest(rule, clock.zone("UTC"), begin, int(play.wall), 1000)

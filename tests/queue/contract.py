@@ -462,3 +462,61 @@ class QueueContract:
         done = isinstance(outcome, Done)
         assert (ended["state"], ended["attempts"]) == (("done", 1) if done else ("dead", 0))
         assert take(queue.worker(2)).id == other, "the first is about to be interrupted"
+
+    def test_a_schedules_instants_have_one_job_each(self, queue: KeeperHarness) -> None:
+        queue.watch(s="daily")
+        [(since, last)] = queue.standings("s")
+        assert abs(since - time.time()) < 60
+        assert last is None
+        for instant in (since + 10, since + 20, since + 10, since + 20):
+            queue.submit("s", instant, '{"n": 1}')
+        assert queue.kept() == [
+            ("made", since + 10), ("made", since + 20),
+            ("known", since + 10), ("known", since + 20),
+        ]  # fmt: skip
+        jobs = work_off(queue.worker(1), 2)
+        assert [(job.payload, job.scheduled) for job in jobs] == [
+            ({"n": 1}, since + 10), ({"n": 1}, since + 20),
+        ]  # fmt: skip
+        queue.restart()
+        queue.submit("s", since + 20)
+        assert queue.kept() == [("known", since + 20)]
+        assert queue.standings("s") == [(since, since + 20)]
+
+    def test_a_schedule_that_changes_starts_anew(self, queue: KeeperHarness) -> None:
+        queue.watch(s="daily", t="hourly")
+        [(since, _), _] = queue.standings("s", "t")
+        queue.submit("s", since + 10)
+        queue.kept()
+        queue.watch(s="daily", t="every minute")
+        assert queue.standings("s") == [(since, since + 10)]
+        queue.watch(s="weekly")
+        [(_, last)] = queue.standings("s")
+        assert last is None
+        queue.watch(s=("weekly", since - 50, False))
+        assert queue.standings("s") == [(since - 50, None)]
+        queue.submit("s", since + 10)
+        queue.kept()
+        queue.watch(s=("weekly", since - 90, False))
+        assert queue.standings("s") == [(since - 90, since + 10)]
+        queue.watch(s=("weekly", since - 90, True))
+        assert queue.standings("s") == [(since - 90, None)]
+
+    def test_a_schedule_that_overlaps_has_no_second_job(self, queue: KeeperHarness) -> None:
+        queue.watch(s="daily")
+        [(since, _)] = queue.standings("s")
+        for instant in (since + 10, since + 20):
+            queue.submit("s", instant, alone=True)
+        assert queue.kept() == [("made", since + 10), ("overlaps", since + 20)]
+        worker = queue.worker(1)
+        job = take(worker)
+        queue.submit("s", since + 30, alone=True)
+        assert queue.kept() == [("overlaps", since + 30)]
+        settle(worker, job)
+        queue.submit("s", since + 20, alone=True)
+        queue.submit("s", since + 40, alone=True)
+        assert queue.kept() == [("known", since + 20), ("made", since + 40)]
+
+    def test_only_the_daemon_submits_for_schedules(self, queue: KeeperHarness) -> None:
+        with pytest.raises(QueueError, match="by the daemon alone"):
+            queue.client().submit(["1"], Terms(schedule="s", scheduled=1.0))

@@ -34,6 +34,7 @@ class KeeperHarness:
         )
         self.keeper = Keeper(plan)
         self.said: list[tuple[Any, ...]] = []
+        self._instants = 0  # that were submitted, and are not kept yet
         self._ends: list[ClientEnd | WorkerEnd] = []
         self._living: list[WorkerEnd] = []
 
@@ -96,6 +97,39 @@ class KeeperHarness:
         self.keeper.counts = None
         self.keeper.count()
         found: dict[str, Any] = self.until(lambda: self.keeper.counts)
+        return found
+
+    # -- schedules
+
+    def watch(self, **rules: str | tuple[str, int | None, bool]) -> None:
+        """Tell which schedules there are: each one's rule, and where it shall begin."""
+        told = {n: (r, None, False) if isinstance(r, str) else r for n, r in rules.items()}
+        self.keeper.watch(told)
+
+    def submit(self, name: str, instant: int, payload: str = "1", *, alone: bool = False) -> None:
+        self.keeper.submit(name, instant, payload, 0.0, alone)
+        self._instants += 1
+
+    def standings(self, *names: str) -> list[tuple[int, int | None]]:
+        """Return where schedules stand, as the keeper has said last."""
+
+        def told() -> dict[str, tuple[int, int | None]] | None:
+            found = [message[1] for message in self.said if message[0] == "standings"]
+            return found[-1] if self.keeper.has_heard_schedules and found else None
+
+        found = self.until(told)
+        return [found[name] for name in names]
+
+    def kept(self) -> list[tuple[str, int]]:
+        """Return what became of the instants since the last call, all of them."""
+        wanted, self._instants = self._instants, 0
+
+        def told() -> list[tuple[Any, ...]]:
+            return [message for message in self.said if message[0] == "kept"]
+
+        self.until(lambda: len(told()) == wanted)
+        found = [(how, instant) for _, _, instant, how, _ in told()]
+        self.said = [message for message in self.said if message[0] != "kept"]
         return found
 
     def client(self) -> ClientEnd:

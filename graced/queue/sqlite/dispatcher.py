@@ -22,15 +22,17 @@ from graced.queue.sqlite.lookahead import Lookahead
 from graced.queue.sqlite.pending import PendingWrites
 from graced.queue.sqlite.prefetch import DEPTH, Consumer, Prefetch
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, RESERVED, STAGED, TAKEN, WAITING, Row
+from graced.queue.sqlite.standings import Standings
 from graced.queue.sqlite.transitions import Transitions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from graced.queue.policy import Policy
     from graced.queue.sqlite.store import Store
+    from graced.queue.standing import Standing, Wanted
     from graced.queue.terms import Terms
 
 ROW_BYTES = 200  # that a job takes besides its payload, with its places in the indexes
@@ -59,6 +61,7 @@ class Dispatcher:
         counts, owned, streams, self._last = store.load()
         self._counts = [counts.get(state, 0) for state in range(STAGED + 1)]
         self._writes = PendingWrites(store, self._counts)
+        self._standings = Standings(store, self._writes)
         self._streams = Streams(store, self._writes, self._lookahead)
         known = self._rows, self._writes, self._lookahead
         self._transitions = Transitions(self.policy, *known, chance)
@@ -230,11 +233,18 @@ class Dispatcher:
     # -- clients
 
     def submit(self, payloads: Sequence[str], terms: Terms, now: int) -> Sequence[int]:
-        """Accept jobs; return their ids, or that of the open job with the same unique key."""
+        """Accept jobs; return their ids, or that of the open job with the same unique key.
+
+        None for an instant of a schedule that is kept already.
+        """
+        if not self._standings.takes(terms):
+            return ()
         holder = None if terms.unique is None else self._writes.holder(terms.unique)
         if holder is not None:
+            self._standings.keep(terms)
             return (holder,)
         self._check_room(len(payloads))
+        self._standings.keep(terms)
         due = now + round(terms.delay * 1000)
         first = self._last + 1
         for payload in payloads:
@@ -243,6 +253,10 @@ class Dispatcher:
             self._writes.add(row)
             self._lookahead.offer(row)
         return range(first, first + len(payloads))
+
+    def schedules(self, wanted: Mapping[str, Wanted], now: int) -> dict[str, Standing]:
+        """Watch these schedules from now on; return where they stand. Seconds of the wall clock."""
+        return self._standings.adopt(wanted, now)
 
     def _check_room(self, more: int) -> None:
         most = self.policy.max_waiting
@@ -337,6 +351,7 @@ class Dispatcher:
         written = self._writes.write()
         if written is not None:
             self._streams.written(written)
+            self._standings.written()
 
     def handouts(self) -> list[Row]:
         """Return the jobs that were given to idle workers, once they are written."""
@@ -355,7 +370,9 @@ class Dispatcher:
 
     def refuse_submits(self) -> None:
         """Take all new jobs out of the batch that cannot be written."""
-        for row in self._writes.withdraw():
+        withdrawn = self._writes.withdraw()
+        self._standings.withdraw(withdrawn)
+        for row in withdrawn:
             self._rows.pop(row.id, None)
             self._handouts.pop(row.id, None)
             consumer = self.consumers.get(row.owner or "")

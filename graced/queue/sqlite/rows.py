@@ -7,6 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from graced.queue.standing import Standing
     from graced.queue.terms import Terms
 
 # Plain numbers, not an enum: sqlite3 binds exact ints three times as fast.
@@ -139,6 +140,7 @@ class Batch:
         "keys",
         "paused",
         "staged",
+        "standings",
         "streams",
     )
 
@@ -149,6 +151,7 @@ class Batch:
         self.attempts: list[Attempt] = []
         self.keys: dict[str, int | None] = {}  # unique keys, and the open job that has each
         self.paused: bool | None = None
+        self.standings: dict[str, Standing] = {}  # of schedules
         self.deleted: set[int] = set()
         self.streams: list[int] = []  # streams that began
         self.staged: list[tuple[int, list[Row]]] = []  # stream, its rows
@@ -163,6 +166,7 @@ class Batch:
         self.attempts += later.attempts
         self.keys.update(later.keys)
         self.paused = self.paused if later.paused is None else later.paused
+        self.standings.update(later.standings)
         self.deleted |= later.deleted
         self.streams += later.streams
         self.staged += later.staged
@@ -179,4 +183,5 @@ class Batch:
             or self.staged
             or self.committed
             or self.paused is not None
+            or self.standings
         )

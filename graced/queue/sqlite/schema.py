@@ -64,6 +64,12 @@ CREATE TABLE paused (one INTEGER PRIMARY KEY);
 # by the wall clock alone, leaves it as it is: no new version.
 CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, ms INTEGER NOT NULL)"
 
+# Where schedules stand; an older graced has none.
+SCHEDULES = (
+    "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, rule TEXT NOT NULL,"
+    " since INTEGER NOT NULL, last INTEGER) WITHOUT ROWID"
+)
+
 # What leads from a version to the next one; the last is always VERSION - 1.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -122,6 +128,7 @@ def _migrate(db: sqlite3.Connection, version: int, *, fresh: bool) -> None:
             for step in range(version, VERSION):
                 _script(db, MIGRATIONS[step])
         db.execute(CLOCK)
+        db.execute(SCHEDULES)
         db.execute(f"PRAGMA user_version={VERSION}")
         db.execute("COMMIT")
     except BaseException:

@@ -19,6 +19,7 @@ from graced.queue.sqlite.errors import storage_error
 from graced.queue.sqlite.lock import Lock, make_ready
 from graced.queue.sqlite.place import Place, Sight
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
+from graced.queue.standing import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -249,6 +250,11 @@ class Store:
         found = self._read("SELECT ms FROM clock", ())
         return int(found[0][0]) if found else 0
 
+    def standings(self) -> dict[str, Standing]:
+        """Return where all schedules stand."""
+        found = self._read("SELECT name, rule, since, last FROM schedules", ())
+        return {name: Standing(rule, since, last) for name, rule, since, last in found}
+
     def last_stream(self) -> int:
         """Return the highest number that a stream ever had."""
         found = self._read("SELECT seq FROM sqlite_sequence WHERE name='streams'", ())
@@ -388,15 +394,24 @@ class Store:
             )
         if batch.attempts:
             many("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch.attempts)
+        self._write_state(batch)
+        if batch.deleted:
+            for statement in _FORGET:
+                many(statement, [(id,) for id in batch.deleted])
+
+    def _write_state(self, batch: Batch) -> None:
+        """Write what is of the queue and of no job."""
         if batch.paused is not None:
             self._db.execute(
                 "INSERT OR REPLACE INTO paused VALUES (1)" if batch.paused else "DELETE FROM paused"
             )
+        if batch.standings:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?)",
+                [(name, s.rule, s.since, s.last) for name, s in batch.standings.items()],
+            )
         if batch.clock is not None:
             self._db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (batch.clock,))
-        if batch.deleted:
-            for statement in _FORGET:
-                many(statement, [(id,) for id in batch.deleted])
 
     def _write_streams(self, batch: Batch) -> None:
         many = self._db.executemany
