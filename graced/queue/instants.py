@@ -44,6 +44,7 @@ class Instants:
         self._storage = storage
         self._tell = tell
         self._told: dict[str, Wanted] = {}  # schedules, until all of them are told
+        self._number = 0  # of that
         self._wanted: dict[str, Wanted] | None = None  # to be adopted
         self._standings: dict[str, tuple[int, int | None]] | None = None  # to be told
         self._waiting: deque[Instant] = deque()
@@ -56,8 +57,9 @@ class Instants:
         """Hear of one of the queue's schedules."""
         self._told[name] = (wanted[0], wanted[1], wanted[2])
 
-    def schedules(self) -> None:
+    def schedules(self, number: int) -> None:
         """All of them were told."""
+        self._number = number
         self._wanted, self._told = self._told, {}
 
     def submit(self, *told: Any) -> None:
@@ -109,7 +111,7 @@ class Instants:
     def committed(self) -> None:
         """It is written: say so."""
         if self._standings is not None:
-            self._tell(("standings", self._standings))
+            self._tell(("standings", self._standings, self._number))
             self._standings = None
         accepted, self._accepted = self._accepted, []
         for at, (instant, ids) in enumerate(accepted):

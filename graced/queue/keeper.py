@@ -37,7 +37,8 @@ class Keeper:
         self._channel: Channel | None = None
         self._deaths: dict[str, tuple[Any, ...]] = {}  # told, and not yet buried
         self._schedules: dict[str, Wanted] = {}
-        self._unanswered = 0  # how often they were told, and it has not said where they stand
+        self._told = 0  # how often they were
+        self._heard = 0  # which of those times it has said where they stand
         self._instants: dict[tuple[str, int], tuple[Any, ...]] = {}  # told, and not yet kept
         self._unsent: list[tuple[Any, ...]] = []
 
@@ -50,7 +51,6 @@ class Keeper:
         self.close()
         self.pid, self._channel = fork(self.plan.replace(window=window))
         self.open = False
-        self._unanswered = 1
         self._unsent = [*self._deaths.values(), *self._told_schedules(), *self._instants.values()]
         self.flush()
         return self.pid
@@ -79,18 +79,18 @@ class Keeper:
         for name, (rule, since, _) in schedules.items():
             if since is None and name in before and before[name][0] == rule:
                 self._schedules[name] = before[name]
-        self._unanswered += 1
         for message in self._told_schedules():
             self._tell(message)
 
     def _told_schedules(self) -> list[tuple[Any, ...]]:
+        self._told += 1
         told = [("schedule", name, *wanted) for name, wanted in self._schedules.items()]
-        return [*told, ("schedules",)]
+        return [*told, ("schedules", self._told)]
 
     @property
     def has_heard_schedules(self) -> bool:
         """Whether it has said where the schedules stand that it was told last."""
-        return not self._unanswered
+        return self._heard == self._told
 
     def submit(self, schedule: str, instant: int, payload: str, delay: float, alone: bool) -> None:
         """Have a job for an instant of a schedule; repeated until it has been kept."""
@@ -129,7 +129,7 @@ class Keeper:
                 if message is None:
                     break
                 self._hear(message)
-                if message[0] != "buried" and message != NO_STANDINGS:
+                if message[0] != "buried" and message[:2] != NO_STANDINGS:
                     said.append(message)
         except ChannelClosed:
             self.close()
@@ -167,8 +167,8 @@ class Keeper:
                 self.open = True
             case ("buried", owner):
                 self._deaths.pop(owner, None)
-            case ("standings", _):
-                self._unanswered -= 1
+            case ("standings", _, number):
+                self._heard = number
                 if self.has_heard_schedules:
                     for name, (rule, _, _) in self._schedules.items():
                         self._schedules[name] = (rule, None, False)

@@ -390,8 +390,8 @@ class Server:
                 )
             case ("schedule", *told):
                 self._instants.schedule(*told)
-            case ("schedules",):
-                self._instants.schedules()
+            case ("schedules", number):
+                self._instants.schedules(number)
             case ("instant", *told):
                 self._instants.submit(*told)
             case ("settings", *_):

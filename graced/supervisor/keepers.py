@@ -375,14 +375,15 @@ class KeeperManager:
                     self._counted(keeper)
                     self._tell_what_stays(keeper)
                 case _:
-                    self._heard_of_schedules(pool, message)
+                    self._heard_of_schedules(keeper, message)
         if keeper.handle.fileno() < 0 and keeper.watched == before:
             self._selector.unregister(before)
             keeper.watched = -1
 
-    def _heard_of_schedules(self, pool: str, message: tuple[Any, ...]) -> None:
+    def _heard_of_schedules(self, keeper: _PoolKeeper, message: tuple[Any, ...]) -> None:
         match message:
-            case ("standings", standings):
+            case ("standings", standings, _) if keeper.handle.has_heard_schedules:
+                pool = keeper.handle.plan.pool
                 self._emit(SchedulesKnown(pool, standings, time.time()))
             case ("kept", schedule, instant, how, job):
                 self._emit(InstantKept(schedule, instant, how, job, time.time()))

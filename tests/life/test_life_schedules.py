@@ -69,7 +69,7 @@ def test_each_instant_has_one_job_over_reloads_and_kills(daemon: Daemon) -> None
     daemon.ended(0)
     instants = sorted(run(daemon))
     assert {b - a for a, b in pairwise(instants)} == {1}, instants
-    assert "were missed while no daemon was there; submitting" in daemon.said()
+    assert "missed while no daemon was there; submitting" in daemon.said()
 
 
 def test_a_reload_adds_changes_and_removes_schedules(daemon: Daemon) -> None:
