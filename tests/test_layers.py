@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "graced"
 # They import each other only, and graced/__init__.py for the version.
 PLAIN = {"record", "settings", "units", "text", "clock", "cron", "exitcodes", "options", "program"}
-WORKERS = {"workers", "queue", "host", "log"}
+WORKERS = {"workers", "client", "control", "config", "queue", "host", "log"}
 MAY = {
     "core": set(),
     "log": set(),
@@ -26,7 +26,8 @@ MAY = {
     "control": {"host", "log"},
     "monitoring": {"control", "host", "log"},
     "queue": {"host", "log"},
-    "workers": {"queue", "host", "log"},
+    "client": {"control", "config", "queue", "host", "log"},
+    "workers": {"client", "queue", "host", "log"},
     "zygote": WORKERS,
     "supervisor": {"core", "zygote", "control", "monitoring"} | WORKERS,
     "doctor": {"config", "host", "log"},

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
-from graced.config import reader
-from graced.config.identity import KEYS, UnknownDaemonError
-from graced.control.client import Connection, ControlError, WhichDaemon, call
+from graced.cli.where import socket_path
+from graced.config.identity import KEYS
+from graced.control.client import Connection, ControlError, call
 from graced.exitcodes import FAILED
-from graced.host import directories, unixsocket
 from graced.log.console import complain
 from graced.text import harmless
 from graced.units import format_span
@@ -138,26 +135,6 @@ def ask(
     if not reply.get("ok"):
         raise ControlError(str(reply.get("error") or f"{command} failed, without a reason"))
     return reply
-
-
-def socket_path(args: argparse.Namespace) -> str:
-    """Return where the daemon listens, whether it does or not. Raises WhichDaemon."""
-    named = named_socket(args)
-    user = reader.read_user(args.config, os.environ, args.set)
-    if user is not None:
-        unixsocket.know(user)
-    if named is not None:
-        return named
-    try:
-        name, folder = reader.read_identity(args.config, os.environ, args.set)
-    except UnknownDaemonError as error:
-        raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None
-    return os.path.join(directories.find(name, folder, os.environ, user), directories.SOCKET)
-
-
-def named_socket(args: argparse.Namespace) -> str | None:
-    """Return the control socket that the user has named: then no other daemon will do."""
-    return args.socket or os.environ.get("GRACED_SOCKET") or None
 
 
 COMMANDS: Final = {

@@ -7,7 +7,9 @@ and what is found is printed here.
 from __future__ import annotations
 
 from graced import __version__, program
-from graced.cli.daemon_commands import ask, named_socket, socket_path
+from graced.cli.daemon_commands import ask
+from graced.cli.where import socket_path, where
+from graced.client.daemon import named_socket
 from graced.control.client import ControlError, NoDaemonError
 from graced.doctor.facts import UnknownUnitError, gather
 from graced.doctor.rules import Facts, Finding, diagnose
@@ -50,7 +52,7 @@ def _running(args: argparse.Namespace) -> Mapping[str, Any] | None:
         status: dict[str, Any] = ask(args, "status")["status"]
         return status
     except (ControlError, NoDaemonError, OSError):  # then it looks at what would be started
-        if named_socket(args) is not None:
+        if named_socket(where(args)) is not None:
             raise
         return None
 

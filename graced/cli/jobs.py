@@ -1,6 +1,6 @@
 """`graced submit` and `graced jobs`: from words on a command line to a queue, and back.
 
-Where the queue is, is found out by :mod:`graced.cli.find_queue`; how a job is shown is in
+Where the queue is, is found out by :mod:`graced.client.find`; how a job is shown is in
 :mod:`graced.cli.job_table`; what a queue can be asked is in :mod:`graced.queue.protocol`.
 """
 
@@ -11,10 +11,11 @@ import os
 import sys
 from codecs import BOM_UTF8 as BOM
 
-from graced.cli.daemon_commands import socket_path
 from graced.cli.errors import CommandError
-from graced.cli.find_queue import find_queue, is_running, open_queue, view_queue
 from graced.cli.job_table import Table, evidence, in_full, json_line, json_whole
+from graced.cli.where import socket_path, where
+from graced.client.daemon import is_running
+from graced.client.find import ConfiguredPlace, Manner, QueueNotFound
 from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
 from graced.log.console import complain
 from graced.queue import jsonvalue, wire
@@ -37,7 +38,7 @@ PAGE_JOBS = 500  # asked for at once
 def _guarded(command: Callable[[argparse.Namespace, str], int], args: argparse.Namespace) -> int:
     try:
         return command(args, socket_path(args))
-    except CommandError as refusal:
+    except (CommandError, QueueNotFound) as refusal:
         complain(refusal)
         return refusal.exit_code
     except QueueGone as error:
@@ -48,6 +49,12 @@ def _guarded(command: Callable[[argparse.Namespace, str], int], args: argparse.N
         return FAILED
 
 
+def _place(args: argparse.Namespace, control: str) -> ConfiguredPlace:
+    """Return where the pool's queue is looked for."""
+    manner = Manner(complain, naming="--pool", become_owner=True)
+    return ConfiguredPlace(where(args), lambda: control, manner)
+
+
 # graced submit
 
 
@@ -56,7 +63,7 @@ def _submit(args: argparse.Namespace, control: str) -> int:
     if args.json == "-" and not args.words:
         return _stream(args, control, terms)
     payload = _payload(args)
-    end = open_queue(args, control)
+    end = _place(args, control).open()
     if args.wait and not isinstance(end, ClientEnd):
         raise CommandError("--wait: no daemon runs, so the job would not run", NO_DAEMON)
     [id] = end.submit([payload], terms)
@@ -101,7 +108,7 @@ def _stream(args: argparse.Namespace, control: str, terms: Terms) -> int:
     if args.wait or args.unique is not None:
         raise CommandError(f"{'--wait' if args.wait else '--unique'} is for one job", USAGE)
     source = _standard_input()
-    end = open_queue(args, control)
+    end = _place(args, control).open()
     progress = Progress()
     try:
         count = sum(map(len, end.stream(_lines(source, progress), terms)))
@@ -188,7 +195,7 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
 def _next_end(args: argparse.Namespace, control: str, id: int) -> ClientQueue:
     """Return where the job is now that its keeper is gone; CommandError if its daemon is, too."""
     try:
-        end = find_queue(args, control)
+        end = _place(args, control).find()
     except (CommandError, QueueError):  # the right to submit is none to the file
         if is_running(control):
             raise
@@ -245,7 +252,7 @@ def _jobs(args: argparse.Namespace, control: str) -> int:
         return _change(args, control)
     if args.all:
         raise CommandError("jobs: --all goes with cancel, retry or drop", USAGE)
-    end = view_queue(args, control)
+    end = _place(args, control).view()
     show = json_line if args.json else Table()
     for job in _all(end, args.state):
         print(show(job))
@@ -257,7 +264,7 @@ def _show(args: argparse.Namespace, control: str) -> int:
     ids = [_id(text) for text in args.ids]
     if not ids or args.all or args.state:
         raise CommandError("jobs show: write the numbers of the jobs", USAGE)
-    end = view_queue(args, control)
+    end = _place(args, control).view()
     refused = {}
     for id in ids:
         job = None if end is None else end.job(id)
@@ -282,7 +289,7 @@ def _change(args: argparse.Namespace, control: str) -> int:
     ids = [_id(text) for text in args.ids]
     if bool(ids) == args.all:
         raise CommandError(f"jobs {args.action}: write the numbers of the jobs, or --all", USAGE)
-    end = find_queue(args, control)
+    end = _place(args, control).find()
     if args.all:
         return _change_all(args, end)
     refused = dict.fromkeys(ids, "no such job") if end is None else _changed(args, end, ids)
@@ -332,7 +339,7 @@ def _id(text: str) -> int:
 
 
 def _pause(args: argparse.Namespace, control: str) -> int:
-    end = open_queue(args, control)
+    end = _place(args, control).open()
     end.pause(args.command == "pause")
     end.close()
     return 0

@@ -61,6 +61,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
         signals.install()
         return start(settings, again, os.environ, prepared)
 
+    prepared.config = path
     [log] = prepared.log.keep()
     keep = prepared.descriptors() | memoryfile.kept_descriptors(settings)
     return daemonize.run(body, log_file, log, prepared.pidfile, keep)
@@ -79,12 +80,14 @@ def _read(config: str | None, sets: list[str]) -> tuple[ConfigReading, Callable[
 
 
 def _start(reading: ConfigReading, again: Callable[[], ConfigReading]) -> int:
+    from graced.config.files import absolute_path
     from graced.supervisor.start import prepare, start
 
     assert reading.settings is not None
     prepared = prepare(reading.settings, os.environ)
     if isinstance(prepared, int):
         return prepared
+    prepared.config = absolute_path(reading.path)
     return start(reading.settings, again, os.environ, prepared)
 
 

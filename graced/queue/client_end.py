@@ -11,9 +11,9 @@ import struct
 import time
 from contextlib import suppress
 
-from graced.host import process, unixsocket
+from graced.host import unixsocket
 from graced.queue import jsonvalue, wire
-from graced.queue.protocol import QueueError, QueueGone
+from graced.queue.protocol import AnswerLost, QueueError, QueueGone
 from graced.queue.terms import AS_USUAL
 from graced.queue.wire import Kind, ProtocolError
 
@@ -24,19 +24,42 @@ if TYPE_CHECKING:
 
     from graced.queue.terms import Terms
 
+    Sleep = Callable[[int, int, float | None], bool]
+
 STOPPED = 3.0  # seconds after which a keeper that does not answer is told of
 LOOK = 0.05  # seconds between two looks at one that is stopped
 SECOND = 1000  # ms
 IDS_AT_ONCE = 10_000  # numbers in one request to retry or to drop
 
 
+def sleep_until_ready(fd: int, event: int, seconds: float | None) -> bool:
+    """Sleep until a descriptor can be read or written: True; False once the time is over."""
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(None if seconds is None else max(seconds, 0) * SECOND))
+
+
 class ClientEnd:
     """A client's end, see :class:`graced.queue.protocol.ClientQueue`."""
 
-    def __init__(self, path: str, tell: Callable[[str], None] = lambda _text: None) -> None:
-        """Connect. QueueGone if nobody keeps the queue. ``tell`` hears why an answer is late."""
+    shared = True
+
+    def __init__(
+        self,
+        path: str,
+        tell: Callable[[str], None] = lambda _text: None,
+        *,
+        patience: float | None = None,
+        sleep: Sleep = sleep_until_ready,
+    ) -> None:
+        """Connect. QueueGone if nobody keeps the queue. ``tell`` hears why an answer is late.
+
+        An answer that has not come after ``patience`` seconds is taken for lost.
+        """
         self._path = path
         self._tell = tell
+        self._patience = patience
+        self.sleep = sleep
         try:
             self._sock = wire.connect_to_daemon(path)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -66,9 +89,13 @@ class ClientEnd:
         self._ask(Kind.STREAM_END, wire.pack_payloads([], terms), Kind.SUBMITTED)
         return ids
 
-    def wait(self, job: int) -> dict[str, Any]:
-        """Return the job's listing once it is done, dead or gone."""
-        return self._question(Kind.WAIT, {"id": job})  # type: ignore[no-any-return]
+    def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
+        """Return the job's listing once it is done, dead or gone; TimeoutError after seconds.
+
+        After a TimeoutError the connection can only be closed: its answer may still come.
+        """
+        body = wire.encode({"id": job})
+        return wire.decode(self._ask(Kind.WAIT, body, Kind.ANSWER, timeout))  # type: ignore[no-any-return]
 
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return a page of jobs in the order of their ids, beginning after one."""
@@ -99,6 +126,11 @@ class ClientEnd:
         """Return how many jobs there are in each state, and the age of the oldest due one."""
         return self._question(Kind.COUNTS, {})  # type: ignore[no-any-return]
 
+    def hang_up(self) -> None:
+        """Wake up whoever sleeps on the connection, in another thread: there comes nothing."""
+        with suppress(OSError):  # closed before
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the connection."""
         self._sock.close()
@@ -113,31 +145,48 @@ class ClientEnd:
     def _question(self, kind: Kind, value: object) -> Any:
         return wire.decode(self._ask(kind, wire.encode(value), Kind.ANSWER))
 
-    def _ask(self, kind: Kind, body: bytes, expected: Kind) -> bytes:
-        if kind != Kind.WAIT:
-            self._check_keeper()
-        watch = _ReplyWait(self, is_long=kind == Kind.WAIT)
+    def _ask(
+        self, kind: Kind, body: bytes, expected: Kind, timeout: float | None = None
+    ) -> bytes:
+        self._check_keeper(may_be_stopped=kind == Kind.WAIT)
+        watch = _ReplyWait(self, timeout if kind == Kind.WAIT else self._patience, kind)
         try:
-            self._send(wire.frame(kind, body), watch)
+            with suppress(BrokenPipeError, ConnectionResetError):  # refused: the reason can be read
+                self._send(wire.frame(kind, body), watch)
             answer, said = self._next(watch)
+        except TimeoutError:
+            raise
         except (OSError, struct.error, ProtocolError) as error:
-            raise QueueGone(f"the queue's keeper is gone: {error}") from None
+            why = f"the queue's keeper is gone: {error}"
+            raise AnswerLost(f"{why}; it is not known whether it was done") from None
         if answer == Kind.REFUSED:
             raise QueueError(said.decode(errors="replace"))
         if answer != expected:
             raise QueueError("the queue's keeper is of another version; restart the daemon")
         return said
 
-    def _check_keeper(self) -> None:
-        """Ask nothing of a keeper that is stopped: nobody could say what became of it."""
+    def _check_keeper(self, *, may_be_stopped: bool) -> None:
+        """Ask nothing of a keeper that is gone, or stopped: nobody could say what became of it."""
+        if not self._heard and self._has_closed():
+            raise QueueGone("the queue's keeper is gone")
         end = time.monotonic() + STOPPED
-        while (stopped := self.stopped()) is not None:
+        while not may_be_stopped and (stopped := self.stopped()) is not None:
             if time.monotonic() >= end:
                 raise QueueError(f"{stopped}; nothing was asked of it")
             time.sleep(LOOK)
 
+    def _has_closed(self) -> bool:
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def stopped(self) -> str | None:
         """Return that the keeper is stopped, and what to do; None as far as we can see."""
+        from graced.host import process
+
         pid = unixsocket.peer(self._sock)[0]
         if not pid or not process.is_stopped(pid):  # 0: of another container
             return None
@@ -168,21 +217,37 @@ class ClientEnd:
 class _ReplyWait:
     """Waits for a keeper, and has it said, once, if that takes long."""
 
-    def __init__(self, end: ClientEnd, *, is_long: bool) -> None:
+    def __init__(self, end: ClientEnd, timeout: float | None, kind: Kind) -> None:
         self._end = end
-        self._is_long = is_long  # what is asked for may take its time
+        self._is_long = kind == Kind.WAIT  # what is asked for may take its time
         self._since = time.monotonic()
+        self._timeout = timeout
         self._told = False
 
     def wait(self, sock: socket.socket, event: int) -> None:
-        """Wait until the socket can be read or written."""
-        poll = select.poll()
-        poll.register(sock, event)
-        while not poll.poll(None if self._told else SECOND):
-            late = time.monotonic() - self._since > STOPPED and not self._is_long
-            if late or self._end.stopped() is not None:
+        """Wait until the socket can be read or written. TimeoutError, AnswerLost."""
+        while not self._end.sleep(sock.fileno(), event, self._look()):
+            waited = time.monotonic() - self._since
+            if self._timeout is not None and waited >= self._timeout:
+                self._give_up(self._timeout)
+            late = waited > STOPPED and not self._is_long
+            if not self._told and (late or self._end.stopped() is not None):
                 self._told = True
                 self._end.late()
+
+    def _look(self) -> float | None:
+        """Return the seconds until there is something to be said."""
+        look = None if self._told else 1.0
+        if self._timeout is None:
+            return look
+        left = max(self._since + self._timeout - time.monotonic(), 0.0)
+        return left if look is None else min(look, left)
+
+    def _give_up(self, timeout: float) -> None:
+        if self._is_long:
+            raise TimeoutError(f"the job has not ended within {timeout:g} s")
+        why = f"the queue's keeper has not answered for {timeout:g} s"
+        raise AnswerLost(f"{why}; it is not known whether it was done")
 
 
 def _ranges(answer: bytes) -> list[range]:

@@ -32,6 +32,10 @@ class QueueGone(QueueError):
     """Nobody keeps the queue at the moment; try again later."""
 
 
+class AnswerLost(QueueGone):
+    """The keeper went away before it answered: what it was asked for may have been done."""
+
+
 class StorageError(QueueError):
     """What keeps the queue cannot be used now: full, read-only, locked, corrupt, or gone.
 
@@ -98,6 +102,17 @@ class WorkerQueue(Protocol):
 class QueueView(Protocol):
     """What ``graced jobs`` asks for, to list them."""
 
+    shared: bool  # it may be left open: others have the queue meanwhile
+
+    def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
+        """Return the job's listing once it is done, dead or gone; TimeoutError after seconds.
+
+        Where nobody keeps the queue: as it is.
+        """
+
+    def close(self) -> None:
+        """Close the connection."""
+
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return a page of jobs in the order of their ids, beginning after one."""
 
@@ -106,7 +121,7 @@ class QueueView(Protocol):
 
 
 class ClientQueue(QueueView, Protocol):
-    """What ``graced submit`` and ``graced jobs`` ask for."""
+    """What ``graced submit``, ``graced jobs`` and :class:`graced.Queue` ask for."""
 
     def submit(self, payloads: Sequence[str], terms: Terms) -> Sequence[int]:
         """Accept all the payloads durably, or none: return their ids, or raise QueueError.
@@ -116,9 +131,6 @@ class ClientQueue(QueueView, Protocol):
 
     def stream(self, payloads: Iterable[str], terms: Terms) -> list[range]:
         """Accept any number of payloads, all or none, in bounded memory; return their ids."""
-
-    def wait(self, job: int) -> dict[str, Any]:
-        """Return the job's listing once it is done, dead or gone."""
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
@@ -135,8 +147,8 @@ class ClientQueue(QueueView, Protocol):
     def counts(self) -> dict[str, Any]:
         """Return how many jobs there are in each state, and the age of the oldest due one."""
 
-    def close(self) -> None:
-        """Close the connection."""
+    def hang_up(self) -> None:
+        """Wake up whoever sleeps on the connection, in another thread: there comes nothing."""
 
 
 # What a keeper asks of its engine

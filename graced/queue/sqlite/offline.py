@@ -34,6 +34,8 @@ PATIENCE = 120.0  # seconds for other commands that have the file: there may be 
 class FileView:
     """A queue's file, only to be looked at, page by page: it is nobody's meanwhile."""
 
+    shared = False
+
     def __init__(self, file: str) -> None:
         self._file = file
         self._clock = Clock()
@@ -45,6 +47,13 @@ class FileView:
             page = view.page(SHOWN[state], after, limit, PAGE_BYTES)
         return [self._clock.shown(job) for job in page]
 
+    def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
+        """Return a job's listing as it is: no daemon runs that could end it."""
+        page = self.jobs(None, job - 1, 1)
+        return page[0] if page and page[0]["id"] == job else {"id": job, "state": "gone"}
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def job(self, id: int) -> dict[str, Any] | None:
         """Return a job's listing with all of its attempts."""
@@ -55,6 +64,8 @@ class FileView:
 
 class FileEnd:
     """A queue's file, opened by ourselves: no keeper has it, and none gets it meanwhile."""
+
+    shared = False
 
     def __init__(self, file: str, pool: Pool) -> None:
         self._store = Store(file, patience=PATIENCE)
@@ -88,7 +99,7 @@ class FileEnd:
         self._maintain()
         return ids
 
-    def wait(self, job: int) -> dict[str, Any]:
+    def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
         """Return a job's listing as it is: no daemon runs that could end it."""
         return self._store.listing(job) or {"id": job, "state": "gone"}
 
@@ -127,6 +138,9 @@ class FileEnd:
     def counts(self) -> dict[str, Any]:
         """Return how many jobs there are in each state."""
         return self._dispatcher.counts(self._clock.now())
+
+    def hang_up(self) -> None:
+        """Nobody sleeps on it."""
 
     def close(self) -> None:
         """Let a keeper have the file."""

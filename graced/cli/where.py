@@ -1,0 +1,19 @@
+"""A command's words about which daemon is meant, as :mod:`graced.client.daemon` wants them."""
+
+from __future__ import annotations
+
+from graced.client.daemon import Where, control_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def where(args: argparse.Namespace) -> Where:
+    """Return which daemon is meant, and which pool if the command has one."""
+    return Where(args.config, args.set, args.socket, getattr(args, "pool", None))
+
+
+def socket_path(args: argparse.Namespace) -> str:
+    """Return where the daemon listens, whether it does or not. Raises WhichDaemon."""
+    return control_of(where(args))

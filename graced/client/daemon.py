@@ -1,0 +1,76 @@
+"""Which daemon a command or an application means: where its control socket is, and if it runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from graced.host import unixsocket
+from graced.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Where(Record):
+    """Which daemon is meant, and which of its pools."""
+
+    config: str | None = None  # the file that was named
+    sets: Sequence[str] = ()
+    socket: str | None = None  # the control socket that was named
+    pool: str | None = None
+
+
+def named_socket(where: Where) -> str | None:
+    """Return the control socket that the user has named: then no other daemon will do.
+
+    In a worker $GRACED_SOCKET is its daemon's, and of no account for another configuration.
+    """
+    if where.socket is not None:
+        return where.socket
+    own = os.environ.get("GRACED_CONFIG")
+    if where.config is not None and own and not _same_file(where.config, own):
+        return None
+    return os.environ.get("GRACED_SOCKET") or None
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.abspath(one) == os.path.abspath(other)
+
+
+def control_of(where: Where) -> str:
+    """Return where the daemon listens, whether it does or not. Raises WhichDaemon."""
+    from graced.config import reader
+    from graced.config.identity import UnknownDaemonError
+    from graced.control.client import WhichDaemon
+    from graced.host import directories
+
+    named = named_socket(where)
+    user = reader.read_user(where.config, os.environ, where.sets)
+    if user is not None:
+        unixsocket.know(user)
+    if named is not None:
+        return named
+    try:
+        name, folder = reader.read_identity(where.config, os.environ, where.sets)
+    except UnknownDaemonError as error:
+        raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None
+    return os.path.join(directories.find(name, folder, os.environ, user), directories.SOCKET)
+
+
+def is_running(control: str) -> bool:
+    """Whether a daemon has its control socket there."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            unixsocket.connect_to_daemon(probe, control)
+    except unixsocket.UntrustedSocketError:  # another user's is none
+        return False
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        return False
+    except OSError:  # it is there, and we may not or cannot talk to it now
+        return True
+    return True
