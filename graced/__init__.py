@@ -7,16 +7,24 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.cli.main import command
+    from graced.client.queue import JobDead, JobInfo, NoSuchJob, Queue
     from graced.queue.job import Discard, Job, Retry
+    from graced.queue.protocol import AnswerLost, QueueError
     from graced.workers.base import Worker, WorkerInterrupt
     from graced.workers.job_worker import JobWorker
     from graced.workers.socket_worker import SocketWorker
 
 __version__ = "0.2.0"
 __all__ = [
+    "AnswerLost",
     "Discard",
     "Job",
+    "JobDead",
+    "JobInfo",
     "JobWorker",
+    "NoSuchJob",
+    "Queue",
+    "QueueError",
     "Retry",
     "SocketWorker",
     "Worker",
@@ -27,9 +35,15 @@ __all__ = [
 
 # Looked up when they are asked for: a command of graced needs none of them.
 _HOMES = {
+    "AnswerLost": "graced.queue.protocol",
     "Discard": "graced.queue.job",
     "Job": "graced.queue.job",
+    "JobDead": "graced.client.queue",
+    "JobInfo": "graced.client.queue",
     "JobWorker": "graced.workers.job_worker",
+    "NoSuchJob": "graced.client.queue",
+    "Queue": "graced.client.queue",
+    "QueueError": "graced.queue.protocol",
     "Retry": "graced.queue.job",
     "SocketWorker": "graced.workers.socket_worker",
     "Worker": "graced.workers.base",
