@@ -38,6 +38,7 @@ class SharedResources:
         self._name = settings.name
         self.log = log
         self.fd_limit: tuple[int, int] | None = None  # what user code gets, if we took more
+        self.config: str | None = None  # the file that the settings were read from
         self.runtime_dir = runtime_dir
         self.state_dir = state_dir
         self.scoreboard = Scoreboard()
@@ -59,6 +60,7 @@ class SharedResources:
             generation=generation,
             name=self._name,
             log=log,
+            config=self.config,
             runtime_dir=self.runtime_dir,
             state_dir=self.state_dir,
             scoreboard=self.scoreboard,

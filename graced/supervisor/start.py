@@ -54,6 +54,7 @@ class Prepared:
         self.pidfile: PidFile | None = None
         self.has_changed = False  # was root, and is the configured user now
         self.fd_limit: tuple[int, int] | None = None  # what workers get: we took more
+        self.config: str | None = None  # the file that the settings were read from
 
     def descriptors(self) -> set[int]:
         """Return what has to stay open."""
@@ -179,7 +180,7 @@ def start(
         return _refuse(error, environ, prepared, terminal)
     try:
         shared = SharedResources(settings, log, runtime.path, state)
-        shared.fd_limit = prepared.fd_limit
+        shared.fd_limit, shared.config = prepared.fd_limit, prepared.config
         now = clock.monotonic()
         daemon = Daemon(settings, jitter, now, clock.zone)
         first = daemon.start(now)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, NoReturn
 
+    from graced.client.queue import Queue
     from graced.workers.runtime import HasFileno
 
 __all__ = ["Worker", "WorkerInterrupt"]
@@ -101,6 +102,14 @@ class Worker:
         import logging
 
         return logging.getLogger(self.pool)
+
+    def queue(self, pool: str | None = None) -> Queue:
+        """Return the queue of a pool of the same daemon, of the own one without a name.
+
+        What it can do is said at :class:`graced.Queue`; waiting there ends with an interrupt, not
+        with a drain. RuntimeError outside of a daemon.
+        """
+        return self._graced.queue(pool)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Sleep for `seconds`, or without limit; return True at once when asked to drain.

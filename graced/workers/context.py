@@ -37,6 +37,7 @@ class WorkerContext(Record):
     bell: int  # descriptor; -1: none
     log: WorkerLog
     queue: QueueAddress | None = None
+    runtime_dir: str | None = None  # where the daemon's keepers listen
     title: Callable[[str], None] | None = None
     listen: tuple[int, ...] = ()  # descriptors of the pool's sockets
     alone: tuple[int, ...] = ()  # those of them that systemd does not have as well

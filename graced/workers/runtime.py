@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Final, Literal, NoReturn, Protocol
 
+    from graced.client.queue import Queue
     from graced.host.scoreboard import WorkerRecord
 
     Woken = Literal["readable", "draining", "timeout"]
@@ -93,6 +94,7 @@ class Runtime:
         self._mask_at_fork: set[int] = set()
         self._windows: stackdump.Stacks | None = None
         self._sockets: list[socket] | None = None
+        self._opened: dict[str, Queue] = {}
         self._thread = get_ident()
         self._is_crowded = False  # there are more threads than faulthandler prints
         self._asked_by: dict[int, Handler] = {}  # our handlers of what asks us to leave
@@ -185,6 +187,7 @@ class Runtime:
             after_in_parent=self._after_fork,
             after_in_child=self._forget,
         )
+        os.environ["GRACED_SLOT"] = str(self.order.slot)
         process.restore(())
 
     def _set_title(self, set_title: Callable[[str], None]) -> None:
@@ -469,6 +472,44 @@ class Runtime:
             for each in self._sockets:
                 each.setblocking(False)
         return self._sockets
+
+    def sleep_until_ready(self, fd: int, event: int, seconds: float | None) -> bool:
+        """Sleep until `fd` can be read or written: True; False once the time is over.
+
+        The round's clock runs on. WorkerInterrupt if one is due.
+        """
+        if get_ident() != self._thread or self.forked_by_user:
+            from graced.queue.client_end import sleep_until_ready
+
+            return sleep_until_ready(fd, event, seconds)
+        poll = select.poll()
+        poll.register(fd, event)
+        poll.register(self.wakeup.fileno(), select.POLLIN)
+        foreign = self.wakeup.borrow()
+        try:
+            return self._sleep(poll, seconds, False) == "readable"
+        finally:
+            self.wakeup.give_back(foreign)
+
+    def queue(self, name: str | None = None) -> Queue:
+        """Return the queue of a pool of our daemon, our own's without a name.
+
+        It is the same each time, until it is closed.
+        """
+        pool = name or self.context.pool.name
+        found = self._opened.get(pool)
+        if found is None or found.closed:
+            found = self._opened[pool] = self._open_queue(pool)
+        return found
+
+    def _open_queue(self, pool: str) -> Queue:
+        from graced.client.find import DaemonPlace, Manner
+        from graced.client.queue import PATIENCE, Queue
+
+        if self.context.runtime_dir is None:
+            raise RuntimeError("there is no queue outside of a daemon; see graced.Queue.open()")
+        manner = Manner(patience=PATIENCE, sleep=self.sleep_until_ready)
+        return Queue(DaemonPlace(self.context.runtime_dir, pool, manner))
 
     def _sleep(self, poll: Poll, seconds: float | None, heed_drain: bool) -> Woken:
         pipe = self.wakeup.fileno()

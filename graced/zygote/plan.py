@@ -24,6 +24,7 @@ class ZygotePlan(Record):
     main_pid: int
     name: str = "graced"
     log: Log | settings.Log = settings.Log()
+    config: str | None = None  # the file that the pool is configured in
     runtime_dir: str | None = None
     state_dir: str | None = None
     stacks: Stacks | None = None

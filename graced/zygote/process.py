@@ -16,6 +16,7 @@ from graced import settings
 from graced.exitcodes import CUT_OFF
 from graced.host import credentials, descriptors, process, signals
 from graced.host.channel import Channel, ChannelClosed
+from graced.host.directories import SOCKET
 from graced.host.interpreter import Before, keep_modules, set_environment
 from graced.host.memoryfile import with_secrets
 from graced.host.proctitle import title_setter
@@ -122,7 +123,7 @@ def _imported(
         process.set_parent_death_signal(signal.SIGKILL)  # an import may never look at the channel
         if os.getppid() != plan.main_pid:
             return None
-        _set_environment(plan.pool, log)
+        _set_environment(plan, log)
         if not plan.pool.preload:
             return lambda call: _loaded_in_worker(plan.pool, call)
         found, warnings = preload(plan.pool, before)
@@ -170,14 +171,26 @@ def _keep_code() -> Iterator[None]:
     yield from keep_all()
 
 
-def _set_environment(pool: settings.Pool, log: WorkerLog) -> None:
+def _set_environment(plan: ZygotePlan, log: WorkerLog) -> None:
+    pool = plan.pool
     others = [name for name in os.environ if name.upper().startswith(_SETTINGS)]
     for name in (*_SYSTEMD, *_SYSTEMD_FDS, *others):
         os.environ.pop(name, None)
+    os.environ.update(_about_us(plan))
     set_environment(pool.env)
     warning = late_variables(pool)
     if warning is not None:
         log.warning(warning)
+
+
+def _about_us(plan: ZygotePlan) -> dict[str, str]:
+    """Return how commands below us find our daemon; GRACED_SLOT is each worker's own."""
+    about = {"GRACED_POOL": plan.pool.name}
+    if plan.config is not None:
+        about["GRACED_CONFIG"] = plan.config
+    if plan.runtime_dir is not None:
+        about["GRACED_SOCKET"] = os.path.join(plan.runtime_dir, SOCKET)
+    return about
 
 
 class Zygote:
@@ -205,6 +218,7 @@ class Zygote:
             bell=plan.bell,
             log=log,
             queue=plan.queue,
+            runtime_dir=plan.runtime_dir,
             listen=plan.listen,
             alone=plan.alone,
             title=title,
