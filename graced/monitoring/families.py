@@ -42,6 +42,7 @@ def families(answer: JSON) -> list[Family]:
     """Return all metrics of a daemon from its answer."""
     status, counts = answer["status"], answer["counts"]
     made = [*_daemon(status, counts), *_workers(status, counts), *_rounds(counts)]
+    made.append(_schedules(status))
     return [family for family in made if family.samples]
 
 
@@ -111,6 +112,15 @@ def _rounds(counts: JSON) -> Iterator[Family]:
     lengths = ((name, pool["round_seconds"]) for name, pool in pools.items())
     yield _histogram(
         "graced_round_seconds", "How long rounds took, without what they have waited.", lengths
+    )
+
+
+def _schedules(status: JSON) -> Family:
+    schedules: JSON = status.get("schedules", {})
+    return _gauge(
+        "graced_schedule_late_seconds",
+        "Seconds for which the earliest instant that is due has had no job; 0 if there is none.",
+        [((("schedule", name),), told["late"]) for name, told in schedules.items()],
     )
 
 

@@ -46,7 +46,7 @@ FD_CHECK_ABOVE: Final = 32  # workers that need no look at the limit of open des
 IDLE_AFTER_S: Final = 0.001  # seconds without an order, after which there is time for what can wait
 _SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
 _SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
-_SETTINGS: Final = "GRACED__POOLS__"  # of all pools, passwords too
+_SETTINGS: Final = ("GRACED__POOLS__", "GRACED__SCHEDULES__")  # of all, passwords too
 
 
 def run(plan: ZygotePlan, channel: Channel, open_before: list[int]) -> None:

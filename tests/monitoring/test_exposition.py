@@ -31,7 +31,7 @@ def answer() -> dict[str, Any]:
     return {
         "status": {
             "version": "1.2.3", "generation": 4, "uptime": 5.5, "ready": False,
-            "pools": {ODD: pool},
+            "pools": {ODD: pool}, "schedules": {"nightly": {"late": 2.5}},
         },
         "counts": {"reloads": {"ok": 1, "refused": 2}, "pools": {ODD: counts, "removed": counts}},
     }  # fmt: skip
@@ -55,6 +55,7 @@ def test_every_value_is_read_back(openmetrics: bool) -> None:
     assert value("graced_build_info", version="1.2.3") == 1
     assert value("graced_uptime_seconds") == 5.5
     assert value("graced_ready") == 0
+    assert value("graced_schedule_late_seconds", schedule="nightly") == 2.5
     assert value("graced_reloads_total", result="refused") == 2
     assert value("graced_workers", pool=ODD, state="busy") == 2
     assert value("graced_workers", pool=ODD, state="killed") == 0
