@@ -94,6 +94,7 @@ def files(name: str, kind: str) -> Iterator[tuple[str, str]]:
         "my-app": name,
         "MY-APP": name.upper(),
         "YEAR": time.strftime("%Y"),
+        "WORKER": "`my_app/worker.py`" if (own / "worker.py").exists() else "`config.yaml`",
         "GRACED_VERSION": ".".join(__version__.split(".")[:2]),
         "GRACED_FROM": _origin(),
         "POOLS\n": (own / "pools.yaml").read_text("utf-8"),
@@ -114,7 +115,7 @@ def _below(folder: Path) -> Iterator[str]:
 
 
 def _filled(text: str, words: dict[str, str]) -> str:
-    for word in ("POOLS\n", "TRY\n", *words):  # those first: they have names in them
+    for word in ("POOLS\n", "TRY\n", "WORKER", *words):  # those first: they have names in them
         text = text.replace(word, words[word])
     return text
 

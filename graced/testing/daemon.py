@@ -333,11 +333,10 @@ class Daemon(DaemonProcess):
         if not pools:  # its keeper is being started
             return None
         try:
-            end = ClientEnd(socket_path(folder, pools[0]))
+            with contextlib.closing(ClientEnd(socket_path(folder, pools[0]))) as end:
+                rows = end.jobs(None, number - 1, 1)
         except QueueGone:  # its keeper is started again, or the daemon is
             return None
-        with contextlib.closing(end):
-            rows = end.jobs(None, number - 1, 1)
         if not rows or rows[0]["id"] != number:
             raise AssertionError(f"there is no job {number}")
         return rows[0] if rows[0]["state"] in ("done", "dead") else None

@@ -13,7 +13,7 @@ from daemon_harness import DEADLINE, ROOT
 
 from graced.cli import arguments, main, new
 
-LEFT = r"(?i)my[-_]app(?!2)|\b(POOLS|TRY|YEAR)\n|\bGRACED_(VERSION|FROM)"
+LEFT = r"(?i:my[-_]app(?!2))|\b(POOLS|TRY)\n|\b(YEAR|WORKER)\b|\bGRACED_(VERSION|FROM)"
 REFUSED = {
     "class": "my-class",
     "json": "my-json",

@@ -21,8 +21,10 @@ pytestmark = pytest.mark.timeout(1800)  # the first one may have to build file s
 
 SUITES = ["bookworm+rpm", "trixie+rpm"]
 RPM, SOURCE = f"graced-{NOW}-1.noarch.rpm", f"graced-{NOW}-1.src.rpm"
+TRIGGERS = "[%{FILETRIGGERSCRIPTS}]"
+MODULE = f"python3-{RPM}"
 LINT = ROOT / "packaging" / "rpm" / "rpmlint.toml"
-SCRIPTS = ["PREIN", "POSTIN", "PREUN", "POSTUN"]
+SCRIPTS = {"": ["PREIN", "POSTIN", "PREUN", "POSTUN"], "python3-": ["POSTIN", "PREUN", TRIGGERS]}
 
 # What Fedora's rpm has and Debian's has not, as far as the spec asks for it. A package that let
 # its files be worked on would end the build.
@@ -95,9 +97,10 @@ def query(built: Workshop, file: str, what: str) -> str:
 
 def test_the_same_sources_make_the_same_bytes(built: Workshop) -> None:
     first = out(built, "first")
-    assert set(first) == {RPM, SOURCE}
+    assert set(first) == {RPM, MODULE, SOURCE}
     assert out(built, "second") == first
-    assert out(built, "third")[RPM] == first[RPM]  # the source rpm names whoever packed it
+    for name in (RPM, MODULE):
+        assert out(built, "third")[name] == first[name]  # the source rpm names whoever packed it
 
 
 def test_no_file_is_younger_than_the_sources(built: Workshop) -> None:
@@ -107,13 +110,20 @@ def test_no_file_is_younger_than_the_sources(built: Workshop) -> None:
 
 
 def test_what_is_in_it(built: Workshop) -> None:
-    lines = query(built, f"first/{RPM}", r"[%{FILEMODES:perms} %{FILEGROUPNAME} %{FILENAMES}\n]")
+    what = r"[%{FILEMODES:perms} %{FILEGROUPNAME} %{FILENAMES}\n]"
+    lines = query(built, f"first/{RPM} /out/first/{MODULE}", what)
     files = {name: (mode, group) for mode, group, name in map(str.split, lines.splitlines())}
+    module = query(built, f"first/{MODULE}", r"[%{FILENAMES}\n]").splitlines()
+    service = query(built, f"first/{RPM}", r"[%{FILENAMES}\n]").splitlines()
+    of_services = ("/etc", "/usr/lib/systemd", "/usr/lib/sysusers.d")
+    assert not [name for name in module if name.startswith(of_services)]
+    assert not set(module) & set(service)
     sources = built.folder / "in" / "now"
     for module in (sources / "graced").rglob("*.py"):
         name = f"/usr/lib/graced/{module.relative_to(sources)}"
         assert files[name] == ("-rw-r--r--", "root")
-    assert files["/usr/bin/graced"] == ("-rwxr-xr-x", "root")
+    assert files["/usr/bin/graced"] == ("lrwxrwxrwx", "root")
+    assert files["/usr/lib/graced/launch"] == ("-rwxr-xr-x", "root")
     assert files["/etc/graced/config.yaml"] == ("-rw-r-----", "graced")
     for unit in ("graced.service", "graced@.service", "graced.socket"):
         assert f"/usr/lib/systemd/system/{unit}" in files
@@ -134,10 +144,10 @@ def test_the_configuration_is_kept(built: Workshop) -> None:
 
 @pytest.mark.parametrize("place", ["first", "fedora"])
 def test_every_scriptlet_can_be_read_by_a_shell(built: Workshop, place: str) -> None:
-    [name] = [name for name in out(built, place) if name.endswith(".noarch.rpm")]
-    for script in [*SCRIPTS, "[%{FILETRIGGERSCRIPTS}]"]:
+    suffix = ".fc99.noarch.rpm" if place == "fedora" else ".noarch.rpm"
+    for kind, script in [(kind, script) for kind, scripts in SCRIPTS.items() for script in scripts]:
         tag = script if script.startswith("[") else f"%{{{script}}}"
-        text = query(built, f"{place}/{name}", tag)
+        text = query(built, f"{place}/{kind}{RPM.removesuffix('.noarch.rpm')}{suffix}", tag)
         assert text not in ("", "(none)")
         assert "%" not in re.sub(r"%[a-z](?=\W)", "", text), "a macro that nobody knows"
         for shell in ("sh", "bash"):
@@ -147,10 +157,10 @@ def test_every_scriptlet_can_be_read_by_a_shell(built: Workshop, place: str) -> 
 
 
 def test_with_fedoras_macros_it_is_done_their_way(built: Workshop) -> None:
-    [name] = out(built, "fedora")
-    assert name == RPM.replace(".noarch", ".fc99.noarch")
+    name = RPM.replace(".noarch", ".fc99.noarch")
+    assert set(out(built, "fedora")) == {name, f"python3-{name}"}
     post, preun, postun = (
-        query(built, f"fedora/{name}", f"%{{{script}}}") for script in SCRIPTS[1:]
+        query(built, f"fedora/{name}", f"%{{{script}}}") for script in SCRIPTS[""][1:]
     )
     assert "systemd-update-helper install-system-units graced.service graced.socket" in post
     assert "systemd-update-helper remove-system-units graced.socket graced.service" in preun

@@ -14,7 +14,7 @@ from daemon_harness import ROOT
 
 import graced
 
-LAUNCHER = ROOT / "packaging" / "rpm" / "graced"
+LAUNCHER = ROOT / "packaging" / "rpm" / "launch"
 BARE = "-S"  # an option of Python's: without site-packages, so without the libraries
 WRONG = 78
 
@@ -82,6 +82,20 @@ def test_a_python_with_the_libraries_is_taken_and_no_other_is_looked_for(
     a_python(path, "python3.99")
     assert says_its_version(run(launcher, path))
     assert started(path) == []
+
+
+def test_the_command_of_a_daemon_of_ones_own_is_a_link_to_it(launcher: Path, path: Path) -> None:
+    command = launcher.rename(launcher.parent / "launch").parent / "my-app"
+    command.symlink_to("launch")
+    (launcher.parent / "my_app").mkdir()
+    text = command.read_text(encoding="utf-8")
+    home = 'OWN = "/usr/lib/" + NAME'
+    assert home in text
+    command.write_text(text.replace(home, f"OWN = {str(launcher.parent)!r}"), encoding="utf-8")
+    (launcher.parent / "my_app" / "__main__.py").write_text("def main(): print('mine')\n")
+    a_python(path, "python3.99")
+    assert run(command, path, BARE).stdout == "mine\n"
+    assert started(path) == ["python3.99", "python3.99"]
 
 
 def test_else_the_newest_that_serves(launcher: Path, path: Path) -> None:

@@ -37,6 +37,10 @@ MAKE = """
 for spec in /in/host.spec /in/python.spec; do
     rpmbuild --quiet -bb --define '_topdir /out/other' $spec
 done
+PYTHONPATH=/in/now python3 -m graced new my-app2 --dir /tmp/my-app2
+/tmp/my-app2/packaging/build rpm
+rpmlint -c /tmp/my-app2/packaging/rpmlint.toml /tmp/my-app2/dist/*.rpm
+cp /tmp/my-app2/dist/*.rpm /out
 """
 
 
@@ -60,25 +64,25 @@ def machine(host: Machine) -> Iterator[Machine]:
     """The machine, with nothing of graced on it, before and after."""
     yield host
     host.attempt("sh", "-c", f"systemctl kill -s KILL {UNIT} 'graced@*'")
-    for name in ("graced", "python3.99"):
+    for name in ("graced", "python3-graced", "python3.99"):
         host.attempt("rpm", "-e", name)
     host.run("sh", "-c", f"rm -rf /etc/graced /var/lib/graced* {CODE}; systemctl reset-failed")
 
 
-def package(version: str) -> str:
-    return f"/rpms/graced-{version}-1.noarch.rpm"
+def packages(version: str) -> list[str]:
+    return [f"/rpms/{name}-{version}-1.noarch.rpm" for name in ("python3-graced", "graced")]
 
 
 def install(machine: Machine) -> None:
-    assert machine.run("rpm", "-i", package(NOW)) == ""
+    assert machine.run("rpm", "-i", *packages(NOW)) == ""
 
 
 def upgrade(machine: Machine, *options: str) -> None:
-    machine.run("rpm", "-U", *options, package(NEXT))
+    machine.run("rpm", "-U", *options, *packages(NEXT))
 
 
 def verified(machine: Machine) -> str:
-    return machine.attempt("rpm", "-V", "graced").stdout
+    return machine.attempt("rpm", "-V", "graced", "python3-graced").stdout
 
 
 def status(machine: Machine, *options: str) -> Any:
@@ -167,7 +171,7 @@ def test_an_upgrade_in_the_middle_of_jobs_loses_none(machine: Machine) -> None:
     machine.systemctl("start")
     submit(machine, 5)
     before = machine.main_pid()
-    open_gate(machine, meanwhile(machine, "rpm", "-U", package(NEXT)))
+    open_gate(machine, meanwhile(machine, "rpm", "-U", *packages(NEXT)))
     machine.until(lambda: jobs(machine) == dict.fromkeys(range(1, 6), ("done", 1)))
     assert machine.main_pid() != before
     assert status(machine)["version"] == NEXT
@@ -221,6 +225,24 @@ def test_byte_code_is_never_stale(machine: Machine) -> None:
     assert machine.run("graced", "--version").split()[-1] == NEXT
 
 
+def test_a_daemon_of_ones_own_is_restarted_when_the_module_is_upgraded(machine: Machine) -> None:
+    unit = "my-app2.service"
+    machine.run("rpm", "-i", packages(NOW)[0], "/rpms/my-app2-0.1.0-1.noarch.rpm")
+    try:
+        machine.systemctl("start", unit)
+        said = machine.run("my-app2", "submit", "--wait", "--json", '"/etc/hostname"')
+        assert '"sha256"' in said
+        assert machine.run("my-app2", "doctor") == f"{unit}: nothing wrong\n"
+        assert machine.pids(unit)[machine.main_pid(unit)] == "my-app2"
+        machine.run("rpm", "-U", packages(NEXT)[0])
+        status = json.loads(machine.run("my-app2", "status", "--json"))
+        assert (status["version"], status["graced"]) == ("0.1.0", NEXT)
+    finally:
+        machine.run("rpm", "-e", "my-app2", "python3-graced")
+        machine.attempt("rm", "-r", "/var/lib/my-app2")
+    assert not {path for path in files(machine) if "my-app2" in path or CODE in path}
+
+
 # Erase
 
 
@@ -233,7 +255,7 @@ def test_erase_drains_and_leaves_the_queue_and_what_was_edited(machine: Machine)
         machine.systemctl("enable", unit)
         machine.systemctl("start", unit)
     submit(machine, 3)
-    said = open_gate(machine, meanwhile(machine, "rpm", "-e", "graced"))
+    said = open_gate(machine, meanwhile(machine, "rpm", "-e", "graced", "python3-graced"))
     assert f"{CONFIG} saved as {CONFIG}.rpmsave" in said
     assert machine.attempt("pgrep", "graced").stdout == ""
     assert machine.run("python3", "-c", COUNT, QUEUE) == "(3,)\n"
@@ -253,7 +275,7 @@ def test_what_was_erased_can_come_back_and_goes_on_with_its_jobs(machine: Machin
     machine.systemctl("start")
     machine.systemctl("stop")
     machine.run("graced", "submit", "--", "true")
-    machine.run("rpm", "-e", "graced")
-    machine.run("rpm", "-i", package(NEXT))
+    machine.run("rpm", "-e", "graced", "python3-graced")
+    machine.run("rpm", "-i", *packages(NEXT))
     machine.systemctl("start")
     machine.until(lambda: jobs(machine) == {1: ("done", 1)})
