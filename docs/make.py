@@ -38,6 +38,7 @@ def sections() -> Iterator[tuple[str, type[Record]]]:
     """Yield the dotted prefix of each record, in the order of the reference."""
     yield "", settings.Settings
     yield "log", settings.Log
+    yield "web", settings.Web
     yield "pools.NAME", settings.Pool
     yield "pools.NAME.backoff", settings.Backoff
     yield "pools.NAME.retry", settings.Retry

@@ -56,6 +56,12 @@ class Log(Record):
     file: str | None = None
 
 
+class Web(Record):
+    """Where the page, the metrics and the probes are, for those who may look."""
+
+    listen: tuple[str, ...] = ()
+
+
 class Pool(Record):
     """A named set of like workers."""
 
@@ -113,5 +119,6 @@ class Settings(Record):
     max_lease: Duration = MAX_LEASE
     log: Log = Log()
     watchdog_quorum: int = 1
+    web: Web = Web()
     pools: Mapping[str, Pool] = {}
     schedules: Mapping[str, Schedule] = {}

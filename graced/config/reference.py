@@ -18,6 +18,8 @@ class Doc(Record):
 SECTIONS: dict[str, str] = {
     "": "What concerns the daemon as a whole.",
     "log": "Where log lines go, and how they look.",
+    "web": "A page, the metrics and probes over HTTP, by a process without rights; see "
+    "[monitoring](monitoring.md#the-page).",
     "pools.NAME": "A pool is a named set of like workers; there has to be at least one. "
     "A name has up to 32 letters and digits, a letter first, with single dashes or "
     "underscores between them. `jobs:` with nothing below it is a pool of defaults.",
@@ -71,6 +73,7 @@ DOCS: dict[str, Doc] = {
         "0: none. At most as many as all pools have workers.",
         "2",
     ),
+    "web": Doc("See below."),
     "pools": Doc("The pools by name, at least one, see below."),
     "schedules": Doc("Jobs that are submitted by the clock, by name, see below."),
     "log.level": Doc("The least level that is written.", "debug"),
@@ -83,6 +86,11 @@ DOCS: dict[str, Doc] = {
         "Write to this file, not to standard error; needed with `--daemonize`. SIGUSR1 opens it "
         "anew.",
         "/var/log/shop.log",
+    ),
+    "web.listen": Doc(
+        "Addresses to serve on, one or a list, as pools listen. Null: no page. Whoever reaches it "
+        "sees jobs and stacks, and can change nothing. Needs `waitress`: `graced[web]`.",
+        "tcp://127.0.0.1:9321",
     ),
     "pools.NAME.worker": Doc("The class of the workers, `module:Class`.", "shop.mail:Sender"),
     "pools.NAME.workers": Doc(

@@ -27,6 +27,7 @@ def check(settings: Settings, blame: Blame) -> None:
     _workers(settings, blame)
     _queues(settings, blame)
     _addresses(settings, blame)
+    _web(settings, blame)
     _schedules(settings, blame)
     _options(settings, blame)
     for pool in settings.pools.values():
@@ -126,15 +127,30 @@ def _queues(settings: Settings, blame: Blame) -> None:
 def _addresses(settings: Settings, blame: Blame) -> None:
     """Blame an address that is listened on twice: its connections would go to either."""
     owners: dict[str, str] = {}
-    for name, pool in settings.pools.items():
-        for index, text in enumerate(pool.listen):
+    listening = [
+        (f"pool {name}", f"pools.{name}.listen", pool.listen)
+        for name, pool in settings.pools.items()
+    ]
+    for owner, key, addresses in [*listening, ("web", "web.listen", settings.web.listen)]:
+        for index, text in enumerate(addresses):
             from graced.host.address import parse
 
             place = parse(text).place
             if place in owners:
-                what = f"pool {owners[place]} listens on {place} already"
-                blame((f"pools.{name}.listen.{index}", f"pools.{name}.listen"), what, "remove one")
-            owners[place] = name
+                what = f"{owners[place]} listens on {place} already"
+                blame((f"{key}.{index}", key), what, "remove one")
+            owners[place] = owner
+
+
+def _web(settings: Settings, blame: Blame) -> None:
+    """Blame what a page needs and is not there."""
+    if not settings.web.listen:
+        return
+    from importlib.util import find_spec
+
+    if find_spec("waitress") is None:
+        remedy = "pip install 'graced[web]', or apt install python3-waitress"
+        blame(("web.listen",), "needs waitress, which is not installed", remedy)
 
 
 def _schedules(settings: Settings, blame: Blame) -> None:

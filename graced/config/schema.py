@@ -128,6 +128,7 @@ _BY_TYPE: dict[str, Kind] = {
     "Level": Choice(settings.LEVELS),
     "Format": Choice(settings.FORMATS),
     "Log": Section(settings.Log),
+    "Web": Section(settings.Web),
     "Backoff": Section(settings.Backoff),
     "Retry": Section(settings.Retry),
     "Mapping[str, Pool]": Named(settings.Pool, "pool"),
@@ -148,6 +149,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "watchdog_quorum": Whole(0, MAX_WORKERS),
     },
     settings.Log: {"file": Text(validators.file, "path")},
+    settings.Web: {"listen": Addresses()},
     settings.Pool: {
         "worker": Text(validators.worker_class, "class", validators.CLASS),
         "workers": Whole(1, MAX_WORKERS, "cpus"),

@@ -56,8 +56,8 @@ class Client:
     """One connection: what it sent, what it has not taken yet, and until when it may be silent."""
 
     __slots__ = (
-        "_input", "_output", "_server", "_socket", "closed", "deadline", "ended", "gid", "pid",
-        "request", "uid",
+        "_input", "_output", "_server", "_socket", "closed", "deadline", "ended", "gid", "may",
+        "pid", "request", "uid",
     )  # fmt: skip
 
     def __init__(self, server: ControlServer, connection: socket.socket, now: float) -> None:
@@ -66,6 +66,7 @@ class Client:
         self._input = bytearray()
         self._output = bytearray()
         self.pid, self.uid, self.gid = unixsocket.peer(connection)
+        self.may: frozenset[str] | None = None  # the commands that it may give; None: all
         self.request: Request | None = None  # in hand
         self.deadline: float | None = now + IDLE  # None while the daemon owes a reply
         self.ended = False  # it sends no more; it may still wait for its reply
@@ -147,7 +148,7 @@ class Client:
             self._touch()
 
     def _touch(self) -> None:
-        self.deadline = time.monotonic() + IDLE
+        self.deadline = None if self.may is not None else time.monotonic() + IDLE
 
     def _go_on(self) -> None:
         """Take the next request if none is in hand, and wait for what is to come."""
@@ -182,6 +183,8 @@ class Client:
             return
         try:
             command, arguments = _request(line)
+            if self.may is not None and command not in self.may:
+                raise ValueError(f"you may not ask for {command!r}")
         except ValueError as error:
             self._output += encoded({"ok": False, "error": str(error)})
             self._write()
@@ -256,6 +259,19 @@ class ControlServer:
         """Answer the request in hand; a client that hung up meanwhile is no error."""
         client = client.client if isinstance(client, Request) else client
         client.answer(encoded(reply))
+
+    def lend(self, may: frozenset[str]) -> socket.socket:
+        """Return the other end of a connection for a child: it may give these commands alone.
+
+        It stays, however silent it is. OSError if there are no descriptors left.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        client = Client(self, ours, time.monotonic())
+        client.may, client.deadline = may, None
+        self.clients.add(client)
+        self.watch(client)
+        return theirs
 
     def accept(self, events: int = READ) -> None:
         """Accept the connections that wait."""

@@ -327,6 +327,7 @@ def _descriptor_store(facts: Facts) -> Iterator[Finding]:
     if facts.settings is None:
         return
     own = [text for pool in facts.settings.pools.values() for text in pool.listen]
+    own += facts.settings.web.listen
     needed = sum(not text.startswith("fd:") for text in own)
     kept = limit(value(facts, "FileDescriptorStoreMax"))
     if kept is not None and kept < needed:

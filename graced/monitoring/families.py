@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Kind = Literal["counter", "gauge", "histogram", "info"]
 
 MS_PER_S: Final = 1000
+JOB_STATES: Final = ("waiting", "taken", "done", "dead")
 WORKER_STATES: Final = ("starting", "ready", "busy", "draining", "interrupted", "killed")
 
 
@@ -43,6 +44,7 @@ def families(answer: JSON) -> list[Family]:
     status, counts = answer["status"], answer["counts"]
     made = [*_daemon(status, counts), *_workers(status, counts), *_rounds(counts)]
     made.append(_schedules(status))
+    made += [*_queues(status), *_jobs(counts.get("queues", {}))]
     return [family for family in made if family.samples]
 
 
@@ -121,6 +123,54 @@ def _schedules(status: JSON) -> Family:
         "graced_schedule_late_seconds",
         "Seconds for which the earliest instant that is due has had no job; 0 if there is none.",
         [((("schedule", name),), told["late"]) for name, told in schedules.items()],
+    )
+
+
+def _queues(status: JSON) -> Iterator[Family]:
+    queues = {n: pool["queue"] for n, pool in status["pools"].items() if pool.get("queue")}
+    yield _gauge(
+        "graced_queue_jobs",
+        "Jobs in a queue, by state.",
+        [
+            ((("pool", name), ("state", state)), queue[state])
+            for name, queue in queues.items()
+            for state in JOB_STATES
+            if queue.get(state) is not None
+        ],
+    )
+    yield _gauge(
+        "graced_queue_oldest_seconds",
+        "How long the oldest job that is due has waited.",
+        [((("pool", name),), queue.get("oldest", 0)) for name, queue in queues.items()],
+    )
+    yield _gauge(
+        "graced_queue_trouble",
+        "1 while a queue can't be used, or some workers can't reach it.",
+        [((("pool", name),), int("trouble" in queue)) for name, queue in queues.items()],
+    )
+    leases = [
+        ((("pool", name),), queue["lease_left"])
+        for name, queue in queues.items()
+        if queue.get("lease_left") is not None
+    ]
+    yield _gauge("graced_lease_left_seconds", "How long this host's lease still holds.", leases)
+
+
+def _jobs(queues: JSON) -> Iterator[Family]:
+    yield _counter(
+        "graced_jobs",
+        "Jobs submitted, done and dead, and attempts failed, on this host.",
+        _by_label(queues, "jobs", "outcome"),
+    )
+    yield _histogram(
+        "graced_job_wait_seconds",
+        "How long jobs were due before they were handed out.",
+        ((name, queue["wait_seconds"]) for name, queue in queues.items()),
+    )
+    yield _histogram(
+        "graced_job_seconds",
+        "How long jobs took, from hand-out to settle.",
+        ((name, queue["job_seconds"]) for name, queue in queues.items()),
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graced.log.logger import Log
     from graced.queue.connections import Connection, Connections
     from graced.queue.protocol import Dispatcher, Storage
+    from graced.queue.tally import Tally
 
     Handler = Callable[[Dispatcher, Connection, bytes], None]
     Change = Callable[[Dispatcher, list[int], int], dict[int, str]]
@@ -36,8 +37,9 @@ class ClientRequests:
     """What clients have asked for and have not been told yet."""
 
     def __init__(
-        self, storage: Storage, connections: Connections, pool: str, log: Log
+        self, storage: Storage, connections: Connections, tally: Tally, pool: str, log: Log
     ) -> None:
+        self._tally = tally
         self._pool = pool
         self._storage = storage
         self._connections = connections
@@ -118,7 +120,9 @@ class ClientRequests:
         replies, self._replies = self._replies, []
         for connection, kind, body, _new in replies:
             self._connections.send(connection, kind, body)
-        for id, state in dispatcher.ended():
+        ended = dispatcher.ended()
+        self._tally.happened(dispatcher.tallied(), [state for _, state in ended])
+        for id, state in ended:
             self._say_end(id, state)
             for connection in self._waiters.pop(id, ()):
                 connection.waits.discard(id)

@@ -36,6 +36,7 @@ class Connection:
     """One connection: a worker's once it has said HELLO, a client's else."""
 
     __slots__ = (
+        "begun",
         "cancels",
         "confirmed",
         "fd",
@@ -70,6 +71,7 @@ class Connection:
         self.out = bytearray()
         self.later: deque[tuple[int, Row]] = deque()  # to be told of jobs, once it has read `out`
         self.owner: str | None = None
+        self.begun: dict[int, int] = {}  # jobs that it was told of, and when, monotonic ns
         self.cancels = False  # a worker that cancels single jobs when it is told to
         self.parked: list[tuple[int, bytes]] = []  # frames that wait for the file
         self.settles = 0  # read on this connection,

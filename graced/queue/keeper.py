@@ -34,6 +34,7 @@ class Keeper:
         self.trouble: str | None = None  # why the queue cannot be used now
         self.open = False  # it has the file
         self.counts: dict[str, Any] | None = None  # the last it has told
+        self.jobs: list[dict[str, Any]] = []  # to be shown, as it has told last
         self._channel: Channel | None = None
         self._deaths: dict[str, tuple[Any, ...]] = {}  # told, and not yet buried
         self._schedules: dict[str, Wanted] = {}
@@ -111,6 +112,10 @@ class Keeper:
         """Ask how many jobs there are; the answer comes by ``receive``."""
         self._tell(("count",))
 
+    def look(self) -> None:
+        """Ask for some jobs to show; the answer comes by ``receive``."""
+        self._tell(("look",))
+
     def listen_again(self) -> None:
         """Tell that its socket was removed."""
         self._tell(("listen",))
@@ -178,5 +183,11 @@ class Keeper:
                 self.trouble = why
             case ("well",):
                 self.trouble = None
-            case ("counts", counts):
-                self.counts = counts
+            case ("counts" | "jobs" as kind, told):
+                self._take(kind, told)
+
+    def _take(self, kind: str, told: Any) -> None:
+        if kind == "jobs":
+            self.jobs = told
+        else:
+            self.counts = told

@@ -145,3 +145,26 @@ def _number(fields: dict[str, Any], name: str) -> int:
 
 def _is_number(found: Any) -> bool:
     return type(found) is int and 0 <= found <= BIGGEST
+
+
+# What is shown to those who look on
+
+MAX_SHOWN_TEXT = 300  # characters of a payload,
+MAX_SHOWN_STACK = 1500  #   and of a traceback
+
+
+def shortened(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job's listing with its long texts cut short; the payload is JSON as a text."""
+    shown = {**job, "payload": _cut(str(job.get("payload")), MAX_SHOWN_TEXT)}
+    shown.pop("result", None)
+    if job.get("evidence"):
+        evidence = jsonvalue.read(job["evidence"])
+        shown["evidence"] = {
+            key: _cut(value, MAX_SHOWN_STACK) if isinstance(value, str) else value
+            for key, value in evidence.items()
+        }
+    return shown
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -10,6 +10,7 @@ from graced.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.host.stackdump import Window
+    from graced.queue.tally import Tally
 
 
 class KeeperPlan(Record):
@@ -20,4 +21,5 @@ class KeeperPlan(Record):
     policy: Policy = Policy()
     log: Log = Log()
     window: Window | None = None  # for its stacks
+    tally: Tally | None = None  # what it counts, over all keepers of the pool
     name: str = "graced"

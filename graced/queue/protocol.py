@@ -160,6 +160,7 @@ class Row(Protocol):
     id: int
     owner: str | None
     submitted: int  # ms of the queue's clock
+    due: int  # ms of it, too: when it could be handed out first
     token: int  # another one for each time that it is handed out
     scheduled: int | None  # ms since the epoch: the instant of its schedule
 
@@ -251,9 +252,7 @@ class Dispatcher(Protocol):
     def open_stream(self) -> int:
         """Begin a stream of jobs that shall be accepted all or none."""
 
-    def stage(
-        self, stream: int, payloads: Sequence[str], terms: Terms, now: int
-    ) -> Sequence[int]:
+    def stage(self, stream: int, payloads: Sequence[str], terms: Terms, now: int) -> Sequence[int]:
         """Keep some jobs of a stream, out of everybody's sight; return their ids."""
 
     def commit_stream(self, stream: int, terms: Terms, now: int) -> int:
@@ -282,6 +281,12 @@ class Dispatcher(Protocol):
 
     def ended(self) -> list[tuple[int, str]]:
         """Return the jobs that are done, dead, cancelled or gone since the last call."""
+
+    def tallied(self) -> dict[str, int]:
+        """Return how many jobs were `submitted`, and attempts have `failed`, since the last call.
+
+        An attempt has failed if it counts, whatever becomes of its job then.
+        """
 
 
 class Storage(Protocol):

@@ -23,9 +23,11 @@ from graced.queue import messages, wire
 from graced.queue.client_requests import ClientRequests
 from graced.queue.connections import Connection, Connections, listen, open_to
 from graced.queue.departures import DeadOwners
+from graced.queue.depth import DepthReport
 from graced.queue.instants import Instants
 from graced.queue.policy import Policy
 from graced.queue.protocol import StorageError
+from graced.queue.tally import Tally
 from graced.queue.timing import NEVER
 from graced.queue.wire import Kind, ProtocolError
 
@@ -44,6 +46,9 @@ BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE, Kind.WANT, Kind.PUT
 MOST_PARKED = wire.MOST_AT_ONCE + 64  # frames of one worker that wait for the file
 MOST_UNREAD = 1 << 20  # bytes that a worker has not read, before it is told of further jobs
 TELL_AGAIN = 0.1  # seconds until the main process may have read what it was told
+SHOWN_STATES = ("taken", "dead", "waiting")  # jobs that are shown to those who look on,
+MAX_SHOWN = 20  #   so many of each,
+MAX_SHOWN_BYTES = 100_000  #   and of all together
 LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
 
 
@@ -74,10 +79,12 @@ class Server:
         )
         self._connections.submit_group = plan.policy.submit_gid
         self._send = self._connections.send
+        self._tally = plan.tally or Tally()
+        self._depth = DepthReport()
         self._storage = engine.open_storage(plan, self._to_main.append)
         self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
         self._client_requests = ClientRequests(
-            self._storage, self._connections, plan.pool, plan.log
+            self._storage, self._connections, self._tally, plan.pool, plan.log
         )
         self._instants = Instants(self._storage, self._to_main.append)
         self._settled: set[Connection] = set()  # settles read since the last commit
@@ -148,7 +155,18 @@ class Server:
             self._commit(dispatcher)
             self._storage.maintain(dispatcher, idle=self._idle)
         self._client_requests.answer()
+        self._report_depth()
         self._tell_main()
+
+    def _report_depth(self) -> None:
+        """Tell the main process how many jobs there are, if that has changed and it is time."""
+        now = time.monotonic()
+        if not self._idle:
+            self._depth.stirred(now)
+        if self._depth.left(now) <= 0 and self._storage.dispatcher is not None:
+            depth = self._depth.look(self._storage.counts(), now)
+            if depth is not None:
+                self._to_main.append(("depth", depth))
 
     def _timeout(self) -> float:
         """Return how long nothing has to be done, in seconds; -1: for ever."""
@@ -156,6 +174,8 @@ class Server:
             return 0
         wait = min(self._storage.sleep(idle=self._idle), self._dead_owners.looking.left())
         wait = min(wait, self._instants.sleep())
+        if self._storage.dispatcher is not None:
+            wait = min(wait, self._depth.left(time.monotonic()))
         if self._stop_by is not None:
             wait = min(wait, self._stop_by - time.monotonic())
         if self._to_main:
@@ -302,6 +322,8 @@ class Server:
         )
         connection.settles += 1
         self._settled.add(connection)
+        if begun := connection.begun.pop(id, 0):
+            self._tally.took(time.monotonic_ns() - begun)
         if row is not None:
             self._hand_out(dispatcher, connection, row)
             self._handed_out = True
@@ -350,6 +372,8 @@ class Server:
             dispatcher.requeue(row, self._storage.clock.now())
             self._connections.close(connection)  # it comes again, and asks again
             return
+        self._tally.waited(self._storage.clock.now() - max(row.due, row.submitted))
+        connection.begun[row.id] = time.monotonic_ns()
         submitted = max(self._storage.clock.wall(row.submitted), 0)
         told = row.id, row.attempt, submitted, connection.confirmed, row.token, row.scheduled or 0
         self._send(connection, Kind.JOB, wire.HANDOUT.pack(*told) + payload)
@@ -384,10 +408,8 @@ class Server:
         match message:
             case ("died", owner, evidence, counts):
                 self._dead_owners.told(owner, wire.encode(evidence).decode() if counts else None)
-            case ("count",):
-                self._client_requests.ask(
-                    lambda: self._to_main.append(("counts", self._storage.counts()))
-                )
+            case ("count" | "look" as what,):
+                self._client_requests.ask(lambda: self._to_main.append(self._told(what)))
             case ("schedule", *told):
                 self._instants.schedule(*told)
             case ("schedules", number):
@@ -402,6 +424,25 @@ class Server:
                 self._listen_again()
             case ("stop",):
                 self._stop_by = time.monotonic() + LAST_LOOKS
+
+    def _told(self, what: str) -> tuple[Any, ...]:
+        return ("counts", self._storage.counts()) if what == "count" else ("jobs", self._shown())
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """Return some jobs of each state that is worth a look, in hand and dead ones first."""
+        found: list[dict[str, Any]] = []
+        room = MAX_SHOWN_BYTES
+        for state in SHOWN_STATES:
+            try:
+                page = self._storage.page(state, 0, MAX_SHOWN)
+            except StorageError:
+                continue  # its trouble is told already
+            for job in page:
+                shown = messages.shortened(job)
+                room -= len(wire.encode(shown))
+                if room > 0:
+                    found.append(shown)
+        return found
 
     def _listen_again(self) -> None:
         """Have a socket at its place once more, if nobody has one there."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graced.core.events import Event
     from graced.host.stackdump import Window
     from graced.queue.keeper import Keeper
+    from graced.queue.tally import Tally
     from graced.settings import Pool, Schedule, Settings
     from graced.supervisor.children import Children
     from graced.supervisor.shared import SharedResources
@@ -81,9 +82,12 @@ class _PoolKeeper:
 class _Counting:
     """A client that waits for all keepers' counts."""
 
-    __slots__ = ("done", "missing", "until")
+    __slots__ = ("done", "kind", "missing", "until")
 
-    def __init__(self, until: float, missing: set[_PoolKeeper], done: Callable[[], None]) -> None:
+    def __init__(
+        self, kind: str, until: float, missing: set[_PoolKeeper], done: Callable[[], None]
+    ) -> None:
+        self.kind = kind  # of the answer: counts, or jobs
         self.until = until
         self.missing = missing
         self.done = done
@@ -98,11 +102,13 @@ class KeeperManager:
         children: Children,
         shared: SharedResources,
         look: Callable[[], None],
+        note: Callable[..., None],
         cancelled: Callable[[int, int], None],
         emit: Callable[[Event], None],
     ) -> None:
         self._cancelled = cancelled  # hears the worker and the job that it is to let go of
         self._emit = emit
+        self._note = note  # in the history
         self._look = look  # whether the folder of the sockets is there
         self._selector = selector
         self._children = children
@@ -111,6 +117,7 @@ class KeeperManager:
         self._keepers: dict[str, _PoolKeeper] = {}
         self._looked_at: set[str] = set()  # pools that take no jobs
         self._counting: list[_Counting] = []
+        self._tallies: dict[str, Tally] = {}  # of pools that take jobs, or did
 
     # -- what there is ----------------------------------------------------------
 
@@ -123,6 +130,14 @@ class KeeperManager:
         counts.pop("trouble", None)
         trouble = keeper.stopped or keeper.trouble
         return counts if trouble is None else {**counts, "trouble": trouble}
+
+    def tallies(self) -> dict[str, Any]:
+        """Return what the keepers have counted so far, those that are gone included."""
+        return {pool: tally.picture() for pool, tally in self._tallies.items()}
+
+    def jobs(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the jobs that the keepers have told of last, by pools."""
+        return {pool: keeper.handle.jobs for pool, keeper in self._keepers.items()}
 
     def stopped(self) -> list[str]:
         """Return which keepers are stopped by a signal, in words."""
@@ -217,11 +232,13 @@ class KeeperManager:
         from graced.queue.keeper import Keeper
         from graced.queue.plan import KeeperPlan  # only pools with jobs need it
         from graced.queue.policy import Policy
+        from graced.queue.tally import Tally
 
         plan = KeeperPlan(
             pool=pool.name,
             address=self._shared.queue_address(pool),
             policy=Policy.of(pool),
+            tally=self._tallies.setdefault(pool.name, Tally()),
             name=settings.name,
             log=self._log.bind(pool=pool.name),
         )
@@ -356,29 +373,37 @@ class KeeperManager:
     def _heard(self, keeper: _PoolKeeper) -> None:
         if keeper.watched < 0:
             return
-        pool = keeper.handle.plan.pool
         before = keeper.watched
         for message in keeper.handle.receive():
-            match message:
-                case ("ready",):
-                    keeper.failures = 0
-                    keeper.handle.trouble = None
-                    self._log.info(f"queue {pool}: {keeper.handle.plan.address.file} is open")
-                case ("degraded", str(why)) | ("failed", str(why)):
-                    keeper.handle.trouble = why
-                    self._log.error(f"queue {pool}: {why}")
-                case ("well",):
-                    self._log.info(f"queue {pool}: works again")
-                case ("cancel", int(worker), int(job)):
-                    self._cancelled(worker, job)
-                case ("counts", _):
-                    self._counted(keeper)
-                    self._tell_what_stays(keeper)
-                case _:
-                    self._heard_of_schedules(keeper, message)
+            self._hear(keeper, keeper.handle.plan.pool, message)
         if keeper.handle.fileno() < 0 and keeper.watched == before:
             self._selector.unregister(before)
             keeper.watched = -1
+
+    def _hear(self, keeper: _PoolKeeper, pool: str, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("ready",):
+                keeper.failures = 0
+                keeper.handle.trouble = None
+                self._log.info(f"queue {pool}: {keeper.handle.plan.address.file} is open")
+            case ("degraded", str(why)) | ("failed", str(why)):
+                keeper.handle.trouble = why
+                self._log.error(f"queue {pool}: {why}")
+                self._note("trouble", pool=pool, reason=why)
+            case ("well",):
+                self._note("trouble", pool=pool)
+                self._log.info(f"queue {pool}: works again")
+            case ("cancel", int(worker), int(job)):
+                self._cancelled(worker, job)
+            case ("counts", _):
+                self._answered("counts", keeper)
+                self._tell_what_stays(keeper)
+            case ("jobs", _):
+                self._answered("jobs", keeper)
+            case ("depth", depth):
+                self._note("queue", pool=pool, **depth)
+            case _:
+                self._heard_of_schedules(keeper, message)
 
     def _heard_of_schedules(self, keeper: _PoolKeeper, message: tuple[Any, ...]) -> None:
         match message:
@@ -392,17 +417,28 @@ class KeeperManager:
 
     def count(self, done: Callable[[], None]) -> None:
         """Have all keepers count, then call ``done``; in bounded time."""
+        self._ask("counts", done)
+
+    def look(self, done: Callable[[], None]) -> None:
+        """Have all keepers tell of some jobs, then call ``done``; in bounded time."""
+        self._ask("jobs", done)
+
+    def _ask(self, kind: str, done: Callable[[], None]) -> None:
         asked = {keeper for keeper in self._keepers.values() if keeper.handle.open}
         if not asked:
             done()
             return
-        self._counting.append(_Counting(clock.monotonic() + COUNT_TIMEOUT_S, asked, done))
+        self._counting.append(_Counting(kind, clock.monotonic() + COUNT_TIMEOUT_S, asked, done))
         for keeper in asked:
-            keeper.handle.count()
+            if kind == "jobs":
+                keeper.handle.look()
+            else:
+                keeper.handle.count()
 
-    def _counted(self, keeper: _PoolKeeper) -> None:
+    def _answered(self, kind: str, keeper: _PoolKeeper) -> None:
         for counting in self._counting:
-            counting.missing.discard(keeper)
+            if counting.kind == kind:
+                counting.missing.discard(keeper)
         self._answer(lambda counting: not counting.missing)
 
     def _answer(self, over: Callable[[_Counting], bool]) -> None:

@@ -30,9 +30,10 @@ from graced.supervisor.keepers import KeeperManager
 from graced.supervisor.monitor import ScoreboardMonitor
 from graced.supervisor.places import Places
 from graced.supervisor.reporter import StatusReporter
-from graced.supervisor.shared import lack_of_files
+from graced.supervisor.shared import has_addresses, lack_of_files
 from graced.supervisor.signals import SignalTable
 from graced.supervisor.stacks import StackCollector
+from graced.supervisor.web import WebManager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Supervisor:
             self.children,
             shared,
             self._look_at_places,
+            self.history.record,
             self._cancelled,
             self.emit,
         )
@@ -143,6 +145,8 @@ class Supervisor:
         self._perform(first)
         self.requests = self._open_requests()
         self._digest()
+        self.web = WebManager(self.children, self.requests.lend, self.log)
+        self.web.apply(self.settings, self._sockets)
         gc.freeze()  # what a start makes, stays
         gc.enable()
         while not self._over():
@@ -234,6 +238,7 @@ class Supervisor:
             self.stacks.next_deadline(),
             self.keepers.next_deadline(),
             self.groups.next_deadline(),
+            self.web.next_deadline(),
         )
         first = min((time for time in deadlines if time is not None), default=None)
         if first is None:
@@ -252,6 +257,7 @@ class Supervisor:
         self.stacks.tick(now)
         self.keepers.tick(now)
         self.groups.tick(now)
+        self.web.tick(now)
         self.requests.tick(now)
 
     def _digest(self) -> None:
@@ -458,7 +464,7 @@ class Supervisor:
         return lack or self._log_trouble(settings) or self._socket_trouble(settings)
 
     def _socket_trouble(self, settings: Settings) -> str | None:
-        if self._sockets is None and not any(pool.listen for pool in settings.pools.values()):
+        if self._sockets is None and not has_addresses(settings):
             return None
         from graced.host.listeners import ListenError
         from graced.supervisor.sockets import Sockets
@@ -499,6 +505,7 @@ class Supervisor:
         self.keepers.apply(settings)
         if self._sockets is not None:
             self._sockets.keep_only(settings)
+        self.web.apply(settings, self._sockets)
 
     def _plan(self, action: ac.StartZygote) -> ZygotePlan:
         listen = () if self._sockets is None else self._sockets.of(action.pool)
@@ -519,6 +526,7 @@ class Supervisor:
             self.log.error(f"stopped: {end.reason}")
         self.history.record("stop", code=end.code, reason=end.reason)
         self.history.close()
+        self.web.close()
         self.log.settle()
         if self._sockets is not None:
             self._sockets.close()

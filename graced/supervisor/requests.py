@@ -21,6 +21,7 @@ from graced.supervisor.stacks import own_stack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import selectors
+    import socket
     from collections.abc import Callable
     from typing import Any
 
@@ -77,6 +78,10 @@ class ControlRequests:
     def open(self, selector: selectors.BaseSelector) -> None:
         """Listen."""
         self._server.register(selector)
+
+    def lend(self, may: frozenset[str]) -> socket.socket:
+        """Return a connection for a child, on which it may ask these alone. OSError."""
+        return self._server.lend(may)
 
     def listen_again(self) -> bool:
         """Listen anew if the socket was removed; False if it is there. Raises OSError."""
@@ -151,6 +156,9 @@ class ControlRequests:
             case "metrics":
                 metrics = (request.client, self._metrics)
                 self._keepers.count(partial(self._answers.append, metrics))
+            case "jobs":
+                jobs = (request.client, self._jobs)
+                self._keepers.look(partial(self._answers.append, jobs))
             case "history":
                 self._server.reply(request.client, self._events(request.arguments))
             case "health":
@@ -182,7 +190,10 @@ class ControlRequests:
 
     def _metrics(self) -> Answer:
         counts = self._reporter.counts(clock.monotonic())
-        return {**self._status(), "counts": counts}
+        return {**self._status(), "counts": {**counts, "queues": self._keepers.tallies()}}
+
+    def _jobs(self) -> Answer:
+        return {"ok": True, "pools": self._keepers.jobs()}
 
     def _events(self, arguments: dict[str, Any]) -> Answer:
         """Answer with some of the history, from a place on: `lines`, and where to read on."""

@@ -80,13 +80,18 @@ class SharedResources:
         return address_of(pool.queue, pool.name, daemon_id=self.daemon_id, **dirs)
 
 
+def has_addresses(settings: Settings) -> bool:
+    """Whether anything is to be listened on, besides the control socket."""
+    return bool(settings.web.listen) or any(pool.listen for pool in settings.pools.values())
+
+
 def lack_of_files(old: Settings | None, new: Settings, hard: int) -> str | None:
     """Return what to say if the main process may not open as many files as it needs.
 
     While one generation replaces another there are the zygotes of both.
     """
     pools = [*(new if old is None else old).pools.values(), *new.pools.values()]
-    needed = OWN_FILES + sum(2 + len(pool.listen) for pool in pools)
+    needed = OWN_FILES + sum(2 + len(pool.listen) for pool in pools) + len(new.web.listen)
     if hard >= needed or hard < 0:  # RLIM_INFINITY
         return None
     return (

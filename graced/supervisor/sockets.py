@@ -32,7 +32,7 @@ from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from graced.host.address import Address
     from graced.host.listeners import File
@@ -89,9 +89,9 @@ class Sockets:
         """
         end = time.monotonic() + patience
         try:
-            for pool, text in _wanted(settings):
+            for where, _, text in _wanted(settings):
                 if which(address := parse(text)):
-                    self._have(pool, address, end)
+                    self._have(where, address, end)
         except ListenError:
             self.forget_new()
             raise
@@ -122,7 +122,11 @@ class Sockets:
 
     def of(self, pool: Pool) -> tuple[int, ...]:
         """Return the descriptors of a pool's sockets, in the order of its addresses."""
-        return tuple(fd for text in pool.listen for fd in self._fds(parse(text)))
+        return self.at(pool.listen)
+
+    def at(self, addresses: Iterable[str]) -> tuple[int, ...]:
+        """Return the descriptors of the sockets that listen on these, in their order."""
+        return tuple(fd for text in addresses for fd in self._fds(parse(text)))
 
     def descriptors(self) -> list[int]:
         """Return those of all sockets."""
@@ -135,7 +139,9 @@ class Sockets:
         What systemd keeps as well goes on taking callers, for the next start.
         """
         staying = {
-            parse(text).place for pool, text in _wanted(settings) if pool.name not in leaving
+            parse(text).place
+            for _, pool, text in _wanted(settings)
+            if pool is None or pool not in leaving
         }
         for place, each in self._open.items():
             alone = stored_name(each.address) not in self._stored
@@ -158,17 +164,17 @@ class Sockets:
         found = self._new.get(address.place) or self._open.get(address.place)
         return [] if found is None else [found.fd]
 
-    def _have(self, pool: Pool, address: Address, end: float) -> None:
+    def _have(self, where: str, address: Address, end: float) -> None:
         place = address.place
         if address.kind == "fd":
-            self._have_given(pool, address)
+            self._have_given(where, address)
         elif place not in self._new and (place not in self._open or self._open[place].is_gone):
             try:
                 _keep_root_out(address)
                 fd = None if place in self._open else self._stored_before(address)
                 fd = self._opened(address, end) if fd is None else fd
             except ListenError as error:
-                raise ListenError(f"pools.{pool.name}.listen: {error}") from error.__cause__
+                raise ListenError(f"{where}: {error}") from error.__cause__
             if place in self._open:
                 self._log.warning(f"{place}: its file is gone; the new workers have a new one")
             self._new[place] = _Socket(fd, address, file_at(address))
@@ -185,9 +191,9 @@ class Sockets:
                     raise
             time.sleep(ADDRESS_RETRY_S)
 
-    def _have_given(self, pool: Pool, address: Address) -> None:
+    def _have_given(self, where: str, address: Address) -> None:
         fds = self._given.get(address.name, [])
-        where = f"pools.{pool.name}.listen: {address.place}"
+        where = f"{where}: {address.place}"
         if not fds:
             names = sorted(name for name in self._given if not name.startswith(STORED))
             there = f"there are {', '.join(names)}" if names else "there is none at all"
@@ -253,11 +259,14 @@ def _keep_root_out(address: Address) -> None:
             raise ListenError(f"{what}; {remedy}") from None
 
 
-def _wanted(settings: Settings) -> Iterator[tuple[Pool, str]]:
+def _wanted(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
+    """Yield each address: the key that it stands at, the pool that has it, and itself."""
     for pool in settings.pools.values():
         for text in pool.listen:
-            yield pool, text
+            yield f"pools.{pool.name}.listen", pool.name, text
+    for text in settings.web.listen:
+        yield "web.listen", None, text
 
 
 def _addresses(settings: Settings) -> list[Address]:
-    return [parse(text) for _, text in _wanted(settings)]
+    return [parse(text) for *_, text in _wanted(settings)]

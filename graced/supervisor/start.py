@@ -24,7 +24,12 @@ from graced.host.directories import (
 from graced.host.notify import READY_FD, Notifier, farewell, tell_who_waits
 from graced.log.console import complain
 from graced.log.setup import open_log
-from graced.supervisor.shared import SharedResources, fork_ahead, lack_of_files
+from graced.supervisor.shared import (
+    SharedResources,
+    fork_ahead,
+    has_addresses,
+    lack_of_files,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -255,7 +260,7 @@ def _open_sockets(
     that runs already is a better reason.
     """
     if prepared.sockets is None:
-        if "LISTEN_FDS" not in environ and not any(p.listen for p in settings.pools.values()):
+        if "LISTEN_FDS" not in environ and not has_addresses(settings):
             return
         from graced.host.listeners import given
         from graced.supervisor.sockets import Sockets

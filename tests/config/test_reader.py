@@ -100,6 +100,7 @@ pools:
     max_waiting: null
     submit_group: null
 schedules: {}
+web: {listen: null}
 """
 
 

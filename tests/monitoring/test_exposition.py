@@ -14,8 +14,10 @@ from graced.core.counters import PoolCounters
 from graced.host.histogram import BOUNDS_MS, BUCKETS
 from graced.monitoring.exposition import written
 from graced.monitoring.families import families
+from graced.queue.tally import Tally
 
 WORKER = {"slot": 0, "state": "busy", "rss": 1000}
+QUEUE = {"waiting": 5, "taken": None, "dead": 0, "oldest": 2.5, "lease_left": 9.5, "trouble": "x"}
 ODD = 'no\\such "pool"\n'
 
 
@@ -27,13 +29,21 @@ def answer() -> dict[str, Any]:
         "round_seconds": {"sum": 4.25, "buckets": [*range(BUCKETS)]},
     }
     counts["deaths"]["SIGSEGV"] = 3
-    pool = {"target": 1, "backoff": None, "workers": [WORKER, WORKER], "queue": None}
+    tally = Tally()
+    tally.happened({"submitted": 4, "failed": 3}, ["done", "cancelled", "gone", "dead"])
+    tally.waited(20)
+    tally.took(1_500_000_000)
+    pool = {"target": 1, "backoff": None, "workers": [WORKER, WORKER], "queue": QUEUE}
     return {
         "status": {
             "version": "1.2.3", "generation": 4, "uptime": 5.5, "ready": False,
             "pools": {ODD: pool}, "schedules": {"nightly": {"late": 2.5}},
         },
-        "counts": {"reloads": {"ok": 1, "refused": 2}, "pools": {ODD: counts, "removed": counts}},
+        "counts": {
+            "reloads": {"ok": 1, "refused": 2},
+            "pools": {ODD: counts, "removed": counts},
+            "queues": {ODD: tally.picture()},
+        },
     }  # fmt: skip
 
 
@@ -68,6 +78,17 @@ def test_every_value_is_read_back(openmetrics: bool) -> None:
     assert value("graced_round_seconds_count", pool=ODD) == sum(range(BUCKETS))
     assert value("graced_round_seconds_bucket", pool=ODD, le="1.0") == sum(range(7))
     assert value("graced_round_seconds_bucket", pool=ODD, le="+Inf") == sum(range(BUCKETS))
+    assert value("graced_queue_jobs", pool=ODD, state="waiting") == 5
+    assert ("graced_queue_jobs", frozenset({("pool", ODD), ("state", "taken")})) not in read
+    assert value("graced_queue_oldest_seconds", pool=ODD) == 2.5
+    assert value("graced_queue_trouble", pool=ODD) == 1
+    assert value("graced_lease_left_seconds", pool=ODD) == 9.5
+    outcomes = {"submitted": 4, "failed": 3, "done": 1, "dead": 2}
+    for outcome, number in outcomes.items():
+        assert value("graced_jobs_total", pool=ODD, outcome=outcome) == number
+    assert value("graced_job_wait_seconds_bucket", pool=ODD, le="0.01") == 0
+    assert value("graced_job_wait_seconds_bucket", pool=ODD, le="0.03") == 1
+    assert value("graced_job_seconds_sum", pool=ODD) == 1.5
     bounds = {dict(labels)["le"] for name, labels in read if name.endswith("_bucket")}
     assert {float(bound) for bound in bounds} == {float("inf"), *(ms / 1000 for ms in BOUNDS_MS)}
 

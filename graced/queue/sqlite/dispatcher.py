@@ -54,6 +54,7 @@ class Dispatcher:
         self._prefetch = Prefetch()
         self._clock = store.clock()  # the time that is in the file
         self._is_paused = store.is_paused()
+        self._submitted = 0  # jobs, with the next commit
         self._may_shrink = True  # there may be much of the file that nothing is in
         self._load(store, chance)
 
@@ -252,6 +253,7 @@ class Dispatcher:
             row = Row.submitted_on(terms, self._last, WAITING, due, now, None, payload)
             self._writes.add(row)
             self._lookahead.offer(row)
+        self._submitted += len(payloads)
         return range(first, first + len(payloads))
 
     def schedules(self, wanted: Mapping[str, Wanted], now: int) -> dict[str, Standing]:
@@ -281,7 +283,9 @@ class Dispatcher:
 
     def commit_stream(self, stream: int, terms: Terms, now: int) -> int:
         """Accept a stream; return how many jobs it has."""
-        return self._streams.commit(stream, now + round(terms.delay * 1000), terms.priority)
+        count = self._streams.commit(stream, now + round(terms.delay * 1000), terms.priority)
+        self._submitted += count
+        return count
 
     def abort_stream(self, stream: int) -> None:
         """Forget a stream that did not come to its end."""
@@ -370,6 +374,7 @@ class Dispatcher:
 
     def refuse_submits(self) -> None:
         """Take all new jobs out of the batch that cannot be written."""
+        self._submitted = 0
         withdrawn = self._writes.withdraw()
         self._standings.withdraw(withdrawn)
         for row in withdrawn:
@@ -387,6 +392,12 @@ class Dispatcher:
         """Return the jobs that are done, dead, cancelled or gone since the last call."""
         ended, self._transitions.ended = self._transitions.ended, []
         return ended
+
+    def tallied(self) -> dict[str, int]:
+        """Return how many jobs were submitted, and attempts have failed, since the last call."""
+        counts = {"submitted": self._submitted, "failed": self._transitions.failed}
+        self._submitted = self._transitions.failed = 0
+        return counts
 
     def new_bytes(self) -> int:
         """Return about how many bytes the jobs will take that are not in the file yet."""
