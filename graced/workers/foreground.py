@@ -18,7 +18,7 @@ from graced.log.console import complain
 from graced.queue import jsonvalue
 from graced.queue.job import Discard, Failed, Job, Raised, Retry
 from graced.workers.base import Worker, set_up, tear_down
-from graced.workers.context import ExitReport, SpawnOrder, alone
+from graced.workers.context import Ended, ExitReport, SpawnOrder, alone, exit_status
 from graced.workers.importer import load_class
 from graced.workers.job_worker import JobWorker, outcome_of
 from graced.workers.runtime import Runtime, WorkerInterrupt
@@ -79,7 +79,7 @@ def _status(report: ExitReport) -> int:
     if report.left == ExitKind.INTERRUPTED:
         complain("interrupted")
         return INTERRUPTED
-    if report.left == ExitKind.DIED:
+    if not report.text.startswith("setup() raised"):  # which is told, with its traceback
         complain(report.text)
     return FAILED
 
@@ -122,6 +122,11 @@ def _failed(runtime: Runtime, worker: Worker, error: BaseException) -> int:
             complain(f"the job is discarded: {said.reason}")
         case Failed() as said:
             complain(f"the job {said}")
+        case Ended() as said:
+            complain(said.text)
+            return FAILED if said.code else OK
+        case SystemExit() as said if runtime.leaving and exit_status(said) == 0:
+            return OK
         case SystemExit():
             complain(runtime.last_words or "run() called sys.exit()")
         case _ if type(worker).run is not Worker.run:

@@ -91,6 +91,7 @@ pools:
   nothing: {worker: "tried:Nothing", path: [.]}
   broken: {worker: "broken:Jobs", path: [.]}
   commands: {}
+  program: {worker: "graced.workers:Program", options: {argv: [sh, -c, 'echo here; sleep 0.3'], ready: 10ms}}
 """
 
 
@@ -146,6 +147,8 @@ def test_a_job_and_its_result(project: Path) -> None:
         (("teardown",), 1, "RuntimeError: no goodbye"),
         (("loop",), 0, "my own"),
         (("commands", "--", "sh", "-c", "echo here; exit 3"), 1, r"here[\s\S]*status 3"),
+        (("program",), 0, r"here[\s\S]*exited with status 0"),
+        (("program", "--set", "pools.program.options.argv=[nonesuch]"), 1, "no such program"),
         (("other",), 2, "there is no pool 'other'; there are jobs, steps"),
         (("nothing",), 78, r"config.yaml:10:21: pools.nothing.worker: .*no class 'Nothing'"),
         (("broken",), 78, r"No module named 'nothing_of_that_name'"),
