@@ -21,7 +21,7 @@ from graced.workers.base import Worker, set_up, tear_down
 from graced.workers.context import Ended, ExitReport, SpawnOrder, alone, exit_status
 from graced.workers.importer import load_class
 from graced.workers.job_worker import JobWorker, outcome_of
-from graced.workers.runtime import Runtime, WorkerInterrupt
+from graced.workers.runtime import NOTHING, Runtime, WorkerInterrupt
 from graced.workers.socket_worker import SocketWorker
 
 TYPE_CHECKING = False
@@ -40,6 +40,11 @@ class _Foreground(Runtime):
         if self.writer.phase <= Phase.BUSY:
             self.raised = None
         super()._on_interrupt(number, frame)
+
+    def interrupt(self) -> NoReturn:
+        """Raise, and forget that it was asked for: who has taken it goes on as before."""
+        self.asked = NOTHING
+        super().interrupt()
 
 
 def run(context: WorkerContext, payload: str | None) -> int:

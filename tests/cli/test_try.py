@@ -44,6 +44,13 @@ class Jobs(JobWorker):
                 answer = 41
                 breakpoint()
                 return answer
+            case "catch":
+                try:
+                    self.log.info("waiting")
+                    self.wait()
+                except KeyboardInterrupt:
+                    self.log.info("waiting on")
+                    self.wait()
             case "wait":
                 self.log.info("waiting")
                 self.wait()
@@ -262,6 +269,18 @@ def test_breakpoint_has_the_terminal(terminals: list[Terminal], project: Path) -
     terminal.expect(r"\n50\n")
     terminal.expect("torn down")
     assert terminal.status() == 0
+
+
+def test_ctrl_c_works_after_one_that_the_code_has_caught(
+    terminals: list[Terminal], project: Path
+) -> None:
+    terminal = at(terminals, project, "catch")
+    terminal.expect("waiting")
+    terminal.type("\x03")
+    terminal.expect("waiting on")
+    terminal.type("\x03")
+    terminal.expect("torn down")
+    assert terminal.status() == 130
 
 
 def test_quitting_the_debugger_is_an_error(terminals: list[Terminal], project: Path) -> None:

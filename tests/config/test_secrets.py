@@ -114,6 +114,11 @@ def test_what_is_wrong_is_said_with_its_place_and_without_the_secret(
     assert len(found) == 1 or "[db]" in text
 
 
+def test_a_rule_that_is_broken_does_not_tell_the_secret_either() -> None:
+    text = "schedules: {s: {pool: !file db, every: 1h}}\npools: {a: {}}"
+    assert "schedules.s.pool: there is no pool '***'" in problems(text)[0]
+
+
 @pytest.mark.parametrize("key", ["name", "runtime_dir", "user"])
 def test_what_commands_find_the_daemon_by_stands_in_no_file(key: str) -> None:
     [told] = problems(f"{key}: !file db\npools: {{a: {{}}}}")
