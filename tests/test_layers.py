@@ -31,7 +31,7 @@ MAY = {
     "zygote": WORKERS,
     "supervisor": {"core", "zygote", "control", "monitoring"} | WORKERS,
     "doctor": {"config", "host", "log"},
-    "testing": WORKERS,
+    "testing": {"client"} | WORKERS,
     "cli": {"supervisor", "zygote", "control", "config", "doctor", "monitoring"} | WORKERS,
     "": {"cli"} | WORKERS,  # graced/__init__.py hands on what users import
 }

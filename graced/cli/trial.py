@@ -84,7 +84,7 @@ def _set_environment(pool: Pool, config: str) -> None:
     """Have the environment of a worker; variables that configure pools are not for it."""
     for name in [name for name in os.environ if name.upper().startswith("GRACED__")]:
         del os.environ[name]
-    os.environ.update(GRACED_CONFIG=config, GRACED_POOL=pool.name, GRACED_SLOT="0")
+    os.environ.update(GRACED_CONFIG=config, GRACED_POOL=pool.name)
     set_environment(pool.env)
     late = late_variables(pool)
     if late is not None:

@@ -10,17 +10,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from graced.testing.daemon import CommandFailed, Daemon, JobFailed
+    from graced.testing.daemon import CommandFailed, Daemon
     from graced.testing.detached import DetachedWorker, worker
     from graced.testing.memory_queue import MemoryQueue
 
-__all__ = ["CommandFailed", "Daemon", "DetachedWorker", "JobFailed", "MemoryQueue", "worker"]
+__all__ = ["CommandFailed", "Daemon", "DetachedWorker", "MemoryQueue", "worker"]
 
 _HOMES = {
     "CommandFailed": "graced.testing.daemon",
     "Daemon": "graced.testing.daemon",
     "DetachedWorker": "graced.testing.detached",
-    "JobFailed": "graced.testing.daemon",
     "MemoryQueue": "graced.testing.memory_queue",
     "worker": "graced.testing.detached",
 }

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, Self, TypeVar
 
+    from graced.client.queue import Queue
+
     T = TypeVar("T")
 
 SOON = 20.0  # seconds; what comes at once has come by then on any machine, and nothing else has
@@ -41,14 +43,6 @@ class CommandFailed(AssertionError):
         self.exit_code = result.returncode
         said = (result.stderr or result.stdout).strip()
         super().__init__(said or f"exit code {result.returncode}: {result.args}")
-
-
-class JobFailed(AssertionError):
-    """A job is dead; `evidence` says why."""
-
-    def __init__(self, number: int, evidence: Any) -> None:
-        self.evidence = evidence
-        super().__init__(f"job {number} is dead: {json.dumps(evidence)}")
 
 
 class DaemonProcess:
@@ -270,6 +264,7 @@ class Daemon(DaemonProcess):
             self.config = self.short / "config.yaml"
             self.config.write_text(_yaml(config), encoding="utf-8")
         self.environ = dict(env or {})
+        self._queues: dict[str, Queue] = {}
         own = ("log.file=null", "user=null", "group=null")
         folders = f"runtime_dir={self.short}/run", f"state_dir={self.short}/state"
         self.sets = [word for value in (*own, *sets, *folders) for word in ("--set", value)]
@@ -292,54 +287,31 @@ class Daemon(DaemonProcess):
         """Start it, again where it was stopped or killed: its queues are still there."""
         return super().start(*self.sets, *arguments, wrap=wrap)
 
-    def submit(
-        self, payload: Any, *, pool: str | None = None, delay: float = 0, **terms: Any
-    ) -> int:
-        """Submit a job; return its number. CommandFailed if it is refused.
-
-        `pool` is needed where several have a queue. `delay` is in seconds; further `terms` are
-        options of `graced submit`: ``max_attempts=1``.
-        """
-        options = {"pool": pool, **terms}
-        if delay:
-            options["delay"] = f"{delay}s"
-        words = [
-            word
-            for name, value in options.items()
-            if value is not None
-            for word in (f"--{name.replace('_', '-')}", str(value))
-        ]
-        return int(self.demand("submit", f"--json={json.dumps(payload)}", *words))
-
-    def wait(self, number: int, *, pool: str | None = None, timeout: float = DEADLINE) -> Any:
-        """Wait for a job's end; return its result. JobFailed, with the evidence, if it is dead.
-
-        AssertionError after `timeout` seconds.
-        """
-        found = self.until(lambda: self._ended_job(number, pool), timeout)
-        if found["state"] != "done":
-            raise JobFailed(number, json.loads(found["evidence"] or "null"))
-        return None if found["result"] is None else json.loads(found["result"])
-
-    def _ended_job(self, number: int, pool: str | None) -> dict[str, Any] | None:
-        """Return the listing of a job that is done, dead or gone."""
-        from graced.queue.address import pools_with_socket, socket_path
-        from graced.queue.client_end import ClientEnd
-        from graced.queue.protocol import QueueGone
+    def queue(self, pool: str | None = None) -> Queue:
+        """Return the queue of a pool; of the only one that has a queue without a name."""
+        from graced.client.find import DaemonPlace, Manner
+        from graced.client.queue import PATIENCE, Queue
 
         folder = f"{self.short}/run"
-        pools = [pool] if pool is not None else pools_with_socket(folder)
-        assert len(pools) < 2, f"say which pool: {', '.join(pools)} have a queue"
-        if not pools:  # its keeper is being started
-            return None
-        try:
-            with contextlib.closing(ClientEnd(socket_path(folder, pools[0]))) as end:
-                rows = end.jobs(None, number - 1, 1)
-        except QueueGone:  # its keeper is started again, or the daemon is
-            return None
-        if not rows or rows[0]["id"] != number:
-            raise AssertionError(f"there is no job {number}")
-        return rows[0] if rows[0]["state"] in ("done", "dead") else None
+        name = pool or self.until(lambda: _only_pool(folder))
+        if name not in self._queues:
+            self._queues[name] = Queue(DaemonPlace(folder, name, Manner(patience=PATIENCE)))
+        return self._queues[name]
+
+    def submit(self, payload: Any, *, pool: str | None = None, **terms: Any) -> int:
+        """Submit a job; return its number.
+
+        `pool` is needed where several have a queue. `terms` are those of
+        :meth:`graced.Queue.submit`: ``delay``, ``priority``, ``unique``, ``max_attempts``.
+        """
+        return self.queue(pool).submit(payload, **terms)
+
+    def wait(self, number: int, *, pool: str | None = None, timeout: float = DEADLINE) -> Any:
+        """Wait for a job's end; return its result.
+
+        graced.JobDead, with the evidence, if it is dead. TimeoutError after `timeout` seconds.
+        """
+        return self.queue(pool).wait(number, timeout)
 
     def reload(self) -> None:
         """Reload, and return when it is over. CommandFailed, with the reason, if it is refused."""
@@ -362,7 +334,18 @@ class Daemon(DaemonProcess):
         with contextlib.suppress(AssertionError):
             if self.process is not None:
                 self.stop(now=True, deadline=SOON)
+        for each in self._queues.values():
+            each.close()
         super().close()
+
+
+def _only_pool(folder: str) -> str | None:
+    """Return the pool that has a queue, None if none has as yet."""
+    from graced.queue.address import pools_with_socket
+
+    pools = pools_with_socket(folder)
+    assert len(pools) < 2, f"say which pool: {', '.join(pools)} have a queue"
+    return pools[0] if pools else None
 
 
 def _yaml(config: Any) -> str:

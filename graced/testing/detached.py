@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
+    from graced.client.queue import Queue
     from graced.log.formats import Fields
     from graced.queue.job import Outcome
 
@@ -248,9 +249,8 @@ class _DetachedRuntime(Runtime):
         if self._foreign is not None:
             signal.set_wakeup_fd(self._foreign, warn_on_full_buffer=False)
 
-    def queue(self, name: str | None = None) -> Any:
-        """Return the queue of a pool, its own without a name; made where it is asked for."""
-        return self._queues.setdefault(name or self.context.pool.name, MemoryQueue())
+    def _open_queue(self, pool: str) -> Queue:
+        return self._queues.setdefault(pool, MemoryQueue())
 
 
 class _MemoryEnd:

@@ -1,205 +1,271 @@
 """A queue in memory, for one worker in a test: who gets which job, and what becomes of it.
 
-The rules are those of :mod:`graced.queue`, without a file, a keeper or a second worker. Its clock
-is its own: nothing waits for a delay, the clock is put forward.
+It is a :class:`graced.Queue`, without a file, a keeper or a second worker. Its clock is its own:
+nothing waits for a delay, the clock is put forward.
 """
 
 from __future__ import annotations
 
 import time
 
+from graced.client.queue import JobDead, JobInfo, Queue
 from graced.queue import jsonvalue
-from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Job, Postponed, is_delay
+from graced.queue.job import Discarded, Done, Job, Postponed
 from graced.queue.policy import Policy
-from graced.queue.protocol import STATES, QueueError
+from graced.queue.protocol import STATES
+from graced.queue.terms import Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from graced.queue.job import Outcome
 
 WAITING, TAKEN, DONE, DEAD = STATES
+OPEN = (WAITING, TAKEN)
+CANCELLED = '{"reason":"cancelled"}'
 
 
-class MemoryJob:
-    """A job of a :class:`MemoryQueue`, as it is now."""
-
-    def __init__(self, id: int, payload: str, now: float) -> None:
-        self.id = id
-        self.state = WAITING
-        self.attempts = 0  # that count: ended, and not by an interrupt
-        self.max_attempts = 3
-        self.priority = 0
-        self.unique: str | None = None
-        self.submitted = now  # seconds since the epoch, as due and ended
-        self.due = now
-        self.ended: float | None = None
-        self.result: Any = None
-        self.evidence: list[dict[str, Any]] = []  # of each attempt that failed
-        self.progress: tuple[float, str] | None = None
-        self._text = payload
-
-    @property
-    def payload(self) -> Any:
-        """A copy of its own each time, as it comes from a file."""
-        return jsonvalue.read(self._text)
-
-    def __repr__(self) -> str:
-        return f"<job {self.id}: {self.state}, {self.attempts} attempts failed>"
-
-
-class MemoryQueue:
-    """Jobs for the worker of a test; what :class:`graced.Queue` offers, in memory."""
+class MemoryQueue(Queue):
+    """Jobs for the worker of a test; all that :class:`graced.Queue` offers, in memory."""
 
     def __init__(self, payloads: Iterable[Any] = (), policy: Policy | None = None) -> None:
-        self.policy = policy or Policy()
-        self.now = time.time()  # seconds since the epoch; stands still between the jobs
-        self._jobs: dict[int, MemoryJob] = {}
-        self._last = 0
+        self._jobs = _Jobs(policy or Policy())
+        super().__init__(self._jobs)
         self.submit_many(payloads)
 
-    # -- as graced.Queue has it
+    def wait(self, number: int, timeout: float | None = None) -> Any:
+        """Return the result of a job that has ended. JobDead if it is dead.
 
-    def submit(
-        self,
-        payload: Any,
-        *,
-        delay: float = 0.0,
-        priority: int = 0,
-        unique: str | None = None,
-        max_attempts: int | None = None,
-    ) -> int:
-        """Add a job; return its number, or that of the one that has the `unique` key already.
-
-        ValueError or TypeError if the payload is no JSON value of up to 1 MiB, or another
-        value is out of its bounds.
+        TimeoutError at once if it has not ended: nobody works on it while a test waits.
         """
-        text = _checked(payload, delay, priority)
-        if unique is not None:
-            for job in self._jobs.values():
-                if job.unique == unique and job.state in (WAITING, TAKEN):
-                    return job.id
-        self._last += 1
-        job = self._jobs[self._last] = MemoryJob(self._last, text, self.now)
-        job.due = self.now + delay
-        job.priority, job.unique = priority, unique
-        job.max_attempts = self.policy.max_attempts if max_attempts is None else max_attempts
-        return job.id
-
-    def submit_many(self, payloads: Iterable[Any], **terms: Any) -> list[int]:
-        """Add a job for each payload, or none if one of them is no JSON value."""
-        listed = list(payloads)
-        for payload in listed:
-            _checked(payload, 0.0, 0)
-        return [self.submit(payload, **terms) for payload in listed]
-
-    def job(self, number: int) -> MemoryJob:
-        """Return a job. QueueError if there is none of this number."""
-        try:
-            return self._jobs[number]
-        except KeyError:
-            raise QueueError(f"there is no job {number}") from None
-
-    def jobs(self, state: str | None = None) -> list[MemoryJob]:
-        """Return the jobs, all or those in one state, in the order of their numbers."""
-        return [job for job in self._jobs.values() if state in (None, job.state)]
-
-    def counts(self) -> dict[str, int]:
-        """Return how many jobs there are in each state."""
-        return {state: len(self.jobs(state)) for state in STATES}
-
-    def cancel(self, number: int) -> None:
-        """Give a job up: it is dead, with `cancelled` as its evidence."""
-        job = self.job(number)
-        if job.state not in (WAITING, TAKEN):
-            raise QueueError(f"job {number} is {job.state}")
-        self._end(job, DEAD)
-        job.evidence.append({"reason": "cancelled"})
-
-    def retry(self, number: int) -> None:
-        """Make a job due now, a dead one with all its attempts."""
         job = self.job(number)
         if job.state == DEAD:
-            job.state, job.attempts, job.ended = WAITING, 0, None
-        elif job.state != WAITING:
-            raise QueueError(f"job {number} is {job.state}")
-        job.due = self.now
-
-    def drop(self, number: int) -> None:
-        """Forget a job that is not in hand."""
-        if self.job(number).state == TAKEN:
-            raise QueueError(f"job {number} is {TAKEN}")
-        del self._jobs[number]
-
-    def close(self) -> None:
-        """Do nothing: there is no connection."""
-
-    def __enter__(self) -> MemoryQueue:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+            raise JobDead(job)
+        if job.state != DONE:
+            raise TimeoutError(f"job {number} is {job.state}, and no worker runs meanwhile")
+        return job.result
 
     def __len__(self) -> int:
-        return len(self.jobs(WAITING))
+        return len(self._jobs.of(WAITING))
 
     # -- time
 
+    @property
+    def now(self) -> float:
+        """What its clock shows, in seconds since the epoch."""
+        return self._jobs.now
+
     def advance(self, seconds: float) -> None:
-        """Put the queue's clock forward."""
-        self.now += seconds
+        """Put its clock forward."""
+        self._jobs.now += seconds
 
     # -- for the worker
 
     def take(self) -> Job | None:
         """Hand out the job that is next, putting the clock forward if none is due; None: no job."""
-        waiting = self.jobs(WAITING)
-        if not waiting:
-            return None
-        self.now = max(self.now, min(job.due for job in waiting))
-        due = [job for job in waiting if job.due <= self.now]
-        first = min(due, key=lambda job: (-job.priority, job.id))
-        first.state = TAKEN
-        return Job(first.id, first.payload, first.attempts + 1, first.submitted)
+        return self._jobs.take()
 
     def settle(self, id: int, outcome: Outcome) -> None:
-        """Put down what has become of a job; a job that was cancelled meanwhile stays dead."""
-        job = self.job(id)
-        if job.state != TAKEN:
-            return
-        if isinstance(outcome, Done):
-            job.result = None if outcome.result is None else jsonvalue.read(outcome.result)
-            self._end(job, DONE)
-            return
-        job.attempts += 1
-        job.evidence.append(jsonvalue.read(outcome.evidence))
-        if isinstance(outcome, Discarded) or job.attempts >= job.max_attempts:
-            self._end(job, DEAD)
-            return
-        job.state = WAITING
-        if isinstance(outcome, Postponed):
-            job.due = self.now + outcome.after
-        else:
-            job.due = self.now + self.policy.delay(job.attempts, chance=1.0)
+        """Put down what has become of a job in hand."""
+        self._jobs.settle(id, outcome)
 
     def give_back(self, id: int) -> None:
-        """An interrupt has cut the job off: it waits again, and no attempt counts."""
-        job = self.job(id)
-        if job.state == TAKEN:
-            job.state = WAITING
-
-    def _end(self, job: MemoryJob, state: str) -> None:
-        job.state, job.ended = state, self.now
+        """If the job is still in hand, an interrupt has cut it off: no attempt counts."""
+        self._jobs.give_back(id)
 
 
-def _checked(payload: Any, delay: float, priority: int) -> str:
-    text = jsonvalue.written(payload)
-    if jsonvalue.size(text) > MAX_PAYLOAD:
-        raise ValueError("the payload is larger than 1 MiB")
-    if not is_delay(delay):
-        raise ValueError(f"delay={delay!r}: write seconds, from 0 to ten years")
-    if not -100 <= priority <= 100:
-        raise ValueError(f"priority={priority!r}: write a whole number from -100 to 100")
-    return text
+class _Row:
+    """A job."""
+
+    def __init__(self, id: int, payload: str, terms: Terms, now: float) -> None:
+        self.id = id
+        self.payload = payload
+        self.terms = terms
+        self.state = WAITING
+        self.failures = 0
+        self.token = 0
+        self.submitted = now
+        self.due = now + terms.delay
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.result: str | None = None
+        self.evidence: str | None = None
+        self.cancelling = False
+        self.tries: list[dict[str, Any]] = []
+
+    def listing(self) -> dict[str, Any]:
+        own = ("id", "state", "token", "submitted", "due", "began", "ended", "payload", "result")
+        told = {name: getattr(self, name) for name in (*own, "evidence", "cancelling", "tries")}
+        told |= {name: getattr(self.terms, name) for name in ("priority", "unique", "schedule")}
+        told["scheduled"] = self.terms.scheduled
+        told["attempts"] = self.failures + (self.state in (TAKEN, DONE))
+        told["max_attempts"] = self.terms.max_attempts or None
+        return {**dict.fromkeys(JobInfo.__match_args__), **told}
+
+
+class _Jobs:
+    """All jobs, as :class:`graced.queue.protocol.ClientQueue` has them, and where to find them."""
+
+    shared = True  # there is nothing to be closed
+
+    def __init__(self, policy: Policy) -> None:
+        self.now = time.time()
+        self._policy = policy
+        self._rows: dict[int, _Row] = {}
+        self._last = 0
+        self._tokens = 0
+        self._paused = False
+
+    def open(self) -> _Jobs:
+        return self
+
+    find = view = open
+
+    def close(self) -> None:
+        pass
+
+    hang_up = close
+
+    def of(self, state: str) -> list[_Row]:
+        return [row for row in self._rows.values() if row.state == state]
+
+    # -- for clients
+
+    def submit(self, payloads: Sequence[str], terms: Terms) -> Sequence[int]:
+        if terms.unique is not None:
+            for row in self._rows.values():
+                if row.terms.unique == terms.unique and row.state in OPEN:
+                    return [row.id]
+        first = self._last + 1
+        for payload in payloads:
+            self._last += 1
+            self._rows[self._last] = _Row(self._last, payload, terms, self.now)
+        return range(first, self._last + 1)
+
+    def stream(self, payloads: Iterable[str], terms: Terms) -> list[range]:
+        texts = list(payloads)  # none is accepted if one is no JSON value
+        first = self._last + 1
+        self.submit(texts, terms)
+        return [range(first, self._last + 1)]
+
+    def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
+        return self.job(job) or {"id": job, "state": "gone"}
+
+    def job(self, id: int) -> dict[str, Any] | None:
+        row = self._rows.get(id)
+        return None if row is None else row.listing()
+
+    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        rows = [row for row in self._rows.values() if state in (None, row.state)]
+        return [row.listing() for row in rows if row.id > after][:limit]
+
+    def counts(self) -> dict[str, Any]:
+        return {state: len(self.of(state)) for state in STATES}
+
+    def pause(self, paused: bool) -> None:
+        self._paused = paused
+
+    def retry(self, ids: Sequence[int]) -> dict[int, str]:
+        return self._each(ids, self._retry)
+
+    def drop(self, ids: Sequence[int]) -> dict[int, str]:
+        return self._each(ids, self._drop)
+
+    def cancel(self, ids: Sequence[int]) -> dict[int, str]:
+        return self._each(ids, self._cancel)
+
+    def _each(self, ids: Sequence[int], act: Callable[[_Row], str | None]) -> dict[int, str]:
+        refused = {}
+        for id in ids:
+            row = self._rows.get(id)
+            why = "no such job" if row is None else act(row)
+            if why is not None:
+                refused[id] = why
+        return refused
+
+    def _retry(self, row: _Row) -> str | None:
+        if row.state not in (WAITING, DEAD):
+            return f"is {row.state}"
+        if row.state == DEAD:
+            row.state, row.failures, row.ended = WAITING, 0, None
+        row.due = self.now
+        return None
+
+    def _drop(self, row: _Row) -> str | None:
+        if row.state == TAKEN:
+            return f"is {TAKEN}"
+        del self._rows[row.id]
+        return None
+
+    def _cancel(self, row: _Row) -> str | None:
+        if row.state == DONE:
+            return f"is {DONE}"
+        if row.state == WAITING:
+            self._end(row, DEAD, CANCELLED)
+        row.cancelling = row.state == TAKEN
+        return None
+
+    # -- for the worker
+
+    def take(self) -> Job | None:
+        waiting = self.of(WAITING)
+        if not waiting or self._paused:
+            return None
+        self.now = max(self.now, min(row.due for row in waiting))
+        due = [row for row in waiting if row.due <= self.now]
+        row = min(due, key=lambda row: (-row.terms.priority, row.id))
+        self._tokens += 1
+        row.state, row.token, row.began = TAKEN, self._tokens, self.now
+        return Job(
+            row.id,
+            jsonvalue.read(row.payload),
+            row.failures + 1,
+            row.submitted,
+            row.token,
+            row.terms.scheduled,
+        )
+
+    def settle(self, id: int, outcome: Outcome) -> None:
+        row = self._rows[id]
+        if isinstance(outcome, Done):
+            row.result = outcome.result
+            self._end(row, DONE, row.evidence)
+            return
+        row.failures += 1
+        self._note(row, outcome.evidence)
+        limit = row.terms.max_attempts or self._policy.max_attempts
+        if row.cancelling:
+            self._end(row, DEAD, CANCELLED)
+        elif isinstance(outcome, Discarded) or row.failures >= limit:
+            self._end(row, DEAD, outcome.evidence)
+        else:
+            row.state, row.evidence = WAITING, outcome.evidence
+            usual = self._policy.delay(row.failures, chance=1.0)
+            row.due = self.now + (outcome.after if isinstance(outcome, Postponed) else usual)
+
+    def give_back(self, id: int) -> None:
+        row = self._rows.get(id)
+        if row is None or row.state != TAKEN:
+            return
+        if row.cancelling:
+            self._end(row, DEAD, CANCELLED)
+        else:
+            row.state = WAITING
+
+    def _note(self, row: _Row, evidence: str) -> None:
+        row.tries.append(
+            {
+                "attempt": row.failures,
+                "token": row.token,
+                "began": row.began,
+                "ended": self.now,
+                "owner": None,
+                "counts": True,
+                "evidence": evidence,
+            }
+        )
+
+    def _end(self, row: _Row, state: str, evidence: str | None) -> None:
+        row.state, row.ended, row.evidence, row.cancelling = state, self.now, evidence, False

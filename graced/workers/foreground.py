@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, NoReturn
 
+    from graced.client.queue import Queue
     from graced.workers.context import WorkerContext
 
 
@@ -40,6 +41,12 @@ class _Foreground(Runtime):
         if self.writer.phase <= Phase.BUSY:
             self.raised = None
         super()._on_interrupt(number, frame)
+
+    def _open_queue(self, pool: str) -> Queue:
+        """Return the daemon's own queue: what is submitted there is no trial."""
+        from graced.client.queue import Queue
+
+        return Queue.open(os.environ.get("GRACED_CONFIG"), pool=pool)
 
     def interrupt(self) -> NoReturn:
         """Raise, and forget that it was asked for: who has taken it goes on as before."""

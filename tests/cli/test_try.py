@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from daemon_harness import DEADLINE, ROOT
 
+from graced import Queue
+
 CODE = """
 import os, time
 from graced import Discard, JobWorker, Retry, SocketWorker, Worker
@@ -44,6 +46,8 @@ class Jobs(JobWorker):
                 answer = 41
                 breakpoint()
                 return answer
+            case "submit":
+                return self.queue("commands").submit({"argv": ["true"]})
             case "catch":
                 try:
                     self.log.info("waiting")
@@ -98,7 +102,9 @@ pools:
   nothing: {worker: "tried:Nothing", path: [.]}
   broken: {worker: "broken:Jobs", path: [.]}
   commands: {}
-  program: {worker: "graced.workers:Program", options: {argv: [sh, -c, 'echo here; sleep 0.3'], ready: 10ms}}
+  program:
+    worker: graced.workers:Program
+    options: {argv: [sh, -c, 'echo here; sleep 0.3'], ready: 10ms}
 """
 
 
@@ -168,6 +174,15 @@ def test_what_becomes_of_it(
     done = trial(project, *words)
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
     assert re.search(said, done.stderr), done.stderr
+
+
+def test_its_queues_are_those_of_the_daemon(project: Path) -> None:
+    config = (project / "config.yaml").read_text()
+    (project / "config.yaml").write_text(f"state_dir: state\nruntime_dir: run\n{config}")
+    done = trial(project, "jobs", "--json", '"submit"')
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    with Queue.open(project / "config.yaml", pool="commands") as queue:
+        assert queue.job(1).payload == {"argv": ["true"]}
 
 
 def test_a_connection(project: Path) -> None:

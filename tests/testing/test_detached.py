@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from graced import Discard, Job, JobWorker, Retry, SocketWorker, Worker, WorkerInterrupt
+from graced import (
+    Discard,
+    Job,
+    JobDead,
+    JobWorker,
+    QueueError,
+    Retry,
+    SocketWorker,
+    Worker,
+    WorkerInterrupt,
+)
 from graced.testing import MemoryQueue, worker
 from graced.workers import Command
 
@@ -156,8 +166,8 @@ def test_jobs_of_the_queue_end_as_in_a_daemon() -> None:
         assert detached.queue.now >= before + 3600  # of Retry(after=3600), in no time
     states = {job.payload: (job.state, job.attempts) for job in detached.queue.jobs()}
     assert states == {
-        "a.png": ("done", 0),
-        "once": ("done", 1),
+        "a.png": ("done", 1),
+        "once": ("done", 2),
         "again": ("dead", 2),
         "never": ("dead", 1),
         "bad": ("dead", 2),
@@ -165,8 +175,15 @@ def test_jobs_of_the_queue_end_as_in_a_daemon() -> None:
     }
     once, bad = detached.queue.job(2), detached.queue.job(5)
     assert once.result == {"path": "once", "size": 1, "attempt": 2}
-    assert "ValueError: bad picture" in bad.evidence[0]["reason"]
-    assert "in handle" in bad.evidence[0]["traceback"]
+    assert bad.evidence is not None
+    assert "ValueError: bad picture" in bad.evidence["reason"]
+    assert "in handle" in bad.evidence["traceback"]
+    assert [each["attempt"] for each in bad.tries] == [1, 2]
+    with pytest.raises(JobDead, match="ValueError: bad picture"):
+        detached.queue.wait(5)
+    assert detached.queue.wait(2) == once.result
+    with pytest.raises(TimeoutError):
+        detached.queue.wait(detached.queue.submit("late"))
 
 
 def test_an_interrupted_job_waits_again() -> None:
@@ -193,6 +210,28 @@ def test_order_and_terms_of_jobs() -> None:
     with pytest.raises(TypeError):
         queue.submit_many(["fine", {1}])
     assert len(queue.jobs()) == 4
+
+
+def test_a_worker_s_queues_are_in_memory_too() -> None:
+    class Chains(JobWorker):
+        def handle(self, job: Job) -> int | None:
+            if job.payload == "cancel":
+                self.queue().cancel(job.id)
+                raise ValueError("interrupted, so to say")
+            return self.queue("mail").submit({"to": job.payload, "token": job.token}, priority=3)
+
+    with worker(Chains, queue=["a", "cancel", "b"]) as detached:
+        detached.run()
+        assert [job.payload["to"] for job in detached.queues["mail"].jobs()] == ["a", "b"]
+        assert [job.payload["token"] for job in detached.queues["mail"].jobs()] == [1, 3]
+        assert detached.queue.wait(3) == 2
+        cancelled = detached.queue.job(2)
+        assert (cancelled.state, cancelled.evidence) == ("dead", {"reason": "cancelled"})
+        with pytest.raises(QueueError, match="is done"):
+            detached.queue.cancel(3)
+        detached.queue.retry(2)
+        detached.queue.drop(2)
+        assert [job.id for job in detached.queue.jobs()] == [1, 3]
 
 
 def test_commands_run() -> None:

@@ -36,9 +36,10 @@ import os
 import signal
 
 import pytest
+from graced import JobDead
 from shop import Thumbs
 
-from graced.testing import CommandFailed, JobFailed, worker
+from graced.testing import CommandFailed, worker
 
 
 def test_unit():
@@ -51,7 +52,7 @@ def test_life(daemon, request):
     number = running.submit("a.png", max_attempts=1)
     assert running.wait(number) == {"size": 3}
     assert "made a thumb of a.png" in running.log
-    with pytest.raises(JobFailed, match="no picture"):
+    with pytest.raises(JobDead, match="no picture"):
         running.wait(running.submit("bad"))
     assert running.status()["pools"]["thumbs"]["ready"] == 2
     running.reload()
