@@ -99,7 +99,7 @@ def test_core_knows_nothing_of_the_machine(file: Path) -> None:
 
 @pytest.mark.parametrize("file", modules(), ids=module_name)
 def test_only_declared_dependencies(file: Path) -> None:
-    declared = {"graced", "daemon", "sdnotify", "yaml", "setproctitle", "waitress"}
+    declared = {"graced", "daemon", "sdnotify", "yaml", "setproctitle", "waitress", "rich"}
     declared |= EXTRAS.get(package(module_name(file)), set())
     for name, line in imported(file):
         top = name.split(".")[0]

@@ -354,6 +354,7 @@ COMMANDS: Final = (
     ("try", "run one worker here, for one job or one round", _try),
     ("doctor", "tell what is wrong with how systemd runs it", _doctor),
     ("status", "show what runs now", _status),
+    ("top", "show what runs now, live in a terminal", _client_options),
     ("metrics", "print the metrics, as Prometheus reads them", _metrics),
     ("history", "tell what has happened: deaths, reloads, scalings, stops, queues", _history),
     ("health", "tell whether enough workers can work, for probes", _health),

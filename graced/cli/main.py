@@ -143,6 +143,10 @@ def _perform(args: argparse.Namespace) -> int:
             from graced.cli import jobs
 
             return jobs.COMMANDS[args.command](args)
+        case "top":
+            from graced.cli.top import top
+
+            return top(args)
         case "metrics" | "history":
             from graced.cli import monitoring_commands
 

@@ -78,18 +78,18 @@ class Site:
         }
 
     def __call__(
-        self, environ: dict[str, Any], start: Callable[[str, Headers], Any]
+        self, request: dict[str, Any], start: Callable[[str, Headers], Any]
     ) -> Iterable[bytes]:
         """Answer one request."""
-        status, kind, body = self._answer(environ)
+        status, kind, body = self._answer(request)
         start(status, [("Content-Type", kind), ("Content-Length", str(len(body))), *HEADERS])
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        return [] if request["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def _answer(self, environ: dict[str, Any]) -> Answer:
-        path = environ.get("PATH_INFO", "")
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+    def _answer(self, request: dict[str, Any]) -> Answer:
+        path = request.get("PATH_INFO", "")
+        if request["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return "405 Method Not Allowed", TEXT, b"this is only looked at\n"
-        if self._is_local and not _is_of_this_host(environ.get("HTTP_HOST", "")):
+        if self._is_local and not _is_of_this_host(request.get("HTTP_HOST", "")):
             return "421 Misdirected Request", TEXT, b"ask for it as localhost or 127.0.0.1\n"
         if path in self._files:
             return self._files[path]
@@ -97,31 +97,31 @@ class Site:
         if make is None:
             return "404 Not Found", TEXT, b"there is no such page\n"
         try:
-            return make(environ)
+            return make(request)
         except NoAnswer as error:
             return UNAVAILABLE, TEXT, f"{error}\n".encode()
 
-    def _metrics(self, environ: dict[str, Any]) -> Answer:
-        wanted = "application/openmetrics-text" in environ.get("HTTP_ACCEPT", "")
+    def _metrics(self, request: dict[str, Any]) -> Answer:
+        wanted = "application/openmetrics-text" in request.get("HTTP_ACCEPT", "")
         kind = exposition.OPENMETRICS if wanted else exposition.PROMETHEUS
         text = exposition.written(families(self._daemon.metrics()), openmetrics=wanted)
         return OK, kind, text.encode()
 
-    def _status(self, _environ: dict[str, Any]) -> Answer:
+    def _status(self, _request: dict[str, Any]) -> Answer:
         return OK, JSON, dumps(self._daemon.metrics()["status"]).encode()
 
-    def _history(self, environ: dict[str, Any]) -> Answer:
-        after = parse_qs(environ.get("QUERY_STRING", "")).get("after", [""])[0]
+    def _history(self, request: dict[str, Any]) -> Answer:
+        after = parse_qs(request.get("QUERY_STRING", "")).get("after", [""])[0]
         return OK, JSON, dumps({"events": self._daemon.history(after)}).encode()
 
-    def _jobs(self, _environ: dict[str, Any]) -> Answer:
+    def _jobs(self, _request: dict[str, Any]) -> Answer:
         return OK, JSON, dumps(self._daemon.jobs()["pools"]).encode()
 
-    def _health(self, _environ: dict[str, Any]) -> Answer:
+    def _health(self, _request: dict[str, Any]) -> Answer:
         health = self._daemon.health()
         return (OK if health["healthy"] else UNAVAILABLE), TEXT, f"{health['health']}\n".encode()
 
-    def _ready(self, _environ: dict[str, Any]) -> Answer:
+    def _ready(self, _request: dict[str, Any]) -> Answer:
         health = self._daemon.health()
         return (OK if health["ready"] else UNAVAILABLE), TEXT, f"{health['status']}\n".encode()
 
