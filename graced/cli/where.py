@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def where(args: argparse.Namespace) -> Where:
     """Return which daemon is meant, and which pool if the command has one."""
-    return Where(args.config, args.set, args.socket, getattr(args, "pool", None))
+    pool, words = getattr(args, "pool", None), getattr(args, "words", None)
+    return Where(args.config, args.set, args.socket, pool, commands=bool(words))
 
 
 def socket_path(args: argparse.Namespace) -> str:

@@ -20,6 +20,7 @@ class Where(Record):
     sets: Sequence[str] = ()
     socket: str | None = None  # the control socket that was named
     pool: str | None = None
+    commands: bool = False  # without a name, of several the one that runs command lines is meant
 
 
 def named_socket(where: Where) -> str | None:

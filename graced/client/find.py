@@ -20,7 +20,7 @@ from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Protocol, TypeVar
 
     from graced.client.daemon import Where
@@ -35,6 +35,7 @@ else:
 COMMAND = "graced.workers:Command"
 UNKNOWN = "?"  # the state_dir of a URL that stands in no configuration
 KEEPER_TIMEOUT_S = 5.0  # for a keeper that is just being started, or started again
+STATUS_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.05  # between two looks for it
 
 
@@ -106,7 +107,7 @@ class ConfiguredPlace:
         while True:
             if named and not is_running(control):  # no other daemon's queue will do
                 raise _no_daemon(control)
-            found = self._answering(os.path.dirname(control))
+            found = self._answering(control)
             if found is not None:
                 return found
             trouble: QueueError
@@ -121,20 +122,31 @@ class ConfiguredPlace:
                 raise trouble
             time.sleep(POLL_INTERVAL_S)
 
-    def _answering(self, folder: str) -> ClientEnd | None:
-        """Return the keeper that listens in a folder; QueueNotFound if there are several."""
-        pool = self._where.pool
+    def _answering(self, control: str) -> ClientEnd | None:
+        """Return the keeper that listens beside it; QueueNotFound if there are several."""
+        folder, pool = os.path.dirname(control), self._where.pool
         found = {}
         for name in [pool] if pool is not None else pools_with_socket(folder):
             with suppress(QueueGone):  # a name that a keeper has left behind
                 found[name] = self._manner.connect(socket_path(folder, name))
-        if len(found) > 1:
-            for end in found.values():
+        if not found:
+            return None
+        meant = self._only(list(found), control)
+        for name, end in found.items():
+            if name != meant:
                 end.close()
+        if meant is None:
             pools = ", ".join(found)
             remedy = f"say which with {self._manner.naming}"
             raise QueueNotFound(f"several pools have a queue: {pools}; {remedy}", USAGE)
-        return next(iter(found.values()), None)
+        return found[meant]
+
+    def _only(self, pools: Sequence[str], control: str) -> str | None:
+        """Return the one of a daemon's pools that is meant, None if that is not known."""
+        if len(pools) > 1 and self._where.commands:
+            runs = _worker_classes(control)
+            pools = [name for name in pools if runs.get(name) == COMMAND]
+        return pools[0] if len(pools) == 1 else None
 
     # -- no daemon runs
 
@@ -183,6 +195,8 @@ class ConfiguredPlace:
         if wanted is not None and wanted not in files:
             raise QueueNotFound(f"there is no pool {wanted!r}; there are {', '.join(files)}", USAGE)
         meant = _possible(files) if wanted is None else [files[wanted]]
+        if len(meant) > 1 and self._where.commands:
+            meant = [file for file in meant if file.pool.worker == COMMAND] or meant
         if must_exist:
             meant = [file for file in meant if file.is_there]
             if not meant:
@@ -196,6 +210,17 @@ class ConfiguredPlace:
             name = file.pool.name
             self._manner.tell(f"job queued; no daemon has served pool {name!r} yet")
         return file
+
+
+def _worker_classes(control: str) -> dict[str, str]:
+    """Return of which class the workers of a running daemon's pools are, if it tells us."""
+    from graced.control.client import ControlError, NoDaemonError, call
+
+    try:
+        pools = call(control, "status", timeout=STATUS_TIMEOUT_S)["status"]["pools"]
+        return {name: pool["worker"] for name, pool in pools.items()}
+    except (ControlError, NoDaemonError, KeyError):  # who may submit may not ask all
+        return {}
 
 
 def _no_daemon(control: str) -> QueueNotFound:

@@ -113,13 +113,16 @@ class Queue:
 
         ``source`` is the path of a configuration, None for the one that commands would find
         (``$GRACED_SOCKET``, ``$GRACED_CONFIG``, ``./config.yaml``, ``/etc/graced/config.yaml``),
-        or a queue's URL. Nothing is connected before it is needed.
+        a queue's URL, or the path of a daemon's ``control.sock`` for those who can't read its
+        configuration. Nothing is connected before it is needed.
         """
         manner = Manner(patience=PATIENCE)
         path = None if source is None else os.fspath(source)
         if path is not None and "://" in path:
             return cls(URLPlace(path, pool, manner))
-        where = Where(None if path is None else os.path.abspath(path), pool=pool)
+        full = None if path is None else os.path.abspath(path)
+        is_socket = full is not None and full.endswith(".sock")
+        where = Where(socket=full, pool=pool) if is_socket else Where(full, pool=pool)
         return cls(ConfiguredPlace(where, lambda: _control(where), manner))
 
     def __enter__(self) -> Self:

@@ -74,6 +74,7 @@ def _pool(
 ) -> JSON:
     members = sorted(pool.members.values(), key=lambda m: (m.slot, m.id))
     return {
+        "worker": pool.settings.worker,
         "target": pool.target,
         "ready": pool.ready_count(),
         "busy": sum(readings.get(m.id, IDLE).busy_for is not None for m in members),

@@ -10,7 +10,7 @@ from graced.core import events as ev
 from graced.core.status import LastReload, WorkerReading, line, picture
 
 DAEMON = {"state", "generation", "ready", "uptime", "last_reload", "pools"}
-POOL = {"target", "ready", "busy", "deaths", "backoff", "workers", "last_deaths"}
+POOL = {"worker", "target", "ready", "busy", "deaths", "backoff", "workers", "last_deaths"}
 WORKER = {"slot", "pid", "state", "generation", "rounds", "errors", "busy_for", "age", "rss"}
 DEATH = {"slot", "pid", "at", "reason", "rounds"}
 

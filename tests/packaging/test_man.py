@@ -104,7 +104,7 @@ def test_the_environment_is_what_the_program_reads() -> None:
     read = set(re.findall(r"environ(?:\.get\(|\.pop\(|\[)\"([A-Z_]+)\"", code))
     named = r"^(?:VARIABLE_PREFIX|READY_FD)(?:: Final)? = \"(GRACED_[A-Z_]+)\""
     read |= set(re.findall(named, code, re.M))
-    read |= set(re.findall(r"\"(GRACED_JOB_[A-Z]+)\": ", code))
+    read |= set(re.findall(r"\"(GRACED_(?:JOB_[A-Z]+|POOL))\": ", code))
     text = section(COMMANDS, "ENVIRONMENT").replace("\\", "").replace("GRACED__*", "GRACED__ ")
     told = set(re.findall(r"(?<![\w$])(?:GRACED_[A-Z_]+|[A-Z]+(?:_[A-Z]+)+|HOME)\b", text))
     assert told - {"GRACED__POOLS__JOBS__WORKERS"} == read - INTERNAL

@@ -18,7 +18,9 @@ from keeper_harness import DEADLINE, KeeperHarness, settle, take
 
 import graced
 from graced import AnswerLost, JobDead, NoSuchJob, Queue, QueueError
+from graced.cli.main import main
 from graced.client.find import DaemonPlace, Manner
+from graced.exitcodes import USAGE
 from graced.queue import wire
 from graced.queue.job import Discarded, Done
 from graced.queue.policy import Policy
@@ -173,6 +175,19 @@ def test_the_pool_is_told(tmp_path: Path) -> None:
         assert not (tmp_path / "state").exists()
         assert queue.submit(1) == 1
     assert (tmp_path / "state" / "b.db").exists()
+
+
+def test_a_command_line_is_for_the_only_pool_that_runs_them(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = {"worker": "a:B", "queue": "sqlite:///b.db"}
+    config = str(configured(tmp_path, one=COMMAND, two=other))
+    assert main(["submit", "-c", config, "--", "true"]) == 0
+    assert main(["submit", "-c", config, "--json", "1"]) == USAGE
+    assert "say which pool with --pool: one, two" in capfd.readouterr().err
+    configured(tmp_path, one=COMMAND, two=other, three=COMMAND)
+    assert main(["submit", "-c", config, "--", "true"]) == USAGE
+    assert "say which pool with --pool: one, three" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
