@@ -314,8 +314,8 @@ def _jobs(parser: Parser) -> None:
     parser.add_argument(
         "action",
         nargs="?",
-        choices=JobActions(("show", "cancel", "retry", "drop")),
-        help="tell all about jobs, end them, try dead ones again, or remove them",
+        choices=JobActions(("show", "log", "cancel", "retry", "drop")),
+        help="tell all about jobs or print their log, end them, try them again, remove them",
     )
     parser.add_argument(
         "--all",

@@ -14,7 +14,7 @@ from codecs import BOM_UTF8 as BOM
 from graced.cli.errors import CommandError
 from graced.cli.job_table import Table, evidence, in_full, json_line, json_whole
 from graced.cli.where import socket_path, where
-from graced.client.daemon import is_running
+from graced.client.daemon import daemon_pid, is_running
 from graced.client.find import ConfiguredPlace, Manner, QueueNotFound
 from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
 from graced.log.console import complain
@@ -246,8 +246,8 @@ def _fate(job: dict[str, Any]) -> str:
 def _jobs(args: argparse.Namespace, control: str) -> int:
     if args.action and args.action.isdecimal():
         args.action, args.ids = "show", [args.action, *args.ids]
-    if args.action == "show":
-        return _show(args, control)
+    if args.action in ("show", "log"):
+        return (_show if args.action == "show" else _log)(args, control)
     if args.action:
         return _change(args, control)
     if args.all:
@@ -273,6 +273,23 @@ def _show(args: argparse.Namespace, control: str) -> int:
         else:
             print(json_whole(job) if args.json else in_full(job))
     return _refused(refused)
+
+
+def _log(args: argparse.Namespace, control: str) -> int:
+    """Print what was logged of jobs; FAILED if that was nothing."""
+    from graced.cli.job_log import print_from_file, print_from_journal
+
+    ids = [_id(text) for text in args.ids]
+    if not ids or args.all or args.state or args.json:
+        raise CommandError("jobs log: write the numbers of the jobs", USAGE)
+    pool, file = _place(args, control).log()
+    if file is not None:
+        found, where = print_from_file(file, pool, ids), file
+    else:
+        found, where = print_from_journal(daemon_pid(control), pool, ids), "the journal"
+    if not found:
+        complain(f"nothing of this in {where}; what only a terminal has seen is kept nowhere")
+    return 0 if found else FAILED
 
 
 def _all(end: QueueView | None, state: str | None) -> Iterator[dict[str, Any]]:

@@ -63,6 +63,16 @@ def control_of(where: Where) -> str:
     return os.path.join(directories.find(name, folder, os.environ, user), directories.SOCKET)
 
 
+def daemon_pid(control: str) -> int | None:
+    """Return the number of the daemon that has its control socket there; None if none answers."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            unixsocket.connect_to_daemon(probe, control)
+            return unixsocket.peer(probe)[0] or None
+    except (unixsocket.UntrustedSocketError, OSError):
+        return None
+
+
 def is_running(control: str) -> bool:
     """Whether a daemon has its control socket there."""
     try:

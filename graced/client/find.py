@@ -148,6 +148,19 @@ class ConfiguredPlace:
             pools = [name for name in pools if runs.get(name) == COMMAND]
         return pools[0] if len(pools) == 1 else None
 
+    def log(self) -> tuple[str, str | None]:
+        """Return the name of the pool that is meant, and the file that its daemon logs to."""
+        settings, wanted = self._settings(), self._where.pool
+        control = self._control()
+        pools = pools_with_socket(os.path.dirname(control)) if is_running(control) else []
+        if wanted is None and len(pools) != 1:
+            files = _files(settings, _state_dir(settings, make=False))
+            pools = [file.pool.name for file in _possible(files)]
+        if wanted is None and len(pools) > 1:
+            which = f"say which pool with {self._manner.naming}: {', '.join(pools)}"
+            raise QueueNotFound(which, USAGE)
+        return wanted or pools[0], settings.log.file
+
     # -- no daemon runs
 
     def _open_file(self, *, must_exist: bool) -> ClientQueue | None:
@@ -184,9 +197,7 @@ class ConfiguredPlace:
         reading = reader.read(where.config, os.environ, where.sets, to_run=False)
         if reading.settings is None:
             problems = "\n".join(map(str, reading.problems))
-            raise QueueNotFound(
-                f"no daemon runs, and its configuration is wrong:\n{problems}", CONFIG
-            )
+            raise QueueNotFound(f"the configuration is needed, and is wrong:\n{problems}", CONFIG)
         return reading.settings
 
     def _meant(self, files: Mapping[str, _File], *, must_exist: bool) -> _File | None:

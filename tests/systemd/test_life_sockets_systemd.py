@@ -358,3 +358,4 @@ def test_a_job_has_its_field(machine: Machine) -> None:
     job = machine.run("graced", "submit", "--", "sh", "-c", "echo said by the job").strip()
     machine.journal.wait("said by the job")
     assert any("said by the job" in e["MESSAGE"] for e in entries(machine, f"GRACED_JOB={job}"))
+    assert "said by the job" in machine.run("graced", "jobs", "log", job)

@@ -1,0 +1,56 @@
+"""Workers for the tests of graced.Queue in a running daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from graced import Job, JobWorker
+
+
+class Asks(JobWorker):
+    """Does what its job says, at the pools of its own daemon."""
+
+    def handle(self, job: Job) -> Any:
+        return getattr(self, job.payload)()
+
+    def chain(self) -> Any:
+        other = self.queue("echo")
+        return other.wait(other.submit({"from": self.pool}), 60)
+
+    def own(self) -> int:
+        return self.queue().submit("environment")
+
+    def forked(self) -> list[int]:
+        queue = self.queue("echo")
+        read, write = os.pipe()
+        first = queue.submit(1)
+        pid = os.fork()
+        if pid == 0:
+            os.write(write, str(queue.submit(2)).encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        os.close(write)
+        with os.fdopen(read) as answer:
+            return [first, int(answer.read()), queue.submit(3)]
+
+    def shell(self) -> str:
+        words = ["submit", "--pool", "echo", "--wait", "--json", "[4]"]
+        line = [sys.executable, "-m", "graced", *words]
+        return subprocess.run(line, capture_output=True, text=True, check=True, cwd="/").stdout
+
+    def environment(self) -> dict[str, str]:
+        self.log.warning("looking\nat two lines")
+        return {name: value for name, value in os.environ.items() if name.startswith("GRACED_")}
+
+    def forever(self) -> None:
+        self.log.info("waiting")
+        self.queue().wait(self.queue().submit("own", delay=3600))
+
+
+class Echo(JobWorker):
+    def handle(self, job: Job) -> Any:
+        self.log.info("echo of %s", job.payload)
+        return job.payload
