@@ -137,7 +137,8 @@ def test_no_other_key_is_documented() -> None:
     records = (settings.Settings, settings.Log, settings.Pool, settings.Backoff, settings.Retry)
     keys = {key for record in records for key in record.__match_args__}
     keys |= set(options_module.ProgramOptions.__match_args__)
-    known = keys | set(vars(graced.Worker)) | STATUS_KEYS | EVIDENCE_KEYS | FOREIGN
+    keys |= set(vars(graced.Worker)) | set(vars(graced.Queue)) | set(graced.JobInfo.__match_args__)
+    known = keys | STATUS_KEYS | EVIDENCE_KEYS | FOREIGN
     for page, text in TEXT.items():
         for name in re.findall(r"`(?:pools\.\w+\.)?([a-z]+(?:_[a-z]+)+)`", text):
             if name.startswith("graced_"):
@@ -182,6 +183,15 @@ def test_all_of_jobs_is_documented() -> None:
         assert name in page, f"{name} is not in docs/jobs.md"
     for name in re.findall(r"`job\.(\w+)", page):
         assert name in graced.Job.__match_args__, f"docs/jobs.md: Job has no {name}"
+
+
+def test_all_of_the_queue_is_documented() -> None:
+    page = TEXT[ROOT / "docs" / "submitting.md"]
+    public = {name for name in vars(graced.Queue) if not name.startswith("_")}
+    for name in public - {"open"} | set(graced.JobInfo.__match_args__):
+        assert f"`{name}" in page, f"{name} is not in docs/submitting.md"
+    for name in re.findall(r"queue\.(\w+)\(", page):
+        assert name in public | set(vars(graced.Worker)), f"Queue has no {name}"
 
 
 def test_all_of_worker_is_documented() -> None:

@@ -27,6 +27,7 @@ COMMANDS = (
     "cli.daemonize",
     "cli.doctor",
     "cli.errors",
+    "cli.job_log",
     "cli.job_table",
     "cli.jobs",
     "cli.monitoring_commands",

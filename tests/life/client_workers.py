@@ -54,3 +54,12 @@ class Echo(JobWorker):
     def handle(self, job: Job) -> Any:
         self.log.info("echo of %s", job.payload)
         return job.payload
+
+
+class Notes(JobWorker):
+    """Appends each payload to a file."""
+
+    def handle(self, job: Job) -> None:
+        fd = os.open(self.options["file"], os.O_WRONLY | os.O_APPEND)
+        os.write(fd, f"{job.payload}\n".encode())
+        os.close(fd)
