@@ -25,6 +25,8 @@ MISSED = ("skip", "once", "all")
 OVERLAPS = ("queue", "skip")
 PROGRAM = "graced.workers:Program"  # the worker whose options are checked with the configuration
 MAX_LEASE = 3600.0  # seconds
+MIN_HOST_LEASE = 5.0  # seconds, of a queue on a server
+KILL_BEFORE_S = 1.0  # seconds before a host's lease ends at which no worker may have a job any more
 MOST_ATTEMPTS = 1_000_000_000  # of a job: for ever, and still a number that fits everywhere
 
 Duration = float  # seconds; in a file also 500ms, 30s, 2m, 1h, 1d
@@ -90,6 +92,7 @@ class Pool(Record):
     retry: Retry = Retry()
     keep_done: Duration = 86400.0
     max_waiting: int | None = None
+    lease: Duration = 30.0
     submit_group: str | None = None
     scheduled: tuple[str, ...] = ()  # no key: the schedules that submit to it
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from daemon_harness import Daemon
 from hypothesis import HealthCheck, settings
+from postgresql_server import PostgreSQL, postgresql
 from zygote_harness import ZygoteHarness
 
 # Here, before any test is read: a machine that stands still for a moment is no failure.
@@ -52,6 +53,13 @@ def open_files() -> Counter[str]:
         with contextlib.suppress(OSError):
             found[os.readlink(f"/proc/self/fd/{fd}")] += 1
     return found
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQL]:
+    """One server for all tests, each with schemas of its own."""
+    with postgresql() as server:
+        yield server
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ MAY = {
 }
 TYPES = {"supervisor": {"config"}}  # what the type checker alone may follow
 EXTRAS = {"testing": {"pytest"}}  # what packages import of the extras that are for them
+LIBRARIES = {"graced.queue.postgresql": "psycopg"}  # and queue engines
 # What core may have of the standard library: types and arithmetic, nothing that does anything.
 PURE = {"__future__", "collections", "datetime", "enum", "functools", "itertools", "math"}
 PURE |= {"operator", "typing"}
@@ -101,6 +102,7 @@ def test_core_knows_nothing_of_the_machine(file: Path) -> None:
 def test_only_declared_dependencies(file: Path) -> None:
     declared = {"graced", "daemon", "sdnotify", "yaml", "setproctitle", "waitress", "rich"}
     declared |= EXTRAS.get(package(module_name(file)), set())
+    declared |= {lib for room, lib in LIBRARIES.items() if module_name(file).startswith(room)}
     for name, line in imported(file):
         top = name.split(".")[0]
         known = top in declared or top in sys.stdlib_module_names

@@ -341,6 +341,22 @@ def _pause(parser: Parser) -> None:
     parser.add_argument("pool", metavar="POOL", help="the pool's name")
 
 
+def _queue(parser: Parser) -> None:
+    _config_options(parser, _assignment)
+    parser.add_argument(
+        "--pool", metavar="P", help="the pool (else all whose queue is on a server)"
+    )
+    parser.add_argument(
+        "action",
+        choices=("init", "status"),
+        help="make the tables that a server needs, or tell how it is and which hosts share a queue",
+    )
+    parser.add_argument(
+        "--print", action="store_true", dest="show", help="init: print what would be run instead"
+    )
+    parser.add_argument("--json", action="store_true", help="status: as JSON, for programs")
+
+
 def _new(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", help="of the daemon, its command and its packages")
     parser.add_argument("--dir", metavar="DIR", help="the project's folder (else ./NAME)")
@@ -367,5 +383,6 @@ COMMANDS: Final = (
     ("pause", "hand out no jobs of a pool's queue until it is resumed", _pause),
     ("resume", "hand out jobs of a pool's queue again", _pause),
     ("schedules", "show which jobs come by the clock, and when", _status),
+    ("queue", "prepare a server for queues, tell how it is", _queue),
     ("new", "make a project of your own daemon", _new),
 )

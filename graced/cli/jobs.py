@@ -19,7 +19,6 @@ from graced.client.find import ConfiguredPlace, Manner, QueueNotFound
 from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
 from graced.log.console import complain
 from graced.queue import jsonvalue, wire
-from graced.queue.client_end import ClientEnd
 from graced.queue.job import MAX_PAYLOAD
 from graced.queue.protocol import QueueError, QueueGone
 from graced.queue.terms import Terms
@@ -64,7 +63,7 @@ def _submit(args: argparse.Namespace, control: str) -> int:
         return _stream(args, control, terms)
     payload = _payload(args)
     end = _place(args, control).open()
-    if args.wait and not isinstance(end, ClientEnd):
+    if args.wait and not end.shared:
         raise CommandError("--wait: no daemon runs, so the job would not run", NO_DAEMON)
     [id] = end.submit([payload], terms)
     if args.wait:

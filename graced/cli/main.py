@@ -147,6 +147,10 @@ def _perform(args: argparse.Namespace) -> int:
             from graced.cli.top import top
 
             return top(args)
+        case "queue":
+            from graced.cli import queue_commands
+
+            return queue_commands.COMMANDS[args.action](args)
         case "metrics" | "history":
             from graced.cli import monitoring_commands
 

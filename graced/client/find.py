@@ -14,7 +14,7 @@ from graced.client.daemon import is_running, named_socket
 from graced.exitcodes import CONFIG, FAILED, NO_DAEMON, USAGE
 from graced.queue.address import QueueURLError, pools_with_socket, socket_path
 from graced.queue.client_end import ClientEnd, sleep_until_ready
-from graced.queue.engines import engine_of, file_of
+from graced.queue.engines import engine_of, file_of, is_served
 from graced.queue.protocol import QueueError, QueueGone, QueueLockedError
 from graced.record import Record
 
@@ -171,7 +171,9 @@ class ConfiguredPlace:
 
     def _view_file(self) -> QueueView | None:
         file = self._file(must_exist=True)
-        return None if file is None else engine_of(file.pool.queue).view_offline(file.path)
+        if file is None:
+            return None
+        return engine_of(file.pool.queue).view_offline(file.path, file.pool)
 
     def _file(self, *, must_exist: bool) -> _File | None:
         """Return the file that is meant, as the user that may use it."""
@@ -182,6 +184,8 @@ class ConfiguredPlace:
         file = self._meant(files, must_exist=must_exist)
         if file is None:
             return None
+        if is_served(file.pool.queue):  # nothing of it is on this host
+            return file
         if self._manner.become_owner:
             _become_the_owner(file.path)
         else:
@@ -278,7 +282,7 @@ def _files(settings: Settings, folder: str) -> dict[str, _File]:
     files = {}
     for name, pool in settings.pools.items():
         path = file_of(pool.queue, name, folder)
-        files[name] = _File(pool, path, _is_there(path))
+        files[name] = _File(pool, path, is_served(pool.queue) or _is_there(path))
     return files
 
 
@@ -386,7 +390,8 @@ class URLPlace:
         except QueueURLError as error:
             raise QueueNotFound(str(error), CONFIG) from None
         self._file = self._engine.file_of(url, self._pool.name, UNKNOWN)
-        if self._file.startswith(UNKNOWN):
+        self._is_served = is_served(url)
+        if self._file.startswith(UNKNOWN) and not self._is_served:
             raise QueueNotFound(f"{url}: in which folder? {self._engine.ADVICE}", CONFIG)
 
     def open(self) -> ClientQueue:
@@ -402,16 +407,20 @@ class URLPlace:
 
     def find(self) -> ClientQueue | None:
         """Return the queue; None if there is none, and nobody keeps one."""
-        return self.open() if _is_there(self._file) else None
+        return self.open() if self._is_there() else None
 
     def view(self) -> QueueView | None:
         """Return the same, to look at only."""
-        if not _is_there(self._file):
+        if not self._is_there():
             return None
-        return self._keeper() or self._engine.view_offline(self._file)
+        return self._keeper() or self._engine.view_offline(self._file, self._pool)
+
+    def _is_there(self) -> bool:
+        return self._is_served or _is_there(self._file)
 
     def _offline(self) -> ClientQueue:
-        check_owner(self._file)
+        if not self._is_served:
+            check_owner(self._file)
         return self._engine.open_offline(self._file, self._pool)
 
     def _keeper(self) -> ClientEnd | None:

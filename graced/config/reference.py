@@ -173,7 +173,8 @@ DOCS: dict[str, Doc] = {
     "pools.NAME.queue": Doc(
         "Where the jobs of a `JobWorker` are kept: `sqlite:///FILE` (in `state_dir`) or "
         "`sqlite:////abs/FILE`; each pool needs a file of its own. Null: `sqlite:///NAME.db`, "
-        "after the pool.",
+        "after the pool. Or on a server that hosts share: `postgresql://USER@HOST/DATABASE`, with "
+        "`?queue=NAME`, `?schema=NAME` and `?poll=1s`, see [jobs](jobs.md#queues-on-a-server).",
         "sqlite:///mail.db",
     ),
     "pools.NAME.max_attempts": Doc(
@@ -185,6 +186,11 @@ DOCS: dict[str, Doc] = {
     ),
     "pools.NAME.max_waiting": Doc(
         "How many jobs may wait; a submit beyond that is refused. `null`: no limit.", "100000"
+    ),
+    "pools.NAME.lease": Doc(
+        "Of a queue on a server: after so long without a word from a host its jobs go to others; "
+        "5 s at least. A host that can't renew it stops its own workers before that.",
+        "10s",
     ),
     "pools.NAME.submit_group": Doc(
         "A group whose members may submit jobs to this pool and wait for those, and nothing else: "

@@ -5,8 +5,10 @@ from __future__ import annotations
 from graced import program
 from graced.config.scalars import suggestion
 from graced.config.schema import MAX_WORKERS
-from graced.settings import PROGRAM
+from graced.queue.engines import identity
+from graced.settings import MIN_HOST_LEASE, PROGRAM
 from graced.text import Secret, quoted
+from graced.units import show_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,10 +120,13 @@ def _workers(settings: Settings, blame: Blame) -> None:
 def _queues(settings: Settings, blame: Blame) -> None:
     owners: dict[str, str] = {}
     for name, pool in settings.pools.items():
-        first = owners.setdefault(pool.queue, name) if pool.queue else name
+        first = owners.setdefault(identity(pool.queue, name), name) if pool.queue else name
         if first != name:
             what = f"pool {first} has the same queue"
-            blame((f"pools.{name}.queue",), what, "write another file for each pool")
+            blame((f"pools.{name}.queue",), what, "write another one for each pool")
+        if pool.lease < MIN_HOST_LEASE:
+            least = show_duration(MIN_HOST_LEASE)
+            blame((f"pools.{name}.lease",), "is too short", f"write at least {least}")
 
 
 def _addresses(settings: Settings, blame: Blame) -> None:

@@ -169,6 +169,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "max_rss": Bytes(1 << 20),
         "surge": Whole(0, MAX_WORKERS),
         "queue": Text(validators.queue, "URL", url_pattern()),
+        "lease": Seconds(zero=False),
         "max_attempts": Whole(1, settings.MOST_ATTEMPTS),
     },
     settings.Backoff: {

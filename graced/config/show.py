@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from graced import units
 from graced.config.schema import Bytes, Field, Number, Seconds, fields
+from graced.queue.servers.url import shown as shown_url
 from graced.record import Record
+from graced.settings import Pool
 from graced.text import Secret
 
 TYPE_CHECKING = False
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from graced.settings import Settings
 
+_QUEUE = fields(Pool)["queue"].kind
 _COLUMN = 40  # of the comments
 _WORDS = ("null", "true", "false", "yes", "no", "on", "off", "cpus")
 
@@ -48,6 +51,8 @@ def _key(
                 continue
             yield from _key(_inline(text), item, None, sources, f"{key}.{_bare(text)}", depth + 1)
     else:
+        if field is not None and field.kind == _QUEUE and value is not None:
+            value = shown_url(value)
         line = f"{start} {leaf(value, field)}"
         source = sources.get(key)
         if source and isinstance(value, Secret):

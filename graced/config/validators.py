@@ -8,7 +8,8 @@ are read in :mod:`graced.config.scalars`.
 from __future__ import annotations
 
 from graced.queue.address import QueueURLError
-from graced.queue.engines import check_url
+from graced.queue.engines import check_url, missing_library
+from graced.queue.servers.url import shown
 from graced.text import quoted
 
 TYPE_CHECKING = False
@@ -91,8 +92,11 @@ def address(text: str, _mark: Mark) -> str:
 def queue(text: str, _mark: Mark) -> str:
     try:
         check_url(text)
-    except QueueURLError as error:
-        raise ConfigValueError(f"{quoted(text)} {error.what}", error.remedy) from None
+    except QueueURLError as error:  # it is quoted without what is secret in it
+        raise ConfigValueError(f"{quoted(shown(text))} {error.what}", error.remedy) from None
+    missing = missing_library(text)
+    if missing is not None:
+        raise ConfigValueError(f"{quoted(shown(text))}: {missing[0]}", missing[1])
     return text
 
 

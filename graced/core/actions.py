@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
     Action: TypeAlias = (
         "ReadConfig | StartZygote | KillZygote | Spawn | Drain | Interrupt | Kill | PrintStack"
-        " | WatchRounds | LookAt | NoteEnd | CleanUp | TellReady | TellReloading | TellStopping"
-        " | Extend | EndReload | Commit | WatchSchedules | SubmitInstant | Say | Exit"
+        " | WatchRounds | LookAt | LookForJob | NoteEnd | CleanUp | TellReady | TellReloading"
+        " | TellStopping | Extend | EndReload | Commit | WatchSchedules | SubmitInstant | Say"
+        " | Exit"
     )
 
 
@@ -90,6 +91,12 @@ class WatchRounds(Record):
 
 class LookAt(Record):
     """See whether a worker waits for work at this moment; answered by SeenWaiting if so."""
+
+    worker: int
+
+
+class LookForJob(Record):
+    """See whether a worker has a job in hand at this moment; answered by SeenAtJob if so."""
 
     worker: int
 

@@ -148,8 +148,8 @@ class Daemon(Fleet):
                 self._interrupt(now)
             case ev.ReloadAsked() | ev.ConfigAccepted() | ev.ConfigRefused():
                 self._reload(event, now)
-            case ev.ScaleAsked(name, workers):
-                self._scale(name, workers)
+            case ev.ScaleAsked() | ev.HostLease():
+                self._of_pool(event, now)
             case ev.Imported() | ev.ImportFailed() | ev.ZygoteDied():
                 self._zygote(event, now)
             case ev.ClockSeen() | ev.SchedulesKnown() | ev.InstantKept():
@@ -193,6 +193,16 @@ class Daemon(Fleet):
             case ev.ZygoteDied(_, reason):
                 pool.zygote_gone(zygote, reason, now)
 
+    def _of_pool(self, event: ev.ScaleAsked | ev.HostLease, now: float) -> None:
+        pool = self.pools.get(event.pool)
+        if pool is None:
+            return
+        match event:
+            case ev.ScaleAsked(_, workers):
+                self._scale(pool, workers)
+            case ev.HostLease(_, until, length):
+                pool.lease(until, length, now)
+
     def _worker(  # noqa: C901 - one table of all that happens to a worker
         self, event: WorkerEvent, now: float
     ) -> None:
@@ -217,6 +227,8 @@ class Daemon(Fleet):
                 pool.round_overdue(member, limit)
             case ev.JobCancelled(_, job):
                 pool.job_cancelled(member, job, now)
+            case ev.SeenAtJob():
+                self.out.extend(pool.fence.found(member, now))
             case ev.Died():
                 pool.died(member, event, now)
             case ev.Acknowledged(_, ack):
@@ -240,10 +252,9 @@ class Daemon(Fleet):
                 return pool, pool.zygotes[zygote]
         return None
 
-    def _scale(self, name: str, workers: int) -> None:
-        pool = self.pools.get(name)
-        if pool is not None and not pool.going and not self.stopping:
-            self.say("info", f"pool {name}: scaled from {pool.target} to {workers} workers")
+    def _scale(self, pool: Pool, workers: int) -> None:
+        if not pool.going and not self.stopping:
+            self.say("info", f"pool {pool.name}: scaled from {pool.target} to {workers} workers")
             pool.scale(workers)
 
     # -- the stop -------------------------------------------------------------
@@ -406,6 +417,7 @@ if TYPE_CHECKING:
         | ev.ReplacementWanted
         | ev.RoundDone
         | ev.SeenWaiting
+        | ev.SeenAtJob
         | ev.RoundOverdue
         | ev.JobCancelled
         | ev.Died

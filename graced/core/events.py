@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         "Tick | DrainAsked | InterruptAsked | ReloadAsked | ConfigAccepted | ConfigRefused"
         " | ScaleAsked | Imported | ImportFailed | ZygoteDied | Spawned | SpawnFailed | BecameReady"
         " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | SeenWaiting"
-        " | RoundOverdue | JobCancelled"
+        " | RoundOverdue | JobCancelled | SeenAtJob | HostLease"
         " | StackPrinted | Killed | Recovered | Died"
         " | ClockSeen | SchedulesKnown | InstantKept"
     )
@@ -143,6 +143,23 @@ class SeenWaiting(Record):
     """A worker that was looked at waits for work: in its wait(), or at its queue."""
 
     worker: int
+
+
+class SeenAtJob(Record):
+    """A worker that was looked at has a job in hand."""
+
+    worker: int
+
+
+class HostLease(Record):
+    """The host may hold jobs of a pool's queue until then; granted for `length` seconds.
+
+    None: those that it holds are others' by now.
+    """
+
+    pool: str
+    until: float | None
+    length: float = 0.0
 
 
 class RoundOverdue(Record):

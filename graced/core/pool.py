@@ -11,8 +11,8 @@ each; ``settle()`` then holds the rules that follow from the state, whatever led
 5.  A zygote that no worker and no generation needs is killed.
 
 The workers' places are in :mod:`.slots`, their deaths in :mod:`.restarts`, a worker's ladder in
-:mod:`.member`, a zygote's life in :mod:`.zygotes`. No clocks, no chance, no processes: time and
-jitter are arguments.
+:mod:`.member`, the lease of their jobs in :mod:`.fence`, a zygote's life in :mod:`.zygotes`. No
+clocks, no chance, no processes: time and jitter are arguments.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 from graced.core.actions import PrintStack, Say, Spawn, SpawnOrder
 from graced.core.counters import DeathCause, count
 from graced.core.events import Died
+from graced.core.fence import Fence
 from graced.core.member import CANCELLED, Member
 from graced.core.restarts import Restarts
 from graced.core.slots import Candidate, Slots
@@ -50,6 +51,7 @@ class Pool:
     def __init__(self, settings: Settings, generation: int, context: Context) -> None:
         self.state = PoolState.WAITING
         self._slots = Slots(settings, generation)
+        self.fence = Fence()
         self.restarts = Restarts(self._slots, context)
         self._zygotes = Zygotes(context)
         self._warned_in = 0  # the generation whose max_rss is too small
@@ -154,6 +156,8 @@ class Pool:
         """When :meth:`tick` has something to do, or None."""
         times: list[float | None] = [m.deadline() for m in self.members.values()]
         times += [z.deadline for z in self.zygotes.values()]
+        if self.members:
+            times.append(self.fence.next_deadline())
         if self.state is PoolState.UP:
             times += [self._probe_start(), self.restarts.probe_reset(), self._zygotes.again_at]
         return min((time for time in times if time is not None), default=None)
@@ -191,6 +195,13 @@ class Pool:
             self.candidate.target = workers
         self.restarts.proven &= set(range(workers))
         self._vacated = {slot: why for slot, why in self._vacated.items() if slot < workers}
+
+    def lease(self, until: float | None, length: float, now: float) -> None:
+        """Until when the host may hold jobs; None: they are others' by now."""
+        if until is None:
+            self.fence.lost(now)
+        else:
+            self.fence.held(until, length, self.settings.stop_timeout)
 
     # -- zygotes --------------------------------------------------------------
 
@@ -379,6 +390,7 @@ class Pool:
 
     def tick(self, now: float) -> None:
         """Do what is due."""
+        self._do(self.fence.tick(self.name, self.members.values(), now))
         for member in list(self.members.values()):
             self._do(member.tick(now))
             self.restarts.look(member, now)

@@ -61,6 +61,9 @@ CUT: Final = 32  # rounds that were interrupted, or ended by sys.exit()
 BUSY_NS: Final = 33  # ns of all rounds that ended
 ROUND_BUCKETS: Final = 34  # of rounds that ended, by how long they took; see host/histogram.py
 
+HOST_LEASE_UNTIL: Final = 24  # of a keeper's record: until when workers may have jobs; boot ns
+HOST_LEASE: Final = 25  # ns for which that lease was granted
+
 REACHES: Final = 1  # it reaches its queue, as far as it knows
 CUT_OFF: Final = 2  # it does not
 
@@ -160,6 +163,8 @@ class WorkerRecord:
     accepts = _Word(ACCEPTS, 1)
     cut = _Word(CUT)
     busy_ns = _Word(BUSY_NS)
+    host_lease_until = _Word(HOST_LEASE_UNTIL)
+    host_lease = _Word(HOST_LEASE)
 
     def __init__(self, words: memoryview[int], text: memoryview[int]) -> None:
         self.words = words

@@ -19,6 +19,19 @@ class QueueURLError(ValueError):
         self.remedy = remedy
 
 
+class Library(Record):
+    """The client library that an engine needs, and how it is installed."""
+
+    module: str
+    extra: str  # of graced
+    package: str  # of Debian
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is missing."""
+        return f"pip install 'graced[{self.extra}]', or on Debian apt install {self.package}"
+
+
 class QueueAddress(Record):
     """Where a queue is reached, and under which names the workers of a daemon are known there."""
 

@@ -12,7 +12,7 @@ from itertools import islice
 
 from graced import program
 from graced.queue import messages, wire
-from graced.queue.protocol import QueueError, StorageError
+from graced.queue.protocol import Accepted, QueueError, StorageError
 from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
@@ -44,9 +44,8 @@ class ClientRequests:
         self._storage = storage
         self._connections = connections
         self._log = log
-        self._replies: list[
-            tuple[Connection, int, bytes, bool]
-        ] = []  # after the commit; for new jobs
+        # After the commit: to whom, what, a body or the ids that make it, and whether for new jobs.
+        self._replies: list[tuple[Connection, int, bytes | Sequence[int], bool]] = []
         # Answered from the file, after the commit: who asks, and what is done for it.
         self._questions: deque[tuple[Connection | None, Callable[[], None]]] = deque()
         self._changes: deque[_Change] = deque()
@@ -118,8 +117,12 @@ class ClientRequests:
     def committed(self, dispatcher: Dispatcher) -> None:
         """It is written: say so, and tell those who wait for the jobs that have ended."""
         replies, self._replies = self._replies, []
-        for connection, kind, body, _new in replies:
-            self._connections.send(connection, kind, body)
+        for connection, kind, said, _new in replies:
+            if isinstance(said, Accepted) and said.refusal is not None:
+                self._refuse(connection, said.refusal)
+            else:
+                body = said if isinstance(said, bytes) else _told(said)
+                self._connections.send(connection, kind, body)
         ended = dispatcher.ended()
         self._tally.happened(dispatcher.tallied(), [state for _, state in ended])
         for id, state in ended:
@@ -162,11 +165,11 @@ class ClientRequests:
         if terms.unique is not None and len(payloads) != 1:
             raise ProtocolError("a unique key is for one job")
 
-        def accept() -> tuple[int, bytes]:
+        def accept() -> tuple[int, Sequence[int]]:
             ids = dispatcher.submit(payloads, terms, self._storage.clock.now())
             if connection.submits_only:
                 connection.submitted = [*connection.submitted[1 - MOST_WAITS :], ids]
-            return Kind.SUBMITTED, _told(ids)
+            return Kind.SUBMITTED, ids
 
         self._new_jobs(connection, accept)
 
@@ -207,7 +210,9 @@ class ClientRequests:
 
         self._new_jobs(connection, accept)
 
-    def _new_jobs(self, connection: Connection, accept: Callable[[], tuple[int, bytes]]) -> None:
+    def _new_jobs(
+        self, connection: Connection, accept: Callable[[], tuple[int, bytes | Sequence[int]]]
+    ) -> None:
         """Take in new jobs, or say why not."""
         why = self._storage.refusal()
         if why is not None:

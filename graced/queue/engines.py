@@ -12,9 +12,13 @@ from graced.queue.address import QueueAddress, QueueURLError, socket_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from graced.queue.plan import KeeperPlan
     from graced.queue.protocol import Engine
 
-ENGINES = {"sqlite": "graced.queue.sqlite.engine"}
+ENGINES = {
+    "sqlite": "graced.queue.sqlite.engine",
+    "postgresql": "graced.queue.postgresql.engine",
+}
 DEFAULT = "sqlite"  # for a pool that names no queue
 
 
@@ -22,13 +26,40 @@ def engine_called(scheme: str) -> Engine:
     """Return an engine by its scheme. Raises QueueURLError."""
     if scheme not in ENGINES:
         remedy = engine_called(DEFAULT).ADVICE
-        raise QueueURLError(f"names no queue engine, only {', '.join(ENGINES)} so far", remedy)
+        raise QueueURLError(f"names no queue engine, only {', '.join(ENGINES)}", remedy)
     return import_module(ENGINES[scheme])  # a module that is one
 
 
 def engine_of(url: str | None) -> Engine:
     """Return the engine of a queue's URL, None being the default. Raises QueueURLError."""
     return engine_called(DEFAULT if url is None else url.partition("://")[0])
+
+
+def is_served(url: str | None) -> bool:
+    """Whether a queue is on a server, and hosts have its jobs on lease."""
+    return engine_of(url).LIBRARY is not None
+
+
+def url_of(plan: KeeperPlan) -> str:
+    """Return the URL by which any pool can have a queue, as people may see it."""
+    return engine_called(plan.address.engine).described(plan.url, plan.address.file)[1]
+
+
+def identity(url: str, pool: str) -> str:
+    """Return what two pools with the same queue have in common."""
+    engine = engine_of(url)
+    return f"{url} {engine.queue_of(url, pool)}"
+
+
+def missing_library(url: str) -> tuple[str, str] | None:
+    """Return what is to be installed before a queue can be used, and how; None if nothing is."""
+    from importlib.util import find_spec
+
+    engine = engine_of(url)
+    library = engine.LIBRARY
+    if library is None or find_spec(library.module) is not None:
+        return None
+    return f"its client library {library.module} is not installed", library.remedy
 
 
 def check_url(url: str) -> None:

@@ -89,6 +89,13 @@ def _make_folder(queue: str) -> None:
         os.mkdir(folder(queue), 0o700)
 
 
+def release(queue: str, owner: str, fd: int) -> None:
+    """Let go of a lock that nobody else has, and of its file."""
+    with suppress(OSError):
+        os.unlink(path_of(queue, owner))
+    os.close(fd)
+
+
 def name_group(fd: int, group: int) -> None:
     """Write down which group a command leads, in its lock."""
     with suppress(OSError):  # on a full disk: then all who have the lock count

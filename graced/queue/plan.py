@@ -9,6 +9,7 @@ from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from graced.host.scoreboard import WorkerRecord
     from graced.host.stackdump import Window
     from graced.queue.tally import Tally
 
@@ -23,3 +24,19 @@ class KeeperPlan(Record):
     window: Window | None = None  # for its stacks
     tally: Tally | None = None  # what it counts, over all keepers of the pool
     name: str = "graced"
+    url: str | None = None  # of the queue; of a server's it may hold a password
+    record: WorkerRecord | None = None  # where a lease of a server is told
+
+    @property
+    def has_server(self) -> bool:
+        """Whether other hosts may have the queue, too."""
+        from graced.queue.engines import is_served
+
+        return is_served(self.url)
+
+    @property
+    def kept_in(self) -> str:
+        """What the queue is kept in, as people are told."""
+        from graced.queue.engines import engine_called
+
+        return engine_called(self.address.engine).described(self.url, self.address.file)[0]

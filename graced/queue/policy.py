@@ -11,19 +11,20 @@ if TYPE_CHECKING:
 
 
 class Policy(Record):
-    """How often jobs are tried, how long done ones are kept, how many may wait."""
+    """How often jobs are tried, how long done ones are kept, how many may wait, and so on."""
 
     max_attempts: int = 3
     retry: Retry = Retry()
     keep_done: float = 86400.0
     max_waiting: int | None = None  # None: no limit
     submit_group: str | None = None
+    lease: float = 30.0  # of a host, where the queue is on a server
 
     @classmethod
     def of(cls, pool: Pool) -> Policy:
         """Return a pool's share of the settings."""
         limits = pool.max_attempts, pool.retry, pool.keep_done, pool.max_waiting
-        return cls(*limits, pool.submit_group)
+        return cls(*limits, pool.submit_group, pool.lease)
 
     @property
     def submit_gid(self) -> int | None:
@@ -46,7 +47,7 @@ class Policy(Record):
     def message(self) -> tuple[Any, ...]:
         """Return what the keeper is told, in marshal's types."""
         limits = self.max_attempts, values(self.retry), self.keep_done, self.max_waiting
-        return ("settings", *limits, self.submit_group)
+        return ("settings", *limits, self.submit_group, self.lease)
 
     @classmethod
     def told(cls, message: tuple[Any, ...]) -> Policy:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, Protocol
 
+    from graced.queue.address import Library
     from graced.queue.job import Job, Outcome
     from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
@@ -45,6 +46,14 @@ class StorageError(QueueError):
     def __init__(self, text: str, *, full: bool = False) -> None:
         super().__init__(text)
         self.full = full
+
+
+class ServerGone(StorageError):
+    """The server that keeps the queue can't be reached; what was asked may have been done."""
+
+
+class ClientMissing(QueueError):
+    """The client library of an engine is not installed."""
 
 
 class QueueLockedError(StorageError):
@@ -152,6 +161,19 @@ class ClientQueue(QueueView, Protocol):
 
 
 # What a keeper asks of its engine
+
+
+class Accepted(list[int]):
+    """The ids of jobs that are accepted, or refused, with the next commit alone."""
+
+    refusal: str | None = None
+
+    def tell(self, told: list[int] | str) -> None:
+        """Take the ids, or the reason why there are none."""
+        if isinstance(told, str):
+            self.refusal = told
+        else:
+            self[:] = told
 
 
 class Row(Protocol):
@@ -310,6 +332,12 @@ class Storage(Protocol):
     def write_paused(self) -> bool:
         """Whether writing has failed, and it is too early to try again."""
 
+    def fileno(self) -> int:
+        """Return the descriptor that turns readable when others have changed it, or -1."""
+
+    def rang(self) -> None:
+        """Hear what others have changed."""
+
     def open(self) -> bool:
         """Try to open it; False if it is not to be had now."""
 
@@ -361,20 +389,36 @@ class Storage(Protocol):
 class Engine(Protocol):
     """What :mod:`.engines` finds for the scheme of a URL: a module of the engine's package."""
 
+    LIBRARY: Library | None  # without which nothing of it can be opened
     ADVICE: str  # which URLs may be written
     URL_PATTERN: str  # a regular expression
 
     def check_url(self, url: str) -> object:
         """Raise QueueURLError if a URL leads to no queue."""
 
-    def file_of(self, url: str | None, pool: str, state_dir: str) -> str:
-        """Return what a queue is kept in. Raises QueueURLError."""
+    def queue_of(self, url: str, pool: str) -> str:
+        """Return what a pool's queue is called in what its URL leads to."""
 
-    def url_of(self, file: str) -> str:
-        """Return the URL by which any pool can have what is kept there."""
+    def file_of(self, url: str | None, pool: str, state_dir: str) -> str:
+        """Return the file that a queue is kept in, or beside which its workers' locks are.
+
+        Raises QueueURLError.
+        """
+
+    def described(self, url: str | None, file: str) -> tuple[str, str]:
+        """Return what people are told it is kept in, and the URL by which any pool can have it."""
 
     def open_storage(self, plan: KeeperPlan, tell: Callable[[tuple[Any, ...]], None]) -> Storage:
         """Return the queue as its keeper has it. ``tell`` hears ("degraded", why), ("well",)."""
+
+    def script(self, url: str) -> str:
+        """Return what `graced queue init` does to a server."""
+
+    def init(self, url: str) -> str:
+        """Prepare a server, or bring it up to date; return where. StorageError, ClientMissing."""
+
+    def status(self, url: str, pool: str) -> dict[str, Any]:
+        """Return how a server is, and who shares a queue there. StorageError, ClientMissing."""
 
     def keeper_of(self, file: str) -> str | None:
         """Return the socket of the keeper that has a queue, if there is one."""
@@ -382,5 +426,5 @@ class Engine(Protocol):
     def open_offline(self, file: str, pool: Pool) -> ClientQueue:
         """Open a queue that no keeper has. Raises QueueLockedError, StorageError."""
 
-    def view_offline(self, file: str) -> QueueView:
+    def view_offline(self, file: str, pool: Pool) -> QueueView:
         """Look at a queue that no keeper has, and leave it to whoever wants it."""

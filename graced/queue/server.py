@@ -108,6 +108,8 @@ class Server:
         assert self._channel is not None
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._timer.fileno(), select.EPOLLIN)
+        if self._storage.fileno() >= 0:
+            self._epoll.register(self._storage.fileno(), select.EPOLLIN)
         if self._previous is not None:
             self._epoll.register(self._previous.fileno(), select.EPOLLIN)
         else:
@@ -132,6 +134,8 @@ class Server:
             self._hear_main(self._channel)
         elif self._previous is not None and fd == self._previous.fileno():
             self._hear_previous(self._previous)
+        elif fd == self._storage.fileno():
+            self._storage.rang()
         elif fd == self._timer.fileno():
             self._timer.clear()
             self._timer_is_for = None

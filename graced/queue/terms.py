@@ -43,9 +43,7 @@ class Terms(Record):
     def told(self) -> dict[str, Any]:
         """Return all that is not as usual, in JSON's types."""
         return {
-            name: value
-            for name, usual in _USUAL.items()
-            if (value := getattr(self, name)) != usual
+            name: value for name, usual in _USUAL.items() if (value := getattr(self, name)) != usual
         }
 
     @classmethod

@@ -11,7 +11,7 @@ import signal
 import time
 
 from graced import clock
-from graced.core.events import InstantKept, SchedulesKnown
+from graced.core.events import HostLease, InstantKept, SchedulesKnown
 from graced.host import process
 from graced.supervisor.children import HelperProcess
 from graced.supervisor.instants import payload_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 FIRST_RESTART_S = 0.1  # seconds until a keeper that died is started again; doubled each time
 MAX_RESTART_S = 10.0  # seconds of that wait at most
+NOTABLE_S = 0.005  # seconds by which the end of a lease has to differ to be told
 COUNT_TIMEOUT_S = 1.0  # seconds that a keeper gets to count
 EXIT_TIMEOUT_S = 10.0  # seconds that a keeper gets to write what it has
 STATES = ("waiting", "taken", "done", "dead")
@@ -46,8 +47,10 @@ class _PoolKeeper:
         "cut_off",
         "failures",
         "handle",
+        "lease",
         "leaving",
         "left",
+        "record",
         "watched",
         "window",
     )
@@ -57,6 +60,8 @@ class _PoolKeeper:
         self.again_at: float | None = None
         self.cut_off: set[int] = set()  # workers that can't reach it
         self.failures = 0
+        self.record: int | None = None  # of the scoreboard, where its lease of a server is told
+        self.lease = 0.0  # the end of it that the core knows, monotonic seconds
         self.leaving: float | None = None  # until when it may take to leave
         self.left: str | None = None  # why no worker takes its jobs any more; "" once that is told
         self.watched = -1
@@ -228,6 +233,29 @@ class KeeperManager:
                 f"pool {pool.name}: its worker is not a JobWorker; jobs in {file} will not run"
             )
 
+    # -- leases of hosts, where the queue is on a server
+
+    def leases(self, now: float) -> list[HostLease]:
+        """Return what is new of them since the core was told."""
+        found = []
+        for keeper in self._keepers.values():
+            lease = self._lease(keeper, now)
+            if lease is not None and abs((lease.until or 0.0) - keeper.lease) > NOTABLE_S:
+                keeper.lease = lease.until or 0.0
+                found.append(lease)
+        return found
+
+    def _lease(self, keeper: _PoolKeeper, now: float) -> HostLease | None:
+        """Read the scoreboard: it counts the time of a suspend, and the core does not."""
+        if keeper.record is None:
+            return None
+        record = self._shared.scoreboard.record(keeper.record)
+        until = record.host_lease_until
+        if not until:
+            return None
+        left = until / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return HostLease(keeper.handle.plan.pool, now + left, record.host_lease / 1e9)
+
     def _new_handle(self, pool: Pool, settings: Settings) -> Keeper:
         from graced.queue.keeper import Keeper
         from graced.queue.plan import KeeperPlan  # only pools with jobs need it
@@ -241,6 +269,7 @@ class KeeperManager:
             tally=self._tallies.setdefault(pool.name, Tally()),
             name=settings.name,
             log=self._log.bind(pool=pool.name),
+            url=pool.queue,
         )
         return Keeper(plan)
 
@@ -266,13 +295,11 @@ class KeeperManager:
             return
         plan = keeper.handle.plan
         jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
-        from graced.queue.engines import engine_called
+        from graced.queue.engines import url_of
 
-        file = plan.address.file
-        url = engine_called(plan.address.engine).url_of(file)
         self._log.warning(
-            f"queue {plan.pool}: {why}, and {jobs} in {file}:"
-            f" a pool with `queue: {url}` would run them; nothing else does"
+            f"queue {plan.pool}: {why}, and {jobs} in {plan.kept_in}:"
+            f" a pool with `queue: {url_of(plan)}` would run them; nothing else here does"
         )
         keeper.left = ""  # once
 
@@ -325,6 +352,11 @@ class KeeperManager:
             if keeper.window is None:
                 keeper.window = self._children.lend_window()
             keeper.window.clear()
+            if keeper.record is None and handle.plan.has_server:
+                keeper.record = self._shared.scoreboard.claim()
+                handle.plan = handle.plan.replace(
+                    record=self._shared.scoreboard.record(keeper.record)
+                )
             pid = handle.start(keeper.window)
         except OSError as error:
             self._log.error(f"queue {handle.plan.pool}: cannot fork: {error.strerror}")
@@ -358,6 +390,8 @@ class KeeperManager:
             if keeper.window is not None:
                 keeper.window.give_back()
                 keeper.window = None
+            if keeper.record is not None:
+                self._shared.scoreboard.release(keeper.record)
             self._keepers = {name: k for name, k in self._keepers.items() if k is not keeper}
             return
         self._start_later(keeper)
@@ -385,7 +419,7 @@ class KeeperManager:
             case ("ready",):
                 keeper.failures = 0
                 keeper.handle.trouble = None
-                self._log.info(f"queue {pool}: {keeper.handle.plan.address.file} is open")
+                self._log.info(f"queue {pool}: {keeper.handle.plan.kept_in} is open")
             case ("degraded", str(why)) | ("failed", str(why)):
                 keeper.handle.trouble = why
                 self._log.error(f"queue {pool}: {why}")
@@ -402,8 +436,16 @@ class KeeperManager:
                 self._answered("jobs", keeper)
             case ("depth", depth):
                 self._note("queue", pool=pool, **depth)
+            case ("lease" | "lost",):
+                self._heard_of_lease(pool, message[0])
             case _:
                 self._heard_of_schedules(keeper, message)
+
+    def _heard_of_lease(self, pool: str, what: str) -> None:
+        if what == "lost":
+            self._emit(HostLease(pool, None))
+        for lease in self.leases(clock.monotonic()):
+            self._emit(lease)
 
     def _heard_of_schedules(self, keeper: _PoolKeeper, message: tuple[Any, ...]) -> None:
         match message:

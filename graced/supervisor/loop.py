@@ -268,8 +268,8 @@ class Supervisor:
             if isinstance(event, ev.InterruptAsked) and self._exit is not None:
                 self.groups.give_up()  # every worker is gone: nothing else is left to be hurried
             if isinstance(event, CORE_EVENTS_LEASED):
-                for lease in self.monitor.leases(now):
-                    self._perform(self.daemon.handle(lease, now))
+                for news in (*self.monitor.leases(now), *self.keepers.leases(now)):
+                    self._perform(self.daemon.handle(news, now))
             self._perform(self.daemon.handle(event, now))
         if self._sockets is not None and self.daemon.stopping:
             self._sockets.stop_listening(self._silent_pools(), self.settings)
@@ -357,6 +357,9 @@ class Supervisor:
             case ac.LookAt(worker):
                 if self.monitor.waits(worker):
                     self.emit(ev.SeenWaiting(worker))
+            case ac.LookForJob(worker):
+                if self.monitor.has_job(worker):
+                    self.emit(ev.SeenAtJob(worker))
             case ac.WatchRounds(worker):
                 for event in self.monitor.watch_rounds(worker):
                     self.emit(event)

@@ -194,6 +194,11 @@ class ScoreboardMonitor:
         watched = self._watched.get(worker)
         return watched is not None and watched.record.phase == Phase.READY
 
+    def has_job(self, worker: int) -> bool:
+        """Whether a worker has a job in hand."""
+        watched = self._watched.get(worker)
+        return watched is not None and bool(watched.record.job)
+
     def accepts(self, worker: int) -> bool:
         """Whether a worker bears that a socket listens no more: it accepts by graced's own loop."""
         watched = self._watched.get(worker)

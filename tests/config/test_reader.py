@@ -98,6 +98,7 @@ pools:
     retry: {first: 1s, factor: 2, limit: 10m}
     keep_done: 1d
     max_waiting: null
+    lease: 30s
     submit_group: null
 schedules: {}
 web: {listen: null}

@@ -13,6 +13,7 @@ from typing import Any
 from graced.log.logger import Log
 from graced.queue.address import QueueAddress
 from graced.queue.client_end import ClientEnd
+from graced.queue.engines import file_of
 from graced.queue.job import Done, Job, Outcome
 from graced.queue.keeper import Keeper
 from graced.queue.plan import KeeperPlan
@@ -26,12 +27,18 @@ DEADLINE = 60.0  # seconds; only reached by a failure
 class KeeperHarness:
     """One queue, kept by a process of its own; the test is its main process."""
 
-    def __init__(self, folder: Path, policy: Policy = DEFAULTS, daemon_id: str = "d1") -> None:
-        self.file = f"{folder}/jobs.db"
+    def __init__(
+        self,
+        folder: Path,
+        policy: Policy = DEFAULTS,
+        daemon_id: str = "d1",
+        url: str | None = None,
+    ) -> None:
+        self.file = file_of(url, "jobs", str(folder))
         self.socket = f"{folder}/queue-jobs.sock"
-        plan = KeeperPlan(
-            "jobs", QueueAddress(daemon_id, self.socket, self.file), policy, log=Log()
-        )
+        engine = "sqlite" if url is None else url.partition("://")[0]
+        address = QueueAddress(daemon_id, self.socket, self.file, engine)
+        plan = KeeperPlan("jobs", address, policy, log=Log(), url=url)
         self.keeper = Keeper(plan)
         self.said: list[tuple[Any, ...]] = []
         self._instants = 0  # that were submitted, and are not kept yet

@@ -357,9 +357,7 @@ class Histories(RuleBasedStateMachine):
         held += [worker.hand] if worker.hand else []
         self.dispatcher.join(worker.name, held, self.now)
         for id, token, outcome in worker.settled:
-            assert (
-                self.dispatcher.settle(worker.name, id, token, outcome, False, self.now) is None
-            )
+            assert self.dispatcher.settle(worker.name, id, token, outcome, False, self.now) is None
         if worker.asked:
             self._deliver(self.dispatcher.ask(worker.name, self.now))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graced.settings import Pool
 
 SCHEME = "sqlite"
+LIBRARY = None
 ADVICE = "write sqlite:///jobs.db (in state_dir) or sqlite:////var/lib/jobs.db"
 URL_PATTERN = r"sqlite:///[^?#\x00-\x1f]*[^/?#\x00-\x1f]"
 
@@ -34,6 +35,11 @@ def check_url(url: str) -> str:
     return path
 
 
+def queue_of(url: str, pool: str) -> str:
+    """There is one in a file."""
+    return ""
+
+
 def file_of(url: str | None, pool: str, state_dir: str) -> str:
     """Return the queue's file. Raises QueueURLError."""
     if url is None:
@@ -42,9 +48,9 @@ def file_of(url: str | None, pool: str, state_dir: str) -> str:
     return path[1:] if path.startswith("//") else f"{state_dir}{path}"
 
 
-def url_of(file: str) -> str:
-    """Return the URL by which any pool can have the queue that is in a file."""
-    return f"{SCHEME}:///{file}"
+def described(url: str | None, file: str) -> tuple[str, str]:
+    """Return what a queue is kept in, and the URL by which any pool can have it."""
+    return file, f"{SCHEME}:///{file}"
 
 
 def open_storage(plan: KeeperPlan, tell: Callable[[tuple[Any, ...]], None]) -> QueueFile:
@@ -52,6 +58,21 @@ def open_storage(plan: KeeperPlan, tell: Callable[[tuple[Any, ...]], None]) -> Q
     from graced.queue.sqlite.storage import QueueFile
 
     return QueueFile(plan, tell)
+
+
+def script(url: str) -> str:
+    """A file needs nothing."""
+    return ""
+
+
+def init(url: str) -> str:
+    """A file is made by whoever opens it."""
+    return url
+
+
+def status(url: str, pool: str) -> dict[str, Any]:
+    """There is nobody to share it with."""
+    return {}
 
 
 def keeper_of(file: str) -> str | None:
@@ -68,7 +89,7 @@ def open_offline(file: str, pool: Pool) -> FileEnd:
     return FileEnd(file, pool)
 
 
-def view_offline(file: str) -> FileView:
+def view_offline(file: str, pool: Pool) -> FileView:
     """Look at a queue that no keeper has, and leave it to whoever wants it."""
     from graced.queue.sqlite.offline import FileView
 

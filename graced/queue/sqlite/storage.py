@@ -61,6 +61,13 @@ class QueueFile:
 
     # -- open and closed
 
+    def fileno(self) -> int:
+        """Nobody else writes to it."""
+        return -1
+
+    def rang(self) -> None:
+        """Nobody rings."""
+
     @property
     def wants_opening(self) -> bool:
         """Whether it is closed, and it is time to try."""

@@ -1,0 +1,110 @@
+"""`graced queue init` and `graced queue status`: what is done to a server, and how it is.
+
+Both talk to the server themselves, whether a daemon runs or not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from graced.cli.errors import CommandError
+from graced.config import reader
+from graced.exitcodes import CONFIG, FAILED, USAGE
+from graced.log.console import complain, say
+from graced.queue.engines import engine_of
+from graced.queue.protocol import ClientMissing, QueueError
+from graced.text import one_line as plain
+from graced.units import format_duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from typing import Any
+
+    from graced.settings import Pool
+
+
+def _guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    try:
+        return command(args)
+    except CommandError as refusal:
+        complain(refusal)
+        return refusal.exit_code
+    except ClientMissing as error:
+        complain(error)
+        return CONFIG
+    except QueueError as error:
+        complain(error)
+        return FAILED
+
+
+def _pools(args: argparse.Namespace) -> list[Pool]:
+    """Return the pools that are meant; by default all whose queue is on a server."""
+    reading = reader.read(args.config, os.environ, args.set, to_run=False)
+    if reading.settings is None:
+        for problem in reading.problems:
+            say(str(problem))
+        raise CommandError("the configuration is wrong", CONFIG)
+    pools = reading.settings.pools
+    if args.pool is None:
+        found = [pool for pool in pools.values() if engine_of(pool.queue).LIBRARY is not None]
+        if not found:
+            raise CommandError("no pool's queue is on a server: nothing to do", USAGE)
+        return found
+    if args.pool not in pools:
+        raise CommandError(f"there is no pool {args.pool!r}; there are {', '.join(pools)}", USAGE)
+    pool = pools[args.pool]
+    if engine_of(pool.queue).LIBRARY is None:
+        raise CommandError(f"the queue of pool {pool.name} is a file, and needs nothing", USAGE)
+    return [pool]
+
+
+def _init(args: argparse.Namespace) -> int:
+    places: dict[str, Pool] = {}
+    for pool in _pools(args):
+        places.setdefault(engine_of(pool.queue).script(pool.queue or ""), pool)
+    for text, pool in places.items():
+        if args.show:
+            print(text, end="")
+        else:
+            print(plain(f"{engine_of(pool.queue).init(pool.queue or '')}: ready"))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    found = {p.name: engine_of(p.queue).status(p.queue or "", p.name) for p in _pools(args)}
+    if args.json:
+        print(json.dumps(found))
+        return 0
+    for name, status in found.items():
+        print("\n".join(map(plain, _shown(name, status))))
+    return 0
+
+
+def _shown(name: str, status: dict[str, Any]) -> list[str]:
+    counts = status["counts"]
+    lines = [
+        f"queue {status['queue']} (pool {name})",
+        f"  {status['engine']} {status['version']} at {status['url']}",
+        f"  durability: {status['durability']}",
+        *(f"  warning: {warning}" for warning in status["warnings"]),
+        "  "
+        + ", ".join(f"{counts[state]} {state}" for state in counts if state in _STATES)
+        + ("; paused" if counts.get("paused") else ""),
+    ]
+    for host in status["hosts"]:
+        left = format_duration(max(host["left"], 0.0))
+        over = "is over" if host["left"] <= 0 else f"good for {left}"
+        lines.append(f"  host {host['name']}: {host['taken']} in hand, lease {over}")
+    if not status["hosts"]:
+        lines.append("  no host takes jobs from it now")
+    return lines
+
+
+_STATES = ("waiting", "taken", "done", "dead")
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "init": lambda args: _guarded(_init, args),
+    "status": lambda args: _guarded(_status, args),
+}

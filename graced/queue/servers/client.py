@@ -1,0 +1,129 @@
+"""A client's end of a queue on a server, without a daemon in between."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from contextlib import suppress
+
+from graced.queue.client_end import chunks
+from graced.queue.protocol import ServerGone
+from graced.queue.terms import Terms
+from graced.queue.wire import runs
+from graced.units import MAX_DURATION_S
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from graced.queue.protocol import ClientQueue
+    from graced.queue.servers.link import Link
+
+LOOK = 1.0  # seconds between two looks at a job that is waited for
+OVER = ("done", "dead")
+USUAL = Terms()
+
+
+class ServerEnd:
+    """See :class:`graced.queue.protocol.ClientQueue`. One thread at a time."""
+
+    shared = True
+
+    def __init__(self, connect: Callable[[], Link]) -> None:
+        """Connect. ServerGone, StorageError, ClientMissing."""
+        self._connect = connect
+        self._link = connect()
+
+    def _reached(self) -> Link:
+        """Return the connection, a new one if the last one was lost."""
+        if self._link.fileno() < 0:
+            self._link = self._connect()
+        return self._link
+
+    def submit(self, payloads: Sequence[str], terms: Terms = USUAL) -> Sequence[int]:
+        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
+        return self._reached().submit(payloads, terms)
+
+    def stream(self, payloads: Iterable[str], terms: Terms = USUAL) -> list[range]:
+        """Accept any number of payloads, all or none, in bounded memory; return their ids."""
+        link = self._reached()
+        stream = link.open_stream()
+        ids: list[range] = []
+        try:
+            for chunk in chunks(payloads):
+                staged = link.stage(stream, chunk, terms)
+                ids += [range(first, first + count) for first, count in runs(staged)]
+            link.commit_stream(stream, terms)
+        except ServerGone:
+            raise
+        except BaseException:
+            link.abort_stream(stream)
+            raise
+        while link.maintain(MAX_DURATION_S):  # no daemon may be there that would do it
+            pass
+        return ids
+
+    def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
+        """Return the job's listing once it is done, dead or gone; TimeoutError after seconds."""
+        end = float("inf") if timeout is None else time.monotonic() + timeout
+        while (found := self._reached().look(job, watch=True)) is not None:
+            if found["state"] in OVER:
+                return found
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"job {job} is {found['state']} after {timeout:g} s")
+            self._await_ring(min(left, LOOK))
+        return {"id": job, "state": "gone"}
+
+    def _await_ring(self, seconds: float) -> None:
+        poll = select.poll()
+        poll.register(self._link.fileno(), select.POLLIN)
+        if poll.poll(seconds * 1000):
+            self._link.heard()
+
+    def hang_up(self) -> None:
+        """Wake up whoever sleeps on the connection, in another thread: there comes nothing."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self._link.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+
+    def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return a page of jobs in the order of their ids, beginning after one."""
+        return self._reached().page(state, after, limit)
+
+    def job(self, id: int) -> dict[str, Any] | None:
+        """Return a job's listing with its attempts one by one; None if there is no such job."""
+        found = self._reached().look(id)
+        return None if found is None else {**found, "tries": self._link.attempts(id)}
+
+    def retry(self, ids: Sequence[int]) -> dict[int, str]:
+        """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
+        return self._reached().retry(ids)
+
+    def drop(self, ids: Sequence[int]) -> dict[int, str]:
+        """Forget jobs that nobody works on; return the refusals by id."""
+        return self._reached().drop(ids)
+
+    def cancel(self, ids: Sequence[int]) -> dict[int, str]:
+        """Have jobs dead that are not done: now, or once their worker is interrupted."""
+        return self._reached().cancel(ids)
+
+    def pause(self, paused: bool) -> None:
+        """Hand out no further jobs until it is said otherwise, over restarts."""
+        self._reached().pause(paused)
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many jobs there are in each state, and the age of the oldest due one."""
+        return self._reached().counts()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._link.close()
+
+
+if TYPE_CHECKING:
+
+    def _is_one(end: ServerEnd) -> ClientQueue:
+        return end

@@ -1,0 +1,114 @@
+"""The URL of a queue on a server: what graced reads, what the library gets, what is shown.
+
+A password is in the URL for the library alone. Nothing else may be shown, logged or raised.
+"""
+
+from __future__ import annotations
+
+import re
+
+from graced import units
+from graced.queue.address import QueueURLError
+from graced.record import Record
+
+OWN = ("queue", "schema", "poll")  # the parameters that are ours, and not the library's
+SECRET = ("password", "sslpassword")
+LONGEST_NAME = 100  # characters of a queue's name
+LONGEST_SCHEMA = 60  # bytes
+SHORTEST_POLL = 0.1  # seconds
+HIDDEN = "***"
+
+_PASSWORD = re.compile(r"^([a-z]+://[^@/?#]*?):([^@/?#]*)@")
+
+
+class ServerURL(Record):
+    """A queue's URL, taken apart."""
+
+    library: str  # for the client library
+    shown: str  # for people
+    queue: str | None = None  # None: as the pool is called
+    schema: str = "graced"
+    poll: float | None = None  # seconds
+    secrets: tuple[str, ...] = ()
+
+    def scrub(self, text: str) -> str:
+        """Return a text of the library's without what is secret."""
+        for secret in self.secrets:
+            text = text.replace(secret, HIDDEN)
+        return text
+
+
+def read(url: str, advice: str) -> ServerURL:
+    """Take a URL apart. Raises QueueURLError; `advice` says what to write."""
+    if any(c < " " for c in url):
+        raise QueueURLError("has control characters", advice)
+    before, mark, query = url.partition("?")
+    own: dict[str, str] = {}
+    others, shown = [], []
+    for part in query.split("&") if mark else []:
+        name, equals, value = part.partition("=")
+        if name in OWN:
+            own[name] = _unquoted(value)
+            shown.append(part)
+        else:
+            others.append(part)
+            shown.append(f"{name}{equals}{HIDDEN}" if name in SECRET else part)
+    secrets = [part.partition("=")[2] for part in others if part.partition("=")[0] in SECRET]
+    if (found := _PASSWORD.match(before)) is not None:
+        secrets.append(found[2])
+    secrets += [_unquoted(secret) for secret in secrets]
+    return ServerURL(
+        library=_joined(before, others),
+        shown=_joined(_PASSWORD.sub(rf"\1:{HIDDEN}@", before), shown),
+        queue=_name(own.get("queue"), advice),
+        schema=_schema(own.get("schema", "graced"), advice),
+        poll=_poll(own.get("poll"), advice),
+        secrets=tuple({secret for secret in secrets if secret}),
+    )
+
+
+def shown(url: str) -> str:
+    """Return any queue's URL as people may see it."""
+    scheme, mark, _ = url.partition("://")
+    if not mark or scheme == "sqlite":
+        return url
+    before, mark, query = url.partition("?")
+    parts = [
+        f"{part.partition('=')[0]}={HIDDEN}" if part.partition("=")[0] in SECRET else part
+        for part in query.split("&")
+    ]
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", before) + mark + "&".join(parts)
+
+
+def _joined(before: str, parts: list[str]) -> str:
+    return f"{before}?{'&'.join(parts)}" if parts else before
+
+
+def _unquoted(text: str) -> str:
+    from urllib.parse import unquote
+
+    return unquote(text)
+
+
+def _name(name: str | None, advice: str) -> str | None:
+    if name is not None and not 0 < len(name) <= LONGEST_NAME:
+        raise QueueURLError(f"names a queue of {len(name)} characters", advice)
+    return name
+
+
+def _schema(name: str, advice: str) -> str:
+    if not 0 < len(name.encode()) <= LONGEST_SCHEMA or name.startswith("pg_"):
+        raise QueueURLError(f"names the schema {name!r}, which can't be", advice)
+    return name
+
+
+def _poll(text: str | None, advice: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = units.duration(text)
+    except ValueError:
+        raise QueueURLError(f"says poll={text}", "write a duration such as poll=1s") from None
+    if seconds < SHORTEST_POLL:
+        raise QueueURLError(f"says poll={text}", "write at least poll=100ms")
+    return seconds

@@ -1,0 +1,25 @@
+"""Queues in PostgreSQL keep the contract of all queues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from contract import QueueContract
+from keeper_harness import KeeperHarness
+from postgresql_server import PostgreSQL
+
+from graced.queue.policy import Policy
+from graced.settings import Retry
+
+
+@pytest.fixture
+def queue(tmp_path: Path, postgresql_server: PostgreSQL) -> Iterator[KeeperHarness]:
+    policy = Policy(retry=Retry(0.01, 2.0, 0.1))
+    with KeeperHarness(tmp_path, policy, url=postgresql_server.made()) as harness:
+        yield harness.start()
+
+
+class TestPostgreSQL(QueueContract):
+    """The keeper and its server."""
