@@ -81,8 +81,13 @@ def _state(job: dict[str, Any]) -> str:
     progress = job.get("progress")
     if progress is None:
         return str(now)
-    done = "" if progress["fraction"] is None else f", {progress['fraction']:.0%}"
-    return one_line(f"{now}{done} {progress['text']}".rstrip())
+    return one_line(f"{now}, {_how_far(progress)}")
+
+
+def _how_far(progress: dict[str, Any]) -> str:
+    """Say how far a job is: ``40% page 4 of 10``."""
+    done = [] if progress["fraction"] is None else [f"{progress['fraction']:.0%}"]
+    return " ".join([*done, *([progress["text"]] if progress["text"] else [])])
 
 
 def _fact(name: str, value: Any) -> str:
@@ -152,7 +157,9 @@ class Table:
         age = format_age(time.time() - job["submitted"])
         what = _shortened(_what(_parsed(job["payload"])), self.MAX_TEXT)
         why = evidence(job).get("reason")
-        if why and job["state"] != "done":
+        if job.get("progress"):
+            what += f"  ({_shortened(_how_far(job['progress']), self.MAX_TEXT)})"
+        elif why and job["state"] != "done":
             what += f"  ({_shortened(str(why), self.MAX_TEXT)})"
         tries = job["attempts"]
         return f"{head}{job['id']:>8}  {job['state']:8} {tries:>5}  {age:>6}  {one_line(what)}"

@@ -79,6 +79,7 @@ class JobInfo(Record):
     began: float | None  # its last hand-out
     schedule: str | None  # by its name, if one has made it,
     scheduled: float | None  #   and the instant that it stands for
+    progress: Mapping[str, Any] | None = None  # of one in hand: `fraction` and `text`
     tries: Sequence[Mapping[str, Any]] = ()  # its attempts one by one: of job(), not of jobs()
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from itertools import islice
 
 from graced import program
-from graced.queue import messages, wire
+from graced.queue import messages, progress, wire
 from graced.queue.protocol import Accepted, QueueError, StorageError
 from graced.queue.wire import Kind, ProtocolError
 
@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from graced.log.logger import Log
     from graced.queue.connections import Connection, Connections
+    from graced.queue.plan import KeeperPlan
     from graced.queue.protocol import Dispatcher, Storage
     from graced.queue.tally import Tally
 
@@ -37,13 +37,14 @@ class ClientRequests:
     """What clients have asked for and have not been told yet."""
 
     def __init__(
-        self, storage: Storage, connections: Connections, tally: Tally, pool: str, log: Log
+        self, storage: Storage, connections: Connections, tally: Tally, plan: KeeperPlan
     ) -> None:
         self._tally = tally
-        self._pool = pool
+        self._pool = plan.pool
+        self._file = plan.address.file  # beside it are its workers' locks
         self._storage = storage
         self._connections = connections
-        self._log = log
+        self._log = plan.log
         # After the commit: to whom, what, a body or the ids that make it, and whether for new jobs.
         self._replies: list[tuple[Connection, int, bytes | Sequence[int], bool]] = []
         # Answered from the file, after the commit: who asks, and what is done for it.
@@ -266,6 +267,7 @@ class ClientRequests:
         except StorageError as trouble:
             self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
             return
+        progress.add(page, self._file)
         self._connections.send(connection, Kind.ANSWER, wire.encode(page))
 
     def _show(self, _dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
@@ -278,6 +280,7 @@ class ClientRequests:
         except StorageError as trouble:
             self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
             return
+        progress.add([] if found is None else [found], self._file)
         self._connections.send(connection, Kind.ANSWER, wire.encode(found))
 
     def _changed_by(self, act: Change) -> Handler:

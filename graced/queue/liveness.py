@@ -221,6 +221,7 @@ def leave_word(queue: str, owner: str, evidence: str | None) -> None:
     with suppress(OSError):  # on a full disk: then it is taken for found after a crash
         fd = os.open(path_of(queue, owner), os.O_WRONLY | os.O_CLOEXEC)
         try:
+            os.ftruncate(fd, 0)  # of how far its jobs were
             os.pwrite(fd, word, 0)
         finally:
             os.close(fd)

@@ -94,6 +94,9 @@ class WorkerQueue(Protocol):
     def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
         """Say how a job ended and, with ``more``, that the next may come; never block."""
 
+    def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
+        """Say how far a job in hand is; the last word counts. It costs some microseconds."""
+
     @property
     def unsettled(self) -> int:
         """How many settles have not been confirmed as durable."""

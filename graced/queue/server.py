@@ -84,7 +84,7 @@ class Server:
         self._storage = engine.open_storage(plan, self._to_main.append)
         self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
         self._client_requests = ClientRequests(
-            self._storage, self._connections, self._tally, plan.pool, plan.log
+            self._storage, self._connections, self._tally, plan
         )
         self._instants = Instants(self._storage, self._to_main.append)
         self._settled: set[Connection] = set()  # settles read since the last commit

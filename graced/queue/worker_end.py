@@ -11,7 +11,7 @@ import time
 from collections import deque
 from contextlib import contextmanager, suppress
 
-from graced.queue import jsonvalue, liveness, wire
+from graced.queue import jsonvalue, liveness, progress, wire
 from graced.queue.job import MAX_EVIDENCE, Discarded, Done, Job, Postponed, Raised
 from graced.queue.protocol import QueueError
 from graced.queue.wire import Kind, ProtocolError
@@ -49,6 +49,7 @@ class WorkerEnd:
         self._settles: list[tuple[Job, Outcome]] = []  # said, and not confirmed
         self._confirmed = 0  # of those said on this connection
         self._asked = False  # idle, and the keeper knows or will know
+        self._progress: dict[int, progress.Told] = {}  # of those at work
         self._wanted: int | None = None  # jobs at once, instead of asking for each
         self._left = False
         self._delay = FIRST_RETRY
@@ -95,6 +96,12 @@ class WorkerEnd:
         self._settles.append((job, outcome))
         self._asked = more
         self._say(_settlement(job, outcome, more))
+
+    def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
+        """Say how far a job in hand is; the last word counts. It costs some microseconds."""
+        self._progress = {id: told for id, told in self._progress.items() if id in self._hands}
+        self._progress[job.id] = job.token, fraction, text
+        progress.write(self.lock, self._progress)
 
     @property
     def unsettled(self) -> int:

@@ -274,6 +274,9 @@ class _MemoryEnd:
     def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
         self._queue.settle(job.id, outcome)
 
+    def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
+        self._queue.tell_progress(job.id, fraction, text)
+
     def retry_in(self) -> float | None:
         return None
 

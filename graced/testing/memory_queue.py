@@ -71,6 +71,10 @@ class MemoryQueue(Queue):
         """Put down what has become of a job in hand."""
         self._jobs.settle(id, outcome)
 
+    def tell_progress(self, id: int, fraction: float | None, text: str) -> None:
+        """Put down how far a job in hand is."""
+        self._jobs.tell_progress(id, fraction, text)
+
     def give_back(self, id: int) -> None:
         """If the job is still in hand, an interrupt has cut it off: no attempt counts."""
         self._jobs.give_back(id)
@@ -93,11 +97,13 @@ class _Row:
         self.result: str | None = None
         self.evidence: str | None = None
         self.cancelling = False
+        self.progress: dict[str, Any] | None = None  # as it was last told
         self.tries: list[dict[str, Any]] = []
 
     def listing(self) -> dict[str, Any]:
         own = ("id", "state", "token", "submitted", "due", "began", "ended", "payload", "result")
-        told = {name: getattr(self, name) for name in (*own, "evidence", "cancelling", "tries")}
+        more = ("evidence", "cancelling", "progress", "tries")
+        told = {name: getattr(self, name) for name in (*own, *more)}
         told |= {name: getattr(self.terms, name) for name in ("priority", "unique", "schedule")}
         told["scheduled"] = self.terms.scheduled
         told["attempts"] = self.failures + (self.state in (TAKEN, DONE))
@@ -244,6 +250,9 @@ class _Jobs:
             row.state, row.evidence = WAITING, outcome.evidence
             usual = self._policy.delay(row.failures, chance=1.0)
             row.due = self.now + (outcome.after if isinstance(outcome, Postponed) else usual)
+
+    def tell_progress(self, id: int, fraction: float | None, text: str) -> None:
+        self._rows[id].progress = {"fraction": fraction, "text": text}
 
     def give_back(self, id: int) -> None:
         row = self._rows.get(id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from graced.host.scoreboard import CUT_OFF, JOB, QUEUE, REACHES
 from graced.log.formats import traceback
-from graced.queue import jsonvalue
+from graced.queue import jsonvalue, progress
 from graced.queue.job import (
     MAX_EVIDENCE,
     MAX_PAYLOAD,
@@ -48,6 +48,7 @@ class JobWorker(Worker):
     _takes_jobs = True
     _asks_for = "handle(self, job)"
     __end: WorkerEnd | None = None
+    __job: Job | None = None  # in hand
 
     def handle(self, job: Job) -> Any:
         """Do one job; return a JSON value, or None. The job is done and the value is kept.
@@ -56,6 +57,17 @@ class JobWorker(Worker):
         ``max_attempts`` times; :class:`Retry` says when, :class:`Discard` says never.
         """
         raise NotImplementedError(f"{type(self).__name__} has no handle()")
+
+    def progress(self, fraction: float | None, text: str = "") -> None:
+        """Tell how far the job in hand is, from 0 to 1 or None, and in up to 200 characters.
+
+        `graced jobs` and `graced jobs show` tell it; the last word counts. It may be told as
+        often as you like, a call costs some microseconds. Without a job it is without effect.
+        ValueError if it is no number.
+        """
+        told = progress.checked(fraction, text)
+        if self.__job is not None and self.__end is not None:
+            self.__end.tell_progress(self.__job, *told)
 
     @classmethod
     def _create(cls, runtime: Runtime) -> Worker:
@@ -122,11 +134,13 @@ class JobWorker(Worker):
         """Handle a job and settle it. An interrupt passes: it settles nothing."""
         log, words = self._graced.log, self._graced.writer.words
         log.set_job(job.id)
+        self.__job = job
         words[JOB] = 1
         try:
             self._end.settle(job, self._outcome(job), more=not self._graced.over)
             words[JOB] = 0
         finally:
+            self.__job = None
             log.set_job(None)
 
     def _outcome(self, job: Job) -> Outcome:

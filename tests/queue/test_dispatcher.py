@@ -30,6 +30,7 @@ from graced.queue.sqlite import dispatcher as rules
 from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.rows import DEAD, DONE, WAITING, Row
 from graced.queue.sqlite.store import Store
+from graced.queue.sqlite.transitions import CANCELLED
 from graced.queue.terms import Terms
 from graced.settings import Retry
 
@@ -71,8 +72,10 @@ class Worker:
 class Known:
     """A job as the model knows it; the failures that it may have had."""
 
-    def __init__(self, due: int, limit: int) -> None:
+    def __init__(self, due: int, limit: int, priority: int = 0) -> None:
         self.due = due
+        self.priority = priority
+        self.cancelled = False
         self.limit = limit or POLICY.max_attempts
         self.low = self.high = 0
         self.ends: set[int] = set()  # states in which it may have ended
@@ -82,13 +85,18 @@ class Known:
         if isinstance(outcome, Done):
             self.ends.add(DONE)
             return
+        if self.cancelled:
+            self.ends.add(DEAD)
+            return
         self.low += 1
         self.high += 1
         if isinstance(outcome, Discarded) or self.high >= self.limit:
             self.ends.add(DEAD)
 
     def may_wait(self) -> bool:
-        return not self.gone and (not self.ends or (DEAD in self.ends and self.low < self.limit))
+        if self.gone or self.cancelled:
+            return False
+        return not self.ends or (DEAD in self.ends and self.low < self.limit)
 
 
 class Histories(RuleBasedStateMachine):
@@ -103,6 +111,7 @@ class Histories(RuleBasedStateMachine):
         self.workers: dict[str, Worker] = {}
         self.number = 0
         self.listening = False
+        self.paused = False
         self.unwritten: list[int] = []  # jobs submitted, and not answered
         self.unburied: list[tuple[Worker, bool]] = []  # deaths told, and not answered
         self._open()
@@ -131,13 +140,25 @@ class Histories(RuleBasedStateMachine):
         count=st.integers(1, 6),
         delay=st.sampled_from([0.0, 0.0, 0.0, 1.5, 40.0]),
         limit=st.sampled_from([0, 0, 1, 5]),
+        priority=st.sampled_from([0, 0, 7, -7, 100]),
+        unique=st.sampled_from([None, None, None, "a", "b"]),
     )
-    def submit(self, count: int, delay: float, limit: int) -> None:
-        ids = self.dispatcher.submit(["{}"] * count, Terms(delay, limit), self.now)
+    def submit(
+        self, count: int, delay: float, limit: int, priority: int, unique: str | None
+    ) -> None:
+        if unique is not None:
+            count = 1
+            if self.store.full:
+                return
+        terms = Terms(delay, limit, priority, unique)
+        ids = self.dispatcher.submit(["{}"] * count, terms, self.now)
         assert len(ids) == count
+        if unique is not None and ids[0] in self.known:
+            assert not self.known[ids[0]].gone
+            return
         for id in ids:
             assert id not in self.known, "a number was used twice"
-            self.known[id] = Known(self.now + round(delay * 1000), limit)
+            self.known[id] = Known(self.now + round(delay * 1000), limit, priority)
             self.unwritten.append(id)
         self._commit()
 
@@ -207,7 +228,7 @@ class Histories(RuleBasedStateMachine):
     def die(self, data: st.DataObject, counts: bool) -> None:
         worker = self._some(data)
         del self.workers[worker.name]
-        if worker.hand is not None and counts:
+        if worker.hand is not None and (counts or self.known[worker.hand[0]].cancelled):
             self.known[worker.hand[0]].count(Raised("{}"))
         self.dispatcher.bury(worker.name, "{}" if counts else None, self.now)
         self.unburied.append((worker, counts))
@@ -239,17 +260,42 @@ class Histories(RuleBasedStateMachine):
         self.store.close()
         self._forget_unwritten()
         self._open()
+        self.paused = self.dispatcher.counts(self.now)["paused"]
         for index, worker in enumerate(list(self.workers.values())):
             if index in lost:
                 self._die_unheard(worker, counts)
             else:
                 self._join(worker)
         for worker, counts in self.unburied:
-            if worker.hand is not None and counts:
+            if worker.hand is not None and counts and not self.known[worker.hand[0]].cancelled:
                 self.known[worker.hand[0]].low -= 1  # handed out, and not written down as taken
             self._die_unheard(Worker.settled_only(worker), counts)
         self._commit()
         self.store.full = full
+
+    @precondition(lambda self: self.known)
+    @rule(paused=st.sampled_from([True, False, False]))
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+        self.dispatcher.pause(paused, self.now)
+        self._commit()
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if self.store.full:
+            return
+        id = data.draw(st.sampled_from(sorted(self.known)))
+        job = self.known[id]
+        held = any(w.hand and w.hand[0] == id for w in self.workers.values())
+        refused = self.dispatcher.cancel([id], self.now)
+        if refused:
+            assert job.gone or DONE in job.ends, refused
+        elif held:
+            job.cancelled = True
+        else:
+            job.ends, job.cancelled = {DEAD}, True
+        self._commit()
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), drop=st.booleans())
@@ -266,6 +312,7 @@ class Histories(RuleBasedStateMachine):
         elif not refused and job.ends == {DEAD}:
             job.low = job.high = 0
             job.ends.clear()
+            job.cancelled = False
         if not refused:
             job.due = min(job.due, self.now)
         self._commit()
@@ -284,6 +331,13 @@ class Histories(RuleBasedStateMachine):
         if not self.dispatcher.needs_maintenance:
             assert mine == counts
 
+    @invariant()
+    def keys_are_unique(self) -> None:
+        if not self.dispatcher.pending:
+            query = "SELECT count(*) FROM jobs WHERE state IN (0, 1, 2) AND unique_key IS NOT NULL"
+            counts = self.store._read(f"{query} GROUP BY unique_key", ())
+            assert all(count == 1 for (count,) in counts)
+
     def _deliver(self, row: Row | None) -> None:
         if row is None:
             return
@@ -298,11 +352,23 @@ class Histories(RuleBasedStateMachine):
         assert row.due <= self.now
         assert worker.hand is None
         assert worker.asked, "it had not asked"
+        assert not self.paused, "handed out in a pause"
+        self._nothing_higher(row)
         job.low = job.high = row.attempt - 1
         job.ends.clear()
         assert row.token > self.tokens.get(row.id, 0), "a token was used twice"
         self.tokens[row.id] = row.token
         worker.hand, worker.asked = (row.id, row.token), False
+
+    def _nothing_higher(self, given: Row) -> None:
+        """No job of a higher priority waits that is due, and has killed nobody."""
+        dispatcher = self.dispatcher
+        for id, job in self.known.items():
+            if job.priority <= given.priority or id in self.unwritten:
+                continue
+            row = dispatcher._rows.get(id) or dispatcher._writes.find(id)
+            if row is not None and row.state == WAITING and row.due <= self.now:
+                assert id in dispatcher._lookahead.deadly, f"{id} is higher than {given.id}"
 
     # -- steps
 
@@ -367,13 +433,18 @@ class Histories(RuleBasedStateMachine):
         uncertain = [(id, o) for id, _, o in worker.settled]
         for id, outcome in uncertain:
             job = self.known[id]
+            if job.cancelled:
+                job.ends = {DEAD}
+                continue
             if not isinstance(outcome, Done):
                 job.low -= 1
             elif counts:
                 job.high += 1
             job.ends |= {DEAD} if job.high >= job.limit else set()
             job.ends.discard(DONE)
-        if worker.hand is not None and counts:
+        if worker.hand is not None and self.known[worker.hand[0]].cancelled:
+            self.known[worker.hand[0]].ends.add(DEAD)
+        elif worker.hand is not None and counts:
             job = self.known[worker.hand[0]]
             job.high += 1
             job.ends |= {DEAD} if job.high >= job.limit else set()
@@ -383,6 +454,7 @@ class Histories(RuleBasedStateMachine):
         """With a good disk and one last worker, all jobs come to their ends."""
         self.store.full = False
         self._commit()
+        self.pause(False)
         for worker in list(self.workers.values()):
             if worker.hand:
                 id, token = worker.hand
@@ -864,3 +936,141 @@ def _commit(dispatcher: Dispatcher, now: int) -> list[Row]:
         dispatcher.read_ahead()
         rows += dispatcher.commit(now)
     return rows
+
+
+# -- priorities, keys, cancel, pause -----------------------------------------------------
+
+
+def test_the_higher_goes_first_however_few_of_them_are_in_memory(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if those in memory are used up while there are more in the file."""
+    for name, size in zip(("AHEAD", "LOW", "MOST"), (3, 0, 4), strict=True):
+        monkeypatch.setattr(window, name, size)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    for priority in (0, 5, -5, 5, 0, 100):
+        dispatcher.submit(["{}"] * 7, Terms(priority=priority), START)
+        _commit(dispatcher, START)
+    dispatcher.submit(["{}"], Terms(3600, priority=50), START)
+    for number in range(1, 6):
+        dispatcher.ask(f"d:{number}", START)
+    given: list[tuple[int, int]] = []
+    while len(given) < 42:
+        rows = dispatcher.commit(START)
+        while rows:
+            row = rows.pop(0)
+            given.append((-row.priority, row.id))
+            following = settled(dispatcher, str(row.owner), row, START)
+            rows += [] if following is None else [following]
+        if dispatcher.is_low:
+            dispatcher.read_ahead()
+    assert given == sorted(given)
+
+
+def test_of_what_is_reserved_the_higher_goes_first(store: Store) -> None:
+    """For whom it is reserved, and for an idle worker that takes it from there."""
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    first, second, low = (dispatcher.submit(["{}"], Terms(), START)[0] for _ in range(3))
+    dispatcher.join("d:1", [], START)
+    dispatcher.ask("d:1", START)
+    [row] = _commit(dispatcher, START)
+    assert row.id == first
+    assert settled(dispatcher, "d:1", row, START) is None
+    [row] = _commit(dispatcher, START)  # and the third is reserved for it now
+    assert row.id == second
+    assert dispatcher.consumers["d:1"].prefetched
+    high, higher = (dispatcher.submit(["{}"], Terms(priority=p), START)[0] for p in (1, 2))
+    assert _commit(dispatcher, START) == []
+    assert settled(dispatcher, "d:1", row, START) is None, "there are higher ones than the next"
+    dispatcher.ask("d:2", START)
+    assert [(row.owner, row.id) for row in _commit(dispatcher, START)] == [
+        ("d:1", higher),
+        ("d:2", high),
+    ]
+    assert dispatcher.drop([low]) == {}
+
+
+def test_what_was_reserved_later_and_is_higher_goes_first(store: Store) -> None:
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    ids = list(dispatcher.submit(["{}"] * 4, Terms(), START))
+    [high] = dispatcher.submit(["{}"], Terms(0.01, priority=1), START)
+    dispatcher.ask("d:1", START)
+    [row] = _commit(dispatcher, START)
+    settled(dispatcher, "d:1", row, START)
+    [row] = _commit(dispatcher, START)
+    assert list(dispatcher.consumers["d:1"].prefetched) == ids[2:]
+    third = settled(dispatcher, "d:1", row, START)
+    assert third is not None
+    _commit(dispatcher, START + 10)
+    assert list(dispatcher.consumers["d:1"].prefetched) == [ids[3], high]
+    row_next = settled(dispatcher, "d:1", third, START + 10)
+    assert row_next is not None
+    assert row_next.id == high
+
+
+def test_a_key_is_free_as_soon_as_its_job_is_over_written_or_not(store: Store) -> None:
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    key = Terms(unique="k")
+
+    def submit() -> int:
+        return dispatcher.submit(["{}"], key, START)[0]
+
+    first = submit()
+    assert submit() == first, "it is not written yet"
+    assert dispatcher.cancel([first], START) == {}
+    second = submit()
+    assert second != first
+    _commit(dispatcher, START)
+    assert submit() == second
+    assert dispatcher.drop([second]) == {}
+    third = submit()
+    assert third not in (first, second)
+    dispatcher.refuse_submits()
+    fourth = submit()
+    assert fourth not in (first, second)
+    _commit(dispatcher, START)
+    assert submit() == fourth
+    again = Dispatcher(store, POLICY, lambda: 0.5)
+    assert again.submit(["{}"], key, START)[0] == fourth
+
+
+def test_what_was_to_be_handed_out_in_the_next_commit_is_not_in_a_pause(tmp_path: Path) -> None:
+    store = FlakyStore(f"{tmp_path}/q.db")
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    [id] = dispatcher.submit(["{}"], Terms(), START)
+    _commit(dispatcher, START)
+    dispatcher.ask("d:1", START)
+    store.full = True
+    with pytest.raises(StorageError):
+        _commit(dispatcher, START)
+    dispatcher.pause(True, START)
+    store.full = False
+    assert _commit(dispatcher, START) == []
+    assert dispatcher.next_due() is None, "nothing has to be done when it falls due"
+    dispatcher.pause(False, START)
+    [row] = _commit(dispatcher, START)
+    assert (row.id, row.attempt) == (id, 1)
+    store.close()
+
+
+def test_a_cancelled_job_in_hand_is_dead_however_its_worker_lets_go(store: Store) -> None:
+    """Whether it leaves, dies, does not know it, or says that it has failed; told once."""
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    ids = list(dispatcher.submit(["{}"] * 5, Terms(), START))
+    for number in range(5):
+        dispatcher.ask(f"d:{number}", START)
+    rows = _commit(dispatcher, START)
+    assert dispatcher.cancel(ids, START) == {} == dispatcher.cancel(ids, START)
+    assert [row.id for row in dispatcher.cancelling()] == ids
+    _commit(dispatcher, START)
+    assert dispatcher.cancelling() == []
+    assert len(Dispatcher(store, POLICY, lambda: 0.5).cancelling()) == 5, "the next one knows"
+    dispatcher.leave("d:0", START)
+    dispatcher.bury("d:1", "{}", START)
+    dispatcher.join("d:2", [], START)
+    dispatcher.settle("d:3", rows[3].id, rows[3].token, Postponed("{}", 1.0), True, START)
+    dispatcher.settle("d:4", rows[4].id, rows[4].token, Done("7"), True, START)
+    assert _commit(dispatcher, START + 100_000) == []
+    found = [store.listing(id) or {} for id in ids]
+    assert [(job["state"], job["attempts"]) for job in found] == [*[("dead", 0)] * 4, ("done", 1)]
+    assert all(job["evidence"] == CANCELLED for job in found[:4])

@@ -34,9 +34,9 @@ from keeper_harness import (
 )
 
 from graced.log.logger import Log
-from graced.queue import connections, departures, server, wire
+from graced.queue import connections, departures, liveness, progress, server, wire
 from graced.queue.client_end import ClientEnd
-from graced.queue.job import MAX_PAYLOAD, Done, Job
+from graced.queue.job import MAX_PAYLOAD, Done, Job, Postponed
 from graced.queue.keeper import Keeper
 from graced.queue.policy import Policy
 from graced.queue.protocol import QueueError, QueueGone
@@ -1234,3 +1234,36 @@ def test_a_keeper_that_cannot_be_says_why(tmp_path: Path) -> None:
     assert keeper.pid is not None
     assert os.waitstatus_to_exitcode(os.waitpid(keeper.pid, 0)[1]) == 1
     keeper.close()
+
+
+def test_how_far_a_job_is_is_shown_while_that_is_true(harness: KeeperHarness) -> None:
+    """However often it is told, nothing goes over the wire; the last word counts."""
+    client = harness.start().client()
+    [id] = client.submit(["1"])
+    worker = harness.worker(1)
+    job = take(worker)
+    assert client.jobs("taken", 0, 9)[0]["progress"] is None
+    for done in range(20_000):
+        worker.tell_progress(job, done / 20_000, f"page {done}")
+    worker.tell_progress(job, None, "the last page, " + "ä" * 100)
+    told = {"fraction": None, "text": "the last page, " + "ä" * 100}
+    assert client.jobs("taken", 0, 9)[0]["progress"] == told
+    worker.tell_progress(job, 0.5, "")
+    shown = client.job(id)
+    assert shown is not None
+    assert shown["progress"] == {"fraction": 0.5, "text": ""}
+    settle(worker, job, Postponed("{}", 0.0))
+    assert client.jobs(None, 0, 9)[0]["progress"] is None
+    again = take(worker)
+    assert client.jobs("taken", 0, 9)[0]["progress"] is None, "that was the last attempt"
+    settle(worker, again)
+
+
+def test_what_a_worker_has_told_is_no_word_on_its_end(harness: KeeperHarness) -> None:
+    """The lock file in which it tells is that in which a keeper leaves word of its death."""
+    harness.start().client().submit(["1"])
+    worker = harness.worker(1)
+    worker.tell_progress(take(worker), 0.5, "x" * 200)
+    liveness.leave_word(harness.file, "d1:1", '{"reason":"killed"}')
+    assert liveness.word_left(harness.file, "d1:1", None) == '{"reason":"killed"}'
+    assert progress.read(harness.file, "d1:1") == {}

@@ -312,7 +312,13 @@ class Dispatcher:
     def pause(self, paused: bool, now: int) -> None:
         """Hand out no further jobs until it is said otherwise, over restarts."""
         self._is_paused = self._writes.batch.paused = paused
-        for consumer in self.consumers.values() if paused else ():
+        if not paused:
+            return
+        for row in list(self._handouts.values()):
+            consumer = self.consumer(row.owner or "")
+            self._give_back(row, now)
+            self._line_up(consumer)
+        for consumer in self.consumers.values():
             self._release(consumer, now)
 
     def counts(self, now: int) -> dict[str, Any]:

@@ -610,6 +610,7 @@ def _listing(columns: tuple[Any, ...]) -> dict[str, Any]:
         "ended": _seconds(ended),
         "owner": row.owner if taken else None,
         "cancelling": taken and row.cancelled is not None,
+        "progress": None,
         "payload": payload,
         "result": result,
         "evidence": evidence,
