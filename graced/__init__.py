@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from graced.client.queue import JobDead, JobInfo, NoSuchJob, Queue
     from graced.queue.job import Discard, Job, Retry
     from graced.queue.protocol import AnswerLost, QueueError
+    from graced.workers.async_job_worker import AsyncJobWorker
+    from graced.workers.async_worker import AsyncWorker
     from graced.workers.base import Worker, WorkerInterrupt
     from graced.workers.job_worker import JobWorker
     from graced.workers.socket_worker import SocketWorker
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "AnswerLost",
+    "AsyncJobWorker",
+    "AsyncWorker",
     "Discard",
     "Job",
     "JobDead",
@@ -36,6 +40,8 @@ __all__ = [
 # Looked up when they are asked for: a command of graced needs none of them.
 _HOMES = {
     "AnswerLost": "graced.queue.protocol",
+    "AsyncJobWorker": "graced.workers.async_job_worker",
+    "AsyncWorker": "graced.workers.async_worker",
     "Discard": "graced.queue.job",
     "Job": "graced.queue.job",
     "JobDead": "graced.client.queue",

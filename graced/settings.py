@@ -29,6 +29,8 @@ MIN_HOST_LEASE = 5.0  # seconds, of a queue on a server
 KILL_BEFORE_S = 1.0  # seconds before a host's lease ends at which no worker may have a job any more
 MOST_ATTEMPTS = 1_000_000_000  # of a job: for ever, and still a number that fits everywhere
 
+MOST_AT_ONCE = 10_000  # jobs in hand of one worker
+
 Duration = float  # seconds; in a file also 500ms, 30s, 2m, 1h, 1d
 Size = int  # bytes; in a file also 300M, 1G
 
@@ -77,6 +79,7 @@ class Pool(Record):
     env_file: str | None = None
     options: Mapping[str, Any] = {}
     listen: tuple[str, ...] = ()
+    concurrency: int = 1
     ready_timeout: Duration = 30.0
     round_timeout: Duration | None = None
     drain_timeout: Duration = 30.0

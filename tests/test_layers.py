@@ -36,7 +36,8 @@ MAY = {
     "": {"cli"} | WORKERS,  # graced/__init__.py hands on what users import
 }
 TYPES = {"supervisor": {"config"}}  # what the type checker alone may follow
-EXTRAS = {"testing": {"pytest"}}  # what packages import of the extras that are for them
+# What packages import of the extras that are for them
+EXTRAS = {"testing": {"pytest"}, "workers": {"uvloop"}}
 LIBRARIES = {"graced.queue.postgresql": "psycopg"}  # and queue engines
 # What core may have of the standard library: types and arithmetic, nothing that does anything.
 PURE = {"__future__", "collections", "datetime", "enum", "functools", "itertools", "math"}

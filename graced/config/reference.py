@@ -135,6 +135,11 @@ DOCS: dict[str, Doc] = {
         "`?mode=0666` the mode of a Unix socket (0660).",
         "[tcp://127.0.0.1:8080, fd:web]",
     ),
+    "pools.NAME.concurrency": Doc(
+        "How many jobs each worker does at once, from 1 to 10000: of an `AsyncJobWorker`, see "
+        "[workers](workers.md#asynchronous-workers). Others do one.",
+        "1000",
+    ),
     "pools.NAME.ready_timeout": Doc(
         "The longest that a worker may take from its start to the end of `setup()`; also the "
         "longest that importing the code may take.",

@@ -159,6 +159,7 @@ _BY_KEY: dict[type[Record], dict[str, Kind]] = {
         "env_file": Text(validators.file, "path"),
         "options": Plain(),
         "listen": Addresses(),
+        "concurrency": Whole(1, settings.MOST_AT_ONCE),
         "ready_timeout": Seconds(zero=False),
         "round_timeout": Seconds(zero=False),
         "max_errors": Whole(1),

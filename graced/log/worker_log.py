@@ -9,11 +9,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from graced.log.formats import Fields
+    from graced.log.output import Output
+
 
 class WorkerLog(Log):
     """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
 
-    __slots__ = ()
+    __slots__ = ("_job_of",)
+
+    def __init__(self, *, fields: Fields | None = None, output: Output) -> None:
+        super().__init__(fields=fields, output=output)
+        self._job_of: Callable[[], int | None] | None = None
 
     @classmethod
     def of(cls, log: Log) -> WorkerLog:
@@ -30,6 +37,21 @@ class WorkerLog(Log):
             self._fields.pop("job", None)
         else:
             self._fields["job"] = job
+
+    def ask_for_job(self, job_of: Callable[[], int | None]) -> None:
+        """Add the job that is in hand where a record is written: there are several at once."""
+        self._job_of = job_of
+
+    @property
+    def fields(self) -> Fields:
+        """What is added to every record."""
+        job = None if self._job_of is None else self._job_of()
+        return self._fields if job is None else {**self._fields, "job": job}
+
+    def _record(self, level: str, message: str, fields: Fields) -> bytes:
+        job = None if self._job_of is None else self._job_of()
+        more = fields if job is None or "job" in fields else {**fields, "job": job}
+        return super()._record(level, message, more)
 
     def set_slot(self, slot: int) -> None:
         """Add the slot."""

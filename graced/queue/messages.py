@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+from graced import settings
 from graced.queue import jsonvalue, wire
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
 from graced.queue.protocol import STATES
@@ -54,8 +55,8 @@ def capacity(body: bytes) -> int:
         [count] = wire.COUNT.unpack(body)
     except struct.error:
         raise ProtocolError("a WANT that cannot be read") from None
-    if count > wire.MOST_AT_ONCE:
-        raise ProtocolError(f"{count} jobs at once; at most {wire.MOST_AT_ONCE}")
+    if count > settings.MOST_AT_ONCE:
+        raise ProtocolError(f"{count} jobs at once; at most {settings.MOST_AT_ONCE}")
     return int(count)
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
 BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE, Kind.WANT, Kind.PUT_BACK)
-MOST_PARKED = wire.MOST_AT_ONCE + 64  # frames of one worker that wait for the file
+MOST_PARKED = settings.MOST_AT_ONCE + 64  # frames of one worker that wait for the file
 MOST_UNREAD = 1 << 20  # bytes that a worker has not read, before it is told of further jobs
 TELL_AGAIN = 0.1  # seconds until the main process may have read what it was told
 SHOWN_STATES = ("taken", "dead", "waiting")  # jobs that are shown to those who look on,

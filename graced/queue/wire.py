@@ -25,7 +25,6 @@ READ = 1 << 16  # bytes read from one connection before the others get their tur
 MOST_TERMS = 4096  # bytes of a submit's terms in JSON
 CHUNK_BYTES = 2 << 20  # a client closes a batch of payloads at this size,
 CHUNK_JOBS = 1000  # or at this number: about 5 ms of the keeper's time
-MOST_AT_ONCE = 10_000  # jobs that one worker may have in hand
 MOST_JOBS = 10_000  # payloads in one frame, however short: each takes its own memory
 
 

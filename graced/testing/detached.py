@@ -115,7 +115,7 @@ class DetachedWorker(Generic[W]):
             self.worker = made
             if isinstance(made, JobWorker):
                 made._use(_MemoryEnd(self.queue))
-            runtime.guarded(made.setup)
+            runtime.guarded(made._as_call(made.setup))
             runtime.writer.ready()
         except BaseException:
             runtime.close()
@@ -125,7 +125,8 @@ class DetachedWorker(Generic[W]):
     def __exit__(self, *_: object) -> None:
         try:
             self._runtime.turn_to_leave()
-            self.worker.teardown()
+            self.worker._as_call(self.worker.teardown)()
+            self.worker._close()
         finally:
             self._runtime.close()
 
@@ -143,7 +144,7 @@ class DetachedWorker(Generic[W]):
         """Do one round of ``step()``; raises what that raises."""
         if isinstance(self.worker, (JobWorker, SocketWorker)):
             raise TypeError(f"{self._class.__name__} has no step(); call handle(…) or run()")
-        self._runtime.round(self.worker.step)
+        self._runtime.round(self.worker._as_call(self.worker.step))
 
     def handle(self, *given: Any) -> Any:
         """Do one job, given its payload or a :class:`Job`; return the result as it would be kept.
@@ -177,7 +178,7 @@ class DetachedWorker(Generic[W]):
         is called instead, once.
         """
         if type(self.worker).run is not Worker.run:
-            self._runtime.run_free(self.worker.run)
+            self._runtime.run_free(self.worker._as_call(self.worker.run))
             return 1
         done = 0
         while done != rounds and not self._runtime.over and self._turn():

@@ -37,6 +37,9 @@ class Worker:
 
     _graced = _Detached()  # a worker of a daemon has an attribute of its own
     _takes_jobs = False
+    _is_async = False  # its methods are coroutines
+    _async_class = "graced.AsyncWorker"  # the one like it whose methods are
+    _is_concurrent = False  # it has several jobs at once
     _asks_for = "step(self)"  # what a subclass has to define, unless it has a run() of its own
 
     # -- what users override -----------------------------------------------------
@@ -150,10 +153,17 @@ class Worker:
     def _turn(self) -> None:
         """Do one turn of the default :meth:`run`: by default a round of :meth:`step`."""
         try:
-            self._graced.round(self.step)
+            self._graced.round(self._as_call(self.step))
         except BaseException as error:
             if isinstance(error, SystemExit) or self._graced.is_interrupt(error):
                 raise
+
+    def _as_call(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what a method is called by; what is asynchronous needs an event loop."""
+        return method
+
+    def _close(self) -> None:
+        """Put away what graced has opened for it, after ``teardown()``."""
 
     @classmethod
     def _create(cls, runtime: Runtime) -> Worker:
@@ -232,7 +242,7 @@ def set_up(
         return None, _INTERRUPTED
     try:
         worker = load(runtime.guarded)._create(runtime)
-        runtime.guarded(worker.setup)
+        runtime.guarded(worker._as_call(worker.setup))
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
         return None, _setup_failed(runtime, error)
     return worker, _DRAINED
@@ -263,7 +273,7 @@ def _work(runtime: Runtime, worker: Worker) -> ExitReport:
         if type(worker).run is Worker.run:
             worker.run()
         elif not runtime.over:
-            runtime.run_free(worker.run)
+            runtime.run_free(worker._as_call(worker.run))
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
         return _run_failed(runtime, error, own=type(worker).run is not Worker.run)
     return _asked_for(runtime)
@@ -310,7 +320,8 @@ def _by_itself(runtime: Runtime, left: int, status: int, text: str) -> ExitRepor
 def tear_down(runtime: Runtime, worker: Worker, report: ExitReport) -> ExitReport:
     """Tear a worker down; return the report, in which a failure of that is."""
     try:
-        worker.teardown()
+        worker._as_call(worker.teardown)()
+        worker._close()
     except SystemExit as error:
         text = f"teardown() called sys.exit({error.code!r})"
         runtime.log.warning(text)

@@ -99,14 +99,14 @@ def _status(report: ExitReport) -> int:
 def _round(runtime: Runtime, worker: Worker, payload: str | None) -> int:
     try:
         if type(worker).run is not Worker.run:
-            runtime.run_free(worker.run)
+            runtime.run_free(worker._as_call(worker.run))
         elif isinstance(worker, JobWorker):
             job = Job(1, jsonvalue.read(payload or "null"), 1, time.time())
             return _told(worker._round(job))
         elif isinstance(worker, SocketWorker):
             worker._turn()  # which says itself what goes wrong
         else:
-            runtime.round(worker.step)
+            runtime.round(worker._as_call(worker.step))
     except BaseException as error:  # noqa: BLE001  # user code may raise anything
         return _failed(runtime, worker, error)
     return FAILED if runtime.writer.errors_in_row else OK

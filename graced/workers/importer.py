@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Call = Callable[..., Any]
 
 _LATER: Final = 0x20 | 0x80 | 0x200  # co_flags of generators, coroutines and both at once
+_COROUTINE: Final = 0x80
 _HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
 _PACKAGES: Final = ("site-packages", "dist-packages")
@@ -60,6 +61,11 @@ def load_class(pool: settings.Pool, call: Call = plainly) -> type[Worker]:
         raise LoadError(
             f"{pool.worker} takes no jobs, and schedule {pool.scheduled[0]} submits to its pool;"
             " make it a JobWorker, or name another pool there"
+        )
+    if pool.concurrency > 1 and not cls._is_concurrent:
+        raise LoadError(
+            f"{pool.worker} does one job at a time, and concurrency is {pool.concurrency};"
+            " make it a graced.AsyncJobWorker, or write more workers"
         )
     return cls
 
@@ -106,11 +112,9 @@ def checked_class(found: object, module_name: str, class_name: str) -> type[Work
         name = missing.partition("(")[0]
         raise LoadError(f"{where} has no {name}(), so it has nothing to do; define {missing}")
     for name in _called(found):
-        if _never_runs(getattr(found, name, None)):
-            raise LoadError(
-                f"{where}: {name}() is a coroutine or a generator, whose code would never run;"
-                " make it a plain function, which may call asyncio.run()"
-            )
+        wrong = _wrong_kind(found, name)
+        if wrong is not None:
+            raise LoadError(f"{where}: {name}() {wrong}")
     taken = _taken(found)
     if taken is not None:
         raise LoadError(f"{where}: graced has a {taken} of its own; rename yours")
@@ -137,10 +141,30 @@ def _taken(cls: type[Worker]) -> str | None:
     return None
 
 
-def _never_runs(method: object) -> bool:
-    """Return whether calling it only makes a coroutine or generator, and runs nothing."""
+def _wrong_kind(cls: type[Worker], name: str) -> str | None:
+    """Return what is wrong with a method that is a coroutine function, or is none; None: nothing.
+
+    Calling it would only make a coroutine or a generator, and run nothing.
+    """
+    method = getattr(cls, name, None)
     code = getattr(method, "__code__", None)
-    return code is not None and bool(code.co_flags & _LATER)
+    if code is None or hasattr(method, "__wrapped__"):  # a decorator has made what it likes
+        return None
+    later = code.co_flags & _LATER
+    if cls._is_async:
+        if later == _COROUTINE:
+            return None
+        plain = "graced.JobWorker" if cls._takes_jobs else "graced.Worker"
+        return f"is no coroutine function; write async def {name}, or make it a {plain}"
+    if not later:
+        return None
+    told = (
+        "is a coroutine or a generator, whose code would never run;"
+        " make it a plain function, which may call asyncio.run()"
+    )
+    if later == _COROUTINE and cls._async_class:
+        told += f", or {cls.__name__} a {cls._async_class}"
+    return told
 
 
 def _missing(cls: type[Worker]) -> str | None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from graced.queue.job import Job, Outcome
     from graced.workers.runtime import Runtime
 
-_CALM = (Retry, Discard, Failed)  # what ends a job without being an error
+CALM = (Retry, Discard, Failed)  # what ends a job without being an error
 INTERRUPT_CHECK_S = (
     1.0  # seconds between looks whether an interrupt came, while a settle is not confirmed
 )
@@ -46,7 +46,9 @@ class JobWorker(Worker):
     """What one worker does with jobs. Subclass it and name the subclass in ``config.yaml``."""
 
     _takes_jobs = True
+    _async_class = "graced.AsyncJobWorker"
     _asks_for = "handle(self, job)"
+    _cancels = False  # single jobs, when it is told to
     __end: WorkerEnd | None = None
     __job: Job | None = None  # in hand
 
@@ -77,7 +79,8 @@ class JobWorker(Worker):
         if runtime.context.queue is not None:
             runtime.writer.words[QUEUE] = REACHES
             runtime.writer.ring()
-            worker.__end = _end_of(runtime.context.queue, runtime.order.worker)
+            address = runtime.context.queue
+            worker.__end = _end_of(address, runtime.order.worker, cls._cancels)
         return worker
 
     @property
@@ -155,17 +158,17 @@ class JobWorker(Worker):
         else:
             outcome = outcome_of(result)
             if isinstance(outcome, Raised):
-                self._graced.log.error(f"job {job.id}: {_unusable(result)}", job=job.id)
+                self._graced.log.error(f"job {job.id}: {unusable(result)}", job=job.id)
         return outcome
 
     def _round(self, job: Job) -> Any:
         """Handle a job in a round; return what that returns, raise what it raises."""
         of = f"job {job.id} (attempt {job.attempt}): "
-        return self._graced.round(self.handle, job, calm=_CALM, of=of)
+        return self._graced.round(self._as_call(self.handle), job, calm=CALM, of=of)
 
     def _is_interrupt(self, error: BaseException) -> bool:
         """Return whether an interrupt ended the job; what it says of itself goes before that."""
-        return self._graced.is_interrupt(error) and not isinstance(alone(error), _CALM)
+        return self._graced.is_interrupt(error) and not isinstance(alone(error), CALM)
 
     def _failure(self, job: Job, error: BaseException) -> Outcome:
         """Return what an exception makes of a job, and log what is worth it."""
@@ -202,9 +205,9 @@ class NoQueue(Exception):
         self.reason = reason
 
 
-def _end_of(address: QueueAddress, worker: int) -> WorkerEnd:
+def _end_of(address: QueueAddress, worker: int, cancels: bool) -> WorkerEnd:
     try:
-        return WorkerEnd(address, worker)
+        return WorkerEnd(address, worker, cancels=cancels)
     except OSError as error:
         where = error.filename or address.file
         raise NoQueue(f"cannot lock a file beside the queue: {where}: {error.strerror}") from error
@@ -217,7 +220,7 @@ def outcome_of(result: Any) -> Done | Raised:
     try:
         text = jsonvalue.written(result)
     except (TypeError, ValueError) as error:
-        return Raised(evidence(_unusable(result), error=in_one_line(error)))
+        return Raised(evidence(unusable(result), error=in_one_line(error)))
     size = jsonvalue.size(text)
     if size > MAX_PAYLOAD:
         return Raised(evidence(f"handle() returned {size} bytes of JSON; keep to 1 MiB"))
@@ -247,7 +250,7 @@ def _reason(error: Retry | Discard) -> str:
         return in_one_line(error)
 
 
-def _unusable(result: Any) -> str:
+def unusable(result: Any) -> str:
     return f"handle() returned what is no JSON value of up to 1 MiB: {type(result).__name__}"
 
 

@@ -57,6 +57,7 @@ class RecordWriter:
         "_answered_busy",
         "_answered_good",
         "_bell",
+        "_beside",
         "_leases",
         "_longest_lease",
         "_order",
@@ -82,6 +83,7 @@ class RecordWriter:
         self._round_limit = int((context.pool.round_timeout or 0) * NS_PER_S)
         self._answered_busy = 0
         self._answered_good = 0
+        self._beside = 0
         self._leases = 0
         self._longest_lease = int(context.max_lease * NS_PER_S)
         self._rss_checked = 0
@@ -180,10 +182,13 @@ class RecordWriter:
 
     def end_good_round(self) -> None:
         """A round ended well."""
-        words = self.words
-        words[GOOD] += 1
+        self.words[GOOD] += 1
         self.errors_in_row = 0
         self.end_round()
+        self._tell_good()
+
+    def _tell_good(self) -> None:
+        words = self.words
         fence()
         asked = words[RING_GOOD]
         if asked != self._answered_good:
@@ -201,9 +206,13 @@ class RecordWriter:
 
     def end_round(self) -> None:
         """A round ended; look whether it was the last that this worker shall do."""
-        words = self.words
-        self._count_length()
+        if started := self.words[ROUND_STARTED]:
+            self._count_length(_now() - started)
         self._turn_ready()
+        self._count_round()
+
+    def _count_round(self) -> None:
+        words = self.words
         rounds = words[ROUNDS] = words[ROUNDS] + 1
         order = self._order
         if order.max_rounds and rounds >= order.max_rounds:
@@ -211,13 +220,46 @@ class RecordWriter:
         if order.max_rss:
             self._check_rss(order.max_rss)
 
-    def _count_length(self) -> None:
+    def _count_length(self, ns: int) -> None:
         """Count how long the round took, without what it has waited."""
         words = self.words
-        if started := words[ROUND_STARTED]:
-            ns = _now() - started
-            words[BUSY_NS] += ns
-            observe(words, ROUND_BUCKETS, ns)
+        words[BUSY_NS] += ns
+        observe(words, ROUND_BUCKETS, ns)
+
+    # Rounds side by side: the oldest is the one that is told. When each is over its time the
+    # worker sees itself; DEADLINE is when it has failed to.
+
+    def begin_beside(self, deadline: int) -> int:
+        """One of several rounds begins; return when. `deadline` is theirs together, 0: none."""
+        now = _now()
+        self._beside += 1
+        if self._beside == 1:
+            self.words[ROUND_STARTED] = now
+            self.words[DEADLINE] = deadline
+            self._turn_busy()
+        return now
+
+    def end_beside(self, ns: int, oldest: int, *, good: bool) -> None:
+        """One of them has ended, after so long; `oldest`: when the oldest of those left began."""
+        self._beside -= 1
+        self._count_length(ns)
+        if good:
+            self.words[GOOD] += 1
+            self.errors_in_row = 0
+        if self._beside:
+            self.words[ROUND_STARTED] = oldest
+        else:
+            self._turn_ready()
+        self._count_round()
+        if good:
+            self._tell_good()
+
+    def watch_beside(self, deadline: int) -> None:
+        """The rounds that are under way may take until then, monotonic ns; 0: for ever."""
+        before = self.words[DEADLINE]
+        self.words[DEADLINE] = deadline
+        if deadline and (not before or deadline < before):
+            self.ring()  # the main process sleeps until a later time, or for ever
 
     def _check_rss(self, limit: int) -> None:
         now = _now()

@@ -98,6 +98,8 @@ class Runtime:
         self._thread = get_ident()
         self._is_crowded = False  # there are more threads than faulthandler prints
         self._asked_by: dict[int, Handler] = {}  # our handlers of what asks us to leave
+        self.on_asked: Callable[[], None] | None = None  # tells an event loop, which raises later
+        self.more_stacks: Callable[[], str] | None = None  # those that are no thread's
 
     @classmethod
     def detached(cls) -> Runtime:
@@ -229,6 +231,8 @@ class Runtime:
     def _ask(self, what: int) -> None:
         self.asked = max(self.asked, what)
         self.wakeup.raise_level()
+        if self.on_asked is not None:
+            self.on_asked()
 
     def _on_drain(self, number: int, frame: FrameType | None) -> None:
         self._ask(DRAIN)
@@ -257,6 +261,8 @@ class Runtime:
                 faulthandler.dump_traceback(fd, all_threads=True)
             elif _thread._count() >= stackdump.MAX_THREADS:  # since this round began
                 os.write(fd, stackdump.written(frame).encode("utf-8", "replace"))
+            if self.more_stacks is not None:
+                os.write(fd, self.more_stacks().encode("ascii", "backslashreplace"))
             stackdump.rewind(fd, self.order.record)
         self.writer.count_stack()
 
@@ -273,6 +279,14 @@ class Runtime:
             return False
         writer = self.writer
         return (self.asked == INTERRUPT or writer.phase == Phase.SETUP) and not writer.is_leased
+
+    def take_interrupt(self) -> bool:
+        """Whether an interrupt is due, which an event loop sees to that it is raised, once."""
+        if not self.due():
+            return False
+        self.raised = WorkerInterrupt()
+        self._acknowledge_interrupt()
+        return True
 
     def _interrupt_if_due(self) -> None:
         if self.due():
@@ -417,7 +431,7 @@ class Runtime:
 
     def is_readable(self, what: int | HasFileno, seconds: float | None) -> bool:
         """Sleep until `what` is readable; False if the time is over or a drain is asked for."""
-        fd = _descriptor(what)
+        fd = descriptor(what)
         seconds = None if seconds is None else sane(seconds)
         if self.writer.phase > Phase.BUSY:
             return False
@@ -538,7 +552,9 @@ class Runtime:
             return
         if self.asked != NOTHING or writer.is_late:
             writer.ring()  # the lease held the ladder, or the kill of a round past its time
-        if self.due():
+        if self.on_asked is not None:
+            self.on_asked()
+        elif self.due():
             self.interrupt()
 
     # -- stations ----------------------------------------------------------------
@@ -645,7 +661,7 @@ def _leave_it_to_trio(raising: Callable[[], None]) -> bool:
     return bool(protected)
 
 
-def _descriptor(what: int | HasFileno) -> int:
+def descriptor(what: int | HasFileno) -> int:
     fileno = getattr(what, "fileno", None)
     fd = what if fileno is None else fileno()
     if not isinstance(fd, int) or isinstance(fd, bool):

@@ -29,6 +29,7 @@ _SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class SocketWorker(Worker):
     """What one worker does with connections. Subclass it, and give the pool a ``listen``."""
 
+    _async_class = ""
     _asks_for = "handle(self, connection, address)"
     __door: _Door | None = None
 

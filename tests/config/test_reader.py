@@ -83,6 +83,7 @@ pools:
     env_file: null
     options: {}
     listen: []
+    concurrency: 1
     ready_timeout: 30s
     round_timeout: null
     drain_timeout: 30s
@@ -143,6 +144,7 @@ pools:
     max_age: 1d
     max_rss: 300M
     surge: 0
+    concurrency: 500
     backoff: {factor: 1.5}
     queue: sqlite:///mail.db
     keep_done: "1h"
@@ -176,6 +178,7 @@ pools:
             max_age=86400.0,
             max_rss=300 << 20,
             surge=0,
+            concurrency=500,
             backoff=Backoff(factor=1.5),
             queue="sqlite:///mail.db",
             keep_done=3600.0,
