@@ -37,7 +37,7 @@ MAY = {
 }
 TYPES = {"supervisor": {"config"}}  # what the type checker alone may follow
 # What packages import of the extras that are for them
-EXTRAS = {"testing": {"pytest"}, "workers": {"uvloop"}}
+EXTRAS = {"testing": {"pytest"}, "workers": {"uvloop"}, "cli": {"shtab"}}
 LIBRARIES = {"graced.queue.postgresql": "psycopg"}  # and queue engines
 # What core may have of the standard library: types and arithmetic, nothing that does anything.
 PURE = {"__future__", "collections", "datetime", "enum", "functools", "itertools", "math"}

@@ -28,6 +28,9 @@ def command(prog: str, version: str, config: str | None = None) -> NoReturn:
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", prog) is None:
         raise ValueError(f"prog={prog!r}: write a letter, then letters, digits and . _ -")
     program.be(prog, version, config or f"/etc/{prog}/config.yaml")
+    if os.environ.get("GRACED_PROG", prog) != prog:  # a worker of another daemon has started it
+        for name in ("GRACED_SOCKET", "GRACED_CONFIG"):
+            os.environ.pop(name, None)
     sys.exit(main())
 
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "__main__",
     "cli.arguments",
     "cli.check",
+    "cli.completions",
     "cli.daemon_commands",
     "cli.daemonize",
     "cli.doctor",

@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 
-from graced import settings
+from graced import program, settings
 from graced.exitcodes import CUT_OFF
 from graced.host import credentials, descriptors, process, signals
 from graced.host.channel import Channel, ChannelClosed
@@ -185,7 +185,7 @@ def _set_environment(plan: ZygotePlan, log: WorkerLog) -> None:
 
 def _about_us(plan: ZygotePlan) -> dict[str, str]:
     """Return how commands below us find our daemon; GRACED_SLOT is each worker's own."""
-    about = {"GRACED_POOL": plan.pool.name}
+    about = {"GRACED_POOL": plan.pool.name, "GRACED_PROG": program.name}
     if plan.config is not None:
         about["GRACED_CONFIG"] = plan.config
     if plan.runtime_dir is not None:

@@ -54,6 +54,18 @@ def test_name_and_folders_follow(home: Path) -> None:
     assert nobody.stderr.startswith("my-app2: ")
 
 
+def test_in_a_worker_of_another_daemon_it_does_not_ask_that_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "etc.yaml").write_text("{}\n")
+    monkeypatch.setenv("GRACED_SOCKET", f"{home}/others.sock")
+    monkeypatch.setenv("GRACED_CONFIG", f"{home}/others.yaml")
+    monkeypatch.setenv("GRACED_PROG", "my-app2")
+    assert "others.sock" in run("status").stderr
+    monkeypatch.setenv("GRACED_PROG", "graced")
+    assert "others" not in run("status").stderr
+
+
 def test_processes_and_status_have_its_name(home: Path) -> None:
     long = "thumbnail-service"
     (home / "app").write_text(SCRIPT.format(prog=long, config=f"{home}/etc.yaml"))
