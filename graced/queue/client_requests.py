@@ -17,12 +17,11 @@ from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from graced.queue.connections import Connection, Connections
     from graced.queue.plan import KeeperPlan
     from graced.queue.protocol import Dispatcher, Storage
-    from graced.queue.tally import Tally
 
     Handler = Callable[[Dispatcher, Connection, bytes], None]
     Change = Callable[[Dispatcher, list[int], int], dict[int, str]]
@@ -37,9 +36,8 @@ class ClientRequests:
     """What clients have asked for and have not been told yet."""
 
     def __init__(
-        self, storage: Storage, connections: Connections, tally: Tally, plan: KeeperPlan
+        self, storage: Storage, connections: Connections, plan: KeeperPlan
     ) -> None:
-        self._tally = tally
         self._pool = plan.pool
         self._file = plan.address.file  # beside it are its workers' locks
         self._storage = storage
@@ -115,7 +113,7 @@ class ClientRequests:
         answer = wire.encode({str(id): why for id, why in change.refused.items()})
         self._replies.append((connection, Kind.ANSWER, answer, False))
 
-    def committed(self, dispatcher: Dispatcher) -> None:
+    def committed(self, ended: Iterable[tuple[int, str]]) -> None:
         """It is written: say so, and tell those who wait for the jobs that have ended."""
         replies, self._replies = self._replies, []
         for connection, kind, said, _new in replies:
@@ -124,8 +122,6 @@ class ClientRequests:
             else:
                 body = said if isinstance(said, bytes) else _told(said)
                 self._connections.send(connection, kind, body)
-        ended = dispatcher.ended()
-        self._tally.happened(dispatcher.tallied(), [state for _, state in ended])
         for id, state in ended:
             self._say_end(id, state)
             for connection in self._waiters.pop(id, ()):

@@ -84,7 +84,7 @@ class Server:
         self._storage = engine.open_storage(plan, self._to_main.append)
         self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
         self._client_requests = ClientRequests(
-            self._storage, self._connections, self._tally, plan
+            self._storage, self._connections, plan
         )
         self._instants = Instants(self._storage, self._to_main.append)
         self._settled: set[Connection] = set()  # settles read since the last commit
@@ -231,9 +231,11 @@ class Server:
         handouts = storage.commit(dispatcher, listen, self._refuse_new)
         if handouts is None:
             return
+        ended = dispatcher.ended()
+        self._tally.happened(dispatcher.tallied(), [state for _, state in ended])
         self._hand_out_all(dispatcher, handouts)
         self._interrupt_cancelled(dispatcher)
-        self._client_requests.committed(dispatcher)
+        self._client_requests.committed(ended)
         self._instants.committed()
         self._to_main.extend(("buried", owner) for owner in self._dead_owners.buried())
         storage.written()
