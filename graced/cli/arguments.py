@@ -363,7 +363,7 @@ def _new(parser: Parser) -> None:
     parser.add_argument("--kind", choices=KINDS, default="jobs", help="what its workers do (jobs)")
 
 
-KINDS: Final = ("jobs", "loop", "program", "socket")
+KINDS: Final = ("jobs", "loop", "async", "program", "socket")
 COMMANDS: Final = (
     ("run", "run in the foreground", _run),
     ("check", "tell what is wrong with the configuration", _check),

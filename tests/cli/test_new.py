@@ -85,3 +85,10 @@ def test_what_is_made(kind: str, tmp_path: Path) -> None:
         assert run(project, "my_app2", "check", "-c", config) == f"{config}: ok\n"
     run(project, "ruff", "check", "-q", ".")
     assert run(project, "my_app2", "--version") == "my-app2 0.1.0\n"
+    if kind in ("jobs", "async"):  # the daemon too, under its own name
+        run(project, "pytest", "-q", "-p", "no:cacheprovider", "tests/test_worker.py")
+
+
+def test_graced_s_own_units_are_those_of_the_template() -> None:
+    done = subprocess.run([ROOT / "systemd" / "make", "--check"], capture_output=True, check=False)
+    assert done.returncode == 0, f"run systemd/make: {done.stdout.decode()}{done.stderr.decode()}"
