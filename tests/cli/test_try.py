@@ -161,7 +161,7 @@ def test_a_job_and_its_result(project: Path) -> None:
         (("loop",), 0, "my own"),
         (("commands", "--", "sh", "-c", "echo here; exit 3"), 1, r"here[\s\S]*status 3"),
         (("program",), 0, r"here[\s\S]*exited with status 0"),
-        (("program", "--set", "pools.program.options.argv=[nonesuch]"), 1, "no such program"),
+        (("program", "--set", "pools.program.options.argv=[nonesuch]"), 1, "no such program|may not be"),
         (("other",), 2, "there is no pool 'other'; there are jobs, steps"),
         (("nothing",), 78, r"config.yaml:10:21: pools.nothing.worker: .*no class 'Nothing'"),
         (("broken",), 78, r"No module named 'nothing_of_that_name'"),
