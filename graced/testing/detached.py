@@ -102,6 +102,7 @@ class DetachedWorker(Generic[W]):
         self._slot = slot
         self._given = sockets
         self._runtime: _DetachedRuntime
+        self.progress: list[tuple[float | None, str]] = []  # all that jobs have told
         self._handled = 0
 
     # -- its life
@@ -114,8 +115,12 @@ class DetachedWorker(Generic[W]):
             assert isinstance(made, self._class)
             self.worker = made
             if isinstance(made, JobWorker):
-                made._use(_MemoryEnd(self.queue))
-            runtime.guarded(made._as_call(made.setup))
+                made._use(_MemoryEnd(self.queue, self.progress))
+            try:
+                runtime.guarded(made._as_call(made.setup))
+            except BaseException:
+                made._close()
+                raise
             runtime.writer.ready()
         except BaseException:
             runtime.close()
@@ -125,8 +130,10 @@ class DetachedWorker(Generic[W]):
     def __exit__(self, *_: object) -> None:
         try:
             self._runtime.turn_to_leave()
-            self.worker._as_call(self.worker.teardown)()
-            self.worker._close()
+            try:
+                self.worker._as_call(self.worker.teardown)()
+            finally:
+                self.worker._close()
         finally:
             self._runtime.close()
 
@@ -260,8 +267,9 @@ class _MemoryEnd:
     unsettled = 0
     is_cut_off = False
 
-    def __init__(self, queue: MemoryQueue) -> None:
+    def __init__(self, queue: MemoryQueue, told: list[tuple[float | None, str]]) -> None:
         self._queue = queue
+        self._told = told
 
     def fileno(self) -> int:
         return -1
@@ -276,7 +284,8 @@ class _MemoryEnd:
         self._queue.settle(job.id, outcome)
 
     def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
-        self._queue.tell_progress(job.id, fraction, text)
+        self._told.append((fraction, text))
+        self._queue.tell_progress(job, fraction, text)
 
     def retry_in(self) -> float | None:
         return None

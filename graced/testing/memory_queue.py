@@ -71,9 +71,9 @@ class MemoryQueue(Queue):
         """Put down what has become of a job in hand."""
         self._jobs.settle(id, outcome)
 
-    def tell_progress(self, id: int, fraction: float | None, text: str) -> None:
+    def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
         """Put down how far a job in hand is."""
-        self._jobs.tell_progress(id, fraction, text)
+        self._jobs.tell_progress(job, fraction, text)
 
     def give_back(self, id: int) -> None:
         """If the job is still in hand, an interrupt has cut it off: no attempt counts."""
@@ -223,7 +223,7 @@ class _Jobs:
         due = [row for row in waiting if row.due <= self.now]
         row = min(due, key=lambda row: (-row.terms.priority, row.id))
         self._tokens += 1
-        row.state, row.token, row.began = TAKEN, self._tokens, self.now
+        row.state, row.token, row.began, row.progress = TAKEN, self._tokens, self.now, None
         return Job(
             row.id,
             jsonvalue.read(row.payload),
@@ -251,8 +251,10 @@ class _Jobs:
             usual = self._policy.delay(row.failures, chance=1.0)
             row.due = self.now + (outcome.after if isinstance(outcome, Postponed) else usual)
 
-    def tell_progress(self, id: int, fraction: float | None, text: str) -> None:
-        self._rows[id].progress = {"fraction": fraction, "text": text}
+    def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
+        row = self._rows.get(job.id)
+        if row is not None and row.state == TAKEN and row.token == job.token:
+            row.progress = {"fraction": fraction, "text": text}
 
     def give_back(self, id: int) -> None:
         row = self._rows.get(id)

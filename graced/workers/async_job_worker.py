@@ -93,6 +93,10 @@ class AsyncJobWorker(Asynchronous, JobWorker):
         """
         raise NotImplementedError(f"{type(self).__name__} has no handle()")
 
+    def _in_hand(self) -> Job | None:
+        hand = _hand.get()
+        return super()._in_hand() if hand is None else hand.job
+
     def extend(self, seconds: float) -> None:
         """Let the job in hand take until `seconds` from now."""
         hand = _hand.get()

@@ -130,6 +130,10 @@ class EventLoop:
                 self._runtime.tell(f"task {task.get_name()} raised as it was cancelled", ended)
         self._quietly(self.loop.shutdown_asyncgens())
         self._tell_of_the_unseen()
+        self._runtime.on_asked = self._runtime.more_stacks = None
+        self.loop.remove_reader(self._knock)
+        os.close(self._knock)
+        self.loop.close()
 
     def _quietly(self, last: Any) -> Any:
         if asyncio.iscoroutine(last) or not last.done():

@@ -14,7 +14,7 @@ import time
 
 from graced.exitcodes import FAILED, INTERRUPTED, OK, USAGE
 from graced.host.scoreboard import ExitKind, Phase, WorkerRecord
-from graced.log.console import complain
+from graced.log.console import complain, say
 from graced.queue import jsonvalue
 from graced.queue.job import Discard, Failed, Job, Raised, Retry
 from graced.workers.base import Worker, set_up, tear_down
@@ -52,6 +52,13 @@ class _Foreground(Runtime):
         """Raise, and forget that it was asked for: who has taken it goes on as before."""
         self.asked = NOTHING
         super().interrupt()
+
+
+class _Terminal:
+    """In the place of a queue: shows how far the job is."""
+
+    def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
+        say(text if fraction is None else f"{fraction:.0%} {text}")
 
 
 def run(context: WorkerContext, payload: str | None) -> int:
@@ -101,6 +108,7 @@ def _round(runtime: Runtime, worker: Worker, payload: str | None) -> int:
         if type(worker).run is not Worker.run:
             runtime.run_free(worker._as_call(worker.run))
         elif isinstance(worker, JobWorker):
+            worker._use(_Terminal())
             job = Job(1, jsonvalue.read(payload or "null"), 1, time.time())
             return _told(worker._round(job))
         elif isinstance(worker, SocketWorker):

@@ -68,8 +68,13 @@ class JobWorker(Worker):
         ValueError if it is no number.
         """
         told = progress.checked(fraction, text)
-        if self.__job is not None and self.__end is not None:
-            self.__end.tell_progress(self.__job, *told)
+        job = self._in_hand()
+        if job is not None and self.__end is not None:
+            self.__end.tell_progress(job, *told)
+
+    def _in_hand(self) -> Job | None:
+        """Return the job that what runs belongs to."""
+        return self.__job
 
     @classmethod
     def _create(cls, runtime: Runtime) -> Worker:
@@ -137,13 +142,11 @@ class JobWorker(Worker):
         """Handle a job and settle it. An interrupt passes: it settles nothing."""
         log, words = self._graced.log, self._graced.writer.words
         log.set_job(job.id)
-        self.__job = job
         words[JOB] = 1
         try:
             self._end.settle(job, self._outcome(job), more=not self._graced.over)
             words[JOB] = 0
         finally:
-            self.__job = None
             log.set_job(None)
 
     def _outcome(self, job: Job) -> Outcome:
@@ -164,7 +167,11 @@ class JobWorker(Worker):
     def _round(self, job: Job) -> Any:
         """Handle a job in a round; return what that returns, raise what it raises."""
         of = f"job {job.id} (attempt {job.attempt}): "
-        return self._graced.round(self._as_call(self.handle), job, calm=CALM, of=of)
+        self.__job = job
+        try:
+            return self._graced.round(self._as_call(self.handle), job, calm=CALM, of=of)
+        finally:
+            self.__job = None
 
     def _is_interrupt(self, error: BaseException) -> bool:
         """Return whether an interrupt ended the job; what it says of itself goes before that."""

@@ -23,8 +23,8 @@ from daemon_harness import DEADLINE, ROOT
 from graced import Queue
 
 CODE = """
-import os, time
-from graced import Discard, JobWorker, Retry, SocketWorker, Worker
+import asyncio, os, time
+from graced import AsyncJobWorker, Discard, JobWorker, Retry, SocketWorker, Worker
 
 class Jobs(JobWorker):
     def setup(self):
@@ -46,6 +46,9 @@ class Jobs(JobWorker):
                 answer = 41
                 breakpoint()
                 return answer
+            case "progress":
+                self.progress(0.4, "page 4 of 10")
+                self.progress(None, "at the end")
             case "submit":
                 return self.queue("commands").submit({"argv": ["true"]})
             case "catch":
@@ -67,6 +70,11 @@ class Jobs(JobWorker):
 
     def teardown(self):
         self.log.info("torn down")
+
+class Async(AsyncJobWorker):
+    async def handle(self, job):
+        await asyncio.sleep(0.01)
+        self.progress(0.2 * job.payload, "of async")
 
 class Steps(Worker):
     def step(self):
@@ -94,6 +102,7 @@ CONFIG = """
 name: tried
 pools:
   jobs: {worker: "tried:Jobs", path: [.], options: {size: 1}, env: {SIZE: big}}
+  async: {worker: "tried:Async", path: [.]}
   steps: {worker: "tried:Steps", path: [.]}
   setup: {worker: "tried:FailsInSetup", path: [.]}
   teardown: {worker: "tried:FailsInTeardown", path: [.]}
@@ -153,6 +162,7 @@ def test_a_job_and_its_result(project: Path) -> None:
         (("jobs", "--json", '"set"'), 1, "no JSON value"),
         (("jobs", "--json", "nonsense"), 2, "not a JSON value"),
         (("jobs", "--json", "1", "--", "true"), 2, "not both"),
+        (("async", "--json", "4"), 0, "80% of async\n"),
         (("steps",), 0, "a round"),
         (("steps", "--set", "pools.steps.options.raise=true"), 1, "OSError: no network"),
         (("steps", "--json", "1"), 2, "takes no jobs"),
@@ -161,9 +171,9 @@ def test_a_job_and_its_result(project: Path) -> None:
         (("loop",), 0, "my own"),
         (("commands", "--", "sh", "-c", "echo here; exit 3"), 1, r"here[\s\S]*status 3"),
         (("program",), 0, r"here[\s\S]*exited with status 0"),
-        (("program", "--set", "pools.program.options.argv=[nonesuch]"), 1, "no such program|may not be"),
-        (("other",), 2, "there is no pool 'other'; there are jobs, steps"),
-        (("nothing",), 78, r"config.yaml:10:21: pools.nothing.worker: .*no class 'Nothing'"),
+        (("program", "--set", "pools.program.options.argv=[nonesuch]"), 1, "no such|may not be"),
+        (("other",), 2, "there is no pool 'other'; there are jobs, async, steps"),
+        (("nothing",), 78, r"config.yaml:11:21: pools.nothing.worker: .*no class 'Nothing'"),
         (("broken",), 78, r"No module named 'nothing_of_that_name'"),
         (("jobs", "--set", "pools.jobs.workers=0"), 78, "--set: pools.jobs.workers: "),
     ],
@@ -172,8 +182,13 @@ def test_what_becomes_of_it(
     project: Path, words: tuple[str, ...], status: int, said: str
 ) -> None:
     done = trial(project, *words)
-    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert (done.returncode, done.stdout.replace("null\n", "")) == (status, ""), done.stderr
     assert re.search(said, done.stderr), done.stderr
+
+
+def test_how_far_it_is(project: Path) -> None:
+    done = trial(project, "jobs", "--json", '"progress"')
+    assert "\n40% page 4 of 10\nat the end\n" in done.stderr
 
 
 def test_its_queues_are_those_of_the_daemon(project: Path) -> None:

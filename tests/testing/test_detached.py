@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from graced import (
+    AsyncJobWorker,
+    AsyncWorker,
     Discard,
     Job,
     JobDead,
@@ -215,6 +218,7 @@ def test_order_and_terms_of_jobs() -> None:
 def test_a_worker_s_queues_are_in_memory_too() -> None:
     class Chains(JobWorker):
         def handle(self, job: Job) -> int | None:
+            self.progress(0.25, job.payload)
             if job.payload == "cancel":
                 self.queue().cancel(job.id)
                 raise ValueError("interrupted, so to say")
@@ -225,6 +229,7 @@ def test_a_worker_s_queues_are_in_memory_too() -> None:
         assert [job.payload["to"] for job in detached.queues["mail"].jobs()] == ["a", "b"]
         assert [job.payload["token"] for job in detached.queues["mail"].jobs()] == [1, 3]
         assert detached.queue.wait(3) == 2
+        assert detached.progress == [(0.25, "a"), (0.25, "cancel"), (0.25, "b")]
         cancelled = detached.queue.job(2)
         assert (cancelled.state, cancelled.evidence) == ("dead", {"reason": "cancelled"})
         with pytest.raises(QueueError, match="is done"):
@@ -232,6 +237,46 @@ def test_a_worker_s_queues_are_in_memory_too() -> None:
         detached.queue.retry(2)
         detached.queue.drop(2)
         assert [job.id for job in detached.queue.jobs()] == [1, 3]
+
+
+def test_jobs_in_an_event_loop() -> None:
+    class Sleeper(AsyncJobWorker):
+        async def setup(self) -> None:
+            self.log.info("set up")
+
+        async def handle(self, job: Job) -> Any:
+            self.progress(0.5, f"half of {job.payload}")
+            if job.payload == "bad" and job.attempt == 1:
+                raise ValueError("at first")
+            await asyncio.sleep(0)
+            return [job.payload, job.attempt]
+
+        async def teardown(self) -> None:
+            self.log.info("torn down")
+
+    with worker(Sleeper, queue=["a", "bad"]) as detached:
+        assert detached.handle("x") == ["x", 1]
+        with pytest.raises(ValueError, match="at first"):
+            detached.handle("bad")
+        assert detached.run() == 3
+        assert detached.queue.wait(2) == ["bad", 2]
+        assert detached.progress[:2] == [(0.5, "half of x"), (0.5, "half of bad")]
+
+
+def test_rounds_in_an_event_loop() -> None:
+    class Ticker(AsyncWorker):
+        ticks = 0
+
+        async def step(self) -> None:
+            self.ticks += 1
+            await self.wait(0)
+            if self.ticks == 4:
+                detached.drain()
+
+    with worker(Ticker) as detached:
+        detached.step()
+        assert detached.run() == 3
+    assert detached.worker.ticks == 4
 
 
 def test_commands_run() -> None:
