@@ -186,11 +186,25 @@ def test_a_queue_that_opens_late_forgets_nothing() -> None:
     assert late.picture(play.wall)["s"] == {
         "pool": "jobs", "last": None, "next": NOON + 40 * 60, "late": 600.0,
     }  # fmt: skip
+    play.reload(missed="skip", jitter=5.0)
     play.open = True
     play.answer()
     play.look()
     assert play.minutes == [10, 20, 30]
     assert play.said == []
+
+
+def test_a_queue_that_takes_nothing_for_long_is_asked_for_a_thousand_at_most() -> None:
+    play = Play(every=1.0)
+    play.open = False
+    play.sleep(1500)
+    assert len(play.asked) == 1000
+    play.open = True
+    play.answer()
+    play.sleep(10)
+    instants = [instant - NOON for _, instant in play.queue.jobs]
+    assert instants[:1000] == [*range(1, 1001)]
+    assert instants[-10:] == [*range(1501, 1511)]
 
 
 def test_a_daemon_that_slept_goes_by_missed() -> None:
@@ -221,6 +235,10 @@ def test_a_clock_that_is_set_back_repeats_nothing() -> None:
 
 
 def test_a_clock_that_is_set_back_forgets_nothing_that_was_still_to_come() -> None:
+    play = Play(cron="30 11 * * *", missed="skip")
+    play.set_clock(-HOUR)
+    play.sleep(HOUR)
+    assert play.minutes == [-30]
     play = Play(cron="30 11 * * *")
     play.set_clock(-HOUR)
     play.start()

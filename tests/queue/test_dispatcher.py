@@ -31,6 +31,7 @@ from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.rows import DEAD, DONE, WAITING, Row
 from graced.queue.sqlite.store import Store
 from graced.queue.sqlite.transitions import CANCELLED
+from graced.queue.standing import Standing
 from graced.queue.terms import Terms
 from graced.settings import Retry
 
@@ -1074,3 +1075,17 @@ def test_a_cancelled_job_in_hand_is_dead_however_its_worker_lets_go(store: Store
     found = [store.listing(id) or {} for id in ids]
     assert [(job["state"], job["attempts"]) for job in found] == [*[("dead", 0)] * 4, ("done", 1)]
     assert all(job["evidence"] == CANCELLED for job in found[:4])
+
+
+def test_an_instant_whose_job_could_not_be_written_is_not_kept(store: Store) -> None:
+    dispatcher = Dispatcher(store, Policy(), lambda: 0.5)
+    dispatcher.schedules({"s": ("daily", None, False)}, 100)
+    dispatcher.submit(["1"], Terms(schedule="s", scheduled=200), 1000)
+    dispatcher.commit(1000)
+    terms = Terms(schedule="s", scheduled=300)
+    for _ in range(2):
+        assert len(dispatcher.submit(["1"], terms, 1000)) == 1
+        assert list(dispatcher.submit(["1"], terms, 1000)) == []
+        dispatcher.refuse_submits()
+    dispatcher.commit(1000)
+    assert store.standings() == {"s": Standing("daily", 100, 200)}
