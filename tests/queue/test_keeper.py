@@ -1267,3 +1267,35 @@ def test_what_a_worker_has_told_is_no_word_on_its_end(harness: KeeperHarness) ->
     liveness.leave_word(harness.file, "d1:1", '{"reason":"killed"}')
     assert liveness.word_left(harness.file, "d1:1", None) == '{"reason":"killed"}'
     assert progress.read(harness.file, "d1:1") == {}
+
+
+def test_a_full_queue_takes_the_instants_of_a_schedule_once_there_is_room(
+    harness: KeeperHarness,
+) -> None:
+    harness.keeper.apply(QUICK.replace(max_waiting=1))
+    harness.start()
+    harness.watch(s="daily")
+    [(since, _)] = harness.standings("s")
+    for instant in (since + 1, since + 2, since + 3):
+        harness.submit("s", instant)
+    worker = harness.worker(1)
+    for instant in (since + 1, since + 2, since + 3):
+        job = take(worker)
+        assert job.scheduled == instant
+        settle(worker, job)
+    assert harness.kept() == [("made", since + n) for n in (1, 2, 3)]
+
+
+def test_a_keeper_that_follows_is_told_what_is_not_kept_yet(harness: KeeperHarness) -> None:
+    harness.keeper.apply(QUICK.replace(max_waiting=1))
+    harness.start()
+    harness.watch(s="daily")
+    [(since, _)] = harness.standings("s")
+    harness.watch(s=("daily", since - 10, False))
+    harness.submit("s", since + 1)
+    harness.submit("s", since + 2)
+    harness.kill()
+    harness.start()
+    assert harness.standings("s")[0][0] == since - 10
+    assert [job.scheduled for job in work_off(harness.worker(1), 2)] == [since + 1, since + 2]
+    assert {instant for _, instant in harness.kept()} == {since + 1, since + 2}
