@@ -13,7 +13,7 @@ import struct
 from enum import IntEnum
 
 from graced.host import unixsocket
-from graced.queue.terms import Terms
+from graced.queue.terms import AS_USUAL, Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def pack_payloads(payloads: Sequence[str], terms: Terms) -> bytes:
     """Return the body of a SUBMIT or a CHUNK."""
     raw = [payload.encode() for payload in payloads]
     lengths = struct.pack(f"<{len(raw)}I", *map(len, raw))
-    told = encode(terms.told())
+    told = b"{}" if terms is AS_USUAL else encode(terms.told())
     return b"".join([PARCEL.pack(len(told), len(raw)), told, lengths, *raw])
 
 
@@ -159,7 +159,8 @@ def unpack_payloads(body: bytes) -> tuple[list[str], Terms]:
         if size > MOST_TERMS:
             raise ProtocolError(f"terms of {size} bytes; at most {MOST_TERMS}")
         at = PARCEL.size + size
-        terms = Terms.read(decode(body[PARCEL.size : at]))
+        told = body[PARCEL.size : at]
+        terms = AS_USUAL if told == b"{}" else Terms.read(decode(told))
         lengths = struct.unpack_from(f"<{count}I", body, at)
         at += 4 * count
         payloads = []

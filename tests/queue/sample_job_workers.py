@@ -135,3 +135,19 @@ class Stubborn(JobWorker):
             time.sleep(600)
         finally:
             say("cleaned", job.id)
+
+
+class AsTold(JobWorker):
+    """Says that it begins a job, and does what the payload says: "stuck", "long", or nothing."""
+
+    def handle(self, job: Job) -> object:
+        say("begin", job.id, job.attempt, job.token)
+        self.progress(0.4, f"page {job.id} of 10")
+        if job.payload == "stuck":
+            sum(range(10**12))  # in C, where no interrupt is heard
+        if job.payload == "long":
+            time.sleep(600)
+        if job.payload == "gate":
+            while not os.path.exists(self.options["gate"]):
+                time.sleep(0.01)
+        return job.payload

@@ -338,6 +338,9 @@ class Histories(RuleBasedStateMachine):
             query = "SELECT count(*) FROM jobs WHERE state IN (0, 1, 2) AND unique_key IS NOT NULL"
             counts = self.store._read(f"{query} GROUP BY unique_key", ())
             assert all(count == 1 for (count,) in counts)
+            open_jobs = "SELECT unique_key, id FROM jobs WHERE state IN (0, 1, 2)"
+            wanted = self.store._read(f"{open_jobs} AND unique_key IS NOT NULL ORDER BY 1", ())
+            assert self.store._read("SELECT key, job FROM keys ORDER BY 1", ()) == wanted
 
     def _deliver(self, row: Row | None) -> None:
         if row is None:

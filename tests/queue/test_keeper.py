@@ -15,6 +15,7 @@ import sqlite3
 import struct
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -1299,3 +1300,24 @@ def test_a_keeper_that_follows_is_told_what_is_not_kept_yet(harness: KeeperHarne
     assert harness.standings("s")[0][0] == since - 10
     assert [job.scheduled for job in work_off(harness.worker(1), 2)] == [since + 1, since + 2]
     assert {instant for _, instant in harness.kept()} == {since + 1, since + 2}
+
+
+def test_fifty_who_submit_with_one_key_at_once_make_one_job(harness: KeeperHarness) -> None:
+    harness.start()
+    ids: list[int] = []
+    start = threading.Barrier(50)
+
+    def submit() -> None:
+        client = ClientEnd(harness.socket)
+        start.wait(DEADLINE)
+        for _ in range(4):
+            ids.extend(client.submit(["1"], Terms(unique="k")))
+        client.close()
+
+    threads = [threading.Thread(target=submit) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert ids == [1] * 200
+    assert harness.counts()["waiting"] == 1

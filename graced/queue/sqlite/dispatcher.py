@@ -498,6 +498,8 @@ class Dispatcher:
 
     def _reserved(self, consumer: Consumer, now: int) -> Row | None:
         """Return the first of a worker's next jobs, unless a higher one has fallen due."""
+        if self._lookahead.is_level:
+            return next(iter(consumer.prefetched.values()), None)
         row = consumer.next_reserved()
         if row is not None and self._lookahead.is_due_above(row.priority, now):
             self._release(consumer, now)
@@ -513,7 +515,8 @@ class Dispatcher:
 
     def _hand(self, consumer: Consumer, row: Row, now: int) -> None:
         consumer.prefetched.pop(row.id, None)
-        self._own(consumer, row)
+        if row.owner != consumer.name:  # with a token that is in the file before it is seen
+            row.owner, row.token = consumer.name, row.token + 1
         row.durable = False
         row.began = now
         self._writes.move(row, TAKEN)
@@ -523,15 +526,9 @@ class Dispatcher:
             self._prefetching[consumer.name] = consumer
 
     def _reserve(self, consumer: Consumer, row: Row, now: int) -> None:
-        self._own(consumer, row)
+        row.owner, row.token = consumer.name, row.token + 1
         self._writes.reserve(row)
         self._prefetch.add(consumer, row, now)
-
-    def _own(self, consumer: Consumer, row: Row) -> None:
-        """Give a row another token with another owner; it is in the file before it is seen."""
-        if row.owner != consumer.name:
-            row.owner = consumer.name
-            row.token += 1
 
     def _release(self, consumer: Consumer, now: int) -> None:
         prefetched, consumer.prefetched = consumer.prefetched, {}

@@ -24,6 +24,7 @@ class Lookahead:
         self.deadly: set[int] = set()  # ids; each has cost a worker, so they are not many
         self._rows = rows
         self._windows: dict[int, Window] = {}  # by priority, the highest first
+        self.is_level = True  # all jobs have the same priority
         for priority in priorities:
             self._add(priority, NEVER)
 
@@ -31,17 +32,13 @@ class Lookahead:
         found = Window(priority, self._rows, self.deadly, horizon)
         windows = {**self._windows, priority: found}
         self._windows = {priority: windows[priority] for priority in sorted(windows, reverse=True)}
+        self.is_level = len(windows) <= 1
         return found
 
     def _window(self, priority: int) -> Window:
         """Return a priority's window; of one that is new nothing is in the file."""
         found = self._windows.get(priority)
         return self._add(priority, FOREVER) if found is None else found
-
-    @property
-    def is_level(self) -> bool:
-        """Whether all jobs have the same priority."""
-        return len(self._windows) <= 1
 
     def top(self) -> Row | None:
         """Return the row that falls due first."""

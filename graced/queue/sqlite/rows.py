@@ -111,6 +111,11 @@ class Row:
             row.scheduled = round(terms.scheduled * 1000)
         return row
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but the usual is known of it, as of most new ones."""
+        return self.token == 0 and self.unique is None and self.schedule is None
+
     def is_written(self) -> None:
         """It is in the file: a long payload need not be in memory."""
         if self.payload is not None and len(self.payload) > SMALL:

@@ -45,7 +45,7 @@ CREATE INDEX staged ON jobs (owner, id) WHERE state = 5;
 # What came with version 2, for those that are made with it and those that get there.
 SECOND = """
 CREATE INDEX waiting ON jobs (priority, due, id) WHERE state = 0;
-CREATE INDEX keys ON jobs (unique_key) WHERE unique_key IS NOT NULL AND state IN (0, 1, 2);
+CREATE TABLE keys (key TEXT PRIMARY KEY, job INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE attempts (
     job INTEGER NOT NULL,
     token INTEGER NOT NULL,

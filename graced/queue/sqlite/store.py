@@ -40,6 +40,10 @@ _UPDATE = (
     "UPDATE jobs SET state=?, due=?, failures=?, owner=?, ended=?, token=?, began=?, cancelled=?"
     " WHERE id=?"
 )
+_INSERT_PLAIN = (
+    "INSERT INTO jobs (id, state, due, failures, max_attempts, submitted, owner, priority)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _INSERT = (
     "INSERT INTO jobs (id, state, due, failures, max_attempts, submitted, owner, priority, token,"
     " began, cancelled, unique_key, schedule, scheduled)"
@@ -241,8 +245,7 @@ class Store:
 
     def holder(self, key: str) -> int | None:
         """Return the open job that has a unique key."""
-        query = "SELECT id FROM jobs WHERE unique_key = ? AND state IN (0, 1, 2)"
-        found = self._read(query, (key,))
+        found = self._read("SELECT job FROM keys WHERE key = ?", (key,))
         return int(found[0][0]) if found else None
 
     def clock(self) -> int:
@@ -401,6 +404,8 @@ class Store:
 
     def _write_state(self, batch: Batch) -> None:
         """Write what is of the queue and of no job."""
+        if batch.keys:
+            self._write_keys(batch.keys)
         if batch.paused is not None:
             self._db.execute(
                 "INSERT OR REPLACE INTO paused VALUES (1)" if batch.paused else "DELETE FROM paused"
@@ -412,6 +417,12 @@ class Store:
             )
         if batch.clock is not None:
             self._db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (batch.clock,))
+
+    def _write_keys(self, keys: dict[str, int | None]) -> None:
+        free = [(key,) for key, job in keys.items() if job is None]
+        self._db.executemany("DELETE FROM keys WHERE key=?", free)
+        held = [(key, job) for key, job in keys.items() if job is not None]
+        self._db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", held)
 
     def _write_streams(self, batch: Batch) -> None:
         many = self._db.executemany
@@ -425,28 +436,38 @@ class Store:
 
     def _insert(self, rows: Iterable[Row]) -> None:
         kept = list(rows)
+        plain = [r for r in kept if r.is_plain]
         self._db.executemany(
-            _INSERT,
+            _INSERT_PLAIN,
             [
-                (
-                    r.id,
-                    r.state,
-                    r.due,
-                    r.failures,
-                    r.limit,
-                    r.submitted,
-                    r.owner,
-                    r.priority,
-                    r.token,
-                    r.began,
-                    r.cancelled,
-                    r.unique,
-                    r.schedule,
-                    r.scheduled,
-                )
-                for r in kept
+                (r.id, r.state, r.due, r.failures, r.limit, r.submitted, r.owner, r.priority)
+                for r in plain
             ],
         )
+        if len(plain) < len(kept):
+            self._db.executemany(
+                _INSERT,
+                [
+                    (
+                        r.id,
+                        r.state,
+                        r.due,
+                        r.failures,
+                        r.limit,
+                        r.submitted,
+                        r.owner,
+                        r.priority,
+                        r.token,
+                        r.began,
+                        r.cancelled,
+                        r.unique,
+                        r.schedule,
+                        r.scheduled,
+                    )
+                    for r in kept
+                    if not r.is_plain
+                ],
+            )
         self._db.executemany(
             "INSERT INTO payloads VALUES (?, ?)", [(r.id, r.payload) for r in kept]
         )

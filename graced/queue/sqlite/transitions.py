@@ -112,7 +112,8 @@ class Transitions:
         row.cancelled = None
         self._writes.move(row, state)
         self._rows.pop(row.id, None)
-        self.forget_deaths(row)
+        if self._lookahead.deadly or self.interrupted:
+            self.forget_deaths(row)
         self.ended.append((row.id, word or NAMES[state]))
 
     def forget_deaths(self, row: Row) -> None:
