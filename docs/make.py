@@ -123,6 +123,9 @@ place in a command line (`argv`), which every user of the host sees, and is refu
 of a schedule. `name`, `runtime_dir`, `user`, numbers, durations and lists of names can't be in a
 file.
 
+An editor that checks YAML has to be told of the tag; for the language server of VS Code it is
+`yaml.customTags: ["!file scalar"]`.
+
 `env_file` has many variables at once, one a line, by the rules of systemd's `EnvironmentFile=` as
 far as a shell agrees with them:
 

@@ -34,6 +34,7 @@ class Jobs(AsyncJobWorker):
         return result
 
     async def gated(self, payload: dict[str, object]) -> str:
+        self.progress(0.5, str(payload.get("at", "")))
         while not os.path.exists(self.options["gate"]):
             await asyncio.sleep(0.005)
         return "through"

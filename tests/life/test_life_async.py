@@ -67,6 +67,14 @@ def test_a_drain_finishes_what_is_in_hand_and_takes_no_more(daemon: Daemon) -> N
     assert [job["attempts"] for job in ended(daemon, "done", 5)] == [1] * 5
 
 
+def test_each_job_tells_how_far_it_is(daemon: Daemon) -> None:
+    pool(daemon, concurrency=3).start().ready()
+    for place in "abc":
+        submit(daemon, "gated", at=place)
+    told = [{"fraction": 0.5, "text": place} for place in "abc"]
+    daemon.until(lambda: [job["progress"] for job in listed(daemon, "--state", "taken")] == told)
+
+
 def test_an_interrupt_cancels_each_task_once_and_costs_no_attempt(daemon: Daemon) -> None:
     pool(daemon, max_attempts=1).start().ready()
     stream(daemon, [json.dumps({"do": "gated"})] * 5)
