@@ -25,8 +25,6 @@ MISSED = ("skip", "once", "all")
 OVERLAPS = ("queue", "skip")
 PROGRAM = "graced.workers:Program"  # the worker whose options are checked with the configuration
 MAX_LEASE = 3600.0  # seconds
-MIN_HOST_LEASE = 5.0  # seconds, of a queue on a server
-KILL_BEFORE_S = 1.0  # seconds before a host's lease ends at which no worker may have a job any more
 MOST_ATTEMPTS = 1_000_000_000  # of a job: for ever, and still a number that fits everywhere
 
 MOST_AT_ONCE = 10_000  # jobs in hand of one worker

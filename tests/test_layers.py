@@ -17,6 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "graced"
 # They import each other only, and graced/__init__.py for the version.
 PLAIN = {"record", "settings", "units", "text", "clock", "cron", "exitcodes", "options", "program"}
+PLAIN |= {"fencing"}
 WORKERS = {"workers", "client", "control", "config", "queue", "host", "log"}
 MAY = {
     "core": set(),

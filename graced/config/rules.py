@@ -5,8 +5,9 @@ from __future__ import annotations
 from graced import program
 from graced.config.scalars import suggestion
 from graced.config.schema import MAX_WORKERS
+from graced.fencing import SHORTEST_S
 from graced.queue.engines import identity
-from graced.settings import MIN_HOST_LEASE, PROGRAM
+from graced.settings import PROGRAM
 from graced.text import Secret, quoted
 from graced.units import show_duration
 
@@ -124,8 +125,8 @@ def _queues(settings: Settings, blame: Blame) -> None:
         if first != name:
             what = f"pool {first} has the same queue"
             blame((f"pools.{name}.queue",), what, "write another one for each pool")
-        if pool.lease < MIN_HOST_LEASE:
-            least = show_duration(MIN_HOST_LEASE)
+        if pool.lease < SHORTEST_S:
+            least = show_duration(SHORTEST_S)
             blame((f"pools.{name}.lease",), "is too short", f"write at least {least}")
 
 

@@ -30,7 +30,7 @@ from graced.core.fleet import Fleet
 from graced.core.member import count
 from graced.core.pool import Pool
 from graced.core.reload import Reloads
-from graced.core.states import DaemonState, PoolState, WorkerState
+from graced.core.states import DaemonState, KillReason, PoolState, WorkerState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Daemon(Fleet):
             case ev.ScaleAsked(_, workers):
                 self._scale(pool, workers)
             case ev.HostLease(_, until, length):
-                pool.lease(until, length, now)
+                pool.fence.held(until, length, pool.settings.stop_timeout)
 
     def _worker(  # noqa: C901 - one table of all that happens to a worker
         self, event: WorkerEvent, now: float
@@ -229,6 +229,8 @@ class Daemon(Fleet):
                 pool.job_cancelled(member, job, now)
             case ev.SeenAtJob():
                 self.out.extend(pool.fence.found(member, now))
+            case ev.JobLost():
+                self.out.extend(member.kill(now, KillReason.FORCED))
             case ev.Died():
                 pool.died(member, event, now)
             case ev.Acknowledged(_, ack):
@@ -418,6 +420,7 @@ if TYPE_CHECKING:
         | ev.RoundDone
         | ev.SeenWaiting
         | ev.SeenAtJob
+        | ev.JobLost
         | ev.RoundOverdue
         | ev.JobCancelled
         | ev.Died

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         "Tick | DrainAsked | InterruptAsked | ReloadAsked | ConfigAccepted | ConfigRefused"
         " | ScaleAsked | Imported | ImportFailed | ZygoteDied | Spawned | SpawnFailed | BecameReady"
         " | Acknowledged | SeenInSetup | LeaseSeen | ReplacementWanted | RoundDone | SeenWaiting"
-        " | RoundOverdue | JobCancelled | SeenAtJob | HostLease"
+        " | RoundOverdue | JobCancelled | SeenAtJob | HostLease | JobLost"
         " | StackPrinted | Killed | Recovered | Died"
         " | ClockSeen | SchedulesKnown | InstantKept"
     )
@@ -152,14 +152,17 @@ class SeenAtJob(Record):
 
 
 class HostLease(Record):
-    """The host may hold jobs of a pool's queue until then; granted for `length` seconds.
-
-    None: those that it holds are others' by now.
-    """
+    """The host may hold jobs of a pool's queue until then; granted for `length` seconds."""
 
     pool: str
-    until: float | None
-    length: float = 0.0
+    until: float
+    length: float
+
+
+class JobLost(Record):
+    """A job that a worker has in hand, or had a moment ago, is another host's by now."""
+
+    worker: int
 
 
 class RoundOverdue(Record):

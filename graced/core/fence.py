@@ -6,7 +6,7 @@ Rules, for the workers of the pool that have a job in hand:
 2.  They are killed one second before it ends, also in a critical section.
 3.  Who has one is looked for at both moments and again and again until the lease is over: a job
     may have been on its way. Nothing is looked for before, since a lease is renewed long before.
-4.  A lease that is renewed takes all of that back. One that is lost is as one that is over.
+4.  A lease that is renewed takes all of that back.
 
 Whether the lease was renewed is what the keeper last said, whatever that does now; the supervisor
 reads it before each tick. Times are monotonic seconds.
@@ -18,7 +18,7 @@ from enum import Enum
 
 from graced.core.actions import LookForJob, Say
 from graced.core.states import KillReason, WorkerState
-from graced.settings import KILL_BEFORE_S
+from graced.fencing import moments
 from graced.units import format_duration
 
 TYPE_CHECKING = False
@@ -55,13 +55,8 @@ class Fence:
         """The host has the lease until then; it was granted for so many seconds."""
         self.state = FenceState.OPEN
         self._until = until
-        self._kill_at = until - KILL_BEFORE_S
-        self._interrupt_at = min(until - min(stop_timeout, length / 2), self._kill_at)
+        self._interrupt_at, self._kill_at = moments(until, length, stop_timeout)
         self._look_at = self._interrupt_at
-
-    def lost(self, now: float) -> None:
-        """The server has given the jobs to others already."""
-        self.held(now, 0.0, 0.0)
 
     def next_deadline(self) -> float | None:
         """When :meth:`tick` has something to do, or None."""

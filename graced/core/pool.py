@@ -196,13 +196,6 @@ class Pool:
         self.restarts.proven &= set(range(workers))
         self._vacated = {slot: why for slot, why in self._vacated.items() if slot < workers}
 
-    def lease(self, until: float | None, length: float, now: float) -> None:
-        """Until when the host may hold jobs; None: they are others' by now."""
-        if until is None:
-            self.fence.lost(now)
-        else:
-            self.fence.held(until, length, self.settings.stop_timeout)
-
     # -- zygotes --------------------------------------------------------------
 
     def imported(self, zygote: Zygote, now: float) -> None:

@@ -10,7 +10,7 @@ What is done to the workers of a host that can't renew it is decided by the main
 
 from __future__ import annotations
 
-from graced.settings import KILL_BEFORE_S
+from graced.fencing import KILL_BEFORE_S
 
 RENEWALS = 3  # in the length of a lease, so that one or two may fail
 

@@ -11,7 +11,7 @@ import signal
 import time
 
 from graced import clock
-from graced.core.events import HostLease, InstantKept, SchedulesKnown
+from graced.core.events import HostLease, InstantKept, JobCancelled, JobLost, SchedulesKnown
 from graced.host import process
 from graced.supervisor.children import HelperProcess
 from graced.supervisor.instants import payload_of
@@ -50,7 +50,6 @@ class _PoolKeeper:
         "lease",
         "leaving",
         "left",
-        "record",
         "watched",
         "window",
     )
@@ -60,7 +59,6 @@ class _PoolKeeper:
         self.again_at: float | None = None
         self.cut_off: set[int] = set()  # workers that can't reach it
         self.failures = 0
-        self.record: int | None = None  # of the scoreboard, where its lease of a server is told
         self.lease = 0.0  # the end of it that the core knows, monotonic seconds
         self.leaving: float | None = None  # until when it may take to leave
         self.left: str | None = None  # why no worker takes its jobs any more; "" once that is told
@@ -108,10 +106,8 @@ class KeeperManager:
         shared: SharedResources,
         look: Callable[[], None],
         note: Callable[..., None],
-        cancelled: Callable[[int, int], None],
         emit: Callable[[Event], None],
     ) -> None:
-        self._cancelled = cancelled  # hears the worker and the job that it is to let go of
         self._emit = emit
         self._note = note  # in the history
         self._look = look  # whether the folder of the sockets is there
@@ -240,18 +236,16 @@ class KeeperManager:
         found = []
         for keeper in self._keepers.values():
             lease = self._lease(keeper, now)
-            if lease is not None and abs((lease.until or 0.0) - keeper.lease) > NOTABLE_S:
-                keeper.lease = lease.until or 0.0
+            if lease is not None and abs(lease.until - keeper.lease) > NOTABLE_S:
+                keeper.lease = lease.until
                 found.append(lease)
         return found
 
     def _lease(self, keeper: _PoolKeeper, now: float) -> HostLease | None:
         """Read the scoreboard: it counts the time of a suspend, and the core does not."""
-        if keeper.record is None:
-            return None
-        record = self._shared.scoreboard.record(keeper.record)
-        until = record.host_lease_until
-        if not until:
+        record = keeper.handle.plan.record
+        until = 0 if record is None else record.host_lease_until
+        if record is None or not until:
             return None
         left = until / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME)
         return HostLease(keeper.handle.plan.pool, now + left, record.host_lease / 1e9)
@@ -270,6 +264,7 @@ class KeeperManager:
             name=settings.name,
             log=self._log.bind(pool=pool.name),
             url=pool.queue,
+            record=self._shared.lease_record(pool),
         )
         return Keeper(plan)
 
@@ -352,11 +347,6 @@ class KeeperManager:
             if keeper.window is None:
                 keeper.window = self._children.lend_window()
             keeper.window.clear()
-            if keeper.record is None and handle.plan.has_server:
-                keeper.record = self._shared.scoreboard.claim()
-                handle.plan = handle.plan.replace(
-                    record=self._shared.scoreboard.record(keeper.record)
-                )
             pid = handle.start(keeper.window)
         except OSError as error:
             self._log.error(f"queue {handle.plan.pool}: cannot fork: {error.strerror}")
@@ -390,8 +380,6 @@ class KeeperManager:
             if keeper.window is not None:
                 keeper.window.give_back()
                 keeper.window = None
-            if keeper.record is not None:
-                self._shared.scoreboard.release(keeper.record)
             self._keepers = {name: k for name, k in self._keepers.items() if k is not keeper}
             return
         self._start_later(keeper)
@@ -428,7 +416,7 @@ class KeeperManager:
                 self._note("trouble", pool=pool)
                 self._log.info(f"queue {pool}: works again")
             case ("cancel", int(worker), int(job)):
-                self._cancelled(worker, job)
+                self._emit(JobCancelled(worker, job))
             case ("counts", _):
                 self._answered("counts", keeper)
                 self._tell_what_stays(keeper)
@@ -436,14 +424,14 @@ class KeeperManager:
                 self._answered("jobs", keeper)
             case ("depth", depth):
                 self._note("queue", pool=pool, **depth)
-            case ("lease" | "lost",):
-                self._heard_of_lease(pool, message[0])
+            case ("lease",) | ("lost", *_):
+                self._heard_of_lease(message)
             case _:
                 self._heard_of_schedules(keeper, message)
 
-    def _heard_of_lease(self, pool: str, what: str) -> None:
-        if what == "lost":
-            self._emit(HostLease(pool, None))
+    def _heard_of_lease(self, message: tuple[Any, ...]) -> None:
+        for worker in message[1:]:
+            self._emit(JobLost(worker))
         for lease in self.leases(clock.monotonic()):
             self._emit(lease)
 

@@ -106,7 +106,6 @@ class Supervisor:
             shared,
             self._look_at_places,
             self.history.record,
-            self._cancelled,
             self.emit,
         )
         self.instants = InstantTimer(self.selector, self.emit)
@@ -313,9 +312,6 @@ class Supervisor:
                 self._look_at_places()
         else:
             self.keepers.not_needed(found[1].settings)
-
-    def _cancelled(self, worker: int, job: int) -> None:
-        self.emit(ev.JobCancelled(worker, job))
 
     def scale(self, pool: Pool, workers: int) -> str | None:
         """Have another number of workers; return why that can't be."""

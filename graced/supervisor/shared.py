@@ -11,7 +11,7 @@ import os
 from graced.core.actions import StartZygote
 from graced.host.scoreboard import Scoreboard
 from graced.host.stackdump import Stacks
-from graced.queue.engines import address_of
+from graced.queue.engines import address_of, is_served
 from graced.zygote.fork import fork_with
 from graced.zygote.plan import ZygotePlan
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from graced import settings
     from graced.core.actions import Action
+    from graced.host.scoreboard import WorkerRecord
     from graced.log.logger import Log
     from graced.queue.address import QueueAddress
     from graced.settings import Pool, Settings
@@ -42,6 +43,7 @@ class SharedResources:
         self.runtime_dir = runtime_dir
         self.state_dir = state_dir
         self.scoreboard = Scoreboard()
+        self._leases: dict[str, int] = {}  # records of the scoreboard, one a pool for good
         self.stacks = Stacks.create()
         self.bell, self._bell_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.daemon_id = os.urandom(8).hex()
@@ -71,8 +73,17 @@ class SharedResources:
             listen=listen,
             queue=self.queue_address(pool),
             max_lease=max_lease,
+            lease=self.lease_record(pool),
             fd_limit=self.fd_limit,
         )
+
+    def lease_record(self, pool: Pool) -> WorkerRecord | None:
+        """Return where a pool's keeper tells its lease, if its queue is on a server."""
+        if not is_served(pool.queue):
+            return None
+        if pool.name not in self._leases:
+            self._leases[pool.name] = self.scoreboard.claim()
+        return self.scoreboard.record(self._leases[pool.name])
 
     def queue_address(self, pool: Pool) -> QueueAddress:
         """Return where a pool's workers find their queue."""

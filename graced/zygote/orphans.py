@@ -12,6 +12,7 @@ import signal
 import time
 
 from graced import settings
+from graced.fencing import KILL_BEFORE_S
 from graced.host import process
 from graced.host.scoreboard import Ack, WorkerRecord
 
@@ -51,9 +52,15 @@ class Orphan:
 
 
 def lead_down(
-    guarded_workers: list[tuple[int, Orphan]], pool: settings.Pool, max_lease: float
+    guarded_workers: list[tuple[int, Orphan]],
+    pool: settings.Pool,
+    max_lease: float,
+    lease: WorkerRecord | None = None,
 ) -> None:
-    """Drain, interrupt, kill; return when all are gone."""
+    """Drain, interrupt, kill; return when all are gone.
+
+    Those that have jobs of a server are killed before the host's `lease` of them ends.
+    """
     left = dict(guarded_workers)
     longest = int(max_lease * NS_PER_S)
     poll = select.poll()
@@ -67,11 +74,22 @@ def lead_down(
             _end_what_is_left(left.pop(pidfd))
             os.close(pidfd)
         now = time.monotonic_ns()
+        is_over = lease is not None and _is_over(lease)
         for pidfd, orphan in list(left.items()):
-            if _look(pidfd, orphan, pool, now, longest):
+            if is_over and orphan.record.job:
+                process.signal_pidfd(pidfd, signal.SIGKILL)
+                _end_what_is_left(orphan)
+            elif _look(pidfd, orphan, pool, now, longest):
                 poll.unregister(pidfd)
                 del left[pidfd]
                 os.close(pidfd)
+
+
+def _is_over(lease: WorkerRecord) -> bool:
+    """Whether it is time for jobs that the host has on lease to be in nobody's hands."""
+    until = lease.host_lease_until
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return bool(until) and now >= until - int(KILL_BEFORE_S * NS_PER_S)
 
 
 def _jitter() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graced import settings
-from graced.host.scoreboard import Scoreboard
+from graced.host.scoreboard import Scoreboard, WorkerRecord
 from graced.host.stackdump import Stacks
 from graced.log.logger import Log
 from graced.record import Record
@@ -35,3 +35,4 @@ class ZygotePlan(Record):
     window: Window | None = None  # for its stacks
     fd_limit: tuple[int, int] | None = None  # what user code gets, if main took more
     max_lease: float = settings.MAX_LEASE
+    lease: WorkerRecord | None = None  # where the keeper tells its lease of the pool's queue

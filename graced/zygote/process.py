@@ -242,7 +242,9 @@ class Zygote:
             from graced.host.listeners import let_go  # loaded by whoever opened them
 
             let_go(self._plan.listen, self._plan.alone)
-        lead_down(list(self._guarded.items()), self._plan.pool, self._plan.max_lease)
+        lead_down(
+            list(self._guarded.items()), self._plan.pool, self._plan.max_lease, self._plan.lease
+        )
 
     def _epoll_once(self) -> None:
         heard = self._epoll.poll(IDLE_AFTER_S if self._keeping else None)

@@ -24,9 +24,11 @@ from graced.core.member import Member
 from graced.core.pool import Pool as CorePool
 from graced.core.states import PoolState, StartReason, WorkerState
 from graced.core.status import LastReload, WorkerReading, line, picture
+from graced.fencing import KILL_BEFORE_S, moments
 from graced.settings import Backoff, Pool, Settings
 
 EPSILON = 1e-6
+FOUND_IN = 0.25  # seconds in which a worker with a job is found, once its host's lease ends
 SOON = 0.001  # seconds from a SIGKILL to the death
 STACK = 0.02  # seconds that a stack takes to be printed
 INSTANT = 200  # events that may follow from each other without time passing
@@ -145,6 +147,8 @@ class Simulator:
         self._timer_count = 0
         self._pid = 800
         self._idle_ticks = 0
+        self.host_leases: list[HostLease] = []
+        self.lost_jobs: set[int] = set()  # workers whose jobs are others' by now
 
     # -- time -------------------------------------------------------------------
 
@@ -275,9 +279,17 @@ class Simulator:
     # -- events and actions -------------------------------------------------------
 
     def _handle(self, event: ev.Event) -> None:
+        if isinstance(event, ev.JobLost):
+            self.lost_jobs.add(event.worker)
         if isinstance(event, (ev.Tick, ev.DrainAsked, ev.InterruptAsked, ev.JobCancelled)):
             for process in self.alive():
                 self._tell_lease(process)
+            for lease in self.host_leases:
+                lease.tell()
+        self._perform(self.daemon.handle(event, self.now), event)
+
+    def hear(self, event: ev.Event) -> None:
+        """Hand in what is read before another event."""
         self._perform(self.daemon.handle(event, self.now), event)
 
     def _tell_lease(self, process: Process) -> None:
@@ -331,6 +343,9 @@ class Simulator:
             case ac.LookAt(worker):
                 if self.processes[worker].phase == "ready":
                     self._emit(ev.SeenWaiting(worker))
+            case ac.LookForJob(worker):
+                if self.processes[worker].phase == "busy":  # each round is a job
+                    self._emit(ev.SeenAtJob(worker))
             case _:
                 pass  # what is only told
 
@@ -605,6 +620,32 @@ class Simulator:
         return result
 
 
+class HostLease:
+    """A pool's lease on a server: the keeper renews it, and the core sees that before a tick."""
+
+    def __init__(self, simulator: Simulator, pool: str = "jobs", length: float = 10.0) -> None:
+        self._world = simulator
+        self.pool = pool
+        self.length = length
+        self.until = 0.0
+        self._told = 0.0
+        simulator.host_leases.append(self)
+        self.renew()
+        self.tell()
+
+    def renew(self) -> None:
+        """It is good again from now on; only the scoreboard says so."""
+        self.until = self._world.now + self.length
+
+    def tell(self) -> None:
+        """Have the core hear of it."""
+        if self.until != self._told:
+            self._told = self.until
+            pool = self._world.daemon.pools.get(self.pool)
+            self.patience = self.length if pool is None else pool.settings.stop_timeout
+            self._world.hear(ev.HostLease(self.pool, self.until, self.length))
+
+
 class Law:
     """What must be true of every history, whatever happens."""
 
@@ -628,9 +669,12 @@ class Law:
             self._imported.discard(event.zygote)
         if isinstance(event, ev.InterruptAsked):
             self.interrupts_asked += 1
+        if isinstance(event, (ev.JobCancelled, ev.SeenAtJob, ev.JobLost)):
+            self.by_hand = True  # workers are ended for what their jobs are
         for action in actions:
             self._action(action)
         self._words(actions)
+        self._fences()
         for member in self._world.daemon.members():
             self._member(member, event)
         for pool in self._world.daemon.pools.values():
@@ -671,6 +715,8 @@ class Law:
         found = simulator.daemon.find(worker)
         assert found is not None
         member = found[1]
+        if kill.force and self._is_fenced(member, 1):
+            return
         if kill.force:
             assert self.interrupts_asked > 1 or self._state.get(worker) is WorkerState.KILLED
             return
@@ -732,11 +778,33 @@ class Law:
     def _interrupted(self, member: Member, before: WorkerState, event: ev.Event | None) -> None:
         if isinstance(event, (ev.SeenInSetup, ev.Acknowledged, ev.JobCancelled)):
             return
+        if isinstance(event, ev.SeenAtJob):
+            assert self._is_fenced(member, 0), "its host has the lease for long"
+            return
         if self.interrupts_asked:
             return
         assert before in (WorkerState.DRAINING, WorkerState.STARTING), "interrupted out of the blue"
         patience = self._since[member.id][2]
         assert self._waited(member.id) >= patience - EPSILON, "interrupted too early"
+
+    def _is_fenced(self, member: Member, moment: int) -> bool:
+        """Whether it is time to interrupt (0) or to kill (1) who has a job on lease."""
+        for lease in self._world.host_leases:
+            at = moments(lease.until, lease.length, lease.patience)[moment]
+            if lease.pool == member.settings.name and self._world.now >= at - EPSILON:
+                return True
+        return member.id in self._world.lost_jobs
+
+    def _fences(self) -> None:
+        """Nobody has a job that its host has on lease when that ends."""
+        now = self._world.now
+        for lease in self._world.host_leases:
+            if not lease.until - KILL_BEFORE_S + FOUND_IN < now < lease.until + KILL_BEFORE_S:
+                continue
+            for process in self._world.alive(lease.pool, phase="busy"):
+                told = any(signal == "KILL" for _, signal in process.heard)
+                new = now - process.round_began < FOUND_IN
+                assert told or new or self._world.exit, f"{process} has a job at {now}"
 
     def _leased(self, worker: int) -> float:
         process = self._world.processes.get(worker)

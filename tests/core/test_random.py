@@ -10,7 +10,7 @@ import math
 import os
 from dataclasses import replace
 
-from core_simulator import Code, Simulator, Work, pool, settings
+from core_simulator import Code, HostLease, Simulator, Work, pool, settings
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -143,6 +143,28 @@ class Histories(RuleBasedStateMachine):
         self.simulator.law.by_hand = True
         self.simulator.do(ev.ScaleAsked(name, workers))
 
+    # -- leases of a server's jobs ----------------------------------------------------
+
+    @rule(name=st.sampled_from(NAMES), length=st.sampled_from((5.0, 9.0)))
+    def lease_jobs(self, name: str, length: float) -> None:
+        held = [lease.pool for lease in self.simulator.host_leases]
+        if name in self.simulator.daemon.pools and name not in held:
+            HostLease(self.simulator, name, length)
+
+    @rule(told=st.booleans())
+    def renew_leases(self, told: bool) -> None:
+        for lease in self.simulator.host_leases:
+            if told or lease.until - self.simulator.now > lease.length / 2:
+                lease.renew()
+                if told:  # as a keeper does where the main process may be at work
+                    lease.tell()
+
+    @rule(data=st.data())
+    def lose_job(self, data: st.DataObject) -> None:
+        busy = self.simulator.alive(phase="busy")
+        if busy:
+            self.simulator.do(ev.JobLost(data.draw(st.sampled_from(busy)).id))
+
     @precondition(lambda self: self.simulator.now > 1010)
     @rule(event=st.sampled_from((ev.DrainAsked(), ev.InterruptAsked())))
     def stop(self, event: ev.Event) -> None:
@@ -205,12 +227,12 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def status_can_be_told(self) -> None:
-        if hasattr(self, "world"):
+        if hasattr(self, "simulator"):
             status = self.simulator.status()
             assert status["state"] in {s.value for s in DaemonState}
 
     def teardown(self) -> None:
-        if hasattr(self, "world"):
+        if hasattr(self, "simulator"):
             self._recover()
             self._end()
 
@@ -233,7 +255,7 @@ class Histories(RuleBasedStateMachine):
         return daemon.state is DaemonState.RUNNING and all(
             made.complete
             and made.state is PoolState.UP
-            and not made.backoff.active
+            and not made.restarts.backoff.active
             and len(simulator.serving(made.name)) >= made.target - (made.settings.surge == 0)
             and all(m.generation == daemon.generation for m in made.staying())
             for made in daemon.pools.values()
@@ -263,6 +285,8 @@ def reports(worker: int) -> list[ev.Event]:
         ev.ReplacementWanted(worker, "max_rss"),
         ev.RoundDone(worker),
         ev.JobCancelled(worker, 7),
+        ev.JobLost(worker),
+        ev.SeenAtJob(worker),
         ev.RoundOverdue(worker, 1.0),
         ev.StackPrinted(worker),
         ev.Killed(worker),

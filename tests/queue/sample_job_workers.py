@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import fcntl
 import os
 import signal
 import subprocess
@@ -151,3 +152,34 @@ class AsTold(JobWorker):
             while not os.path.exists(self.options["gate"]):
                 time.sleep(0.01)
         return job.payload
+
+
+class Locking(JobWorker):
+    """Holds a lock of its job's for as long as its process may work on it; says begin and end.
+
+    The payload says how: politely, in a critical section, or with all signals blocked.
+    """
+
+    def handle(self, job: Job) -> str:
+        fd = os.open(f"{self.options['locks']}/{job.id}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("overlap", job.id, job.token)
+            raise
+        say("begin", job.id, job.token, self.options["host"])
+        if job.payload == "blocked":
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if job.payload == "critical":
+            with self.critical(600):
+                self._work(job.id)
+        else:
+            self._work(job.id)
+        say("end", job.id, job.token, self.options["host"])
+        os.close(fd)
+        return str(self.options["host"])
+
+    def _work(self, id: int) -> None:
+        places = [f"{self.options['locks']}/{name}" for name in ("go", f"go-{id}")]
+        while not any(map(os.path.exists, places)):
+            time.sleep(0.01)

@@ -475,8 +475,8 @@ class ServedDispatcher:
 
     # -- a new connection
 
-    def joined(self, held: Iterable[Handout], *, first: bool) -> bool:
-        """We are connected, the first time or once more; return whether jobs were lost meanwhile.
+    def joined(self, held: Iterable[Handout], *, first: bool) -> list[Row]:
+        """We are connected, the first time or once more; return the jobs that were lost meanwhile.
 
         What the server says to be in hand here is: what we know nothing of was claimed by a turn
         that was not answered, and is given back; what only we know of is another host's by now.
@@ -497,14 +497,14 @@ class ServedDispatcher:
         for row in lost:
             self._lose(row)
         self.may_have = self._is_fresh = True
-        return bool(lost)
+        return lost
 
-    def lose_all(self) -> bool:
-        """The lease is over: nothing is in hand here any more; return whether something was."""
+    def lose_all(self) -> list[Row]:
+        """The lease is over: nothing is in hand here any more; return what was."""
         rows = [row for c in self.consumers.values() for row in c.rows.values()]
         for row in rows:
             self._lose(row)
-        return bool(rows)
+        return rows
 
     def _lose(self, row: Row) -> None:
         consumer = self.consumers.get(row.owner or "")

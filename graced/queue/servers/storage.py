@@ -43,7 +43,7 @@ def boottime() -> float:
 
 
 class ServedQueue:
-    """The queue of one keeper. ``tell`` hears ("degraded", why), ("well",), ("lost",)."""
+    """The queue of one keeper. ``tell`` hears ("degraded", why), ("well",), ("lost", *workers)."""
 
     def __init__(
         self,
@@ -159,13 +159,18 @@ class ServedQueue:
             self.failed(_as_storage_error(trouble))
             return False
         dispatcher.link = self._link
-        if dispatcher.joined(held, first=False):
-            self._say_lost()
+        self._say_lost(dispatcher.joined(held, first=False))
         return True
 
-    def _say_lost(self) -> None:
-        self._plan.log.error("queue: the lease was over: jobs that were in hand are others' by now")
-        self._tell(("lost",))
+    def _say_lost(self, lost: Sequence[Row]) -> None:
+        """Have workers ended that work on jobs which are others' by now."""
+        if not lost:
+            return
+        numbers = ", ".join(str(row.id) for row in lost)
+        self._plan.log.error(f"queue: the lease was over: jobs {numbers} are others' by now")
+        address = self._plan.address
+        owners = {row.owner or "" for row in lost}
+        self._tell(("lost", *(address.worker(o) for o in owners if address.is_ours(o))))
 
     def _disconnect(self) -> None:
         link, self._link = self._link, None
@@ -299,8 +304,7 @@ class ServedQueue:
         """The server has no lease of ours: it has given our jobs to others, or it was made anew."""
         self._lease.lost()
         self._publish()
-        if dispatcher.lose_all():
-            self._say_lost()
+        self._say_lost(dispatcher.lose_all())
         self._disconnect()  # and take another one
         self._retry.soon()
 
