@@ -19,7 +19,7 @@ from graced.host.interpreter import Before, set_environment
 from graced.log.console import say
 from graced.units import show_duration
 from graced.workers.context import LoadError
-from graced.workers.importer import late_variables, load_class, preload
+from graced.workers.importer import late_variables, load_class, preload, takes_no_jobs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ def check(args: argparse.Namespace) -> int:
         reason = _why_not(pool, reading.settings, where)
         if reason is not None:
             wrong = True
+            if pool.scheduled and reason == takes_no_jobs(pool):
+                key = f"schedules.{pool.scheduled[0]}.pool"
+                where = f"{reading.sources.get(key, reading.path)}: {key}"
             say(f"{where}: {reason}")
     if wrong:
         return CONFIG

@@ -58,16 +58,21 @@ def load_class(pool: settings.Pool, call: Call = plainly) -> type[Worker]:
         raise LoadError(_why(error, pool)) from error
     cls = checked_class(found, module_name, class_name)
     if pool.scheduled and not cls._takes_jobs:
-        raise LoadError(
-            f"{pool.worker} takes no jobs, and schedule {pool.scheduled[0]} submits to its pool;"
-            " make it a JobWorker, or name another pool there"
-        )
+        raise LoadError(takes_no_jobs(pool))
     if pool.concurrency > 1 and not cls._is_concurrent:
         raise LoadError(
             f"{pool.worker} does one job at a time, and concurrency is {pool.concurrency};"
             " make it a graced.AsyncJobWorker, or write more workers"
         )
     return cls
+
+
+def takes_no_jobs(pool: settings.Pool) -> str:
+    """Return why a pool without a queue can't be the one of a schedule."""
+    return (
+        f"{pool.worker} takes no jobs, so pool {pool.name} has no queue for schedule"
+        f" {pool.scheduled[0]}; make it a JobWorker, or name another pool in the schedule"
+    )
 
 
 def _attribute(module: object, dotted: str, call: Call) -> object:

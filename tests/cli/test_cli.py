@@ -603,7 +603,8 @@ def test_check_prints_the_next_three_instants_of_each_schedule(daemon: Daemon) -
     daemon.configure(pools, schedules={"leap": {"pool": "idle", "every": "10m"}})
     done = daemon.run("check")
     assert done.returncode == 78
-    assert "pools.idle.worker: sample_workers:Idle takes no jobs, and schedule leap" in done.stderr
+    place = re.escape(str(daemon.config)) + r":\d+:\d+: schedules\.leap\.pool: "
+    assert re.match(place + "sample_workers:Idle takes no jobs, so pool idle has no", done.stderr)
 
 
 @pytest.mark.parametrize("preload", [True, False])

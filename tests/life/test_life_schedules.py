@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon_harness import Daemon
+from postgresql_server import PostgreSQL
 
 WRITER = """
 from graced import JobWorker
@@ -106,3 +107,32 @@ def test_a_reload_adds_changes_and_removes_schedules(daemon: Daemon) -> None:
     runs(daemon, 1, "others")
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
+
+
+def test_hosts_that_share_a_queue_have_one_job_for_each_instant(
+    daemon: Daemon, tmp_path: Path, postgresql_server: PostgreSQL
+) -> None:
+    url = postgresql_server.made()
+    tick = {"pool": "jobs", "every": "1s", "missed": "all"}
+    (tmp_path / "other").mkdir()
+    with Daemon(tmp_path / "other") as other:
+        for host in (daemon, other):
+            host.module("writer", WRITER)
+            options = {"file": str(output(daemon))}
+            pool = {"worker": "writer:Writer", "path": ["."], "options": options, "queue": url}
+            host.configure({"jobs": pool}, schedules={"tick": tick}).start()
+        for host in (daemon, other):
+            host.ready()
+        runs(daemon, 2)
+        os.kill(daemon.pid, signal.SIGKILL)
+        daemon.ended()
+        runs(daemon, 2)
+        daemon.start().ready()
+        runs(daemon, 2)
+        last = [host.status()["schedules"]["tick"]["last"] for host in (daemon, other)]
+        assert max(last) - min(last) <= 1
+        for host in (daemon, other):
+            assert host.run("stop").returncode == 0
+            host.ended(0)
+    instants = sorted(run(daemon))
+    assert {b - a for a, b in pairwise(instants)} == {1}, instants
