@@ -27,10 +27,10 @@ class Asynchronous(Worker):
     _is_async = True
     __loop: EventLoop | None = None
 
-    async def setup(self) -> None:  # type: ignore[override]
+    async def setup(self) -> None:
         """Prepare, in the new process. The worker is ready when this returns."""
 
-    async def teardown(self) -> None:  # type: ignore[override]
+    async def teardown(self) -> None:
         """Clean up, after a drain and after an interrupt, if setup() had returned."""
 
     async def wait(self, seconds: float | None = None) -> bool:  # type: ignore[override]
@@ -84,6 +84,6 @@ class AsyncWorker(Asynchronous):
 
     _asks_for = "step(self)"
 
-    async def step(self) -> None:  # type: ignore[override]
+    async def step(self) -> None:
         """Do one round. Called again and again; what it raises is logged, and the worker stays."""
         raise NotImplementedError(f"{type(self).__name__} has neither step() nor run()")

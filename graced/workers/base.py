@@ -13,13 +13,15 @@ from graced.workers.runtime import INTERRUPT, Runtime, WorkerInterrupt
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from socket import socket
     from types import TracebackType
     from typing import Any, NoReturn
 
     from graced.client.queue import Queue
     from graced.workers.runtime import HasFileno
+
+    Nothing = Coroutine[Any, Any, None] | None  # of asynchronous workers they are coroutines
 
 __all__ = ["Worker", "WorkerInterrupt"]
 
@@ -44,17 +46,17 @@ class Worker:
 
     # -- what users override -----------------------------------------------------
 
-    def setup(self) -> None:
+    def setup(self) -> Nothing:
         """Prepare, in the new process. The worker is ready when this returns."""
 
-    def step(self) -> None:
+    def step(self) -> Nothing:
         """Do one round. Called again and again; what it raises is logged, and the worker stays."""
         raise NotImplementedError(f"{type(self).__name__} has neither step() nor run()")
 
-    def teardown(self) -> None:
+    def teardown(self) -> Nothing:
         """Clean up, after a drain and after an interrupt, if setup() had returned."""
 
-    def run(self) -> None:
+    def run(self) -> Nothing:  # type: ignore[return]  # it ends without a word
         """Do round after round until asked to drain.
 
         Override it for a loop of your own over :attr:`draining`; then there are no
