@@ -1,6 +1,6 @@
 """When a keeper tells the main process how many jobs there are: soon after they changed, not often.
 
-Changes that are rare are told at once; of a queue that is at work, one look a minute remains.
+Changes that are rare are told at once; of a queue that is at work, four looks a minute remain.
 Where nothing changes, nothing is done.
 """
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 SPACING_S: Final = 0.25  # seconds between two looks at least,
-EVERY_S: Final = 60.0  #   and in the long run
+EVERY_S: Final = 15.0  #   and in the long run
 MOST_IN_A_ROW: Final = 20.0  # looks that may be that close
 _SHOWN: Final[tuple[str, ...]] = ("waiting", "taken", "done", "dead")
 

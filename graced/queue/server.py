@@ -19,7 +19,7 @@ from graced import settings
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.walltimer import WallTimer
 from graced.log.setup import open_log
-from graced.queue import messages, wire
+from graced.queue import messages, progress, wire
 from graced.queue.client_requests import ClientRequests
 from graced.queue.connections import Connection, Connections, listen, open_to
 from graced.queue.departures import DeadOwners
@@ -443,6 +443,7 @@ class Server:
                 page = self._storage.page(state, 0, MAX_SHOWN)
             except StorageError:
                 continue  # its trouble is told already
+            progress.add(page, self._plan.address.file)
             for job in page:
                 shown = messages.shortened(job)
                 room -= len(wire.encode(shown))

@@ -89,6 +89,7 @@ class WebManager:
             self._start_later()
             return
         self._pid, self._started = pid, clock.monotonic()
+        self._log.info(f"web: {', '.join(self._listen)} is served (pid {pid})")
         self._children.others[pid] = HelperProcess("web process", self._window, self._died)
 
     def _died(self, how: str) -> None:

@@ -10,6 +10,7 @@ const place = (id) => document.getElementById(id);
 let events = [];
 let hours = 24;
 let lost = 0;
+let known = {};  // pools, as told last
 
 function make(tag, attributes, ...children) {
   const node = tag.includes(":") ? document.createElementNS(SVG, tag.slice(4)) : document.createElement(tag);
@@ -146,7 +147,8 @@ function jobRow(pool, job) {
     ? make("details", { "data-key": `job ${pool} ${job.id}` },
         make("summary", {}, `${payload}: ${evidence.reason ?? ""}`), make("pre", {}, evidenceText(evidence)))
     : payload;
-  const progress = job.progress ? ` ${Math.round(job.progress.share * 100)} % ${job.progress.text ?? ""}` : "";
+  const share = job.progress ? job.progress.fraction : null;
+  const progress = job.progress ? `${share === null ? "" : ` ${Math.round(share * 100)} %`} ${job.progress.text}` : "";
   return make("tr", {}, make("td", {}, pool), make("td", {}, String(job.id)), make("td", { class: tone }, job.state + progress),
     make("td", {}, String(job.attempts ?? "")), make("td", {}, ago(job.submitted)), make("td", { class: "words" }, words));
 }
@@ -196,13 +198,13 @@ function showTimeline() {
   const width = Math.max(place("timeline").clientWidth - 12, 280);
   const left = width < 600 ? 70 : 110, lane = 72, area = 42, top = 8;
   const now = Date.now(), begin = now - hours * 3600e3;
-  const pools = [...new Set(events.filter((e) => e.pool).map((e) => e.pool))].sort();
+  const pools = [...new Set([...Object.keys(known), ...events.filter((e) => e.pool).map((e) => e.pool)])].sort();
   const names = pools.length ? pools : [""];
   const bottom = top + lane * names.length;
   const x = (at) => left + Math.max(0, (at - begin) / (now - begin)) * (width - left - 8);
   const inside = events.filter((e) => e.ms >= begin);
   const parts = [];
-  const tick = hours * 3600e3 / (width < 600 ? 4 : 8);
+  const tick = { 1: 600e3, 6: 3600e3, 24: 10800e3 }[hours] * (width < 600 ? 2 : 1);
   for (let at = Math.ceil(begin / tick) * tick; at <= now; at += tick) {
     parts.push(make("svg:path", { class: "grid", d: `M${x(at)} ${top}V${bottom}` }));
     parts.push(make("svg:text", { x: x(at), y: bottom + 14, "text-anchor": "middle" },
@@ -270,6 +272,7 @@ async function look() {
     const first = events.length === 0;
     events = events.concat(history.events).slice(-MOST_EVENTS);
     if (first && events.length) choose([1, 6, 24].find((h) => events[0].ms > Date.now() - h * 3600e3) || 24);
+    known = status.pools;
     showStatus(status);
     showJobs(jobs);
     showEvents();
