@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from codecs import BOM_UTF8 as BOM
+from contextlib import contextmanager
 
 from graced.cli.errors import CommandError
 from graced.cli.job_table import Table, evidence, in_full, json_line, json_whole
@@ -174,13 +175,15 @@ class Progress:
 
 def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> int:
     """Wait for a job's end, over restarts of its keeper; print its result."""
-    while True:
-        try:
-            ended = end.wait(id)
-            break
-        except QueueGone:
-            end.close()
-            end = _next_end(args, control, id)
+    with _progress_bar(args, control, id) as watch:
+        while True:
+            try:
+                watch(end)
+                ended = end.wait(id)
+                break
+            except QueueGone:
+                end.close()
+                end = _next_end(args, control, id)
     if ended["state"] in ("waiting", "taken"):  # so says its file: no daemon runs
         raise _gone(id)
     done, result = ended["state"] == "done", _result(ended)
@@ -189,6 +192,30 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
     if not done:
         complain(f"job {id} {_fate(ended)}")
     return _status(ended, result, command=bool(args.words))
+
+
+@contextmanager
+def _progress_bar(
+    args: argparse.Namespace, control: str, id: int
+) -> Iterator[Callable[[ClientQueue], None]]:
+    """Show on a terminal how far a job is, while the end that is handed in waits for it."""
+    from graced.cli.progress_bar import ProgressBar, on_terminal
+    from graced.queue.client_end import ClientEnd
+
+    if not on_terminal():
+        yield lambda _end: None
+        return
+    bar = ProgressBar(_place(args, control).keeper)
+    bar.job = id
+
+    def watch(end: ClientQueue) -> None:
+        if isinstance(end, ClientEnd):
+            end.sleep = bar.sleep
+
+    try:
+        yield watch
+    finally:
+        bar.close()
 
 
 def _next_end(args: argparse.Namespace, control: str, id: int) -> ClientQueue:

@@ -100,6 +100,13 @@ class ConfiguredPlace:
         """Return the same, to look at only."""
         return self._found(self._view_file)
 
+    def keeper(self) -> ClientEnd:
+        """Return the end of a keeper that answers now. Raises QueueError."""
+        found = self._answering(self._control())
+        if found is None:
+            raise QueueGone("no daemon keeps this queue")
+        return found
+
     def _found(self, open_file: Callable[[], T]) -> ClientEnd | T:
         end = time.monotonic() + KEEPER_TIMEOUT_S
         named = named_socket(self._where) is not None

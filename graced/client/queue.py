@@ -23,7 +23,7 @@ from graced.client.find import (
 )
 from graced.queue import jsonvalue
 from graced.queue.job import MAX_PAYLOAD
-from graced.queue.protocol import STATES, AnswerLost, QueueError, QueueGone
+from graced.queue.protocol import STATES, AnswerLost, QueueError, QueueGone, ServerGone
 from graced.queue.terms import Terms
 from graced.record import Record
 
@@ -214,11 +214,13 @@ class Queue:
                 found = self._do(self._place.view, lambda end: end.wait(number, _left(deadline)))
             except TimeoutError:  # or its answer was not there yet
                 found = self._last_look(number)
+            except ServerGone:  # it comes back, and knows what has become of the job
+                found = {"state": "unknown"}
             if found["state"] == "gone":
                 raise NoSuchJob(number)
             if found["state"] in ENDED:
                 return found
-            # So says its file, for no daemon runs now.
+            # So says its file, for no daemon runs now; or its server can't be reached.
             if deadline is None and time.monotonic() >= patience:
                 raise QueueGone(f"no daemon runs; job {number} stays in the queue")
             if deadline is not None and time.monotonic() >= deadline:

@@ -34,6 +34,7 @@ COMMANDS = (
     "cli.monitoring_commands",
     "cli.new",
     "cli.run",
+    "cli.progress_bar",
     "cli.status_table",
     "cli.trial",
     "cli.where",

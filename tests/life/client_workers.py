@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+from sample_workers import pass_gate
+
 from graced import Job, JobWorker
 
 
@@ -44,6 +46,11 @@ class Asks(JobWorker):
     def environment(self) -> dict[str, str]:
         self.log.warning("looking\nat two lines")
         return {name: value for name, value in os.environ.items() if name.startswith("GRACED_")}
+
+    def steps(self) -> str:
+        self.progress(0.4, "page 4 of 10")
+        pass_gate(self.options)
+        return "ten pages"
 
     def forever(self) -> None:
         self.log.info("waiting")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +16,10 @@ from daemon_harness import TESTS, Daemon
 
 from graced import JobDead, Queue
 
-HERE = str(TESTS / "life")
+PATH = [str(TESTS / "life"), str(TESTS)]
 POOLS = {
-    "asks": {"worker": "client_workers:Asks", "path": [HERE], "workers": 2},
-    "echo": {"worker": "client_workers:Echo", "path": [HERE]},
+    "asks": {"worker": "client_workers:Asks", "path": PATH, "workers": 2},
+    "echo": {"worker": "client_workers:Echo", "path": PATH},
 }
 
 
@@ -90,6 +94,28 @@ def test_a_cancelled_job_is_dead_for_who_waits(daemon: Daemon, asks: Queue) -> N
         asks.wait(number, 60)
     assert dead.value.evidence["reason"] == "cancelled"
     assert dead.value.job.attempts == 0
+
+
+def test_who_waits_at_a_terminal_sees_how_far_the_job_is(daemon: Daemon) -> None:
+    asks = {**POOLS["asks"], "options": {"gate": daemon.gate()}}
+    daemon.configure({"asks": asks}).start().ready()
+    ours, theirs = pty.openpty()
+    line = daemon.command("submit", "-c", str(daemon.config), "--wait", "--json", '"steps"')
+    with subprocess.Popen(
+        line, env=daemon.environment() | {"TERM": "xterm"}, stdout=subprocess.PIPE, stderr=theirs
+    ) as submit:
+        os.close(theirs)
+        shown = b""
+        while b"page 4" not in shown:
+            shown += os.read(ours, 1024)
+        daemon.open_gate()
+        assert submit.stdout is not None
+        assert submit.stdout.read() == b'"ten pages"\n'
+        with contextlib.suppress(OSError):  # the terminal's other end is closed
+            while more := os.read(ours, 1024):
+                shown += more
+    os.close(ours)
+    assert shown == b"\r\x1b[K[########............]  40% page 4 of 10\r\x1b[K"
 
 
 def test_it_goes_from_file_to_daemon_to_file(daemon: Daemon) -> None:

@@ -79,7 +79,8 @@ def test_each_request_has_a_number_or_a_clear_error(daemon: Daemon, url: str) ->
     """Meanwhile the daemon is reloaded, and its keeper killed."""
     notes = daemon.home / "notes"
     notes.touch()
-    pool = {"worker": "client_workers:Notes", "path": [str(TESTS / "life")], "workers": 2}
+    path = [str(TESTS / "life"), str(TESTS)]
+    pool = {"worker": "client_workers:Notes", "path": path, "workers": 2}
     daemon.configure({"checksums": {**pool, "options": {"file": str(notes)}}}).start().ready()
     answers: list[tuple[str, int, dict[str, Any]]] = []
 

@@ -73,11 +73,13 @@ def until(true: Callable[[], Any]) -> None:
 # What it does, with a keeper and without
 
 
-@pytest.fixture(params=["keeper", "file", "configuration"])
+@pytest.fixture(params=["keeper", "file", "configuration", "server"])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queue]:
     if request.param == "keeper":
         request.getfixturevalue("harness")
     source = f"sqlite:///{tmp_path}/jobs.db"
+    if request.param == "server":
+        source = request.getfixturevalue("postgresql_server").made()
     if request.param == "configuration":
         source = str(configured(tmp_path / "own", jobs=COMMAND))
     with Queue.open(source) as queue:
