@@ -115,7 +115,7 @@ def test_the_published_example_is_exactly_the_defaults() -> None:
 def test_the_published_example_has_every_key() -> None:
     reading = read(DEFAULTS)
     assert "default" not in reading.sources.values()
-    assert reading.sources["pools.jobs.drain_timeout"] == "config.yaml:25:20"
+    assert reading.sources["pools.jobs.drain_timeout"] == "config.yaml:26:20"
     assert reading.sources["pools.jobs.env"] == "config.yaml:19:10"
     assert reading.sources.keys() == read(POOL).sources.keys()
 
@@ -646,15 +646,15 @@ pools:
     ),
     "queues": (
         "pools:\n"
-        "  a: {queue: redis://localhost/0}\n"
+        "  a: {queue: amqp://localhost/0}\n"
         "  b: {queue: 'sqlite://jobs.db'}\n"
         "  c: {queue: 'sqlite:///'}\n"
         "  d: {queue: 'sqlite:///:memory:'}\n"
         "  e: {queue: 'sqlite:///x?mode=ro'}\n"
         "  f: {queue: jobs.db}\n",
         [
-            "config.yaml:2:14: pools.a.queue: 'redis://localhost/0' names no queue engine, only "
-            "sqlite so far; write sqlite:///jobs.db (in state_dir)",
+            "config.yaml:2:14: pools.a.queue: 'amqp://localhost/0' names no queue engine, only "
+            "sqlite, ",
             "config.yaml:3:14: pools.b.queue: 'sqlite://jobs.db' names a host; write",
             "config.yaml:4:14: pools.c.queue: 'sqlite:///' names no file; write",
             "config.yaml:5:14: pools.d.queue: 'sqlite:///:memory:' names no file; write",
@@ -689,7 +689,7 @@ pools:
     ),
     "one queue for two": (
         "pools: {a: {queue: 'sqlite:///x.db'}, b: {queue: 'sqlite:///x.db'}}",
-        ["config.yaml:1:50: pools.b.queue: pool a has the same queue; write another file"],
+        ["config.yaml:1:50: pools.b.queue: pool a has the same queue; write another one"],
     ),
     "schedules": (
         "pools: {jobs: {}}\n"
