@@ -95,9 +95,8 @@ def contents(package: Path) -> dict[str, str]:
 
 def expected(source: Path, units: str) -> tuple[set[str], set[str]]:
     """Return the files that are to be in graced, and in python3-graced."""
-    modules = {f"/{path.relative_to(source)}" for path in (source / "graced").rglob("*.py")}
-    template = (path for path in (source / "graced" / "template").rglob("*") if path.is_file())
-    modules |= {f"/{path.relative_to(source)}" for path in template}
+    below = (path for path in (source / "graced").rglob("*") if path.is_file())
+    modules = {f"/{path.relative_to(source)}" for path in below}
     told = {f"docs/{path.name}" for path in (source / "docs").glob("*.md")}
     told |= {"README.md", "CHANGELOG.md", "changelog.gz", "copyright"}
     information = {"METADATA", "WHEEL", "entry_points.txt", "top_level.txt"}
@@ -113,7 +112,7 @@ def expected(source: Path, units: str) -> tuple[set[str], set[str]]:
     }
     return service, {
         "/usr/bin/graced",
-        *(packages + module for module in {*modules, "/graced/py.typed"}),
+        *(packages + module for module in modules),
         *(f"{packages}/graced-{VERSION}.dist-info/{name}" for name in information),
         "/usr/share/graced/config.schema.json",
         "/usr/share/man/man8/graced.8.gz",
