@@ -12,6 +12,7 @@ import pytest
 from daemon_harness import Daemon
 from hypothesis import HealthCheck, settings
 from postgresql_server import PostgreSQL, postgresql
+from redis_server import Redis, redis
 from zygote_harness import ZygoteHarness
 
 # Here, before any test is read: a machine that stands still for a moment is no failure.
@@ -59,6 +60,13 @@ def open_files() -> Counter[str]:
 def postgresql_server() -> Iterator[PostgreSQL]:
     """One server for all tests, each with schemas of its own."""
     with postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """One server for all tests, each with a prefix of its own."""
+    with redis() as server:
         yield server
 
 

@@ -39,7 +39,10 @@ MAY = {
 TYPES = {"supervisor": {"config"}}  # what the type checker alone may follow
 # What packages import of the extras that are for them
 EXTRAS = {"testing": {"pytest"}, "workers": {"uvloop"}, "cli": {"shtab"}}
-LIBRARIES = {"graced.queue.postgresql": "psycopg"}  # and queue engines
+LIBRARIES = {  # and queue engines
+    "graced.queue.postgresql": "psycopg",
+    "graced.queue.redis": "redis",
+}
 # What core may have of the standard library: types and arithmetic, nothing that does anything.
 PURE = {"__future__", "collections", "datetime", "enum", "functools", "itertools", "math"}
 PURE |= {"operator", "typing"}

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ENGINES = {
     "sqlite": "graced.queue.sqlite.engine",
     "postgresql": "graced.queue.postgresql.engine",
+    "redis": "graced.queue.redis.engine",
+    "rediss": "graced.queue.redis.engine",
+    "unix": "graced.queue.redis.engine",
 }
 DEFAULT = "sqlite"  # for a pool that names no queue
 
