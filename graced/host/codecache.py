@@ -18,31 +18,19 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-# What only commands import, each in a process of its own.
+# What only commands import, each in a process of its own, besides all of graced.cli.
 COMMANDS = (
-    "__main__",
-    "cli.arguments",
-    "cli.check",
-    "cli.completions",
-    "cli.daemon_commands",
-    "cli.daemonize",
-    "cli.doctor",
-    "cli.errors",
-    "cli.job_log",
-    "cli.job_table",
-    "cli.jobs",
-    "cli.monitoring_commands",
-    "cli.new",
-    "cli.run",
-    "cli.progress_bar",
-    "cli.status_table",
-    "cli.trial",
-    "cli.where",
-    "config.reference",
-    "doctor.facts",
-    "doctor.rules",
-    "queue.sqlite.offline",
+    "graced.__main__",
+    "graced.config.reference",
+    "graced.doctor.facts",
+    "graced.doctor.rules",
+    "graced.queue.sqlite.offline",
 )
+
+
+def is_needed(name: str) -> bool:
+    """Whether a process of the daemon may import a module later on."""
+    return name not in COMMANDS and not name.startswith("graced.cli.")
 
 
 class Reserve:
@@ -90,9 +78,8 @@ def keep_all() -> Iterator[None]:
     package = sys.modules["graced"]
     reserve = Reserve()
     sys.meta_path.insert(0, reserve)
-    needless = {f"graced.{name}" for name in COMMANDS}
     for name, file in _modules("graced", package.__path__[0]):
-        if name not in needless and name not in sys.modules:
+        if is_needed(name) and name not in sys.modules:
             reserve.keep(name, file)
             yield
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from graced.host.codecache import COMMANDS
+from graced.host.codecache import is_needed
 
 PACKAGE = Path(__file__).parents[2] / "graced"
 PROGRAM = """
 import pathlib, pkgutil, shutil, sys
 import graced
-from graced.host.codecache import keep_all
+from graced.host.codecache import is_needed, keep_all
 
 before = set(sys.modules)
 for _ in keep_all():
@@ -26,7 +26,7 @@ assert list(keep_all()) == [], "kept once"
 folder = pathlib.Path(graced.__path__[0])
 names = [found.name for found in pkgutil.walk_packages([str(folder)], "graced.")]
 {change}
-for name in set(names) - {{f"graced.{{name}}" for name in {COMMANDS}}} - {{"graced.cli.main"}}:
+for name in filter(is_needed, names):
     module = sys.modules.get(name) or __import__(name, fromlist=["*"])
     assert pathlib.Path(module.__file__).is_relative_to(folder), name
     assert hasattr(module, "__path__") == module.__file__.endswith("__init__.py"), name
@@ -56,7 +56,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_all_is_kept(copy: Path, change: str) -> None:
-    result = run(PROGRAM.format(change=CHANGES[change], COMMANDS=COMMANDS), copy)
+    result = run(PROGRAM.format(change=CHANGES[change]), copy)
     assert result.returncode == 0, result.stderr
     modules = [file for file in PACKAGE.rglob("*.py") if PACKAGE / "template" not in file.parents]
     assert int(result.stdout) == len(modules) - 1  # the package itself
@@ -78,11 +78,11 @@ def imports(file: Path) -> set[str]:
 
 
 def test_nobody_but_commands_imports_what_is_not_kept() -> None:
-    not_kept = {f"graced.{name}" for name in COMMANDS}
+    by_commands = {"graced.__init__", "graced.queue.sqlite.engine"}  # for them alone
     for file in PACKAGE.rglob("*.py"):
         name = ".".join(("graced", *file.relative_to(PACKAGE).with_suffix("").parts))
-        if name not in not_kept | {"graced.cli.main", "graced.queue.sqlite.engine"}:
-            assert not imports(file) & not_kept, name
+        if is_needed(name) and name not in by_commands:
+            assert all(map(is_needed, imports(file))), name
 
 
 def test_what_cannot_be_read_is_left_alone(copy: Path) -> None:
