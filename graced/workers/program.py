@@ -80,7 +80,8 @@ class Program(Worker):
         how = _told(exit, oom_killed)
         if not asked:
             raise Ended(_status(exit), how)
-        self._graced.log.info(f"{how}, asked to leave")
+        as_asked = exit.code == os.CLD_EXITED or exit.status in (self._stop_signal, signal.SIGTERM)
+        self._graced.log.write("info" if as_asked else "warning", f"{how}, asked to leave", {})
 
     def _turn(self) -> None:
         self._graced.guarded(self.step)

@@ -52,15 +52,21 @@ def test_a_thousand_jobs_are_in_hand_at_once(daemon: Daemon, uvloop: bool) -> No
     daemon.nothing_left()
 
 
-def test_a_drain_finishes_what_is_in_hand_and_takes_no_more(daemon: Daemon) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_drain_finishes_what_is_in_hand_and_takes_no_more(daemon: Daemon, how: int) -> None:
+    """Also the one that begins when the main process is killed."""
     pool(daemon, concurrency=3).start().ready()
     stream(daemon, [json.dumps({"do": "gated"})] * 5)
     daemon.events.wait("begin", 3)
-    daemon.send(signal.SIGTERM)
-    daemon.draining(1)
-    assert daemon.workers()[0]["busy_for"] > 0
+    daemon.send(how)
+    if how == signal.SIGTERM:
+        daemon.draining(1)
+        assert daemon.workers()[0]["busy_for"] > 0
+    else:
+        daemon.ended()
     open_gate(daemon)
-    daemon.ended(0)
+    daemon.ended()
+    daemon.nothing_left()
     assert len(daemon.events.matching("^end")) == 3
     assert len(daemon.events.matching("^begin")) == 3
     daemon.start().ready(2)
@@ -163,11 +169,13 @@ def test_the_jobs_of_one_that_dies_are_tried_again(daemon: Daemon, how: str) -> 
     assert len(listed(daemon, "--state", "dead")) == (how == "leaves")
 
 
-def test_reloads_lose_no_job(daemon: Daemon) -> None:
+def test_reloads_and_the_keeper_s_death_lose_no_job(daemon: Daemon) -> None:
     pool(daemon, workers=2).start().ready()
     stream(daemon, [json.dumps({"do": "logs", "name": "x"})] * 500)
     submit(daemon, "until_drained")
     for _ in range(2):
+        [keeper] = daemon.until(lambda: [p for p, n in daemon.left().items() if "keeper" in n])
+        os.kill(keeper, signal.SIGKILL)
         assert daemon.run("reload").returncode == 0
     jobs = ended(daemon, "done", 501)
     assert {job["attempts"] for job in jobs} == {1}
