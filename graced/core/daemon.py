@@ -116,7 +116,8 @@ class Daemon(Fleet):
 
     def next_instant(self) -> float | None:
         """When a ClockSeen is due (seconds since the epoch; 0: now), or None."""
-        return None if self.schedules is None else self.schedules.next_instant()
+        schedules = None if self.exited else self.schedules
+        return None if schedules is None else schedules.next_instant()
 
     # -- events ---------------------------------------------------------------
 

@@ -294,6 +294,14 @@ def test_two_daemons_at_one_queue() -> None:
     assert one.minutes == [10, 20, 30, 40, 50, 60]
 
 
+def test_a_daemon_that_has_left_wants_no_clock() -> None:
+    play = Play()
+    assert play.daemon.next_instant() is not None
+    play.tell(ev.DrainAsked())
+    assert play.daemon.exited
+    assert play.daemon.next_instant() is None
+
+
 STEPS = st.one_of(
     st.tuples(st.just("sleep"), st.integers(1, 4000)),
     st.tuples(st.just("pass_by"), st.integers(1, 4000)),
