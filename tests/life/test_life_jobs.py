@@ -793,6 +793,8 @@ def test_a_queue_that_cannot_be_used_is_said_and_comes_back(jobs: Daemon) -> Non
     done = jobs.run("submit", "--", "true")
     assert done.returncode == 1
     assert "a database of another program; name another file" in done.stderr
+    health = jobs.run("health")
+    assert (health.returncode, "queue jobs: " in health.stdout) == (1, True)
     file.unlink()
     jobs.until(lambda: jobs.run("submit", "--wait", "--", "true").returncode == 0)
 
