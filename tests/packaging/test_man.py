@@ -26,7 +26,7 @@ KEYS = (MAN / "graced.yaml.5.scd").read_text("utf-8")
 PAGES = ("graced.8", "graced.yaml.5")
 EPOCH = "1790000000"  # in September 2026
 # Variables between graced's own processes, or between it and tools that it asks.
-INTERNAL = {"GRACED_READY_FD", "LC_ALL", "SYSTEMD_COLORS"}
+INTERNAL = {"GRACED_READY_FD", "LC_ALL", "SYSTEMD_COLORS", "TERM"}
 
 
 def section(text: str, title: str) -> str:
@@ -63,10 +63,10 @@ def test_every_command_and_option_is_in_the_manual_and_nothing_else() -> None:
     told = parts(section(COMMANDS, "COMMANDS"))
     assert list(told) == [f"graced {command}" for command in parsers()]
     shared = section(COMMANDS, "OPTIONS OF ALL COMMANDS")
-    assert "Not of *run*, *check* and *try*." in shared
+    assert "Not of *run*, *check*, *try* and *queue*." in shared
     common = long_options(shared) - {"--version"}
     for command, parser in parsers().items():
-        lacking = {"--socket"} if command in ("run", "check", "try") else set()
+        lacking = {"--socket"} if command in ("run", "check", "try", "queue") else set()
         if command == "new":
             lacking = common - {"--help"}
         known = {a.option_strings[-1] for a in parser._actions if a.option_strings}
