@@ -83,6 +83,9 @@ def test_what_is_made(kind: str, tmp_path: Path) -> None:
             assert os.access(path, os.X_OK) == text.startswith("#!")
     for config in ("config.yaml", "packaging/config.yaml"):
         assert run(project, "my_app2", "check", "-c", config) == f"{config}: ok\n"
+    told = re.findall(r"[$#`] ?my-app2 ([a-z]+)", (project / "README.md").read_text("utf-8"))
+    assert {"submit" if kind in ("jobs", "async") else "status", "try"} <= set(told)
+    assert set(told) <= {name for name, *_ in arguments.COMMANDS}
     run(project, "ruff", "check", "-q", ".")
     assert run(project, "my_app2", "--version") == "my-app2 0.1.0\n"
     if kind in ("jobs", "async"):  # the daemon too, under its own name
