@@ -98,9 +98,17 @@ class WorkerEnd:
         self._say(_settlement(job, outcome, more))
 
     def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
-        """Say how far a job in hand is; the last word counts. It costs some microseconds."""
-        self._progress = {id: told for id, told in self._progress.items() if id in self._hands}
+        """Tell how far a job is."""
+        self.note_progress(job, fraction, text)
+        self.write_progress()
+
+    def note_progress(self, job: Job, fraction: float | None, text: str) -> None:
+        """Have it told how far a job is, with the next :meth:`write_progress`."""
         self._progress[job.id] = job.token, fraction, text
+
+    def write_progress(self) -> None:
+        """Tell how far the jobs at work are."""
+        self._progress = {id: told for id, told in self._progress.items() if id in self._hands}
         progress.write(self.lock, self._progress)
 
     @property

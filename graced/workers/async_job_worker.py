@@ -15,6 +15,7 @@ from enum import Enum
 
 from graced.host.scoreboard import JOB
 from graced.queue.job import Raised
+from graced.queue.progress import checked
 from graced.queue.worker_end import evidence
 from graced.text import in_one_line
 from graced.units import format_duration
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from graced.workers.base import Worker
     from graced.workers.runtime import Runtime
 
+TELL_AFTER_S: Final = 0.05  # seconds in which what many jobs tell of themselves is gathered
 LATE_S: Final = 1.0  # seconds that the loop may be late to cancel a job, before it is blocked
 
 
@@ -104,6 +106,14 @@ class AsyncJobWorker(Asynchronous, JobWorker):
             super().extend(seconds)
         elif hand.cut is None:
             self._jobs.give_time(hand, sane(seconds))
+
+    def progress(self, fraction: float | None, text: str = "") -> None:
+        """Tell how far the job in hand is, as :meth:`graced.JobWorker.progress` does."""
+        hand = _hand.get()
+        if hand is None:
+            super().progress(fraction, text)
+        else:
+            self._jobs.tell_progress(hand.job, *checked(fraction, text))
 
     def critical(self, seconds: float) -> Critical:
         """Return a context in which this process is neither interrupted nor killed.
@@ -192,6 +202,7 @@ class _Jobs:
         self._door: select.epoll
         self._retry: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._is_telling = False
         self._look_at: float | None = None  # when that rings
 
     # -- from the first to the last
@@ -346,6 +357,17 @@ class _Jobs:
         context = copy_context()
         context.run(_hand.set, hand)
         context.run(self._runtime.tell, what, error)
+
+    def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
+        """Tell how far a job is, and in the same go what others tell in a moment."""
+        self._worker._end.note_progress(job, fraction, text)
+        if not self._is_telling:
+            self._is_telling = True
+            asyncio.get_running_loop().call_later(TELL_AFTER_S, self._write_progress)
+
+    def _write_progress(self) -> None:
+        self._is_telling = False
+        self._worker._end.write_progress()
 
     # -- what ends a job before its time
 
