@@ -6,6 +6,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 NEVER = float("inf")
@@ -60,11 +61,14 @@ class Clock:
 
 
 class RetryTimer:
-    """When to try again what failed: later and later, at a limit. Monotonic seconds."""
+    """When to try again what failed: later and later, at a limit. Seconds of a clock."""
 
-    __slots__ = ("_delay", "_first", "_limit", "due")
+    __slots__ = ("_delay", "_first", "_limit", "_now", "due")
 
-    def __init__(self, first: float, limit: float) -> None:
+    def __init__(
+        self, first: float, limit: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._now = now
         self._first = first
         self._limit = limit
         self._delay = first
@@ -72,7 +76,7 @@ class RetryTimer:
 
     def failed(self) -> None:
         """Try again after a while, a longer one each time."""
-        self.due = time.monotonic() + self._delay
+        self.due = self._now() + self._delay
         self._delay = min(2 * self._delay, self._limit)
 
     def soon(self) -> None:
@@ -87,8 +91,8 @@ class RetryTimer:
 
     def left(self) -> float:
         """Return the seconds until it is time; infinity if there is nothing to try."""
-        return NEVER if self.due is None else self.due - time.monotonic()
+        return NEVER if self.due is None else self.due - self._now()
 
     def is_due(self) -> bool:
         """Whether it is time."""
-        return self.due is not None and time.monotonic() >= self.due
+        return self.due is not None and self._now() >= self.due

@@ -16,7 +16,7 @@ from graced.queue.servers.link import DEAD, DONE, WAITS, Settle, Submission, Tur
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from graced.queue.job import Outcome
     from graced.queue.policy import Policy
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from graced.queue.terms import Terms
 
 MOST_AT_ONCE = 1000  # jobs claimed in one turn
-MOST_VOID = 1000  # jobs that are remembered to have been lost
 GONE = "gone"  # the state of a job that was dropped
 
 
@@ -118,7 +117,8 @@ class ServedDispatcher:
         self._ended: list[tuple[int, str]] = []
         self._interrupted: set[int] = set()  # jobs that an interrupt has cost no attempt
         self._submitted = self._failed = 0  # since the last tally
-        self._void: dict[tuple[int, int], str] = {}  # lost with a lease: job and token, its owner
+        # Lost with a lease, and still in a worker's hands, for all that is known.
+        self._void: dict[tuple[int, int], str] = {}
 
     # -- workers
 
@@ -138,6 +138,7 @@ class ServedDispatcher:
                 row.unseen = False
             else:
                 self._give_back(row)
+        self._let_go(name, held)
         if held and not self._is_ours(name):
             self._adopted.add(name)
 
@@ -192,6 +193,7 @@ class ServedDispatcher:
         self._rest(consumer)
         for row in list(consumer.rows.values()):
             self._give_back(row)
+        self._let_go(name)
 
     def absent(self, name: str, now: int) -> None:
         """A worker's connection is gone: hand it nothing until it joins again."""
@@ -207,6 +209,11 @@ class ServedDispatcher:
     def _rest(self, consumer: Consumer) -> None:
         consumer.asked, consumer.capacity = False, 1
         self._line_up(consumer)
+
+    def _let_go(self, name: str, held: Container[tuple[int, int]] = ()) -> None:
+        """Of the jobs that were lost, a worker has these in hand at most."""
+        for key in [key for key, owner in self._void.items() if owner == name and key not in held]:
+            del self._void[key]
 
     def requeue(self, row: Row, now: int) -> None:
         """A job could not be handed out: its worker has not seen it."""
@@ -238,6 +245,7 @@ class ServedDispatcher:
             elif self._fail(row, evidence, None):
                 back.append(row.id)
         self._rest(consumer)
+        self._let_go(name)
         del self.consumers[name]
         return back
 
@@ -379,12 +387,15 @@ class ServedDispatcher:
     def has_news(self) -> bool:
         """Whether there is something to say, or to ask for."""
         said = self._settles or self._submissions or self._adopted or self._is_fresh
-        return bool(said) or (self.may_have and bool(self._idle) and not self.is_paused)
+        return bool(said) or (self.may_have and self.has_idle and not self.is_paused)
 
     @property
     def has_idle(self) -> bool:
-        """Whether workers wait for jobs."""
-        return bool(self._idle)
+        """Whether workers wait for jobs, and may be given some.
+
+        None may, while one works on a job that is others' by now: it might be given to us again.
+        """
+        return bool(self._idle) and not self._void
 
     def next_turn(self, lease: float, *, looks: bool) -> Turn:
         """Return all that is to be said now."""
@@ -399,6 +410,8 @@ class ServedDispatcher:
 
     def _wanting(self) -> list[str]:
         """Return the idle, once for each job that they want: whoever has least comes first."""
+        if not self.has_idle:
+            return []
         by_need = [
             (len(consumer.rows) + n, name)
             for name, consumer in self._idle.items()
@@ -499,20 +512,11 @@ class ServedDispatcher:
         self.may_have = self._is_fresh = True
         return lost
 
-    def lose_all(self) -> list[Row]:
-        """The lease is over: nothing is in hand here any more; return what was."""
-        rows = [row for c in self.consumers.values() for row in c.rows.values()]
-        for row in rows:
-            self._lose(row)
-        return rows
-
     def _lose(self, row: Row) -> None:
         consumer = self.consumers.get(row.owner or "")
         if consumer is not None:
             consumer.rows.pop(row.id, None)
         self._void[row.key] = row.owner or ""
-        while len(self._void) > MOST_VOID:
-            del self._void[next(iter(self._void))]
 
     def apply(self, policy: Policy) -> None:
         """Go by other settings from now on."""

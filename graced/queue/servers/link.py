@@ -20,6 +20,8 @@ else:
     Protocol = object
 
 DONE, WAITS, DEAD = range(3)  # what becomes of a hand-out
+CLOSED = -1  # the descriptor of a link that is
+NO_RING = -2  # and of one on which nobody rings
 
 
 class HostName(Record):
@@ -106,7 +108,7 @@ class Link(Protocol):
     """
 
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when somebody rings."""
+        """Return the descriptor that turns readable when somebody rings; CLOSED, NO_RING."""
 
     def heard(self) -> list[str]:
         """Return what was rung: new, cancel, staged, paused, or ended:ID; never block."""

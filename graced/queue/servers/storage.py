@@ -15,6 +15,7 @@ from graced.queue import liveness
 from graced.queue.hostlease import HostLease
 from graced.queue.protocol import ClientMissing, ServerGone, StorageError
 from graced.queue.servers.dispatcher import ServedDispatcher
+from graced.queue.servers.link import CLOSED, NO_RING
 from graced.queue.servers.place import KEEPER, host_name, keeper_lives
 from graced.queue.timing import NEVER, Clock, RetryTimer
 
@@ -52,7 +53,9 @@ class ServedQueue:
         connect: Callable[[], Link],
         engine: str,
         poll: float | None,
+        now: Callable[[], float] = boottime,
     ) -> None:
+        self._now = now
         self.clock = Clock()
         self.trouble: str | None = None
         self.dispatcher: ServedDispatcher | None = None  # None: not opened yet
@@ -65,10 +68,10 @@ class ServedQueue:
         self._link: Link | None = None
         self._lease = HostLease(plan.policy.lease)
         self._rings = select.epoll()  # the connection, whichever it is now
-        self._retry = RetryTimer(FIRST_RETRY, LAST_RETRY)
+        self._retry = RetryTimer(FIRST_RETRY, LAST_RETRY, now)
         self._look_at = 0.0  # when to ask for jobs, though nothing was rung; monotonic
         self._due_at = NEVER  # when the next job is due
-        self._tidy_at = time.monotonic() + FIRST_TIDY
+        self._tidy_at = self._now() + FIRST_TIDY
         self._counts: dict[str, Any] = {}
         self._counts_good_until = 0.0
         self._lock: int | None = None
@@ -118,13 +121,14 @@ class ServedQueue:
             self._lock = liveness.hold(address.file, address.owner(KEEPER))
         link = self._connect()
         try:
-            asked_at = boottime()
+            asked_at = self._now()
             held = link.join(host, self._policy.lease, self._policy)
         except BaseException:
             link.close()
             raise
         self._link = link
-        self._rings.register(link.fileno(), select.EPOLLIN)
+        if link.fileno() != NO_RING:
+            self._rings.register(link.fileno(), select.EPOLLIN)
         self._granted(asked_at)
         return [told.replace(daemon="") if told.daemon == host.daemon else told for told in held]
 
@@ -150,7 +154,7 @@ class ServedQueue:
 
     def _connected(self, dispatcher: ServedDispatcher) -> bool:
         """Have a connection; False if that can't be now."""
-        if self._link is not None and self._link.fileno() >= 0:
+        if self._link is not None and self._link.fileno() != CLOSED:
             return True
         self._disconnect()
         try:
@@ -217,11 +221,11 @@ class ServedQueue:
         """Return how many seconds nothing has to be done about it."""
         if self._retry.due is not None or self._link is None:
             return max(self._retry.left(), 0)
-        now = time.monotonic()
+        now = self._now()
         until = min(self._look_at, self._tidy_at) - now
         if self.dispatcher is not None and self.dispatcher.has_idle:
             until = min(until, self._due_at - now)
-        return max(min(until, self._lease.renew_at() - boottime()), 0)
+        return max(min(until, self._lease.renew_at() - self._now()), 0)
 
     def next_due(self) -> int | None:
         """Nothing here goes by the wall's clock."""
@@ -250,8 +254,8 @@ class ServedQueue:
         if not self._connected(dispatcher):
             dispatcher.refuse_submits(str(self.trouble))
             return None
-        renews = boottime() >= self._lease.renew_at() or self.trouble is not None
-        now = time.monotonic()
+        renews = self._now() >= self._lease.renew_at() or self.trouble is not None
+        now = self._now()
         if now >= min(self._look_at, self._due_at) or renews:
             dispatcher.may_have = True
         if not (renews or dispatcher.has_news):
@@ -263,7 +267,7 @@ class ServedQueue:
         link = self._link
         assert link is not None
         turn = dispatcher.next_turn(self._policy.lease, looks=looks)
-        asked_at = boottime()
+        asked_at = self._now()
         try:
             answer = link.turn(turn, self._policy)
         except StorageError as trouble:
@@ -272,21 +276,21 @@ class ServedQueue:
             self.failed(trouble)
             return None
         if answer.lost:
-            self._lost(dispatcher)
+            self._lost()
             return None
         self._granted(asked_at)
         dispatcher.answered(turn, answer)
         self._heed(dispatcher, answer)
         self.rang()
         handouts = dispatcher.handouts()
-        if not self._lease.holds(boottime()):  # this process was stopped meanwhile
+        if not self._lease.holds(self._now()):  # this process was stopped meanwhile
             for row in handouts:
                 dispatcher.requeue(row, 0)
             return ()
         return handouts
 
     def _heed(self, dispatcher: ServedDispatcher, answer: Answer) -> None:
-        now = time.monotonic()
+        now = self._now()
         self._due_at = NEVER if answer.due_in is None else now + answer.due_in
         self._put_off_look(now)
         for host in answer.expired:
@@ -300,12 +304,10 @@ class ServedQueue:
         every = self._poll_every or (NEVER if link is not None and link.rings else POLL)
         self._look_at = now + every
 
-    def _lost(self, dispatcher: ServedDispatcher) -> None:
-        """The server has no lease of ours: it has given our jobs to others, or it was made anew."""
+    def _lost(self) -> None:
+        """The server knows no such lease or connection: have it say what is still ours."""
         self._lease.lost()
-        self._publish()
-        self._say_lost(dispatcher.lose_all())
-        self._disconnect()  # and take another one
+        self._disconnect()
         self._retry.soon()
 
     def written(self) -> None:
@@ -319,7 +321,7 @@ class ServedQueue:
 
     def maintain(self, dispatcher: ServedDispatcher, *, idle: bool) -> None:
         """Do a step of what can wait."""
-        link, now = self._link, time.monotonic()
+        link, now = self._link, self._now()
         if dispatcher.has_staged:
             dispatcher.has_staged = False
             self._tidy_at = now
@@ -333,9 +335,9 @@ class ServedQueue:
             return
         if more:  # perhaps jobs of a stream
             dispatcher.may_have = True
-        spent = time.monotonic() - now
+        spent = self._now() - now
         rest = min(max(keep / 50, TIDY[0]), TIDY[1]) * (0.9 + 0.2 * random.random())
-        self._tidy_at = time.monotonic() + (2 * spent if more else rest)
+        self._tidy_at = self._now() + (2 * spent if more else rest)
 
     # -- reading
 
@@ -363,17 +365,17 @@ class ServedQueue:
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs are in each state, as last known, and how long the lease is good."""
-        began = time.monotonic()
+        began = self._now()
         if self._link is not None and began >= self._counts_good_until:
             try:
                 self._counts = self._link.counts()
             except StorageError as trouble:
                 self.failed(trouble)
-            took = time.monotonic() - began
+            took = self._now() - began
             self._counts_good_until = began + COUNTING_SHARE * took if took > 0.05 else 0.0
         if self.dispatcher is None:
             return {}
-        left = self._lease.left(boottime())
+        left = self._lease.left(self._now())
         return {
             **self._counts,
             "engine": self._engine,
@@ -389,7 +391,7 @@ class ServedQueue:
     def failed(self, error: StorageError) -> None:
         """The server could not be asked, or would not do it: say so, and try again later."""
         link = self._link
-        if isinstance(error, ServerGone) or (link is not None and link.fileno() < 0):
+        if isinstance(error, ServerGone) or (link is not None and link.fileno() == CLOSED):
             self._disconnect()
         self._retry.failed()
         if str(error) != self.trouble:

@@ -1,0 +1,58 @@
+"""Three hosts that share a queue on a server: whatever goes wrong, no job runs twice at once.
+
+Longer by hand: ``python tests/queue/servers_simulator.py 1000000 7``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from servers_simulator import LawBroken, World, world
+
+from graced.core import fence
+from graced.fencing import moments
+from graced.queue.servers.storage import ServedQueue
+
+STEPS = 4000
+
+
+def play(seed: int, change: Callable[[World], None] = lambda _world: None) -> World:
+    with world(seed) as made:
+        change(made)
+        made.run(STEPS)
+        made.end()
+        return made
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_jobs_are_done_once_and_never_twice_at_once(seed: int) -> None:
+    made = play(seed)
+    assert len(made.server.done) > 50, "something happens"
+
+
+def broken(change: Callable[[World], None] = lambda _world: None) -> None:
+    """The law finds it out, within some histories."""
+    with pytest.raises(LawBroken):
+        deque((play(seed, change) for seed in range(40)), maxlen=0)
+
+
+def test_the_law_finds_a_late_settle_that_is_accepted() -> None:
+    broken(lambda made: setattr(made.server, "accepts_late", True))
+
+
+def test_the_law_finds_a_lease_that_is_counted_from_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    granted = ServedQueue._granted
+    monkeypatch.setattr(ServedQueue, "_granted", lambda self, _asked: granted(self, self._now()))
+    broken()
+
+
+def test_the_law_finds_a_kill_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(until: float, length: float, stop_timeout: float) -> tuple[float, float]:
+        return moments(until + 3.0, length, stop_timeout)
+
+    monkeypatch.setattr(fence, "moments", late)
+    broken()
