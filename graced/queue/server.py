@@ -20,6 +20,7 @@ from graced.host.channel import Channel, ChannelClosed, ChannelFull
 from graced.host.walltimer import WallTimer
 from graced.log.setup import open_log
 from graced.queue import messages, progress, wire
+from graced.queue.cancelling import Cancelling
 from graced.queue.client_requests import ClientRequests
 from graced.queue.connections import Connection, Connections, listen, open_to
 from graced.queue.departures import DeadOwners
@@ -82,6 +83,9 @@ class Server:
         self._tally = plan.tally or Tally()
         self._depth = DepthReport()
         self._storage = engine.open_storage(plan, self._to_main.append)
+        self._cancelling = Cancelling(
+            plan.address, self._workers, self._tell_cancelled, self._to_main.append
+        )
         self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
         self._client_requests = ClientRequests(
             self._storage, self._connections, plan
@@ -157,6 +161,7 @@ class Server:
             self._client_requests.change(dispatcher)
             self._instants.turn(dispatcher)
             self._commit(dispatcher)
+            self._cancelling.enforce(dispatcher)
             self._storage.maintain(dispatcher, idle=self._idle)
         self._client_requests.answer()
         self._report_depth()
@@ -177,7 +182,7 @@ class Server:
         if self._client_requests.is_busy:
             return 0
         wait = min(self._storage.sleep(idle=self._idle), self._dead_owners.looking.left())
-        wait = min(wait, self._instants.sleep())
+        wait = min(wait, self._instants.sleep(), self._cancelling.left())
         if self._storage.dispatcher is not None:
             wait = min(wait, self._depth.left(time.monotonic()))
         if self._stop_by is not None:
@@ -234,7 +239,7 @@ class Server:
         ended = dispatcher.ended()
         self._tally.happened(dispatcher.tallied(), [state for _, state in ended])
         self._hand_out_all(dispatcher, handouts)
-        self._interrupt_cancelled(dispatcher)
+        self._cancelling.order(dispatcher)
         self._client_requests.committed(ended)
         self._instants.committed()
         self._to_main.extend(("buried", owner) for owner in self._dead_owners.buried())
@@ -384,19 +389,11 @@ class Server:
         told = row.id, row.attempt, submitted, connection.confirmed, row.token, row.scheduled or 0
         self._send(connection, Kind.JOB, wire.HANDOUT.pack(*told) + payload)
 
-    def _interrupt_cancelled(self, dispatcher: Dispatcher) -> None:
-        """Have the workers told whose jobs are cancelled: by us, or by the main process."""
-        for row in dispatcher.cancelling():
-            owner = row.owner or ""
-            worker = self._workers.get(owner)
-            if worker is not None and worker.cancels and worker.later:
-                worker.later.append((Kind.CANCEL_JOB, row))
-            elif worker is not None and worker.cancels:
-                self._tell(dispatcher, worker, Kind.CANCEL_JOB, row)
-            else:
-                dispatcher.withhold(owner)
-                if self._plan.address.is_ours(owner):
-                    self._to_main.append(("cancel", self._plan.address.worker(owner), row.id))
+    def _tell_cancelled(self, dispatcher: Dispatcher, worker: Connection, row: Row) -> None:
+        if worker.later:
+            worker.later.append((Kind.CANCEL_JOB, row))
+        else:
+            self._tell(dispatcher, worker, Kind.CANCEL_JOB, row)
 
     # -- the main process
 

@@ -88,7 +88,7 @@ def test_a_job_is_done_and_its_result_kept(jobs: Daemon) -> None:
     assert job["result"]["slot"] in (0, 1)
     assert job["attempts"] == 1
     assert jobs.status()["pools"]["jobs"]["queue"] == {
-        "waiting": 0, "taken": 0, "done": 1, "dead": 0,
+        "waiting": 0, "taken": 0, "done": 1, "dead": 0, "paused": False,
     }  # fmt: skip
     jobs.send(signal.SIGTERM)
     jobs.ended(0)

@@ -21,6 +21,7 @@ from keeper_harness import (
     work_off,
 )
 
+from graced.queue import cancelling
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Postponed, Raised
 from graced.queue.protocol import QueueError
 from graced.queue.terms import Terms
@@ -260,6 +261,19 @@ class QueueContract:
         assert client.wait(ids[1])["state"] == "dead"
         assert client.wait(ids[0])["state"] == "done"
         assert client.counts()["taken"] == 1
+
+    def test_who_does_not_let_go_of_a_cancelled_job_is_interrupted(
+        self, queue: KeeperHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cancelling, "PATIENCE_S", 0.1)
+        queue.restart()
+        client = queue.client()
+        [id] = client.submit(["1"])
+        worker = queue.worker(1, cancels=True)
+        worker.want(2)
+        take_all(worker, 1)
+        client.cancel([id])
+        queue.until(lambda: ("cancel", 1, id) in queue.said)
 
     def test_a_payload_may_have_a_mebibyte(self, queue: KeeperHarness) -> None:
         client = queue.client()
