@@ -7,14 +7,17 @@ from graced.units import format_duration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
+    from typing import Any, Final
 
     JSON = Mapping[str, Any]
 
 
+LATE_S: Final = 60.0  # seconds after which it is told that a schedule is late
+
+
 def troubles(status: JSON) -> list[str]:
     """Return one line for each."""
-    return [*_reload(status), *_pools(status)]
+    return [*_reload(status), *_pools(status), *_schedules(status)]
 
 
 def _reload(status: JSON) -> Iterator[str]:
@@ -22,6 +25,12 @@ def _reload(status: JSON) -> Iterator[str]:
     if last is not None and not last["ok"]:
         how = "incomplete" if last["incomplete"] else "refused"
         yield f"reload {how} at {last['at'][11:19]}: {last['reason']}"
+
+
+def _schedules(status: JSON) -> Iterator[str]:
+    for name, schedule in status.get("schedules", {}).items():
+        if schedule["late"] > LATE_S:
+            yield f"schedule {name} is {format_duration(schedule['late'])} late"
 
 
 def _pools(status: JSON) -> Iterator[str]:

@@ -3,6 +3,7 @@
 "use strict";
 
 const EVERY_MS = 2000;
+const LATE_S = 60;
 const MOST_EVENTS = 3000;
 const MOST_SHOWN = 60;
 const SVG = "http://www.w3.org/2000/svg";
@@ -57,6 +58,9 @@ function showStatus(status) {
   const trouble = troubles(status);
   place("trouble").hidden = trouble.length === 0;
   show("trouble", trouble, (lines) => lines.map((line) => make("p", {}, line)));
+  const schedules = status.schedules || {};
+  place("schedules").hidden = Object.keys(schedules).length === 0;
+  show("schedules", schedules, scheduleTable);
   show("pools", status.pools, (pools) => Object.entries(pools).map(([name, pool]) => card(name, pool)));
 }
 
@@ -72,9 +76,21 @@ function troubles(status) {
     }
     const queue = pool.queue;
     if (queue && queue.trouble) lines.push(`queue ${name}: ${queue.trouble}`);
+    if (queue && queue.paused) lines.push(`queue ${name} is paused`);
     if (queue && queue.dead) lines.push(`queue ${name}: ${count(queue.dead, "dead job")}`);
   }
+  for (const [name, schedule] of Object.entries(status.schedules || {})) {
+    if (schedule.late > LATE_S) lines.push(`schedule ${name} is ${span(schedule.late)} late`);
+  }
   return lines;
+}
+
+function scheduleTable(schedules) {
+  const rows = Object.entries(schedules).map(([name, s]) => make("tr", {}, ...[name, s.pool, s.last ? when(s.last * 1000) : "",
+    s.next ? when(s.next * 1000) : "", s.late ? span(s.late) : ""].map((cell) => make("td", {}, cell))));
+  return [make("h2", {}, "Schedules"), make("div", { class: "wide card" }, make("table", {},
+    make("thead", {}, make("tr", {}, ...["schedule", "pool", "last", "next", "late"].map((h) => make("th", {}, h)))),
+    make("tbody", {}, ...rows)))];
 }
 
 function card(name, pool) {
@@ -105,7 +121,6 @@ function numbers(pairs) {
 function queueNumbers(queue) {
   const pairs = ["waiting", "taken", "done", "dead"].map((state) => [state, queue[state] ?? "?"]);
   if (queue.oldest) pairs.push(["oldest waits", span(queue.oldest)]);
-  if (queue.paused) pairs.push(["", "paused"]);
   if (queue.lease_left !== undefined) pairs.push(["lease left", span(queue.lease_left)]);
   return numbers(pairs);
 }
