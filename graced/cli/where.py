@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from graced.client.daemon import Where, control_of
+from graced.config.identity import UnknownDaemonError
+from graced.control.client import WhichDaemon
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,4 +19,7 @@ def where(args: argparse.Namespace) -> Where:
 
 def socket_path(args: argparse.Namespace) -> str:
     """Return where the daemon listens, whether it does or not. Raises WhichDaemon."""
-    return control_of(where(args))
+    try:
+        return control_of(where(args))
+    except UnknownDaemonError as error:
+        raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None

@@ -44,10 +44,8 @@ def _same_file(one: str, other: str) -> bool:
 
 
 def control_of(where: Where) -> str:
-    """Return where the daemon listens, whether it does or not. Raises WhichDaemon."""
+    """Return where the daemon listens, whether it does or not. Raises UnknownDaemonError."""
     from graced.config import reader
-    from graced.config.identity import UnknownDaemonError
-    from graced.control.client import WhichDaemon
     from graced.host import directories
 
     named = named_socket(where)
@@ -56,10 +54,7 @@ def control_of(where: Where) -> str:
         unixsocket.know(user)
     if named is not None:
         return named
-    try:
-        name, folder = reader.read_identity(where.config, os.environ, where.sets)
-    except UnknownDaemonError as error:
-        raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None
+    name, folder = reader.read_identity(where.config, os.environ, where.sets)
     return os.path.join(directories.find(name, folder, os.environ, user), directories.SOCKET)
 
 

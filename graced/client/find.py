@@ -10,6 +10,7 @@ import os
 import time
 from contextlib import suppress
 
+from graced import program
 from graced.client.daemon import is_running, named_socket
 from graced.exitcodes import CONFIG, FAILED, NO_DAEMON, USAGE
 from graced.queue.address import QueueURLError, pools_with_socket, socket_path
@@ -349,7 +350,7 @@ def check_owner(file: str) -> None:
 
             with suppress(KeyError):
                 owner = pwd.getpwuid(owner).pw_name  # type: ignore[assignment]
-            remedy = "start the daemon, be that user, or run `graced submit`"
+            remedy = f"start the daemon, be that user, or use the command {program.name} submit"
             raise QueueNotFound(
                 f"no daemon runs, and {path} is user {owner}'s, not root's; {remedy}", FAILED
             )

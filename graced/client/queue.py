@@ -21,6 +21,7 @@ from graced.client.find import (
     QueueNotFound,
     URLPlace,
 )
+from graced.exitcodes import CONFIG
 from graced.queue import jsonvalue
 from graced.queue.job import MAX_PAYLOAD
 from graced.queue.protocol import STATES, AnswerLost, QueueError, QueueGone, ServerGone
@@ -459,12 +460,13 @@ class _Texts:
 
 
 def _control(where: Where) -> str:
-    from graced.control.client import WhichDaemon
+    from graced.config.identity import UnknownDaemonError
 
     try:
         return control_of(where)
-    except WhichDaemon as error:
-        raise QueueNotFound(str(error), error.exit_code) from None
+    except UnknownDaemonError as error:
+        text = f"{error}; or open the path of the daemon's control.sock"
+        raise QueueNotFound(text, CONFIG) from None
 
 
 def _if_not_asked(error: QueueGone) -> bool:
