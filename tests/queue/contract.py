@@ -291,6 +291,7 @@ class QueueContract:
         client = queue.client()
         assert sum(map(len, client.stream(str(n) for n in range(1200)))) == 1200
         assert client.counts()["waiting"] == 1200
+        assert client.jobs("waiting", 1199, 1)[0]["payload"] == "1199"
         jobs = work_off(queue.worker(1), 1200)
         assert [job.payload for job in jobs] == list(range(1200))
 

@@ -24,12 +24,12 @@ from hypothesis.stateful import (
 
 from graced.queue.job import Discarded, Done, Outcome, Postponed, Raised
 from graced.queue.policy import Policy
-from graced.queue.protocol import QueueError, StorageError
+from graced.queue.protocol import STATES, QueueError, StorageError
 from graced.queue.sqlite import bulk, window
 from graced.queue.sqlite import dispatcher as rules
 from graced.queue.sqlite.dispatcher import Dispatcher
-from graced.queue.sqlite.rows import DEAD, DONE, WAITING, Row
-from graced.queue.sqlite.store import Store
+from graced.queue.sqlite.rows import DEAD, DONE, SHOWN, STAGED, TAKEN, WAITING, Row
+from graced.queue.sqlite.store import PAGE_BYTES, Store
 from graced.queue.sqlite.transitions import CANCELLED
 from graced.queue.standing import Standing
 from graced.queue.terms import Terms
@@ -774,6 +774,36 @@ def test_a_long_stream_is_promoted_in_steps_and_survives_a_crash(
         dispatcher.maintain(START)
     assert store.load()[0] == {WAITING: 35}
     store.close()
+
+
+def test_a_stream_that_is_accepted_is_seen_and_changed_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before all of it is promoted; and one that is not accepted is not there."""
+    monkeypatch.setattr(bulk, "STEP", 10)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    [stream, other] = [dispatcher.open_stream() for _ in range(2)]
+    dispatcher.stage(stream, ["{}"] * 30, Terms(), START)
+    dispatcher.stage(other, ["{}"], Terms(), START)
+    _commit(dispatcher, START)
+    assert store.page(SHOWN[None], 0, 100, PAGE_BYTES) == []
+    assert dispatcher.cancel([30], START) == {30: "no such job"}
+    dispatcher.commit_stream(stream, Terms(60), START)
+    _commit(dispatcher, START)
+    dispatcher.maintain(START)
+    for state in (None, "waiting"):
+        page = store.page(SHOWN[state], 5, 100, PAGE_BYTES)
+        assert [job["id"] for job in page] == list(range(6, 31))
+        assert {(job["state"], job["due"]) for job in page} == {("waiting", START / 1000 + 60)}
+    assert dispatcher.drop([28, 31]) == {31: "no such job"}
+    assert dispatcher.cancel([29], START) == dispatcher.retry([30], START) == {}
+    dispatcher.ask("d:1", START)
+    [row] = _commit(dispatcher, START)
+    assert row.id == 30
+    while dispatcher.needs_maintenance:
+        dispatcher.maintain(START)
+    assert store.load()[0] == {WAITING: 27, TAKEN: 1, DEAD: 1, STAGED: 1}
+    assert [dispatcher.counts(START)[state] for state in STATES] == [27, 1, 0, 1]
 
 
 def test_a_stream_that_was_broken_off_leaves_nothing(

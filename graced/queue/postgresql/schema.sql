@@ -122,6 +122,11 @@ CREATE OR REPLACE FUNCTION bell(queue text) RETURNS text
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$ SELECT 'graced_' || md5(current_schema() || '.' || bell.queue) $$;
 
+-- Whether the stream of a staged job is accepted: then the job waits, if it is published or not.
+CREATE OR REPLACE FUNCTION accepted(p_stream bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $$ SELECT EXISTS (SELECT FROM streams WHERE id = p_stream AND due IS NOT NULL) $$;
+
 -- How many jobs wait, at most `most` of them.
 CREATE OR REPLACE FUNCTION waiting(p_queue text, most integer) RETURNS integer
 LANGUAGE sql STABLE SET search_path FROM CURRENT
@@ -626,12 +631,12 @@ DECLARE
 BEGIN
     FOREACH v_id IN ARRAY ids LOOP
         SELECT state INTO v_state FROM jobs
-            WHERE id = v_id AND queue = p_queue AND state <> 3 FOR UPDATE;
+            WHERE id = v_id AND queue = p_queue AND (state <> 3 OR accepted(stream)) FOR UPDATE;
         IF FOUND THEN
             IF v_state = 2 THEN
                 RETURN QUERY SELECT v_id, 'is being worked on';
             ELSE
-                UPDATE jobs SET state = 0, due = least(due, v_now) WHERE id = v_id;
+                UPDATE jobs SET state = 0, due = least(due, v_now), stream = NULL WHERE id = v_id;
             END IF;
             CONTINUE;
         END IF;
@@ -669,7 +674,8 @@ DECLARE
 BEGIN
     WITH known AS (
         SELECT id, state FROM jobs
-            WHERE id = ANY (ids) AND queue = p_queue AND state <> 3 ORDER BY id FOR UPDATE),
+            WHERE id = ANY (ids) AND queue = p_queue AND (state <> 3 OR accepted(stream))
+            ORDER BY id FOR UPDATE),
     live AS (DELETE FROM jobs WHERE id IN (SELECT id FROM known WHERE state <> 2) RETURNING id),
     over AS (DELETE FROM ended WHERE id = ANY (ids) AND queue = p_queue RETURNING id)
     SELECT (SELECT array_agg(id) FROM (TABLE live UNION ALL TABLE over) g),
@@ -694,7 +700,7 @@ DECLARE
 BEGIN
     FOREACH v_id IN ARRAY ids LOOP
         SELECT id, state, failures INTO v_job FROM jobs
-            WHERE id = v_id AND queue = p_queue AND state <> 3 FOR UPDATE;
+            WHERE id = v_id AND queue = p_queue AND (state <> 3 OR accepted(stream)) FOR UPDATE;
         IF NOT FOUND THEN
             SELECT dead INTO v_dead FROM ended WHERE id = v_id AND queue = p_queue;
             IF v_dead IS NOT TRUE THEN
@@ -731,12 +737,15 @@ AS $$
             CASE WHEN j.state = 2 THEN 'taken' ELSE 'waiting' END,
             'attempts', failures + (j.state = 2)::integer, 'max_attempts', max_attempts,
             'priority', priority, 'unique', unique_key, 'token', token,
-            'submitted', extract(epoch FROM submitted), 'due', extract(epoch FROM due),
+            'submitted', extract(epoch FROM submitted), 'due', extract(epoch FROM coalesce(
+                CASE WHEN j.state = 3 THEN (SELECT s.due FROM streams s WHERE s.id = j.stream) END,
+                due)),
             'began', extract(epoch FROM began), 'cancelling', cancelled, 'ended', NULL, 'owner', owner,
             'host', (SELECT name FROM hosts h WHERE h.id = j.host), 'payload', payload,
             'result', NULL, 'evidence', evidence, 'dead', false, 'progress', progress,
             'schedule', schedule, 'scheduled', extract(epoch FROM scheduled))
-        FROM jobs j WHERE queue = p_queue AND id > after AND j.state <> 3
+        FROM jobs j WHERE queue = p_queue AND id > after
+            AND (j.state <> 3 OR accepted(j.stream))
             AND coalesce(p_state, 'waiting') IN ('waiting', 'taken')
             AND (p_state IS NULL OR (p_state = 'taken') = (j.state = 2))
         ORDER BY id LIMIT most)

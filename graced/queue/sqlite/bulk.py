@@ -84,6 +84,14 @@ class Streams:
         self._writes.counts[WAITING] += size
         self._promoting.append((stream, due, priority))
 
+    def accepts(self, row: Row) -> bool:
+        """Have a staged row wait, ahead of the others, if its stream is committed."""
+        for stream, due, _priority in self._promoting:
+            if row.owner == stream_owner(stream):
+                row.state, row.due, row.owner = WAITING, due, None
+                return True
+        return False
+
     def withdraw(self) -> None:
         """Take all of streams out of the batch that cannot be written."""
         batch = self._writes.batch

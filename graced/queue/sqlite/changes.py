@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from graced.queue.sqlite.bulk import Streams
     from graced.queue.sqlite.lookahead import Lookahead
     from graced.queue.sqlite.pending import PendingWrites
     from graced.queue.sqlite.prefetch import Consumer
@@ -28,6 +29,7 @@ class Changes:
         lookahead: Lookahead,
         transitions: Transitions,
         consumers: Mapping[str, Consumer],
+        streams: Streams,
     ) -> None:
         self.cancelling: list[Row] = []  # in hand, and to be told with the next commit
         self._rows = rows
@@ -35,6 +37,7 @@ class Changes:
         self._lookahead = lookahead
         self._transitions = transitions
         self._consumers = consumers
+        self._streams = streams
 
     def retry(self, ids: Iterable[int], now: int) -> dict[int, str]:
         """Make jobs due now, dead ones with all their attempts."""
@@ -97,7 +100,9 @@ class Changes:
         for id in ids:
             known = 0 < id <= BIGGEST
             row = self._rows.get(id) or self._writes.find(id) if known else None
-            why = "no such job" if row is None or row.state == STAGED else act(row)
+            if row is not None and row.state == STAGED and not self._streams.accepts(row):
+                row = None
+            why = "no such job" if row is None else act(row)
             if why is not None:
                 refused[id] = why
         return refused

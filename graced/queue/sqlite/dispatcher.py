@@ -66,7 +66,7 @@ class Dispatcher:
         self._streams = Streams(store, self._writes, self._lookahead)
         known = self._rows, self._writes, self._lookahead
         self._transitions = Transitions(self.policy, *known, chance)
-        self._changes = Changes(*known, self._transitions, self.consumers)
+        self._changes = Changes(*known, self._transitions, self.consumers, self._streams)
         self._handouts = self._transitions.handouts
         self.next_prune: int | None = 0 if self._counts[DONE] else None
         for row in owned:

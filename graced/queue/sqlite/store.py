@@ -23,7 +23,7 @@ from graced.queue.standing import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
 AHEAD_CHARACTERS = 1 << 20  # of payloads that are read ahead with their rows
@@ -306,17 +306,28 @@ class Store:
     ) -> list[dict[str, Any]]:
         """Return jobs in some states, in the order of their ids.
 
-        So many that their texts take up to `size` bytes in a JSON body; one at least.
+        So many that their texts take up to `size` bytes in a JSON body; one at least. What is
+        staged still, of a stream that is committed, waits.
         """
+        accepted = self._accepted() if WAITING in states else {}
         marks = ", ".join(map(str, states))
+        which = f"state IN ({marks})"
+        if accepted:  # a + has SQLite go by the ids
+            owners = ", ".join("?" * len(accepted))
+            which = f"(+state IN ({marks}) OR +state = {STAGED} AND +owner IN ({owners}))"
         found = self._some(
             size,
             f"SELECT {_COLUMNS}, ended, payload, result, evidence FROM jobs"
             " JOIN payloads USING (id) LEFT JOIN endings USING (id)"
-            f" WHERE state IN ({marks}) AND id > ? ORDER BY id LIMIT ?",
-            (after, limit),
+            f" WHERE {which} AND id > ? ORDER BY id LIMIT ?",
+            (*accepted, after, limit),
         )
-        return [_listing(columns) for columns in found]
+        return [_listing(columns, accepted) for columns in found]
+
+    def _accepted(self) -> dict[str, int]:
+        """Return the owners of staged rows whose streams are committed, and when those are due."""
+        found = self._read("SELECT id, due FROM streams WHERE due IS NOT NULL", ())
+        return {stream_owner(stream): due for stream, due in found}
 
     def listing(self, id: int) -> dict[str, Any] | None:
         """Return the listing of one job, or None."""
@@ -612,8 +623,10 @@ def stream_owner(stream: int) -> str:
     return f"stream:{stream}"
 
 
-def _listing(columns: tuple[Any, ...]) -> dict[str, Any]:
+def _listing(columns: tuple[Any, ...], accepted: Mapping[str, int]) -> dict[str, Any]:
     row, (ended, payload, result, evidence) = Row(*columns[:-4]), columns[-4:]
+    if row.state == STAGED:
+        row.state, row.due = WAITING, accepted[row.owner or ""]
     taken = row.state == TAKEN
     return {
         "id": row.id,
