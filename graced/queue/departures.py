@@ -174,7 +174,7 @@ def _why(evidence: str | None) -> str:
     reason = facts.get("reason") if isinstance(facts, dict) else None
     if reason is None:
         return "its worker has let go of it"
-    return str(reason) if evidence == FOUND else f"its worker died: {reason}"
+    return str(reason)
 
 
 def _is_interrupt(evidence: str | None) -> bool:

@@ -25,6 +25,7 @@ from daemon_harness import DEADLINE, SOON, TESTS, Daemon, pidfd, stat, wait_gone
 
 from graced.cli.main import main
 from graced.queue.client_end import ClientEnd
+from graced.queue.terms import Terms
 
 HERE = str(TESTS / "queue")
 
@@ -533,7 +534,7 @@ def test_round_timeout_counts_while_a_command_runs(jobs: Daemon) -> None:
 def test_wrong_options_are_told_at_once(jobs: Daemon) -> None:
     command(jobs, options={"cdw": "/"}).start()
     jobs.ended(1)
-    jobs.log.wait("options: unknown key 'cdw'; there are cwd, env, timeout")
+    jobs.log.wait("options.cdw: unknown option; did you mean 'cwd'?")
 
 
 def test_a_worker_that_cannot_have_its_lock_says_so(jobs: Daemon) -> None:
@@ -617,7 +618,7 @@ def test_what_others_have_put_into_the_queue_is_listed_as_json(jobs: Daemon) -> 
     command(jobs).start().ready()
     jobs.until(lambda: list((jobs.short / "run").glob("queue-*.sock")))
     client = ClientEnd(str(jobs.short / "run" / "queue-jobs.sock"))
-    client.submit(["[1e400]", "NaN", "oops"], 3600)
+    client.submit(["[1e400]", "NaN", "oops"], Terms(3600))
     client.close()
     shown = jobs.run("jobs", "--json").stdout
     assert not re.search("Infinity|: NaN", shown)
@@ -700,7 +701,7 @@ def test_all_jobs_of_a_state_are_retried_or_dropped(jobs: Daemon) -> None:
     for words, said in (
         (["retry", "--all", "1"], "or --all"),
         (["drop"], "write the numbers of the jobs, or --all"),
-        (["--all"], "--all goes with retry or drop"),
+        (["--all"], "--all goes with cancel, retry or drop"),
     ):
         done = jobs.run("jobs", *words)
         assert (done.returncode, said in done.stderr) == (2, True), done
