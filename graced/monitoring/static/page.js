@@ -49,7 +49,7 @@ const when = (at) => new Date(at).toLocaleString([], { month: "short", day: "num
 // The daemon
 
 function showStatus(status) {
-  document.title = `${status.ready ? "" : "⚠ "}${status.name} · graced`;
+  document.title = `${status.ready ? "" : "⚠ "}${status.name}`;
   place("name").textContent = status.name;
   const state = place("state");
   state.textContent = status.ready ? status.state : `${status.state}, not ready`;

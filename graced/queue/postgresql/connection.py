@@ -11,6 +11,7 @@ import select
 import time
 from functools import partial
 
+from graced import program
 from graced.queue.postgresql.address import LIBRARY
 from graced.queue.protocol import ClientMissing, QueueError, ServerGone, StorageError
 
@@ -36,7 +37,7 @@ DEFAULTS = {
 }
 
 MISSING = ("3F000", "42P01", "42883", "42703", "42704")
-INIT = "run `graced queue init`"
+INIT = f"run `{program.name} queue init`"
 FULL = ("53100", "53400")
 BUSY = ("40001", "40P01", "55P03")  # it may work the next time
 REFUSED = ("54000", "55000", "22023", "22004", "22P02", "22021", "22P05")
@@ -227,7 +228,7 @@ class Connection:
         if code in ENDING or code.startswith("08"):
             return ServerGone(f"{place}: {words}")
         if code == "42501":
-            remedy = "grant it to the daemon's role, or use the role that ran `graced queue init`"
+            remedy = f"grant it to the daemon's role, or be who ran `{program.name} queue init`"
             return StorageError(f"{place}: {words}; {remedy}")
         return StorageError(f"{place}: {words} ({code})", full=code in FULL)
 

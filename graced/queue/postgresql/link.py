@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from graced import program
 from graced.queue.postgresql.connection import Connection
 from graced.queue.protocol import QueueError, StorageError
 from graced.queue.servers.link import Answer, Expired, Handout
@@ -67,7 +68,7 @@ class PostgresLink:
         if found < VERSION:
             raise StorageError(
                 f"{place}: its tables are those of an older graced (version {found}, ours is"
-                f" {VERSION}); run `graced queue init`"
+                f" {VERSION}); run `{program.name} queue init`"
             )
         if reads_only == b"t":
             raise StorageError(f"{place}: the server is a standby, and read-only")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 
+from graced import program
 from graced.queue.protocol import ClientMissing, QueueError, ServerGone, StorageError
 from graced.queue.redis.address import LIBRARY
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from graced.queue.servers.url import ServerURL
 
 CONNECT_LIMIT = 3.0  # seconds
-INIT = "run `graced queue init`"
+INIT = f"run `{program.name} queue init`"
 LOGIN = ("NOAUTH", "WRONGPASS", "NOPERM")
 
 

@@ -5,6 +5,7 @@ Light to import: the client library is loaded by whoever connects.
 
 from __future__ import annotations
 
+from graced import program
 from graced.queue.redis.address import ADVICE, LIBRARY, URL_PATTERN, check_url
 
 __all__ = ["ADVICE", "LIBRARY", "URL_PATTERN", "check_url"]  # parts of what an engine is
@@ -63,7 +64,7 @@ def open_offline(file: str, pool: Pool) -> ClientQueue:
     from graced.queue.servers.client import ServerEnd
 
     url = check_url(pool.queue or "")
-    return ServerEnd(lambda: connect(url, pool.name, "graced submit"))
+    return ServerEnd(lambda: connect(url, pool.name, f"{program.name} submit"))
 
 
 def view_offline(file: str, pool: Pool) -> QueueView:
@@ -88,7 +89,7 @@ def init(url: str) -> str:
 def status(url: str, pool: str) -> dict[str, Any]:
     """Return how the server is, which hosts share a queue, and what is in it."""
     found = check_url(url)
-    link = connect(found, pool, "graced queue status")
+    link = connect(found, pool, f"{program.name} queue status")
     try:
         return {"queue": found.queue or pool, "url": found.shown, **link.status()}
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from graced import program
 from graced.queue.redis.address import check_url
 from graced.queue.redis.connection import Connection
 from graced.queue.redis.link import CALL_LIMIT, FUNCTION
@@ -21,7 +22,7 @@ def script(url: str) -> str:
 def make(url: str) -> str:
     """Load the function; return where it is, as people may see it. StorageError, ClientMissing."""
     found = check_url(url)
-    connection = Connection(found, "graced queue init", CALL_LIMIT)
+    connection = Connection(found, f"{program.name} queue init", CALL_LIMIT)
     try:
         connection.run("FUNCTION", "LOAD", "REPLACE", script(url))
     finally:
