@@ -15,6 +15,8 @@ from graced.doctor.facts import UnknownUnitError, gather
 from graced.doctor.rules import Facts, Finding, diagnose
 from graced.exitcodes import FAILED, NO_DAEMON
 from graced.log.console import complain, say
+from graced.queue.engines import engine_of, is_served
+from graced.queue.protocol import QueueError
 from graced.text import harmless
 
 TYPE_CHECKING = False
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
+
+LOOK = "see `graced queue status`"
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -35,9 +39,8 @@ def doctor(args: argparse.Namespace) -> int:
         return NO_DAEMON
     for problem in problems:
         say(str(problem))
-    findings = [
-        f for f in diagnose(facts.replace(old=_old(running or {}))) if f.subject not in args.ignore
-    ]
+    found = [*diagnose(facts.replace(old=_old(running or {}))), *_servers(facts)]
+    findings = [f for f in found if f.subject not in args.ignore]
     print(harmless("\n".join(_report(findings, name or "no unit of systemd", facts))))
     return FAILED if facts.settings is None or any(not f.hint for f in findings) else 0
 
@@ -64,6 +67,25 @@ def _old(status: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {
         name: (said, here[name]) for name, said in runs.items() if said not in (None, here[name])
     }
+
+
+def _servers(facts: Facts) -> Iterator[Finding]:
+    """Return what the servers of queues do not promise, as they are set, or why they don't say."""
+    for pool in () if facts.settings is None else facts.settings.pools.values():
+        if not is_served(pool.queue):
+            continue
+        where = f"queue of pool {pool.name}"
+        try:
+            status = engine_of(pool.queue).status(pool.queue or "", pool.name)
+        except QueueError as error:
+            what, _, remedy = str(error).rpartition("; ")
+            yield Finding("queue", f"{where}: {what or remedy}", remedy if what else LOOK)
+            continue
+        for warning in status["warnings"]:
+            what, _, remedy = warning.rpartition("; ")
+            yield Finding(
+                "queue", f"{where}: {what or remedy}", remedy if what else LOOK, hint=True
+            )
 
 
 def _report(findings: Sequence[Finding], where: str, facts: Facts) -> Iterator[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Picture = Mapping[str, Any]
 
 HEADINGS = ("SLOT", "PID", "STATE", "GEN", "ROUNDS", "ERRORS", "BUSY FOR", "AGE", "RSS")
-QUEUE_WORDS = frozenset({"oldest", "paused", "trouble"})  # not counts
+QUEUE_WORDS = frozenset({"oldest", "paused", "trouble", "engine", "lease_left"})  # not counts
 LEFT = frozenset({"STATE"})
 
 
@@ -81,6 +81,10 @@ def _queue(queue: Picture | None) -> list[str]:
     told = ", ".join(f"{_shown(number)} {state}" for state, number in counts)
     if queue.get("oldest") is not None:
         told += f"; the oldest has waited {format_span(queue['oldest'])}"
+    if queue.get("engine"):
+        told += f"; in {queue['engine']}"
+    if queue.get("lease_left") is not None:
+        told += f", lease good for {format_span(queue['lease_left'])}"
     if queue.get("paused"):
         told = f"paused; {told}"
     trouble = queue.get("trouble")

@@ -338,7 +338,8 @@ def _warnings(settings: dict[str, str]) -> list[str]:
         what = "synchronous_commit is off: when the server crashes, the last jobs that it accepted"
         found.append(f"{what} or settled may be as before; set it to on for this role or database")
     if settings["fsync"] == "off":
-        found.append("fsync is off: a crash of the server's machine may cost all jobs")
+        what = "fsync is off: a crash of the server's machine may cost all jobs"
+        found.append(f"{what}; set it to on")
     return found
 
 

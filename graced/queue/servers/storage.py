@@ -108,8 +108,15 @@ class ServedQueue:
     def _warn(self) -> None:
         """Say once what the server does not promise."""
         try:
-            for warning in self._reached().warnings():
+            link = self._reached()
+            for warning in link.warnings():
                 self._plan.log.warning(f"queue: {warning}")
+            if not link.rings:
+                every = f"{self._poll_every or POLL:g} s"
+                self._plan.log.info(
+                    "queue: a pooler of connections is in between, which passes no notice on:"
+                    f" looking for new jobs every {every}"
+                )
         except StorageError as trouble:
             self.failed(trouble)
 
