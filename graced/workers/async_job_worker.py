@@ -234,7 +234,7 @@ class _Jobs:
         """Begin what has come; where a drain was asked for, others are to have it."""
         worker, end = self._worker, self._worker._end
         while (job := worker._receive()) is not None:
-            if self._runtime.over:
+            if self._runtime.over or job.id in self._hands:  # no two runs at once
                 end.put_back(job)
             else:
                 self._begin(job)
