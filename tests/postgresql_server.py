@@ -30,6 +30,8 @@ SETTINGS = (
 class PostgreSQL:
     """One server. Each queue of a test is in a schema of its own."""
 
+    scheme = "postgresql"
+
     def __init__(self, bin: str, folder: str) -> None:
         self._bin = bin
         self.folder = folder
@@ -67,6 +69,10 @@ class PostgreSQL:
             schema = f"s{self._schemas}"
         words = [f"schema={schema}", *(f"{name}={value}" for name, value in parameters.items())]
         return f"postgresql://graced@127.0.0.1:{self.port}/postgres?{'&'.join(words)}"
+
+    def bare(self, password: str) -> str:
+        """Return the URL, with a password, of a schema that is not there yet."""
+        return self.url(password=password)
 
     def made(self) -> str:
         """Return the URL of a new schema that has all tables."""

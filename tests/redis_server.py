@@ -23,6 +23,8 @@ DEADLINE = 60  # seconds; only reached by a failure
 class Redis:
     """One server. Each queue of a test has a prefix of its own."""
 
+    scheme = "redis"
+
     def __init__(self, program: str, folder: str) -> None:
         self._program = program
         self.folder = folder
@@ -60,6 +62,12 @@ class Redis:
             schema = f"s{self._prefixes}"
         words = [f"schema={schema}", *(f"{name}={value}" for name, value in parameters.items())]
         return f"redis://127.0.0.1:{self.port}/0?{'&'.join(words)}"
+
+    def bare(self, password: str) -> str:
+        """Return the URL of a user with a password, on a server that has no functions."""
+        self.run("FUNCTION", "FLUSH")
+        self.run("ACL", "SETUSER", "shop", "on", f">{password}", "~*", "&*", "+@all")
+        return self.url().replace("redis://", f"redis://shop:{password}@")
 
     def made(self) -> str:
         """Return the URL of a new prefix on a server that has our function."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from daemon_harness import TESTS, Daemon, children, comm
 from postgresql_server import PostgreSQL
+from redis_server import Redis
 
 HERE = str(TESTS / "queue")
 LEASE = 5.0  # seconds, the shortest there is
@@ -55,9 +56,18 @@ class Host(Daemon):
         self.events.wait(rf"^begin {id} {token} ")
 
 
+Server = PostgreSQL | Redis
+
+
+@pytest.fixture(params=["postgresql", "redis"])
+def server(request: pytest.FixtureRequest) -> Server:
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    return found
+
+
 @pytest.fixture
-def url(postgresql_server: PostgreSQL) -> str:
-    return postgresql_server.made()
+def url(server: Server) -> str:
+    return server.made()
 
 
 @pytest.fixture
@@ -136,24 +146,24 @@ def test_a_host_that_cannot_renew_its_lease_has_no_job_when_that_ends(
 
 
 def test_a_server_that_is_gone_for_a_while_costs_nothing(
-    hosts: tuple[Host, Host], postgresql_server: PostgreSQL
+    hosts: tuple[Host, Host], server: Server
 ) -> None:
     a, _ = hosts
     a.serve()
     id = a.submitted("politely")
     a.begun(id, 1)
     worker = a.worker_pids()[0]
-    postgresql_server.stop()
+    server.stop()
     try:
-        a.log.wait("queue jobs: postgresql://")
+        a.log.wait(f"queue jobs: {server.scheme}://")
         refused = a.run("submit", "--json", "1")
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert "postgresql://" in refused.stderr
+        assert f"{server.scheme}://" in refused.stderr
         assert "trouble" in a.status()["pools"]["jobs"]["queue"]
         go(a)
         a.events.wait(f"^end {id} 1")
     finally:
-        postgresql_server.start()
+        server.start()
     a.log.wait("queue jobs: works again")
     done = a.until(lambda: (job := a.job(id))["state"] == "done" and job)
     assert (done["attempts"], a.worker_pids()) == (1, [worker])
@@ -161,6 +171,7 @@ def test_a_server_that_is_gone_for_a_while_costs_nothing(
     a.until(lambda: a.job(again)["state"] == "done")
 
 
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 def test_what_is_submitted_in_sql_is_committed_with_it_or_not_at_all(
     hosts: tuple[Host, Host], postgresql_server: PostgreSQL, url: str
 ) -> None:
@@ -180,12 +191,12 @@ def test_what_is_submitted_in_sql_is_committed_with_it_or_not_at_all(
     assert len(a.demand("jobs", "--json").splitlines()) == 1
 
 
-def test_without_its_tables_the_pool_says_what_to_do(
-    hosts: tuple[Host, Host], postgresql_server: PostgreSQL
+def test_without_what_init_makes_the_pool_says_what_to_do(
+    hosts: tuple[Host, Host], server: Server
 ) -> None:
     a, _ = hosts
     go(a)
-    a.url = postgresql_server.url(password="s3cret")
+    a.url = server.bare("s3cret")
     a.serve()
     a.log.wait("run `graced queue init`")
     assert "queue init" in a.status()["pools"]["jobs"]["queue"]["trouble"]
@@ -197,9 +208,9 @@ def test_without_its_tables_the_pool_says_what_to_do(
     id = a.submitted("politely")
     a.until(lambda: a.job(id)["state"] == "done")
     [queue] = json.loads(a.demand("queue", "status", "--json")).values()
-    assert (queue["engine"], queue["counts"]["done"]) == ("postgresql", 1)
+    assert (queue["engine"], queue["counts"]["done"]) == (server.scheme, 1)
     assert [host["taken"] for host in queue["hosts"]] == [0]
-    assert "CREATE TABLE" in a.demand("queue", "init", "--print")
+    assert "function" in a.demand("queue", "init", "--print").lower()
     a.demand("check", "--show")
     assert "s3cret" not in a.said() + json.dumps(a.status()) + a.demand("check", "--show")
     a.send(signal.SIGTERM)
