@@ -77,11 +77,11 @@ class Redis:
         make(url)
         return url
 
-    def run(self, *words: str) -> Any:
+    def run(self, *words: str, password: str | None = None) -> Any:
         """Run a command as anybody would, with redis-py."""
         import redis
 
-        with redis.Redis(port=self.port, decode_responses=True) as client:
+        with redis.Redis(port=self.port, password=password, decode_responses=True) as client:
             return client.execute_command(*words)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graced.queue.servers.url import ServerURL
 
 CONNECT_LIMIT = 3.0  # seconds
+NO_ROOM = "the server's memory is full (maxmemory): no room for new jobs; make some"
 INIT = f"run `{program.name} queue init`"
 LOGIN = ("NOAUTH", "WRONGPASS", "NOPERM")
 
@@ -130,10 +131,10 @@ class Connection:
             return StorageError(f"{place}: the queue's functions are missing; {INIT}")
         if "unknown command" in words and "FCALL" in words:
             return StorageError(f"{place}: the server is older than Redis 7.0, which is needed")
-        if "READONLY" in words:
+        if "READONLY" in words or "read only replica" in words:
             return StorageError(f"{place}: the server is a replica, and read-only")
-        if "OOM" in words or "MISCONF" in words:
-            return StorageError(f"{place}: {words}", full="OOM" in words)
+        if "maxmemory" in words:
+            return StorageError(f"{place}: {NO_ROOM}", full=True)
         if words.startswith(LOGIN) or "permission" in words:
             return StorageError(f"{place}: {words}; give the daemon's user all keys and commands")
         return StorageError(f"{place}: {words}")

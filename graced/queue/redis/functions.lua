@@ -613,5 +613,5 @@ local function call(keys, args)
 end
 
 redis.register_function('@FUNCTION@', call)
--- For a server whose memory is full: what is settled makes room.
+-- For all but new jobs, also on a server whose memory is full: what is settled makes room.
 redis.register_function{function_name = '@FUNCTION@_full', callback = call, flags = {'allow-oom'}}

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the function, and of what it keeps
 FUNCTION = f"graced_{VERSION}"  # that of another version may stand beside it
+WITHOUT_ROOM = f"{FUNCTION}_full"  # the same, where the server's memory is full
+NEED_ROOM = ("submit", "stream_open", "stream_stage")
 CALL_LIMIT = 10.0  # seconds
 STEP = 1000  # jobs in one step of what can wait
 TIMES = ("submitted", "due", "began", "ended", "scheduled", "since", "left")
-NO_ROOM = "the server's memory is full (maxmemory): no room for new jobs; make some"
 
 
 class RedisLink:
@@ -94,8 +95,9 @@ class RedisLink:
         except StorageError as trouble:
             if not trouble.full:
                 raise
-        answer = self._turn(turn.replace(submissions=()), policy, f"{FUNCTION}_full")
-        return answer.replace(accepted=[f"{self._url.shown}: {NO_ROOM}"] * len(turn.submissions))
+            refusal = str(trouble)
+        answer = self._turn(turn.replace(submissions=()), policy, WITHOUT_ROOM)
+        return answer.replace(accepted=[refusal] * len(turn.submissions))
 
     def _turn(self, turn: Turn, policy: Policy, function: str) -> Answer:
         retry = policy.retry
@@ -253,7 +255,8 @@ class RedisLink:
         }
 
     def _call(self, what: str, **asked: Any) -> dict[str, Any]:
-        return self._connection.call(FUNCTION, self._prefix, what, asked)
+        function = FUNCTION if what in NEED_ROOM else WITHOUT_ROOM
+        return self._connection.call(function, self._prefix, what, asked)
 
 
 def _warnings(settings: dict[str, str]) -> list[str]:

@@ -1,0 +1,110 @@
+"""What only a Redis does to a queue: it forgets, is full, promises less, or is of another version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from keeper_harness import KeeperHarness, settle, take
+from redis_server import Redis
+
+from graced.queue.policy import Policy
+from graced.queue.protocol import QueueError, StorageError
+from graced.queue.redis import engine
+from graced.queue.redis.link import VERSION
+
+
+@pytest.fixture
+def queue(tmp_path: Path, redis_server: Redis) -> Iterator[KeeperHarness]:
+    with KeeperHarness(tmp_path, Policy(), url=redis_server.made()) as harness:
+        yield harness.start()
+
+
+@pytest.fixture
+def full(redis_server: Redis) -> Iterator[None]:
+    yield
+    redis_server.run("CONFIG", "SET", "maxmemory", "0")
+
+
+def test_where_its_memory_is_full_no_job_is_accepted_and_those_there_are_settled(
+    queue: KeeperHarness, redis_server: Redis, full: None
+) -> None:
+    client, worker = queue.client(), queue.worker(1)
+    [id] = client.submit(["1"])
+    job = take(worker)
+    redis_server.run("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(QueueError, match="memory is full"):
+        client.submit(["2"])
+    settle(worker, job)
+    assert client.jobs("done", 0, 9)[0]["id"] == id
+    redis_server.run("CONFIG", "SET", "maxmemory", "0")
+    assert list(client.submit(["3"])) == [id + 1]
+
+
+def test_a_server_that_forgets_all_is_told_of_the_lease_anew(
+    queue: KeeperHarness, redis_server: Redis
+) -> None:
+    client, worker = queue.client(), queue.worker(1)
+    client.submit(["1"])
+    lost = take(worker)
+    redis_server.run("FLUSHALL")
+    settle(worker, lost)  # it changes nothing
+    [id] = client.submit(["2"])
+    job = take(worker)
+    assert (job.id, job.payload) == (id, 2)
+    settle(worker, job)
+    assert client.counts()["done"] == 1
+
+
+def test_what_it_does_not_promise_is_told(redis_server: Redis) -> None:
+    url = redis_server.made()
+    told = engine.status(url, "jobs")
+    assert told["engine"] == "redis"
+    assert [w.split(":")[0] for w in told["warnings"]] == ["appendfsync is everysec"]
+    redis_server.run("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    redis_server.run("CONFIG", "SET", "appendfsync", "always")
+    try:
+        [warning] = engine.status(url, "jobs")["warnings"]
+        assert "noeviction" in warning
+    finally:
+        redis_server.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        redis_server.run("CONFIG", "SET", "appendfsync", "everysec")
+    assert told["hosts"] == []
+
+
+def test_what_a_newer_graced_keeps_is_left_alone(redis_server: Redis) -> None:
+    url = redis_server.made()
+    schema = url.partition("schema=")[2]
+    redis_server.run("HSET", f"{schema}:{{jobs}}:meta", "version", str(VERSION + 1))
+    with pytest.raises(StorageError, match="newer graced"):
+        engine.connect(engine.check_url(url), "jobs", "test")
+
+
+@pytest.mark.parametrize(
+    ("setup", "undo", "said"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "a replica, and read-only"),
+        (("CONFIG", "SET", "requirepass", "x"), None, "NOAUTH|uthenticat"),
+    ],
+    ids=["replica", "password"],
+)
+def test_why_it_does_not_serve_is_told(
+    redis_server: Redis, setup: tuple[str, ...], undo: tuple[str, ...] | None, said: str
+) -> None:
+    url = redis_server.made()
+    redis_server.run(*setup)
+    try:
+        with pytest.raises(StorageError, match=said):
+            engine.open_offline("", _pool(url)).submit(["1"])
+    finally:
+        if undo:
+            redis_server.run(*undo)
+        else:
+            redis_server.run("CONFIG", "SET", "requirepass", "", password="x")
+
+
+def _pool(url: str) -> object:
+    from graced.settings import Pool
+
+    return Pool("jobs", queue=url)
