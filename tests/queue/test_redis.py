@@ -1,4 +1,4 @@
-"""What only a Redis does to a queue: it forgets, is full, promises less, or is of another version."""
+"""What only a Redis does to a queue: it forgets, is full, promises less, is of another version."""
 
 from __future__ import annotations
 
