@@ -178,8 +178,9 @@ DOCS: dict[str, Doc] = {
     "pools.NAME.queue": Doc(
         "Where the jobs of a `JobWorker` are kept: `sqlite:///FILE` (in `state_dir`) or "
         "`sqlite:////abs/FILE`; each pool needs a file of its own. Null: `sqlite:///NAME.db`, "
-        "after the pool. Or on a server that hosts share: `postgresql://USER@HOST/DATABASE`, with "
-        "`?queue=NAME`, `?schema=NAME` and `?poll=1s`, see [jobs](jobs.md#queues-on-a-server).",
+        "after the pool. Or on a server that hosts share: `postgresql://USER@HOST/DATABASE`, "
+        "`redis://HOST:6379/0`, `rediss://…`, `unix:///PATH`, with `?queue=NAME`, `?schema=NAME` "
+        "and `?poll=1s`, see [servers](servers.md).",
         "sqlite:///mail.db",
     ),
     "pools.NAME.max_attempts": Doc(
