@@ -304,10 +304,10 @@ def url() -> Iterator[str]:
 
 
 def test_the_readme_s_workers_run(daemon: Daemon, url: str) -> None:
-    codes = [code for page, code in blocks("python") if page.name == "README.md"]
-    texts = [text for page, text in blocks("yaml") if page.name == "README.md"]
+    pairs = re.findall(r"^```python\n([^`]*)```\n\n```yaml\n([^`]*)```", README, re.M)
+    assert len(pairs) == 2
     pools = {}
-    for code, text in zip(codes, texts, strict=True):
+    for code, text in pairs:
         assert len([line for line in code.splitlines() if line]) <= 10
         [(name, pool)] = yaml.safe_load(text)["pools"].items()
         daemon.module(pool["worker"].partition(":")[0], code)
@@ -325,6 +325,10 @@ def test_the_readme_s_workers_run(daemon: Daemon, url: str) -> None:
     done = daemon.run(*shlex.split(words))
     digest = hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest()
     assert done.stdout == f'"{digest}"\n'
+    [client] = [c for page, c in blocks("python") if page.name == "README.md" and "Queue" in c]
+    environment = {**daemon.environment(), "GRACED_CONFIG": str(daemon.config)}
+    told = subprocess.check_output([sys.executable, "-c", client], env=environment, text=True)
+    assert told == f"{digest}\n"
     missing = daemon.run("submit", "--wait", "--max-attempts", "1", "--json", '"/nowhere"')
     assert "retry after 10 s" in missing.stderr
     assert daemon.run("stop").returncode == 0
