@@ -289,11 +289,14 @@ class QueueContract:
 
     def test_a_stream_is_accepted_whole(self, queue: KeeperHarness) -> None:
         client = queue.client()
-        assert sum(map(len, client.stream(str(n) for n in range(1200)))) == 1200
+        ids = [id for some in client.stream(str(n) for n in range(1200)) for id in some]
+        assert len(ids) == 1200
         assert client.counts()["waiting"] == 1200
-        assert client.jobs("waiting", 1199, 1)[0]["payload"] == "1199"
-        jobs = work_off(queue.worker(1), 1200)
-        assert [job.payload for job in jobs] == list(range(1200))
+        assert client.jobs("waiting", ids[-2], 1)[0]["payload"] == "1199"
+        assert client.cancel(ids[-1:]) == client.drop(ids[-2:-1]) == {}
+        assert client.wait(ids[-1])["state"] == "dead"
+        jobs = work_off(queue.worker(1), 1198)
+        assert [job.payload for job in jobs] == list(range(1198))
 
     def test_a_stream_without_an_end_is_not_accepted(self, queue: KeeperHarness) -> None:
         def broken():  # type: ignore[no-untyped-def]

@@ -407,14 +407,15 @@ function calls.stream_abort(asked)
     return {}
 end
 
+local function publish_one(id, due, at)
+    redis.call('HSET', job_key(id), 'state', 'waiting', 'due', text(due))
+    redis.call('HDEL', job_key(id), 'stream')
+    wait(id, tonumber(redis.call('HGET', job_key(id), 'priority')), due, at)
+end
+
 local function publish(stream, due, most, at)  -- a step of a stream that has come to its end
     local ids = redis.call('LPOP', key('stream:' .. stream), most) or {}
-    for _, name in ipairs(ids) do
-        local id = tonumber(name)
-        redis.call('HSET', job_key(id), 'state', 'waiting', 'due', text(due))
-        redis.call('HDEL', job_key(id), 'stream')
-        wait(id, tonumber(redis.call('HGET', job_key(id), 'priority')), due, at)
-    end
+    for _, name in ipairs(ids) do publish_one(tonumber(name), due, at) end
     redis.call('HINCRBY', key('meta'), 'staged', -#ids)
     if #ids < most then redis.call('HDEL', key('streams'), stream) end
     if due < at + 60000 then ring('new') end
@@ -459,11 +460,27 @@ end
 
 -- What is done to single jobs: the numbers of those that it is refused for, and why
 
+local function accepted(job)  -- when a staged job is due whose stream is accepted; else nil
+    local known = job.stream and redis.call('HGET', key('streams'), job.stream)
+    local due = known and cjson.decode(known).due
+    return due and given(due)
+end
+
 local function each(asked, act)
     local refused = {}
     for _, id in ipairs(asked.ids) do
         local job = load(id)
-        if job and job.state == 'staged' then job = nil end
+        if job and job.state == 'staged' then
+            local due = accepted(job)
+            if due then  -- ahead of the others
+                redis.call('LREM', key('stream:' .. job.stream), 1, text(id))
+                redis.call('HINCRBY', key('meta'), 'staged', -1)
+                publish_one(id, due, now())
+                job = load(id)
+            else
+                job = nil
+            end
+        end
         local why = 'no such job'
         if job then why = act(job) end
         if why then refused[#refused + 1] = {id, why} end
@@ -532,7 +549,8 @@ end
 
 local function listing(id)
     local job = load(id)
-    if not job or job.state == 'staged' then return nil end
+    if job and job.state == 'staged' then job.state, job.due = 'waiting', accepted(job) end
+    if not job or not job.due then return nil end
     local host = job.host and redis.call('HGET', key('host:' .. job.host), 'name') or nil
     local counted = (job.state == 'taken' or job.state == 'done') and 1 or 0
     return {id = id, state = job.state, attempts = tonumber(job.failures) + counted,
@@ -547,7 +565,7 @@ end
 function calls.look(asked)
     if asked.watch and redis.call('EXISTS', job_key(asked.id)) == 1 then
         local state = redis.call('HGET', job_key(asked.id), 'state')
-        if state == 'waiting' or state == 'taken' then redis.call('HSET', job_key(asked.id), 'watched', '1') end
+        if state ~= 'done' and state ~= 'dead' then redis.call('HSET', job_key(asked.id), 'watched', '1') end
     end
     return {job = listing(asked.id)}
 end
@@ -558,6 +576,16 @@ function calls.attempts(asked)
     return {tries = found}
 end
 
+local function staged_after(stream, after, most)  -- its jobs' numbers ascend
+    local name = key('stream:' .. stream)
+    local low, high = 0, redis.call('LLEN', name)
+    while low < high do
+        local middle = math.floor((low + high) / 2)
+        if tonumber(redis.call('LINDEX', name, middle)) > after then high = middle else low = middle + 1 end
+    end
+    return redis.call('LRANGE', name, low, low + most - 1)
+end
+
 function calls.page(asked)
     local names, ids, jobs = {'waiting', 'taken', 'done', 'dead'}, {}, {}
     if given(asked.state) then names = {asked.state} end
@@ -565,6 +593,13 @@ function calls.page(asked)
         local after = '(' .. text(asked.after)
         for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(name), after, '+inf', 'LIMIT', 0, asked.limit)) do
             ids[#ids + 1] = tonumber(id)
+        end
+    end
+    if names[1] == 'waiting' then
+        for stream, known in pairs(hash(key('streams'))) do
+            if cjson.decode(known).due then
+                for _, id in ipairs(staged_after(stream, asked.after, asked.limit)) do ids[#ids + 1] = tonumber(id) end
+            end
         end
     end
     table.sort(ids)
