@@ -98,6 +98,7 @@ def expected(source: Path, units: str) -> tuple[set[str], set[str]]:
     below = (path for path in (source / "graced").rglob("*") if path.is_file())
     modules = {f"/{path.relative_to(source)}" for path in below}
     told = {f"docs/{path.name}" for path in (source / "docs").glob("*.md")}
+    told |= {f"docs/pictures/{path.name}" for path in (source / "docs" / "pictures").iterdir()}
     told |= {"README.md", "CHANGELOG.md", "changelog.gz", "copyright"}
     information = {"METADATA", "WHEEL", "entry_points.txt", "top_level.txt"}
     information.add("RECORD" if "/usr" not in units else "INSTALLER")
@@ -122,6 +123,7 @@ def expected(source: Path, units: str) -> tuple[set[str], set[str]]:
         "/usr/share/lintian/overrides/python3-graced",
         *(f"{DOCS}/{name}" for name in told),
         *(f"{DOCS}/examples/{path.name}" for path in (source / "examples").glob("*.py")),
+        *(f"{DOCS}/examples/{name}" for name in ("graced.rules.yml", "grafana-dashboard.json")),
     }
 
 
