@@ -151,7 +151,7 @@ def test_two_tools_make_the_same_layers_byte_for_byte(folder: Path) -> None:
 def test_no_byte_code_is_made_again(host: Host) -> None:
     """Every date is that of the sources: .pyc files that went by dates would all be stale."""
     script = (
-        "import sys, yaml, daemon, sdnotify, setproctitle\n"
+        "import sys, yaml, daemon, sdnotify, setproctitle, waitress\n"
         "import graced.supervisor.loop, graced.queue.keeper\n"
         "for name, module in list(sys.modules.items()):\n"
         "    cached = getattr(module, '__cached__', None)\n"
