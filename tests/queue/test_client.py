@@ -19,6 +19,7 @@ from keeper_harness import DEADLINE, KeeperHarness, settle, take
 import graced
 from graced import AnswerLost, JobDead, NoSuchJob, Queue, QueueError
 from graced.cli.main import main
+from graced.client.daemon import Where, control_of
 from graced.client.find import DaemonPlace, Manner
 from graced.exitcodes import USAGE
 from graced.queue import wire
@@ -100,6 +101,7 @@ def test_what_is_submitted_is_there(either: Queue) -> None:
 
 def test_many_are_submitted_all_or_none(either: Queue) -> None:
     numbers = either.submit_many(({"n": n} for n in range(2500)), delay=3600)
+    assert either.job(numbers[-1]).state == "waiting"
     assert len(numbers) == len(set(numbers)) == 2500
     assert (numbers[0], numbers[-1]) == (min(numbers), max(numbers))
     jobs = either.jobs("waiting")
@@ -190,6 +192,23 @@ def test_a_command_line_is_for_the_only_pool_that_runs_them(
     configured(tmp_path, one=COMMAND, two=other, three=COMMAND)
     assert main(["submit", "-c", config, "--", "true"]) == USAGE
     assert "say which pool with --pool: one, three" in capfd.readouterr().err
+
+
+def test_the_socket_of_a_worker_s_daemon_is_not_that_of_another_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = (str(configured(tmp_path / name, jobs=COMMAND)) for name in ("own", "other"))
+    monkeypatch.setenv("GRACED_SOCKET", "/run/own/control.sock")
+    assert control_of(Where(other)) == "/run/own/control.sock"
+    monkeypatch.setenv("GRACED_CONFIG", own)
+    for where in (Where(), Where(own), Where(f"{tmp_path}/other/../own/config.yaml")):
+        assert control_of(where) == "/run/own/control.sock"
+    assert control_of(Where(other)) == f"{tmp_path}/other/run/control.sock"
+    assert control_of(Where(other, socket="/s")) == "/s"
+    with pytest.raises(QueueError, match="no daemon answers at /run/own"):
+        Queue.open(own).submit(1)
+    with Queue.open(other) as queue:
+        assert queue.submit(1) == 1
 
 
 @pytest.mark.parametrize(
