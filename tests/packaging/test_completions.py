@@ -80,7 +80,7 @@ COMPLETED = [
     ("graced sta", {"status", "stacks"}),
     ("graced --", {"--help", "--version"}),
     *((f"graced {command} --", told) for command, told in LONG.items()),
-    ("graced jobs ", {"cancel", "drop", "retry", "show"}),
+    ("graced jobs ", {"cancel", "drop", "log", "retry", "show"}),
     ("graced jobs --state d", {"dead", "done"}),
     ("graced scale ", {"jobs", "big-mail"}),
     ("graced scale b", {"big-mail"}),
