@@ -215,7 +215,7 @@ class Sockets:
             if is_at(fd, address):
                 self._stored.add(name)
                 adjust(take_over(fd), address, file_at(address))
-                self._log.info(f"{address.place} is open since before the restart")
+                self._log.info(f"reusing {address.place}, which systemd kept over the restart")
                 return fd
             os.close(fd)
             self._notifier.unstore(name)

@@ -536,7 +536,7 @@ def test_after_a_crash_the_same_socket_is_taken_up(daemon: Daemon, port: int) ->
     address = parse(f"tcp://127.0.0.1:{port}")
     greet(daemon, address.place)
     handed_over(daemon, **{stored_name(address): port}).ready()
-    daemon.log.wait("is open since before the restart")
+    daemon.log.wait("reusing .*, which systemd kept over the restart")
     assert call(port)[2] == "hello"
     assert not daemon.notices.matching("FDSTORE")
 

@@ -161,7 +161,7 @@ def test_a_socket_of_ours_outlives_the_main_process(machine: Machine) -> None:
         machine.events.wait("^setup", 4)
         machine.shows("StatusText", "2/2 workers ready")
         answers_come()
-    machine.journal.wait(f"tcp://127.0.0.1:{PORT} is open since before the restart")
+    machine.journal.wait(f"reusing tcp://127.0.0.1:{PORT}, which systemd kept over the restart")
     machine.run("test", "-S", "/run/graced/x.sock")
     assert machine.main_pid() != main
 
