@@ -204,6 +204,8 @@ class ControlRequests:
                 place = START
         try:
             data, then = chunk(self._history.folder, place)
+        except FileNotFoundError:  # no folder, no history
+            data, then = b"", None
         except OSError as error:
             return {"ok": False, "error": f"{self._history.folder}: {error.strerror}"}
         return {"ok": True, "lines": data.decode("ascii", "replace"), "place": then}

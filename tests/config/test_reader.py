@@ -687,6 +687,10 @@ pools:
         "pools: {a: {listen: 'tcp://[::1]:80'}, b: {listen: [fd:x, 'tcp://[0:0::1]:080']}}",
         ["config.yaml:1:59: pools.b.listen.1: pool a listens on tcp://[::1]:80 already; remove"],
     ),
+    "one address for a pool and the page": (
+        "pools: {a: {listen: 'tcp://[::1]:80'}}\nweb: {listen: 'tcp://[::1]:80'}",
+        ["config.yaml:2:15: web.listen: pool a listens on tcp://[::1]:80 already; remove one"],
+    ),
     "one queue for two": (
         "pools: {a: {queue: 'sqlite:///x.db'}, b: {queue: 'sqlite:///x.db'}}",
         ["config.yaml:1:50: pools.b.queue: pool a has the same queue; write another one"],

@@ -282,14 +282,17 @@ async function look() {
   try {
     const after = events.length ? events[events.length - 1].at : new Date(Date.now() - 86400e3).toISOString();
     const [status, history, jobs] = await Promise.all([
-      ask("status.json"), ask(`history.json?after=${encodeURIComponent(after)}`), ask("jobs.json")]);
+      ask("status.json"),
+      ask(`history.json?after=${encodeURIComponent(after)}`).catch(() => ({ events: [] })),
+      ask("jobs.json").catch(() => null),
+    ]);
     for (const event of history.events) event.ms = Date.parse(event.at);
     const first = events.length === 0;
     events = events.concat(history.events).slice(-MOST_EVENTS);
     if (first && events.length) choose([1, 6, 24].find((h) => events[0].ms > Date.now() - h * 3600e3) || 24);
     known = status.pools;
     showStatus(status);
-    showJobs(jobs);
+    if (jobs) showJobs(jobs);
     showEvents();
     showTimeline();
     if (lost) link.title = `it was lost for ${span((Date.now() - lost) / 1000)}`;
