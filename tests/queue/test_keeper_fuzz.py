@@ -17,6 +17,7 @@ import pytest
 from keeper_harness import DEADLINE, KeeperHarness, settle, take
 
 from graced.queue import wire
+from graced.queue.client_end import ClientEnd
 from graced.queue.policy import Policy
 from graced.queue.terms import Terms
 from graced.queue.wire import Kind
@@ -148,8 +149,7 @@ def test_whatever_strangers_write_it_lives_and_serves_others(tmp_path: Path, see
     ) as harness:
         harness.start()
         pid = harness.keeper.pid
-        client = harness.client()
-        client._sock.settimeout(DEADLINE)
+        client = ClientEnd(harness.socket, patience=DEADLINE)
         end = time.monotonic() + SECONDS
         rounds = 0
         while time.monotonic() < end:
@@ -174,6 +174,7 @@ def test_whatever_strangers_write_it_lives_and_serves_others(tmp_path: Path, see
         while (job := take(worker)).id != last:
             settle(worker, job)
         assert job.payload == "the last"
+        client.close()
     assert os.path.exists(harness.file)
 
 
