@@ -16,7 +16,7 @@ from graced.cli import arguments
 
 RUNNING = """\
     timeout 2 NAME status --json 2>/dev/null </dev/null |
-        grep -oE '"[A-Za-z][A-Za-z0-9_-]*": [{]"target"' | cut -d '"' -f 2"""
+        grep -oE '"[A-Za-z][A-Za-z0-9_-]*": [{]"(worker|target)"' | cut -d '"' -f 2"""
 PREAMBLE = {
     "bash": f"""\
 _FUNCTION_pools() {{ compgen -W "$(
