@@ -96,6 +96,11 @@ def has_terminal() -> bool:
     return True
 
 
+def leave() -> None:
+    """Take no further signal: the interpreter removes all handlers before the process has ended."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+
+
 _installed: Signals | None = None
 
 

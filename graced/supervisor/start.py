@@ -10,7 +10,7 @@ import os
 from graced import clock, program
 from graced.core.daemon import Daemon
 from graced.exitcodes import BUG, CONFIG
-from graced.host import credentials, descriptors, process, safepaths
+from graced.host import credentials, descriptors, process, safepaths, signals
 from graced.host.directories import (
     AlreadyRunning,
     DirectoryError,
@@ -202,6 +202,8 @@ def start(
     except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: the workers go down by themselves
         log.failure("a bug in graced; please report it", error, {})
         return BUG
+    finally:
+        signals.leave()
 
 
 def _state_path(settings: Settings, environ: MutableMapping[str, str], prepared: Prepared) -> str:
