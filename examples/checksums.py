@@ -57,5 +57,5 @@ def checksum(path: str) -> dict[str, str | int] | None:
 
 
 def without_waiting(path: str, flags: int) -> int:
-    """Open even a pipe that nobody writes to, so that it can be refused."""
+    """Open even a pipe without a writer, so that it can be refused."""
     return os.open(path, flags | os.O_NONBLOCK)

@@ -6,8 +6,8 @@
     failed/   what can't be done, with NAME.reason
 
 A worker claims a file by a lock, which the kernel frees when the worker dies, however it dies, and
-by a rename. Whoever finds a file in work/ without a lock takes it up again. A result appears whole
-or not at all.
+by a rename. A worker that finds a file in work/ without a lock takes it up again. A result appears
+whole or not at all.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Folder(Worker):
             path.rename(mine)
             return os.path.samestat(mine.stat(), os.fstat(file.fileno()))
         except (BlockingIOError, FileNotFoundError):
-            return False  # somebody else was faster
+            return False  # another worker was faster
 
     def process(self, file: IO[bytes], path: Path) -> None:
         draft = self.work / f".{path.name}.gz"
