@@ -24,7 +24,8 @@ ROTATION_CHECK_S: Final = 1.0  # seconds between two looks whether the file was 
 class Sink:
     """A descriptor that is written to only if it takes the bytes at once."""
 
-    fd: int | None
+    fd: int | None = None  # also of one that could not be opened
+    _childrens: int | None = None
 
     def __init__(self, fd: int | None) -> None:
         self.fd = fd

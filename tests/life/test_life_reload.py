@@ -620,4 +620,4 @@ def test_a_log_that_cannot_be_written_refuses_the_reload(daemon: Daemon) -> None
     refused = r"generation 1 goes on: log\.file: .*folder\.log: No such file"
     assert re.search(refused, result.stderr), result
     assert daemon.worker_pids() == pids
-    assert not daemon.log.matching("Traceback")
+    assert not daemon.log.matching("Traceback"), str(daemon.log)
