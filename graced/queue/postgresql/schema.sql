@@ -407,7 +407,6 @@ CREATE OR REPLACE FUNCTION turn(
     adopted text[], idle text[], looks boolean, policy double precision[]
 ) RETURNS SETOF handout
 LANGUAGE plpgsql SET search_path FROM CURRENT
-    SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz;
@@ -420,6 +419,7 @@ DECLARE
     v_count integer;
     v_last integer;
     v_refusal text;
+    v_due timestamptz;
     v_next double precision;
     v_more boolean := false;
 BEGIN
@@ -475,9 +475,11 @@ BEGIN
                 END IF;
             END LOOP;
         END IF;
-        RETURN QUERY SELECT t.* FROM unnest(s_id, s_token) AS s (id, token)
-            CROSS JOIN LATERAL told('late', s.id, s.token) t
-            WHERE v_ids IS NULL OR s.id <> ALL (v_ids);
+        IF coalesce(cardinality(v_ids), 0) < cardinality(s_id) THEN
+            RETURN QUERY SELECT t.* FROM unnest(s_id, s_token) AS s (id, token)
+                CROSS JOIN LATERAL told('late', s.id, s.token) t
+                WHERE v_ids IS NULL OR s.id <> ALL (v_ids);
+        END IF;
     END IF;
     FOR n IN 1 .. cardinality(b_first) LOOP
         v_last := coalesce(b_first[n + 1] - 1, cardinality(payloads));
@@ -495,9 +497,14 @@ BEGIN
     END IF;
     SELECT paused INTO v_paused FROM queues WHERE name = p_queue;
     IF cardinality(idle) > 0 THEN
-        UPDATE jobs SET state = 0 WHERE id IN (
-            SELECT id FROM jobs WHERE queue = p_queue AND state = 1 AND due <= v_now
-            ORDER BY due LIMIT 1000 FOR UPDATE SKIP LOCKED);
+        SELECT min(due) INTO v_due FROM jobs WHERE queue = p_queue AND state = 1;
+        IF v_due <= v_now THEN
+            UPDATE jobs SET state = 0 WHERE id IN (
+                SELECT id FROM jobs WHERE queue = p_queue AND state = 1 AND due <= v_now
+                ORDER BY due LIMIT 1000 FOR UPDATE SKIP LOCKED);
+            SELECT min(due) INTO v_due FROM jobs WHERE queue = p_queue AND state = 1;
+        END IF;
+        v_next := extract(epoch FROM v_due - v_now);
         IF NOT coalesce(v_paused, false) THEN
             RETURN QUERY WITH found AS MATERIALIZED (
                 SELECT j.id FROM jobs j WHERE j.queue = p_queue AND j.state = 0
@@ -515,20 +522,21 @@ BEGIN
             GET DIAGNOSTICS v_count = ROW_COUNT;
             v_more := v_count = cardinality(idle);
         END IF;
-        SELECT extract(epoch FROM min(due) - v_now)::double precision INTO v_next
-            FROM jobs WHERE queue = p_queue AND state = 1;
     END IF;
-    RETURN QUERY SELECT t.* FROM jobs j CROSS JOIN LATERAL told('cancel', j.id, j.token) t
-        WHERE j.host = p_host AND j.cancelled;
-    RETURN NEXT told('turn', p_host, NULL, v_more::integer, coalesce(v_paused, false)::integer,
-        v_next);
+    IF EXISTS (SELECT FROM jobs WHERE host = p_host AND cancelled) THEN
+        RETURN QUERY SELECT t.* FROM jobs j CROSS JOIN LATERAL told('cancel', j.id, j.token) t
+            WHERE j.host = p_host AND j.cancelled;
+    END IF;
+    RETURN NEXT ROW('turn', p_host, NULL, v_more::integer, coalesce(v_paused, false)::integer,
+        v_next, NULL, NULL, NULL, NULL, NULL)::handout;
 END $$;
 
 -- What can wait, a step of it: to publish streams that have come to their end, and to forget what
 -- was done long ago. Return whether there is more of it.
 CREATE OR REPLACE FUNCTION maintain(p_queue text, keep double precision, most integer)
 RETURNS boolean
-LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off
+LANGUAGE plpgsql SET search_path FROM CURRENT
+    SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_stream record;
@@ -621,7 +629,8 @@ $$;
 -- What is done to single jobs: each returns the numbers of those that it is refused for, and why.
 CREATE OR REPLACE FUNCTION retry(p_queue text, ids bigint[])
 RETURNS TABLE (job bigint, why text)
-LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off
+LANGUAGE plpgsql SET search_path FROM CURRENT
+    SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_id bigint;
@@ -666,7 +675,8 @@ END $$;
 
 CREATE OR REPLACE FUNCTION drop_jobs(p_queue text, ids bigint[])
 RETURNS TABLE (job bigint, why text)
-LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off
+LANGUAGE plpgsql SET search_path FROM CURRENT
+    SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_gone bigint[];
@@ -690,7 +700,8 @@ END $$;
 
 CREATE OR REPLACE FUNCTION cancel(p_queue text, ids bigint[])
 RETURNS TABLE (job bigint, why text)
-LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off
+LANGUAGE plpgsql SET search_path FROM CURRENT
+    SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_id bigint;
@@ -731,7 +742,8 @@ END $$;
 -- Jobs in the order of their numbers, as they are listed.
 CREATE OR REPLACE FUNCTION listed(p_queue text, p_state text, after bigint, most integer)
 RETURNS TABLE (job bigint, listing json)
-LANGUAGE sql STABLE SET search_path FROM CURRENT SET enable_seqscan = off
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+    SET enable_seqscan = off SET jit = off
 AS $$
     (SELECT id, json_build_object('id', id, 'state',
             CASE WHEN j.state = 2 THEN 'taken' ELSE 'waiting' END,

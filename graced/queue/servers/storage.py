@@ -35,6 +35,7 @@ LAST_RETRY = 1.0
 POLL = 1.0  # seconds between two looks for jobs where the server can't ring
 FIRST_TIDY = 30.0  # seconds until what is done is looked through, so that few connections do it
 TIDY = (1.0, 600.0)  # seconds between two looks, at least and at most
+SLOW_COUNT = 0.5  # seconds; of a queue that takes so long to count
 COUNTING_SHARE = 10  # counts are this many times as long in use as they took
 
 
@@ -379,7 +380,7 @@ class ServedQueue:
             except StorageError as trouble:
                 self.failed(trouble)
             took = self._now() - began
-            self._counts_good_until = began + COUNTING_SHARE * took if took > 0.05 else 0.0
+            self._counts_good_until = began + COUNTING_SHARE * took if took > SLOW_COUNT else 0.0
         if self.dispatcher is None:
             return {}
         left = self._lease.left(self._now())
