@@ -79,12 +79,16 @@ class Channel:
         ChannelClosed at the end, ChannelCorrupted if it is none.
         """
         try:
-            data = self._socket.recv(MAX_MESSAGE)
+            data = self._data()
         except BlockingIOError:
             return None
-        except ConnectionResetError:
-            data = b""
         return self._message(data)
+
+    def _data(self) -> bytes:
+        try:
+            return self._socket.recv(MAX_MESSAGE)
+        except ConnectionResetError:  # it left before it had read all; what it has said comes next
+            return self._socket.recv(MAX_MESSAGE)
 
     def _message(self, data: bytes) -> tuple[Any, ...]:
         if not data:

@@ -62,6 +62,16 @@ def test_the_end_is_seen_with_messages_unread(pair: tuple[Channel, Channel]) -> 
         theirs.receive()
 
 
+def test_last_words_arrive_of_one_that_left_without_reading(pair: tuple[Channel, Channel]) -> None:
+    ours, theirs = pair
+    ours.send(("unread",))
+    theirs.send(("failed", "why"))
+    theirs.close()
+    assert ours.receive() == ("failed", "why")
+    with pytest.raises(ChannelClosed):
+        ours.receive()
+
+
 def test_sending_to_nobody_says_so(pair: tuple[Channel, Channel]) -> None:
     ours, theirs = pair
     theirs.close()
