@@ -1,7 +1,7 @@
-"""When workers have to let go of the jobs that their host has on lease: two moments, for everybody.
+"""When workers have to let go of jobs that their host has on lease: two moments, alike for all.
 
-Whoever has the lease (the keeper), whoever ends workers (the core, a zygote whose main process is
-dead) and whoever hands out jobs go by the same margins. Any clock in seconds will do.
+What has the lease (the keeper), what ends workers (the core, a zygote whose main process is
+dead) and what hands out jobs go by the same margins. Any clock in seconds will do.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Log(Record):
 
 
 class Web(Record):
-    """Where the page, the metrics and the probes are, for those who may look."""
+    """Where the page, the metrics and the probes are, for all that may look."""
 
     listen: tuple[str, ...] = ()
 

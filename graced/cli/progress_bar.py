@@ -71,7 +71,7 @@ class ProgressBar:
 
 
 def on_terminal() -> bool:
-    """Whether there is somebody to look at it."""
+    """Whether it is shown on a terminal."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 

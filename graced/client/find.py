@@ -55,7 +55,7 @@ class Place(Protocol):
         """Return the queue, made if there is none."""
 
     def find(self) -> ClientQueue | None:
-        """Return the queue; None if there is none, and nobody keeps one."""
+        """Return the queue; None if there is none, and no keeper either."""
 
     def view(self) -> QueueView | None:
         """Return the same, to look at only: a daemon may start, however long that is looked at."""
@@ -94,7 +94,7 @@ class ConfiguredPlace:
         return found
 
     def find(self) -> ClientQueue | None:
-        """Return the queue; None if there is none, and nobody keeps one."""
+        """Return the queue; None if there is none, and no keeper either."""
         return self._found(lambda: self._open_file(must_exist=True))
 
     def view(self) -> QueueView | None:
@@ -305,7 +305,7 @@ def _is_there(path: str) -> bool:
 
 
 def _possible(files: Mapping[str, _File]) -> list[_File]:
-    """Return the files that may be meant where nobody says which."""
+    """Return the files that may be meant where none is named."""
     return [file for file in files.values() if file.is_sure] or list(files.values())
 
 
@@ -414,7 +414,7 @@ class URLPlace:
             time.sleep(POLL_INTERVAL_S)
 
     def find(self) -> ClientQueue | None:
-        """Return the queue; None if there is none, and nobody keeps one."""
+        """Return the queue; None if there is none, and no keeper either."""
         return self.open() if self._is_there() else None
 
     def view(self) -> QueueView | None:

@@ -94,8 +94,8 @@ class NoSuchJob(QueueError, LookupError):
 class Queue:
     """A pool's queue: to submit jobs, wait for them, and look after them.
 
-    With a daemon everything goes through its queue's keeper, for whoever may use that;
-    without one, through the file, for whoever may write it. Threads may share it, and a
+    With a daemon everything goes through its queue's keeper, for users who may reach that;
+    without one, through the file, for users who may write it. Threads may share it, and a
     process that was forked may use it on: each has a connection of its own. A keeper or a
     daemon that is started again is waited for, and what can be repeated is.
 
@@ -115,7 +115,7 @@ class Queue:
 
         ``source`` is the path of a configuration, None for the one that commands would find
         (``$GRACED_SOCKET``, ``$GRACED_CONFIG``, ``./config.yaml``, ``/etc/graced/config.yaml``),
-        a queue's URL, or the path of a daemon's ``control.sock`` for those who can't read its
+        a queue's URL, or the path of a daemon's ``control.sock`` for users who can't read its
         configuration. Nothing is connected before it is needed.
         """
         manner = Manner(patience=PATIENCE)
@@ -317,7 +317,7 @@ class Queue:
         act: Callable[[E], T],
         may_repeat: Callable[[QueueGone], bool] = lambda _error: True,
     ) -> T:
-        """Ask something of the queue, again if whoever keeps it goes away and that is safe."""
+        """Ask something of the queue, again if its keeper goes away and that is safe."""
         patience = time.monotonic() + PATIENCE
         while True:
             end: E = self._connected() or self._found(find)  # type: ignore[assignment]  # a ClientEnd is all
@@ -413,7 +413,7 @@ class _Connection:
         self.pid = os.getpid()  # a forked child's copy is its parent's
 
     def close(self) -> None:
-        """Close it: whoever sleeps on it wakes up."""
+        """Close it: threads that sleep on it wake up."""
         if self.pid == os.getpid():
             self.end.hang_up()
         self.end.close()
@@ -422,7 +422,7 @@ class _Connection:
 
 
 class _NoQueue:
-    """What there is where nobody keeps a queue, and nothing was ever submitted."""
+    """What there is where no keeper is, and nothing was ever submitted."""
 
     shared = True  # there is nothing to be closed
 

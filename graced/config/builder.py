@@ -169,7 +169,7 @@ class Builder:
         return make(name, **found)
 
     def _env_file(self, path: str, key: str) -> dict[str, Secret]:
-        """Return the variables of a pool's env_file, none where nobody is to run."""
+        """Return the variables of a pool's env_file, none where no worker is to run."""
         if not self._to_run:
             return {}
         from graced.config.secrets import EnvFile

@@ -227,7 +227,7 @@ class Died(Record):
 class ClockSeen(Record):
     """The wall clock has come to an instant, was set, or is to be looked at for the first time.
 
-    ``wall`` is seconds since the epoch; ``elapsed`` seconds of a clock that nobody sets, and that
+    ``wall`` is seconds since the epoch; ``elapsed`` seconds of a clock that is never set, and that
     counts while the machine sleeps.
     """
 

@@ -4,7 +4,7 @@ Rules, for the workers of the pool that have a job in hand:
 
 1.  They are interrupted `stop_timeout` before the lease ends, but not before half of it is over.
 2.  They are killed one second before it ends, also in a critical section.
-3.  Who has one is looked for at both moments and again and again until the lease is over: a job
+3.  Holders of one are looked for at both moments and again and again until the lease is over: a job
     may have been on its way. Nothing is looked for before, since a lease is renewed long before.
 4.  A lease that is renewed takes all of that back.
 

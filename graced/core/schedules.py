@@ -5,10 +5,10 @@ The rules:
 1.  A queue says where each of its schedules stands before anything is asked of it: up to when its
     instants are settled. One that is new there, or has another rule than it had, starts now.
 2.  Each instant that comes is asked for once and in order. The queue keeps it together with the
-    job, or says that it has it already: so there is one job for each, whoever else asks.
+    job, or says that it has it already: so there is one job for each, however many ask.
 3.  An instant is missed if it came before this daemon looked after the schedule, or if it is seen
     late by :data:`LATE_S`. What becomes of those is said by ``missed``; what a clock that was set
-    forward has passed over is no fault of anybody's, so ``skip`` is ``once`` then.
+    forward has passed over is no fault of ours, so ``skip`` is ``once`` then.
 4.  A clock that was set back repeats nothing: instants go on once it is where it was. If it was
     set back by more than :data:`CORRECTED_S` and stays so for :data:`DOUBT_S`, it was wrong before,
     and the schedule starts anew.
@@ -88,7 +88,7 @@ class Schedules:
         self._zone = zone
         self._watched: dict[str, _Watched] = {}
         self._adopted: Mapping[str, Schedule] = {}
-        self._offset: float | None = None  # from the clock that nobody sets to the wall's
+        self._offset: float | None = None  # from the clock that is never set to the wall's
 
     def next_instant(self) -> float | None:
         """When the wall clock is to be looked at; 0: at once; None: there is nothing to do."""

@@ -276,7 +276,7 @@ def _oom_policy(facts: Facts) -> Iterator[Finding]:
         yield Finding("OOMPolicy", what, "OOMPolicy=continue")
 
 
-# Rules of the unit: who and where
+# Rules of the unit: user and folders
 
 
 def _user(facts: Facts) -> Iterator[Finding]:

@@ -31,8 +31,8 @@ def change_user(user: str | None, group: str | None) -> None:
     """Become `user` for good, in its groups or in `group`. Nothing to do without both.
 
     No capability is left, none comes back with a setuid program unless $GRACED_NEW_PRIVILEGES
-    asks for it, and what the environment says of whoever started us is gone. CredentialsError if
-    there is no such user or group, or if we may not.
+    asks for it, and what the environment says of the session that started us is gone.
+    CredentialsError if there is no such user or group, or if we may not.
     """
     if user is None and group is None:
         return

@@ -148,7 +148,7 @@ def let_go(fds: Iterable[int], alone: Container[int]) -> None:
 
 
 def stop_listening(fd: int) -> None:
-    """Refuse whoever calls from now on, whoever else has the socket; its number stays taken."""
+    """Refuse callers from now on, also of other holders of the socket; its number stays taken."""
     listener = socket.socket(fileno=fd)
     try:
         listener.shutdown(socket.SHUT_RDWR)

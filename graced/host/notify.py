@@ -99,7 +99,7 @@ class Notifier:
         self.flush()
 
     def store(self, name: str, fd: int) -> bool:
-        """FDSTORE=1: keep this descriptor for whoever comes after us; False without systemd.
+        """FDSTORE=1: keep this descriptor for the daemon after us; False without systemd.
 
         It is not looked at meanwhile (FDPOLL=0), and comes back as sd_listen_fds(3) tells.
         """
@@ -295,7 +295,7 @@ def _value(text: str) -> bytes:
 
 
 def tell_who_waits(fd: str, text: str) -> None:
-    """Have whoever waits for a daemon that left the terminal say something there."""
+    """Have the process that waits for a daemon, at the terminal, say something there."""
     try:
         os.write(int(fd), f"SAY {' '.join(text.split())}\n".encode())
     except (OSError, ValueError):  # the command that waited is gone

@@ -29,7 +29,7 @@ WATCHED = (
     signal.SIGCHLD,
     signal.SIGPIPE,
 )
-# A terminal sends these to whoever reads it or, with `stty tostop`, writes to it from the
+# A terminal sends these to processes that read it or, with `stty tostop`, writes to it from the
 # background. What has a handler is told EINTR, and tries again for ever; what ignores them can
 # write, and reads an error. See termios(3) and the section on job control in tty_ioctl(4).
 OF_TERMINALS = (signal.SIGTTIN, signal.SIGTTOU)
@@ -60,7 +60,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        # A full pipe loses wake-ups, but whoever reads it is awake by then;
+        # A full pipe loses wake-ups, but its reader is awake by then;
         # what must not be lost in a storm is kept by its kind, see take().
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         self.had_terminal = has_terminal()

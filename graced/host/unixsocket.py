@@ -102,7 +102,7 @@ def groups(sock: socket.socket) -> set[int]:
 def bind(sock: socket.socket, path: str, mode: int = 0o660) -> None:
     """Give `sock` the name `path`, in the place of a socket that a dead process has left.
 
-    It listens before it has that name, so whoever finds it is served.
+    It listens before it has that name, so a client that finds it is served.
     """
     spare = f"{path}.{os.getpid()}"
     _remove(spare)

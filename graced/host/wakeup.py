@@ -1,7 +1,7 @@
 """What wakes a worker that waits: a pipe that signals write to, for the thread that hears them.
 
 Other threads share an eventfd that stays readable. What a signal means is none of its
-business: whoever sleeps looks for himself, before and after.
+business: what sleeps looks by itself, before and after.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _writable(poll: select.poll) -> bool:
 
 
 class SocketSink(Sink):
-    """A stream to the journal, or to whoever else gave us a socket as standard error."""
+    """A stream to the journal, or to another program that gave us a socket as standard error."""
 
     def __init__(self, fd: int) -> None:
         import socket

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class WorkerLog(Log):
-    """The log of whoever this process is; attached in the zygote, at no cost to its workers."""
+    """The log of this very process; attached in the zygote, at no cost to its workers."""
 
     __slots__ = ("_job_of",)
 

@@ -4,7 +4,7 @@ Two files with growing numbers, `history-1.jsonl` and so on: the newest is appen
 half of what there may be, then the next is begun and the one before the last removed. Nothing is
 synchronized: what a full disk or a crash of the machine costs is history, and nothing else.
 
-The main process writes, whoever wants to know reads bytes from a place on: file and offset.
+The main process writes, readers take bytes from a place on: file and offset.
 """
 
 from __future__ import annotations

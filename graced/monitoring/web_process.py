@@ -126,7 +126,7 @@ def _server(plan: WebPlan, answers: socket.socket) -> Any:
     at_rest = len(connections)
 
     def run() -> None:
-        while True:  # nothing ticks while nobody is connected
+        while True:  # nothing ticks while there is no connection
             wait = LOOK_S if len(connections) > at_rest else None
             wasyncore.loop(timeout=wait, use_poll=True, map=connections, count=1)
 

@@ -39,7 +39,7 @@ class Cancelling:
         self._told: list[tuple[float, str, int, Row]] = []  # until when, owner, token, row
 
     def order(self, dispatcher: Dispatcher) -> None:
-        """Have everybody told whose job is cancelled, now that it is written."""
+        """Have all workers told whose job is cancelled, now that it is written."""
         for row in dispatcher.cancelling():
             owner = row.owner or ""
             worker = self._workers.get(owner)
@@ -50,7 +50,7 @@ class Cancelling:
                 self._interrupt(dispatcher, owner, row)
 
     def enforce(self, dispatcher: Dispatcher) -> None:
-        """Have those interrupted who were told, and have not let go of the job."""
+        """Have those interrupted that were told, and have not let go of the job."""
         while self.left() <= 0:
             _until, owner, token, row = self._told.pop(0)
             known = dispatcher.consumers.get(owner)

@@ -52,7 +52,7 @@ class ClientEnd:
         patience: float | None = None,
         sleep: Sleep = sleep_until_ready,
     ) -> None:
-        """Connect. QueueGone if nobody keeps the queue. ``tell`` hears why an answer is late.
+        """Connect. QueueGone if no keeper has the queue. ``tell`` hears why an answer is late.
 
         An answer that has not come after ``patience`` seconds is taken for lost.
         """
@@ -111,7 +111,7 @@ class ClientEnd:
         return self._change(Kind.RETRY, ids)
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals by id."""
+        """Forget jobs that are in no worker's hands; return the refusals by id."""
         return self._change(Kind.DROP, ids)
 
     def cancel(self, ids: Sequence[int]) -> dict[int, str]:
@@ -127,7 +127,7 @@ class ClientEnd:
         return self._question(Kind.COUNTS, {})  # type: ignore[no-any-return]
 
     def hang_up(self) -> None:
-        """Wake up whoever sleeps on the connection, in another thread: there comes nothing."""
+        """Wake up threads that sleep on the connection: nothing comes any more."""
         with suppress(OSError):  # closed before
             self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -166,7 +166,7 @@ class ClientEnd:
         return said
 
     def _check_keeper(self, *, may_be_stopped: bool) -> None:
-        """Ask nothing of a keeper that is gone, or stopped: nobody could say what became of it."""
+        """Ask nothing of a keeper that is gone, or stopped: what becomes of it is not known."""
         if not self._heard and self._has_closed():
             raise QueueGone("the queue's keeper is gone")
         end = time.monotonic() + STOPPED

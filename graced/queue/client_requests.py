@@ -43,9 +43,9 @@ class ClientRequests:
         self._storage = storage
         self._connections = connections
         self._log = plan.log
-        # After the commit: to whom, what, a body or the ids that make it, and whether for new jobs.
+        # After the commit: to which, what, a body or the ids that make it, whether for new jobs.
         self._replies: list[tuple[Connection, int, bytes | Sequence[int], bool]] = []
-        # Answered from the file, after the commit: who asks, and what is done for it.
+        # Answered from the file, after the commit: which client asks, what is done for it.
         self._questions: deque[tuple[Connection | None, Callable[[], None]]] = deque()
         self._changes: deque[_Change] = deque()
         self._waiters: dict[int, set[Connection]] = {}
@@ -114,7 +114,7 @@ class ClientRequests:
         self._replies.append((connection, Kind.ANSWER, answer, False))
 
     def committed(self, ended: Iterable[tuple[int, str]]) -> None:
-        """It is written: say so, and tell those who wait for the jobs that have ended."""
+        """It is written: say so, and tell those that wait for the jobs that have ended."""
         replies, self._replies = self._replies, []
         for connection, kind, said, _new in replies:
             if isinstance(said, Accepted) and said.refusal is not None:
@@ -147,7 +147,7 @@ class ClientRequests:
                 self._replies.append((connection, kind, body, new))
 
     def left(self, connection: Connection) -> None:
-        """Somebody's connection is gone."""
+        """A connection is gone."""
         self._end_stream(connection)
         for id in connection.waits:
             waiting = self._waiters.get(id, set())

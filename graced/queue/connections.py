@@ -160,7 +160,7 @@ class Connections:
         return not connection.submits_only or self.submit_group in groups
 
     def _make_room_for(self, uid: int) -> bool:
-        """Whether one more of a user's may come in; who has been silent for longest has to go."""
+        """Whether one more of a user's may come in; the one silent for longest has to go."""
         same = [v for v in self._by_fd.values() if v.uid == uid and v.owner is None]
         if len(same) < MOST:
             return True
@@ -276,7 +276,7 @@ class Connections:
                 mine = probe.getpeername() == self._listener.getsockname()
             if mine:
                 os.unlink(path)
-        except OSError:  # gone, or in a folder of another user: a dead name harms nobody
+        except OSError:  # gone, or in a folder of another user: a dead name does no harm
             pass
 
 
@@ -288,7 +288,7 @@ def listen(plan: KeeperPlan) -> socket.socket:
 
 
 def open_to(plan: KeeperPlan) -> None:
-    """Let members of submit_group get to the socket, if there is one; who they are is seen there.
+    """Let members of submit_group get to the socket, if there is one; callers are known there.
 
     The folder may be this user's alone, and has only names in it that others may know.
     """

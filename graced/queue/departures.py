@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graced.queue.plan import KeeperPlan
     from graced.queue.protocol import Dispatcher
 
-SAY_AFTER = 3.0  # seconds that a process may take to die before it is said who does not
+SAY_AFTER = 3.0  # seconds that a process may take to die before it is named
 FOUND = '{"reason":"found taken when the daemon came back after a crash"}'
 
 
@@ -36,12 +36,12 @@ class DeadOwners:
         self._plan = plan
         self._clock = clock
         self._connections = connections
-        self._workers = workers  # who is connected
-        self._dead: dict[str, str | None] = {}  # evidence of those who surely are,
-        self._lingering: dict[str, str | None] = {}  #   and of those who may live
+        self._workers = workers  # those that are connected
+        self._dead: dict[str, str | None] = {}  # evidence of those that surely are,
+        self._lingering: dict[str, str | None] = {}  #   and of those that may live
         self._buried: list[str] = []  # with the next commit
-        self._say_at: dict[str, float] = {}  # when it is to be said who holds an owner's lock
-        self.looking = RetryTimer(0.01, 2.0)  # for the end of those who linger
+        self._say_at: dict[str, float] = {}  # when it is to be said what holds an owner's lock
+        self.looking = RetryTimer(0.01, 2.0)  # for the end of those that linger
 
     @property
     def is_awaited(self) -> bool:
@@ -51,7 +51,7 @@ class DeadOwners:
         )
 
     def find(self, dispatcher: Dispatcher) -> None:
-        """The file has just been opened: who of those in it is none of ours?"""
+        """The file has just been opened: which owners in it are none of ours?"""
         for name in [*dispatcher.consumers, *liveness.listed(self._plan.address.file)]:
             if not self._plan.address.is_ours(name):
                 self._lingering[name] = liveness.word_left(self._plan.address.file, name, FOUND)
@@ -63,7 +63,7 @@ class DeadOwners:
         self._dead[owner] = evidence
 
     def introduced(self, owner: str) -> None:
-        """A worker has said HELLO; nobody may tell us of its end, or it has come already."""
+        """A worker has said HELLO; its end may be told by none, or has come already."""
         ours = self._plan.address.is_ours(owner)
         dead = not liveness.lives(self._plan.address.file, owner, remove=False)
         if dead or not ours:
@@ -156,7 +156,7 @@ class DeadOwners:
         )
 
     def leave_word(self) -> None:
-        """Leave to the next keeper what the main process has said of those who linger."""
+        """Leave to the next keeper what the main process has said of those that linger."""
         for owner, evidence in self._lingering.items():
             if self._plan.address.is_ours(owner) and owner not in self._workers:
                 liveness.leave_word(self._plan.address.file, owner, evidence)

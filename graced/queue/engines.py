@@ -1,7 +1,7 @@
 """Which engines of queues there are: from the scheme of a queue's URL to the package that keeps it.
 
 A further engine is one package with a module that does what
-:class:`graced.queue.protocol.Engine` says, and one line here. Nobody else reads a queue's URL.
+:class:`graced.queue.protocol.Engine` says, and one line here. Nothing else reads a queue's URL.
 """
 
 from __future__ import annotations

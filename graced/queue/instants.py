@@ -76,7 +76,7 @@ class Instants:
         try:
             self._adopt(dispatcher)
             self._submit(dispatcher)
-        except StorageError:  # which is told by whoever sees it next
+        except StorageError:  # which is told where it is seen next
             self._retry.failed()
         except QueueError:  # it is full: a job that is taken makes another turn
             pass

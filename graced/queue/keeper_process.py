@@ -81,7 +81,7 @@ def _serve(plan: KeeperPlan, channel: Channel, open_before: list[int]) -> int:
 
 
 def _be_known(plan: KeeperPlan) -> None:
-    """Show in ps(1) who this is, and of which pool."""
+    """Show in ps(1) what this is, and of which pool."""
     title = title_setter()
     if title is not None:
         title(f"{plan.name}: keeper {plan.pool}")
@@ -89,7 +89,7 @@ def _be_known(plan: KeeperPlan) -> None:
 
 
 def _guard_signals(window: Window | None) -> None:
-    """Let a signal to everybody pass us by: the main process says when to leave.
+    """Let a signal to all processes pass us by: the main process says when to leave.
 
     Ignored, so that none interrupts a system call of SQLite's.
     """

@@ -1,9 +1,9 @@
 """Whether a worker still lives, told by a lock on a file of its own, never by a number.
 
 A worker takes the lock before it takes a job, and the kernel lets go of it when the last
-process that inherited it is gone. Nobody ever waits for such a lock: the keeper tries it.
+process that inherited it is gone. The keeper tries such a lock, and never waits for it.
 
-A command has a lock of its own, which all that it starts inherits: where nobody was left to
+A command has a lock of its own, which all that it starts inherits: where no process was left to
 end its group, that says that the job is still worked on. What has left the group has made
 itself a daemon and is not waited for.
 """
@@ -74,7 +74,7 @@ def hold_command(queue: str, owner: str) -> int:
     _make_folder(queue)
     path = _command(queue, owner)
     with suppress(FileNotFoundError):
-        os.unlink(path)  # what the last one has left behind holds what nobody looks at
+        os.unlink(path)  # what the last one has left behind holds what is not looked at
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return fd
@@ -90,7 +90,7 @@ def _make_folder(queue: str) -> None:
 
 
 def release(queue: str, owner: str, fd: int) -> None:
-    """Let go of a lock that nobody else has, and of its file."""
+    """Let go of a lock that no other process has, and of its file."""
     with suppress(OSError):
         os.unlink(path_of(queue, owner))
     os.close(fd)
@@ -98,7 +98,7 @@ def release(queue: str, owner: str, fd: int) -> None:
 
 def name_group(fd: int, group: int) -> None:
     """Write down which group a command leads, in its lock."""
-    with suppress(OSError):  # on a full disk: then all who have the lock count
+    with suppress(OSError):  # on a full disk: then all that have the lock count
         os.pwrite(fd, b"%d" % group, 0)
 
 
@@ -123,7 +123,7 @@ def _is_at(fd: int, path: str) -> bool:
 
 
 def lives(queue: str, owner: str, *, remove: bool = True, command: bool = False) -> bool:
-    """Whether somebody holds an owner's lock; if nobody does its file is removed.
+    """Whether a process holds an owner's lock; if none does its file is removed.
 
     With `command` the group of the command that it has started counts, too.
     """
@@ -199,7 +199,7 @@ def _has_open(pid: int, file: os.stat_result) -> bool:
 
 
 def who_holds(queue: str, owner: str) -> str:
-    """Say who holds an owner's lock, and which file that is, in words."""
+    """Say what holds an owner's lock, and which file that is, in words."""
     for path in (path_of(queue, owner), _command(queue, owner)):
         if _is_held(path, remove=False):
             found = ", ".join(f"process {pid} ({_name(pid)})" for pid in holders(path))

@@ -35,7 +35,7 @@ OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
 
 
 def introduction(body: bytes) -> tuple[str, list[tuple[int, int]], bool]:
-    """Return who says HELLO, what it has in hand, and whether it can cancel single jobs."""
+    """Return which worker says HELLO, what it has in hand, whether it can cancel single jobs."""
     said = _fields(body)
     name, holds = said.get("owner"), said.get("holds")
     if not isinstance(name, str) or not isinstance(holds, list) or not all(map(_is_held, holds)):
@@ -148,7 +148,7 @@ def _is_number(found: Any) -> bool:
     return type(found) is int and 0 <= found <= BIGGEST
 
 
-# What is shown to those who look on
+# What is shown to people
 
 MAX_SHOWN_TEXT = 300  # characters of a payload,
 MAX_SHOWN_STACK = 1500  #   and of a traceback

@@ -1,6 +1,6 @@
-"""How far the jobs in hand are: told by a worker in its lock file, read by whoever lists them.
+"""How far the jobs in hand are: told by a worker in its lock file, read where they are listed.
 
-So it costs the worker one small write into memory, however often it tells, and nobody else is
+So it costs the worker one small write into memory, however often it tells, and no process is
 woken. The last word counts. It is gone with the worker; what is torn or foreign is no word.
 """
 
@@ -42,7 +42,7 @@ def write(lock: int, told: Mapping[int, Told]) -> None:
     """Tell of a worker's jobs, by their ids, in its lock file."""
     body = json.dumps(list(told.items()), separators=(",", ":")).encode()
     if len(body) <= MOST:
-        with suppress(OSError):  # on a full disk nobody hears it
+        with suppress(OSError):  # on a full disk it is not told
             os.pwrite(lock, _HEAD.pack(_MARK, zlib.crc32(body), len(body)) + body, 0)
 
 

@@ -30,7 +30,7 @@ class QueueError(Exception):
 
 
 class QueueGone(QueueError):
-    """Nobody keeps the queue at the moment; try again later."""
+    """No keeper has the queue at the moment; try again later."""
 
 
 class AnswerLost(QueueGone):
@@ -68,7 +68,7 @@ class WorkerQueue(Protocol):
     """One worker's end of a queue.
 
     The rules: a worker has at most one job in hand, or as many as it wants at once. A job is
-    handed out by a durable commit only. ``settle`` may be repeated; whoever keeps the queue
+    handed out by a durable commit only. ``settle`` may be repeated; the keeper
     tells jobs apart by (id, token). What a worker holds when it dies is given back by the main
     process's report or by the worker's lock, never by a time-out.
     """
@@ -88,7 +88,7 @@ class WorkerQueue(Protocol):
     def receive(self) -> Job | None:
         """Return a job that was handed to this worker, or None; never block.
 
-        QueueError if whoever keeps the queue never takes what this worker says.
+        QueueError if the keeper never takes what this worker says.
         """
 
     def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
@@ -119,7 +119,7 @@ class QueueView(Protocol):
     def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
         """Return the job's listing once it is done, dead or gone; TimeoutError after seconds.
 
-        Where nobody keeps the queue: as it is.
+        Where no keeper has the queue: as it is.
         """
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class ClientQueue(QueueView, Protocol):
         """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals by id."""
+        """Forget jobs that are in no worker's hands; return the refusals by id."""
 
     def cancel(self, ids: Sequence[int]) -> dict[int, str]:
         """Have jobs dead that are not done: now, or once their worker is interrupted."""
@@ -160,7 +160,7 @@ class ClientQueue(QueueView, Protocol):
         """Return how many jobs there are in each state, and the age of the oldest due one."""
 
     def hang_up(self) -> None:
-        """Wake up whoever sleeps on the connection, in another thread: there comes nothing."""
+        """Wake up threads that sleep on the connection: nothing comes any more."""
 
 
 # What a keeper asks of its engine
@@ -201,7 +201,7 @@ class Consumer(Protocol):
 
 
 class Dispatcher(Protocol):
-    """The rules of one open queue: who gets which job, and what becomes of it.
+    """The rules of one open queue: which worker gets which job, and what becomes of it.
 
     Nothing is true before the storage has committed it. Times are ms of the queue's clock.
     """
@@ -278,7 +278,7 @@ class Dispatcher(Protocol):
         """Begin a stream of jobs that shall be accepted all or none."""
 
     def stage(self, stream: int, payloads: Sequence[str], terms: Terms, now: int) -> Sequence[int]:
-        """Keep some jobs of a stream, out of everybody's sight; return their ids."""
+        """Keep some jobs of a stream, not to be seen yet; return their ids."""
 
     def commit_stream(self, stream: int, terms: Terms, now: int) -> int:
         """Accept a stream, on the terms of all its jobs; return how many it has."""
@@ -290,7 +290,7 @@ class Dispatcher(Protocol):
         """Make jobs due now, dead ones with all their attempts; return the refusals."""
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals."""
+        """Forget jobs that are in no worker's hands; return the refusals."""
 
     def cancel(self, ids: Iterable[int], now: int) -> dict[int, str]:
         """Have jobs dead that are not done; return the refusals.
@@ -421,7 +421,7 @@ class Engine(Protocol):
         """Prepare a server, or bring it up to date; return where. StorageError, ClientMissing."""
 
     def status(self, url: str, pool: str) -> dict[str, Any]:
-        """Return how a server is, and who shares a queue there. StorageError, ClientMissing."""
+        """Return how a server is, which hosts share a queue there. StorageError, ClientMissing."""
 
     def keeper_of(self, file: str) -> str | None:
         """Return the socket of the keeper that has a queue, if there is one."""
@@ -430,4 +430,4 @@ class Engine(Protocol):
         """Open a queue that no keeper has. Raises QueueLockedError, StorageError."""
 
     def view_offline(self, file: str, pool: Pool) -> QueueView:
-        """Look at a queue that no keeper has, and leave it to whoever wants it."""
+        """Look at a queue that no keeper has, and leave it free."""

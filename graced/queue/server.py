@@ -1,8 +1,8 @@
 """The keeper's process: one thread that serves workers and clients and alone writes the file.
 
-It sleeps until somebody writes or something falls due. All requests that came in meanwhile
+It sleeps until something is written or falls due. All requests that came in meanwhile
 are one transaction, and are answered after its commit. Here are the loop, the workers, the
-main process's word and the keepers before and after this one. Who is connected is in
+main process's word and the keepers before and after this one. The connections are in
 :mod:`.connections`, what clients want in :mod:`.client_requests`, the file in
 :mod:`.storage`, the dead in :mod:`.departures`, the rules in
 :mod:`.dispatcher`.
@@ -47,7 +47,7 @@ BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE, Kind.WANT, Kind.PUT
 MOST_PARKED = settings.MOST_AT_ONCE + 64  # frames of one worker that wait for the file
 MOST_UNREAD = 1 << 20  # bytes that a worker has not read, before it is told of further jobs
 TELL_AGAIN = 0.1  # seconds until the main process may have read what it was told
-SHOWN_STATES = ("taken", "dead", "waiting")  # jobs that are shown to those who look on,
+SHOWN_STATES = ("taken", "dead", "waiting")  # jobs that are shown to people,
 MAX_SHOWN = 20  #   so many of each,
 MAX_SHOWN_BYTES = 100_000  #   and of all together
 LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
@@ -69,7 +69,7 @@ class Server:
         self._channel: Channel | None = channel
         self._previous = previous  # a connection to the keeper before us, while it has the file
         self._next: Connection | None = None  # the keeper after us, which waits for the file
-        self._stop_by: float | None = None  # asked to stop: as soon as nobody is awaited, or then
+        self._stop_by: float | None = None  # asked to stop: as soon as none is awaited, or then
         self._to_main: deque[tuple[Any, ...]] = deque()
         self._epoll = select.epoll()
         self._timer = WallTimer()
@@ -94,7 +94,7 @@ class Server:
         self._settled: set[Connection] = set()  # settles read since the last commit
         self._quiet: set[Connection] = set()  # those that were not answered by a job
         self._handed_out = False  # since the last commit; an answer may come very soon
-        self._idle = True  # nobody has said anything in this turn
+        self._idle = True  # nothing was said in this turn
         self._handlers: dict[int, Handler] = {
             Kind.HELLO: self._hello,
             Kind.ASK: self._ask,
@@ -125,7 +125,7 @@ class Server:
         return self._close()
 
     def _hear(self, timeout: float = 0) -> bool:
-        """Hear everybody who has said something; return whether anybody has."""
+        """Hear all that have said something; return whether any has."""
         ready = self._epoll.poll(timeout)
         for fd, event in ready:
             self._dispatch(fd, event)
@@ -152,7 +152,7 @@ class Server:
         return self._next is not None or not self._workers
 
     def _turn(self) -> None:
-        """Do what is due, after everybody has been heard."""
+        """Do what is due, after all have been heard."""
         if self._storage.wants_opening:
             self._try_open()
         dispatcher = self._storage.dispatcher
@@ -268,7 +268,7 @@ class Server:
         for connection in quiet:
             self._send(connection, Kind.SETTLED, wire.COUNT.pack(connection.confirmed))
 
-    # -- who is connected
+    # -- connections
 
     def _handle(self, connection: Connection, kind: int, body: bytes) -> None:
         handler = self._handlers.get(kind)
@@ -449,7 +449,7 @@ class Server:
         return found
 
     def _listen_again(self) -> None:
-        """Have a socket at its place once more, if nobody has one there."""
+        """Have a socket at its place once more, if there is none."""
         place = self._plan.address.socket
         if os.path.lexists(place):
             return

@@ -190,7 +190,7 @@ def runs(ids: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def connect(path: str, *, blocking: bool = False) -> socket.socket:
-    """Return a socket connected to a path; OSError if nobody listens.
+    """Return a socket connected to a path; OSError if nothing listens.
 
     Where many others are connecting too, BlockingIOError, or a moment's wait.
     """
@@ -221,7 +221,7 @@ def _socket(
 
 
 def receive(sock: socket.socket) -> bytes | None:
-    """Return what has come, or None; nothing but `b""` comes from who is gone."""
+    """Return what has come, or None; nothing but `b""` comes from a process that is gone."""
     try:
         return sock.recv(READ)
     except BlockingIOError:

@@ -118,7 +118,7 @@ class WorkerEnd:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether nobody has been found at the queue's socket for longer than a restart takes."""
+        """Whether no keeper was at the queue's socket for longer than a restart takes."""
         return self._sock is None and self._delay >= LAST_RETRY
 
     def retry_in(self) -> float | None:
@@ -143,7 +143,7 @@ class WorkerEnd:
 
     @contextmanager
     def command_lock(self) -> Iterator[int]:
-        """Hold the lock that says that the command of this job is at work, whoever has died.
+        """Hold the lock that says that the command of this job is at work, whatever has died.
 
         The command is to inherit this descriptor, and to say by it which group it leads.
         """

@@ -542,7 +542,7 @@ class Children:
 
 
 def _cause(left: int, exit: Exit, *, oom_killed: bool) -> str:
-    """Name what a worker died of, in one of few words, for those who count."""
+    """Name what a worker died of, in one of few words, for counts."""
     if oom_killed:
         return DeathCause.OOM
     if exit.code != os.CLD_EXITED:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 SOON = 20.0  # seconds; what comes at once has come by then on any machine, and nothing else has
-LOOK_S = 0.05  # seconds between two looks at what tells nobody that it has changed
+LOOK_S = 0.05  # seconds between two looks at what does not tell that it has changed
 MARK = "GRACED_TEST"  # in the environment of all that a test starts, to find it again
 
 
@@ -64,7 +64,7 @@ class DaemonProcess:
         (self.short / "notify").chmod(0o777)
         self.pump.add(self.notify.socket.fileno(), self.notify)
         self._command = command
-        self._logs = 0  # pipes that somebody may still write to
+        self._logs = 0  # pipes that may still be written to
         self._log_fds: list[int] = []
 
     def feed(self, name: str) -> Feed:
@@ -246,7 +246,7 @@ class Daemon(DaemonProcess):
 
     `config` is the path of a configuration, or one as a mapping, which is written to a folder of
     the daemon's own: relative paths start there. Sockets and queues are in that folder, the log
-    is in ``log``, and it runs as whoever runs the test, whatever the configuration says. `sets`
+    is in ``log``, and it runs as the test's own user, whatever the configuration says. `sets`
     are values over those of the file, as ``--set`` takes them. `env` is added to its environment.
     Workers can import what the test can.
     """

@@ -38,7 +38,7 @@ class Line(NamedTuple):
 class Feed:
     """Lines in the order of their arrival, to look through and to wait for.
 
-    What was said is in a pipe or a socket first. Whoever looks through the lines gets all that
+    What was said is in a pipe or a socket first. A look through the lines gets all that
     was said until he looked, whether it had been read by then or not.
     """
 
@@ -52,7 +52,7 @@ class Feed:
         self.name = name
         self._lines: list[Line] = []
         self._changed = changed
-        self._over = over  # nobody is left who could still say something
+        self._over = over  # no process is left that could still say something
         self._read_all = read_all
 
     def add(self, line: Line) -> None:

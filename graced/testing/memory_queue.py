@@ -1,4 +1,4 @@
-"""A queue in memory, for one worker in a test: who gets which job, and what becomes of it.
+"""A queue in memory, for one worker in a test: which worker gets which job, and what becomes of it.
 
 It is a :class:`graced.Queue`, without a file, a keeper or a second worker. Its clock is its own:
 nothing waits for a delay, the clock is put forward.
@@ -38,7 +38,7 @@ class MemoryQueue(Queue):
     def wait(self, number: int, timeout: float | None = None) -> Any:
         """Return the result of a job that has ended. JobDead if it is dead.
 
-        TimeoutError at once if it has not ended: nobody works on it while a test waits.
+        TimeoutError at once if it has not ended: no worker has it while a test waits.
         """
         job = self.job(number)
         if job.state == DEAD:

@@ -88,7 +88,7 @@ class Command(JobWorker):
 
     @contextmanager
     def _locked(self) -> Iterator[int | None]:
-        """Hold the lock that says that the command of this job is at work, whoever has died."""
+        """Hold the lock that says that the command of this job is at work, whatever has died."""
         if self._graced.context.queue is None:
             yield None
             return

@@ -141,7 +141,7 @@ class EventLoop:
         return last.result()
 
     def _tell_of_the_unseen(self) -> None:
-        """Have tasks that ended badly say so: nobody has them any more, and the process ends."""
+        """Have tasks that ended badly say so: none awaits them any more, and the process ends."""
         import gc
 
         gc.collect()

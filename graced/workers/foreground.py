@@ -49,7 +49,7 @@ class _Foreground(Runtime):
         return Queue.open(os.environ.get("GRACED_CONFIG"), pool=pool)
 
     def interrupt(self) -> NoReturn:
-        """Raise, and forget that it was asked for: who has taken it goes on as before."""
+        """Raise, and forget that it was asked for: what has taken it goes on as before."""
         self.asked = NOTHING
         super().interrupt()
 

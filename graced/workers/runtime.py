@@ -244,7 +244,7 @@ class Runtime:
     def _on_parent_died(self, number: int, frame: FrameType | None) -> None:
         if os.getppid() != self.context.main_pid:  # else it is an echo of the adoption
             if self.context.listen:
-                from graced.host.listeners import let_go  # loaded by whoever opened them
+                from graced.host.listeners import let_go  # loaded where they were opened
 
                 let_go(self.context.listen, self.context.alone)
             self._on_drain(number, frame)

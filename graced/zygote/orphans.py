@@ -86,7 +86,7 @@ def lead_down(
 
 
 def _is_over(lease: WorkerRecord) -> bool:
-    """Whether it is time for jobs that the host has on lease to be in nobody's hands."""
+    """Whether it is time for jobs that the host has on lease to be in no worker's hands."""
     until = lease.host_lease_until
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return bool(until) and now >= until - int(KILL_BEFORE_S * NS_PER_S)

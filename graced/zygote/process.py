@@ -239,7 +239,7 @@ class Zygote:
         except ChannelClosed:
             pass
         if self._plan.listen:
-            from graced.host.listeners import let_go  # loaded by whoever opened them
+            from graced.host.listeners import let_go  # loaded where they were opened
 
             let_go(self._plan.listen, self._plan.alone)
         lead_down(

@@ -1,6 +1,6 @@
 """Streams: jobs that are submitted chunk by chunk and accepted all or none.
 
-Until its stream is committed a job is staged, out of everybody's sight. What was committed is
+Until its stream is committed a job is staged, and not to be seen. What was committed is
 let wait, and what was broken off is deleted, in small steps. What a job may become then is
 said in :mod:`.dispatcher`.
 """

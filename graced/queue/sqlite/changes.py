@@ -61,7 +61,7 @@ class Changes:
         return None
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on."""
+        """Forget jobs that are in no worker's hands."""
         return self._each(ids, self._drop)
 
     def _drop(self, row: Row) -> str | None:
@@ -71,7 +71,7 @@ class Changes:
         self._transitions.forget_deaths(row)
         self._transitions.handouts.pop(row.id, None)
         self._writes.delete(row)
-        row.state = DEAD  # for those who still have it in a list
+        row.state = DEAD  # for lists that it still is in
         self._transitions.ended.append((row.id, GONE))
         return None
 

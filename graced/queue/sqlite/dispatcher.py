@@ -1,4 +1,4 @@
-"""Who gets which job, and what becomes of it: all of a queue's rules, none of its descriptors.
+"""Which worker gets a job, and what becomes of it: a queue's rules, none of its descriptors.
 
 Requests change the rows in memory and are gathered in a batch; ``commit`` gives idle
 workers jobs, has the batch written, and returns what may be handed out now. If it cannot
@@ -201,7 +201,7 @@ class Dispatcher:
     ) -> list[int]:
         """A worker and all of its processes are gone; with evidence the attempt counts.
 
-        Where it was `interrupted` by hand, or by its own job, nobody knows which: the first
+        Where it was `interrupted` by hand, or by its own job, it can't be known which: the first
         time costs that job no attempt, each further one does, so that no job is repeated for ever.
 
         Return the jobs that it had in hand and that wait again.
@@ -274,7 +274,7 @@ class Dispatcher:
         return self._streams.open()
 
     def stage(self, stream: int, payloads: Sequence[str], terms: Terms, now: int) -> range:
-        """Keep some jobs of a stream, out of everybody's sight; return their ids."""
+        """Keep some jobs of a stream, not to be seen yet; return their ids."""
         self._check_room(len(payloads))
         first = self._last + 1
         self._streams.stage(stream, first, payloads, terms, now)
@@ -296,7 +296,7 @@ class Dispatcher:
         return self._changes.retry(ids, now)
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals."""
+        """Forget jobs that are in no worker's hands; return the refusals."""
         self._may_shrink = True
         return self._changes.drop(ids)
 
@@ -341,7 +341,7 @@ class Dispatcher:
     def commit(self, now: int, listen: Callable[[], bool] | None = None) -> list[Row]:
         """Give idle workers jobs, write all that changed, return what may be handed out.
 
-        ``listen`` hears who has said something meanwhile and returns whether anybody
+        ``listen`` hears what was said meanwhile and returns whether any worker
         has: that goes into the same commit. StorageError if it cannot be written: then
         nothing is lost, and nothing is handed out.
         """
@@ -451,7 +451,7 @@ class Dispatcher:
         return keep + min(max(keep // 50, 1000), 600_000)
 
     def _keep(self) -> int:
-        """Return for how many ms done jobs are kept at least: whoever waits for one may be slow."""
+        """Return for how many ms done jobs are kept at least: one that waits may be slow."""
         return max(round(self.policy.keep_done * 1000), SHORTEST)
 
     # -- the waiting rows

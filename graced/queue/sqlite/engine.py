@@ -1,6 +1,6 @@
 """The embedded engine, as :mod:`graced.queue.engines` finds it: one SQLite file a queue.
 
-Light to import: what opens the file is loaded by whoever opens it.
+Light to import: what opens the file is loaded where it is opened.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def script(url: str) -> str:
 
 
 def init(url: str) -> str:
-    """A file is made by whoever opens it."""
+    """A file is made where it is opened first."""
     return url
 
 
 def status(url: str, pool: str) -> dict[str, Any]:
-    """There is nobody to share it with."""
+    """No other host shares it."""
     return {}
 
 
@@ -90,7 +90,7 @@ def open_offline(file: str, pool: Pool) -> FileEnd:
 
 
 def view_offline(file: str, pool: Pool) -> FileView:
-    """Look at a queue that no keeper has, and leave it to whoever wants it."""
+    """Look at a queue that no keeper has, and leave it free."""
     from graced.queue.sqlite.offline import FileView
 
     return FileView(file)

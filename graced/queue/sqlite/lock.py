@@ -17,7 +17,7 @@ LOOK = 0.02  # seconds between two tries
 
 
 def holder_of(file: str) -> str | None:
-    """Return what whoever has a queue's file says of itself: a keeper's socket, or nothing."""
+    """Return what the holder of a queue's file says of itself: a keeper's socket, or nothing."""
     try:
         with open(f"{file}-keeper", encoding="utf-8", errors="replace") as lock:
             return lock.read(4096) or None
@@ -26,7 +26,7 @@ def holder_of(file: str) -> str | None:
 
 
 def make_private(fd: int) -> None:
-    """Let nobody else open a lock, as with older versions: who can read it can hold it."""
+    """Let no other user open a lock, as with older versions: one that can read it can hold it."""
     found = os.fstat(fd)
     if found.st_uid == os.geteuid() and found.st_mode & 0o077:
         os.fchmod(fd, 0o600)
@@ -58,7 +58,7 @@ class Lock:
         self._about = ""
 
     def take(self, about: str, patience: float = 0.0) -> None:
-        """Take the lock and write down who has it: the path of its socket, or nothing.
+        """Take the lock and write down what has it: the path of its socket, or nothing.
 
         Of other commands, which are soon done with it, it is awaited for so many seconds.
         """

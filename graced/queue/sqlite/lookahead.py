@@ -1,6 +1,6 @@
 """The waiting jobs of a queue that are in memory, the highest priority first.
 
-Those of each priority are in a :mod:`.window` of their own. Who gets them is said in
+Those of each priority are in a :mod:`.window` of their own. Which worker gets them is said in
 :mod:`.dispatcher`.
 """
 

@@ -32,7 +32,7 @@ PATIENCE = 120.0  # seconds for other commands that have the file: there may be 
 
 
 class FileView:
-    """A queue's file, only to be looked at, page by page: it is nobody's meanwhile."""
+    """A queue's file, only to be looked at, page by page; its lock stays free."""
 
     shared = False
 
@@ -119,7 +119,7 @@ class FileEnd:
         return refused
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals by id."""
+        """Forget jobs that are in no worker's hands; return the refusals by id."""
         refused = self._dispatcher.drop(ids)
         self._commit()
         return refused
@@ -140,7 +140,7 @@ class FileEnd:
         return self._dispatcher.counts(self._clock.now())
 
     def hang_up(self) -> None:
-        """Nobody sleeps on it."""
+        """No thread sleeps on it."""
 
     def close(self) -> None:
         """Let a keeper have the file."""

@@ -1,7 +1,7 @@
 """What has changed in a queue and is not in the file yet; how many jobs are in each state.
 
 What is in memory is the truth and the file follows: if it cannot be written the batch is
-kept. Who changes what, and why, is said in :mod:`.dispatcher`.
+kept. What changes them, and why, is said in :mod:`.dispatcher`.
 """
 
 from __future__ import annotations

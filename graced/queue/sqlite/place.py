@@ -1,6 +1,6 @@
 """Whether a queue's open file still is where it was opened: under its name, with its log.
 
-What was removed or renamed stays open, and takes what nobody will ever find. What is done
+What was removed or renamed stays open, and takes what will never be found. What is done
 about it is said in :mod:`.storage`.
 """
 
@@ -85,7 +85,7 @@ def _identity(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino
 
 
-# Who reads the file, and so keeps its log from being folded into it
+# What reads the file, and so keeps its log from being folded into it
 
 
 def readers(path: str) -> list[str]:
@@ -94,7 +94,7 @@ def readers(path: str) -> list[str]:
         inode = os.stat(f"{path}-shm").st_ino
         with open("/proc/locks", encoding="ascii", errors="replace") as locks:
             found = {pid for line in locks if (pid := _reader(line.split(), inode))}
-    except OSError:  # then nobody can tell
+    except OSError:  # then it can't be told
         return []
     return [f"process {pid} ({_name(pid)})" for pid in sorted(found - {os.getpid()})]
 

@@ -27,7 +27,7 @@ class Consumer:
     def __init__(self, name: str) -> None:
         self.name = name
         self.rows: dict[int, Row] = {}  # handed to it, and not settled
-        self.prefetched: dict[int, Row] = {}  # its next jobs, unless somebody idle is there first
+        self.prefetched: dict[int, Row] = {}  # its next jobs, unless an idle worker is there first
         self.capacity = 1  # how many it takes at once; quick ones of more get no reserves
         self.depth = 0  # how many those may be
         self.since = 0  # when it got its job

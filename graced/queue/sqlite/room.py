@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.queue.sqlite.store import Store
 
-PLENTY = 64 << 20  # bytes free with which nobody has to count
+PLENTY = 64 << 20  # bytes free with which there is no need to count
 NEARLY_FULL = "the disk is nearly full: no room for new jobs; make some"
 LOG = SIZE // 2  # bytes to fold with which the ballast is enough
 

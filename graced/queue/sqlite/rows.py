@@ -21,7 +21,7 @@ OPEN = (WAITING, RESERVED, TAKEN)  # what still has to be done
 SMALL = 512  # characters: a longer payload is read from the file when its job is handed out
 
 
-# What is listed of each; None: of all. What is staged is nobody's business yet.
+# What is listed of each; None: of all. What is staged is not shown yet.
 SHOWN: dict[str | None, tuple[int, ...]] = {
     None: (WAITING, RESERVED, TAKEN, DONE, DEAD),
     "waiting": (WAITING, RESERVED),
@@ -132,7 +132,7 @@ Attempt = tuple[int, int, int, "int | None", int, "str | None", bool, str]
 
 
 class Batch:
-    """All that has to be written before anybody is answered."""
+    """All that has to be written before any request is answered."""
 
     __slots__ = (
         "attempts",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Standings:
-    """All of them, by name. Whoever keeps a file has all its schedules: the others are no more."""
+    """All of them, by name. The keeper of a file has all its schedules: others are gone."""
 
     def __init__(self, store: Store, writes: PendingWrites) -> None:
         self._all: dict[str, Standing] = store.standings()

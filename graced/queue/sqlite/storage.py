@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from graced.queue.policy import Policy
     from graced.queue.sqlite.rows import Row
 
-LONG_LOG = 64 << 20  # bytes of the write-ahead log that somebody should know of
+LONG_LOG = 64 << 20  # bytes of the write-ahead log from which on it is told
 LOOK_AT_LOG = 1.0  # seconds
 AGAIN_BYTES = 256 << 10  # of new jobs that must fit before any are taken again
 BREATH = 0.001  # seconds without a word after which the keeper has time for itself
@@ -62,11 +62,11 @@ class QueueFile:
     # -- open and closed
 
     def fileno(self) -> int:
-        """Nobody else writes to it."""
+        """No other process writes to it."""
         return -1
 
     def rang(self) -> None:
-        """Nobody rings."""
+        """Nothing rings."""
 
     @property
     def wants_opening(self) -> bool:
@@ -204,7 +204,7 @@ class QueueFile:
         return False
 
     def _watch_log(self) -> None:
-        """Tell once, and whenever it has doubled, that somebody keeps the log from its end."""
+        """Tell once, and whenever it has doubled, that a reader keeps the log from its end."""
         now = time.monotonic()
         if now < self._log_looked_at + LOOK_AT_LOG or self._store is None:
             return
@@ -224,7 +224,7 @@ class QueueFile:
         """See that all that is written will be found; StorageError if nothing may be.
 
         What was removed is made anew. What was moved, or replaced by another file, gets no
-        new jobs, since those would be found by nobody; what was accepted is worked off.
+        new jobs, since those would never be found; what was accepted is worked off.
         """
         store, file = self._store, self._path
         assert store is not None

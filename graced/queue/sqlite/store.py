@@ -1,8 +1,8 @@
 """The queue's file: all that is read from it and written to it, statement by statement.
 
-One process at a time may open the file: whoever holds the flock on the file beside it.
+One process at a time may open the file: the holder of the flock on the file beside it.
 What it looks like inside is in :mod:`.schema`, what its failures mean in
-:mod:`.errors`. No rule on who gets which job, no clock, no socket.
+:mod:`.errors`. No rule on which worker gets a job, no clock, no socket.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AHEAD_CHARACTERS = 1 << 20  # of payloads that are read ahead with their rows
 PAGE_BYTES = 1 << 20  # of the texts in one listing
 SPARE_PAGES = 1024  # empty pages that are kept for what comes; so is a quarter of all
 SHRUNK_PAGES = 512  # given back in one step
-BUSY_WAIT = 0.2  # seconds for whoever looks into the file with other tools
+BUSY_WAIT = 0.2  # seconds for people who look into the file with other tools
 
 _COLUMNS = (
     "id, state, due, failures, max_attempts, submitted, owner, priority, token, began,"
@@ -574,7 +574,7 @@ def _sync(folder: str) -> None:
 
 
 class View(Store):
-    """A queue's file that is only read, and is nobody's meanwhile: whoever keeps it goes on."""
+    """A queue's file that is only read; its lock stays free, and a keeper of it goes on."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -588,7 +588,7 @@ class View(Store):
             except sqlite3.OperationalError:
                 if os.path.exists(f"{self.path}-wal"):
                     raise
-                # Nobody has it open, and we may not put a log beside it, as SQLite wants to.
+                # No process has it open, and we may not put a log beside it, as SQLite wants to.
                 return self._checked(f"file:{where}?mode=ro&immutable=1")
         except sqlite3.Error as error:
             raise storage_error(self.path, error) from None

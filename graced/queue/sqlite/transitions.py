@@ -1,6 +1,6 @@
 """What becomes of a job: it ends, fails, is given back or cancelled, in memory and in the batch.
 
-Who has it in hand, and who gets the next one, is said in :mod:`.dispatcher`; what clients
+Which worker has it, and which gets the next one, is said in :mod:`.dispatcher`; what clients
 want of single jobs in :mod:`.changes`.
 """
 
@@ -90,7 +90,7 @@ class Transitions:
         self._lookahead.offer(row)
 
     def cancel(self, row: Row, now: int) -> None:
-        """End a row that nobody has in hand any more, without an attempt."""
+        """End a row that is in no worker's hands any more, without an attempt."""
         self.handouts.pop(row.id, None)
         if row.state == TAKEN:
             self._record(row, CANCELLED, now, row.attempt, counts=False)
