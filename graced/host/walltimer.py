@@ -26,11 +26,12 @@ _LATEST: Final = 2 ** (2 * _ITIMERSPEC.size - 1) - 1  # seconds that a long hold
 class WallTimer:
     """Readable once the wall clock has come to a moment, and whenever it was set before that."""
 
+    clock = time.CLOCK_REALTIME
+    _flags = _ABSOLUTE | _CANCEL_ON_SET
+
     def __init__(self) -> None:
         """OSError if there can be none."""
-        self._fd: int = process.libc.timerfd_create(
-            time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC
-        )
+        self._fd: int = process.libc.timerfd_create(self.clock, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd == -1:
             raise process.c_error("timerfd_create")
 
@@ -39,13 +40,17 @@ class WallTimer:
         return self._fd
 
     def set(self, at_ms: int) -> None:
-        """Wait for a moment, in milliseconds since the epoch; what was set before is forgotten."""
+        """Wait for a moment, in milliseconds of its clock; what was set before is forgotten."""
         seconds, ms = divmod(max(at_ms, 1), 1000)
         when = _ITIMERSPEC.pack(0, 0, min(seconds, _LATEST), ms * 1_000_000)
-        while process.libc.timerfd_settime(self._fd, _ABSOLUTE | _CANCEL_ON_SET, when, None) == -1:
+        while process.libc.timerfd_settime(self._fd, self._flags, when, None) == -1:
             error = process.c_error("timerfd_settime")
             if error.errno != errno.ECANCELED:  # that is: the clock was set just now
                 raise error
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)
 
     def clear(self) -> None:
         """Be readable no longer, until it is set again."""
@@ -53,3 +58,10 @@ class WallTimer:
             os.read(self._fd, 8)
         except OSError:  # ECANCELED: the clock was set; EAGAIN: nothing has happened
             pass
+
+
+class BootTimer(WallTimer):
+    """The same for the clock that goes on in a suspend: readable at once when that is over."""
+
+    clock = time.CLOCK_BOOTTIME
+    _flags = _ABSOLUTE

@@ -11,7 +11,15 @@ import signal
 import time
 
 from graced import clock
-from graced.core.events import HostLease, InstantKept, JobCancelled, JobLost, SchedulesKnown
+from graced.core.events import (
+    HostLease,
+    InstantKept,
+    JobCancelled,
+    JobLost,
+    SchedulesKnown,
+    Tick,
+)
+from graced.fencing import KILL_BEFORE_S
 from graced.host import process
 from graced.supervisor.children import HelperProcess
 from graced.supervisor.instants import payload_of
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
     from graced.core.actions import SubmitInstant, Wanted
     from graced.core.events import Event
     from graced.host.stackdump import Window
+    from graced.host.walltimer import BootTimer
     from graced.queue.keeper import Keeper
     from graced.queue.tally import Tally
     from graced.settings import Pool, Schedule, Settings
@@ -50,6 +59,7 @@ class _PoolKeeper:
         "lease",
         "leaving",
         "left",
+        "timer",
         "watched",
         "window",
     )
@@ -60,6 +70,7 @@ class _PoolKeeper:
         self.cut_off: set[int] = set()  # workers that can't reach it
         self.failures = 0
         self.lease = 0.0  # the end of it that the core knows, monotonic seconds
+        self.timer: BootTimer | None = None  # for that end, a suspend included
         self.leaving: float | None = None  # until when it may take to leave
         self.left: str | None = None  # why no worker takes its jobs any more; "" once that is told
         self.watched = -1
@@ -239,7 +250,29 @@ class KeeperManager:
             if lease is not None and abs(lease.until - keeper.lease) > NOTABLE_S:
                 keeper.lease = lease.until
                 found.append(lease)
+                self._look_after_suspend(keeper)
         return found
+
+    def _look_after_suspend(self, keeper: _PoolKeeper) -> None:
+        """Have a tick when a lease ends, also if the machine is suspended until then.
+
+        The selector's time-outs leave a suspend out.
+        """
+        if keeper.timer is None:
+            from graced.host.walltimer import BootTimer  # only leases need it
+
+            keeper.timer = BootTimer()
+            self._selector.register(
+                keeper.timer, selectors.EVENT_READ, lambda _: self._woken(keeper)
+            )
+        record = keeper.handle.plan.record
+        if record is not None:
+            keeper.timer.set(record.host_lease_until // 1_000_000 - round(KILL_BEFORE_S * 1000))
+
+    def _woken(self, keeper: _PoolKeeper) -> None:
+        if keeper.timer is not None:
+            keeper.timer.clear()
+        self._emit(Tick())
 
     def _lease(self, keeper: _PoolKeeper, now: float) -> HostLease | None:
         """Read the scoreboard: it counts the time of a suspend, and the core does not."""
@@ -380,6 +413,10 @@ class KeeperManager:
             if keeper.window is not None:
                 keeper.window.give_back()
                 keeper.window = None
+            if keeper.timer is not None:
+                self._selector.unregister(keeper.timer)
+                keeper.timer.close()
+                keeper.timer = None
             self._keepers = {name: k for name, k in self._keepers.items() if k is not keeper}
             return
         self._start_later(keeper)

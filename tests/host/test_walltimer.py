@@ -7,7 +7,7 @@ import select
 import time
 from pathlib import Path
 
-from graced.host.walltimer import WallTimer
+from graced.host.walltimer import BootTimer, WallTimer
 
 
 def wall_ms() -> int:
@@ -44,3 +44,16 @@ def test_the_kernel_will_tell_it_of_a_clock_that_is_set() -> None:
     assert int(info["clockid"]) == time.CLOCK_REALTIME
     assert int(info["settime flags"], 8) == 0b11, "absolute, and cancelled when the clock is set"
     os.close(timer.fileno())
+
+
+def test_a_boot_timer_goes_by_the_clock_that_a_suspend_does_not_stop() -> None:
+    timer = BootTimer()
+    try:
+        due = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + 30
+        timer.set(due)
+        assert select.select([timer], [], [], 60)[0]
+        assert time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 >= due
+        timer.clear()
+        assert not select.select([timer], [], [], 0)[0]
+    finally:
+        timer.close()
