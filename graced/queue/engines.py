@@ -43,6 +43,11 @@ def is_served(url: str | None) -> bool:
     return engine_of(url).LIBRARY is not None
 
 
+def place_of(plan: KeeperPlan) -> str:
+    """Return what a queue is kept in, as people may see it."""
+    return engine_called(plan.address.engine).described(plan.url, plan.address.file)[0]
+
+
 def url_of(plan: KeeperPlan) -> str:
     """Return the URL by which any pool can have a queue, as people may see it."""
     return engine_called(plan.address.engine).described(plan.url, plan.address.file)[1]

@@ -26,17 +26,3 @@ class KeeperPlan(Record):
     name: str = "graced"
     url: str | None = None  # of the queue; of a server's it may hold a password
     record: WorkerRecord | None = None  # where a lease of a server is told
-
-    @property
-    def has_server(self) -> bool:
-        """Whether other hosts may have the queue, too."""
-        from graced.queue.engines import is_served
-
-        return is_served(self.url)
-
-    @property
-    def kept_in(self) -> str:
-        """What the queue is kept in, as people are told."""
-        from graced.queue.engines import engine_called
-
-        return engine_called(self.address.engine).described(self.url, self.address.file)[0]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from graced.queue.address import QueueAddress
     from graced.queue.job import Outcome
+    from graced.queue.protocol import WorkerQueue
 
 FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is gone
 LAST_RETRY = 1.0
@@ -315,3 +316,9 @@ def _settlement(job: Job, outcome: Outcome, more: bool) -> bytes:
     number = NUMBERS[type(outcome)]
     head = wire.SETTLEMENT.pack(job.id, job.token, number, more, after)
     return wire.frame(Kind.SETTLE, head + text.encode())
+
+
+if TYPE_CHECKING:
+
+    def _is_one(end: WorkerEnd) -> WorkerQueue:
+        return end

@@ -21,6 +21,7 @@ from graced.core.events import (
 )
 from graced.fencing import KILL_BEFORE_S
 from graced.host import process
+from graced.queue.engines import place_of, url_of
 from graced.supervisor.children import HelperProcess
 from graced.supervisor.instants import payload_of
 
@@ -323,10 +324,8 @@ class KeeperManager:
             return
         plan = keeper.handle.plan
         jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
-        from graced.queue.engines import url_of
-
         self._log.warning(
-            f"queue {plan.pool}: {why}, and {jobs} in {plan.kept_in}:"
+            f"queue {plan.pool}: {why}, and {jobs} in {place_of(plan)}:"
             f" a pool with `queue: {url_of(plan)}` would run them; nothing else here does"
         )
         keeper.left = ""  # once
@@ -444,7 +443,7 @@ class KeeperManager:
             case ("ready",):
                 keeper.failures = 0
                 keeper.handle.trouble = None
-                self._log.info(f"queue {pool}: {keeper.handle.plan.kept_in} is open")
+                self._log.info(f"queue {pool}: {place_of(keeper.handle.plan)} is open")
             case ("degraded", str(why)) | ("failed", str(why)):
                 keeper.handle.trouble = why
                 self._log.error(f"queue {pool}: {why}")
