@@ -1,0 +1,1 @@
+"""Layers of YAML, variables and --set, read into typed settings."""

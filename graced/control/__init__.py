@@ -1,0 +1,1 @@
+"""The control socket, both ends: what commands ask of the main process."""

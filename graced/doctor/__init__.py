@@ -1,0 +1,1 @@
+"""Facts about how the daemon is run, and rules on what is wrong with them."""

@@ -1,0 +1,1 @@
+"""What people and programs look at: metrics, history, and the page."""

@@ -1,4 +1,4 @@
-"""Workers that need no code of the user's. Loaded when they are asked for."""
+"""What runs inside a worker. Here: the workers that need no code of the user's, loaded late."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The embedded engine: a queue in one file, which one process writes."""
