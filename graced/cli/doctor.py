@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
-LOOK = "see `graced queue status`"
-
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what is wrong with the unit in force, and how to mend it; return the exit status."""
@@ -71,6 +69,7 @@ def _old(status: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def _servers(facts: Facts) -> Iterator[Finding]:
     """Return what the servers of queues do not promise, as they are set, or why they don't say."""
+    look = f"see `{program.name} queue status`"
     for pool in () if facts.settings is None else facts.settings.pools.values():
         if not is_served(pool.queue):
             continue
@@ -79,12 +78,12 @@ def _servers(facts: Facts) -> Iterator[Finding]:
             status = engine_of(pool.queue).status(pool.queue or "", pool.name)
         except QueueError as error:
             what, _, remedy = str(error).rpartition("; ")
-            yield Finding("queue", f"{where}: {what or remedy}", remedy if what else LOOK)
+            yield Finding("queue", f"{where}: {what or remedy}", remedy if what else look)
             continue
         for warning in status["warnings"]:
             what, _, remedy = warning.rpartition("; ")
             yield Finding(
-                "queue", f"{where}: {what or remedy}", remedy if what else LOOK, hint=True
+                "queue", f"{where}: {what or remedy}", remedy if what else look, hint=True
             )
 
 

@@ -39,7 +39,7 @@ class Feed:
     """Lines in the order of their arrival, to look through and to wait for.
 
     What was said is in a pipe or a socket first. A look through the lines gets all that
-    was said until he looked, whether it had been read by then or not.
+    was said until then, whether it had been read or not.
     """
 
     def __init__(
