@@ -108,3 +108,19 @@ def _pool(url: str) -> object:
     from graced.settings import Pool
 
     return Pool("jobs", queue=url)
+
+
+def test_it_is_reached_by_its_socket_file(tmp_path: Path, redis_server: Redis) -> None:
+    by_file = f"unix://{redis_server.folder}/sock?schema=by_file"
+    engine.init(by_file)
+    with KeeperHarness(tmp_path, Policy(), url=by_file) as harness:
+        harness.start()
+        client, worker = harness.client(), harness.worker(1)
+        client.submit(["1"])
+        settle(worker, take(worker))
+        assert client.counts()["done"] == 1
+
+
+def test_what_the_library_does_not_know_in_a_url_is_told(redis_server: Redis) -> None:
+    with pytest.raises(StorageError, match=r"redis://shop:\*\*\*@.*sslcert"):
+        engine.status(f"redis://shop:s3cret@127.0.0.1:{redis_server.port}/0?sslcert=x", "jobs")

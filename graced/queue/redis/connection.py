@@ -46,18 +46,22 @@ class Connection:
 
         self.url = url
         self.name = os.urandom(8).hex()
+        tcp: dict[str, Any] = {"socket_connect_timeout": CONNECT_LIMIT, "socket_keepalive": True}
+        if url.library.startswith("unix:"):
+            tcp = {}
         try:
             self._client = redis.Redis.from_url(
                 url.library,
                 client_name="".join(c if "!" <= c <= "~" else "-" for c in about),
                 decode_responses=True,
                 encoding_errors="surrogatepass",
-                socket_connect_timeout=CONNECT_LIMIT,
                 socket_timeout=limit,
-                socket_keepalive=True,
                 retry=Retry(NoBackoff(), 0),  # a call whose answer was lost may have happened
                 max_connections=2,
+                **tcp,
             )
+            pool = self._client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # does it know all that the URL says?
         except (ValueError, TypeError) as error:
             raise StorageError(f"{url.shown}: {url.scrub(str(error))}") from None
         self._bell: Any = None
