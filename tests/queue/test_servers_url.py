@@ -11,9 +11,14 @@ from graced.config.scalars import ConfigValueError
 from graced.config.validators import queue
 from graced.queue.address import QueueURLError
 from graced.queue.engines import missing_library
+from graced.queue.redis.address import check_url as check_redis
 from graced.queue.servers import url
 
 FULL = "postgresql://me:s3%21t@db.example:5432/shop?sslmode=require&password=other&queue=q&poll=1s"
+
+
+def test_an_empty_query_is_none() -> None:
+    assert url.read("postgresql://me:s3cret@h/d?", "").secrets == ("s3cret",)
 
 
 def test_what_is_ours_is_taken_off_and_what_is_secret_is_hidden() -> None:
@@ -33,6 +38,53 @@ def test_parameters_that_cannot_be_are_refused_without_the_password(text: str) -
     with pytest.raises(QueueURLError) as refused:
         url.read(f"postgresql://me:s3cret@h/d?{text}", "write another one")
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("secret", ["a/s3cret", "s3cret?b", "a#s3cret", "s3cret@b", "1/s3cret@b?c"])
+def test_a_password_that_should_be_quoted_is_hidden_and_refused(secret: str) -> None:
+    wrong = f"postgresql://me:{secret}@h/d?user=a@b"
+    with pytest.raises(QueueURLError, match="%40, %2F"):
+        url.read(wrong, "")
+    assert url.shown(wrong).startswith("postgresql://me:***@")
+    assert "s3cret" not in url.shown(wrong)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        "postgresql://h:5432/d?user=a@b",
+        "postgresql://h1:5432,h2:5433/d",
+        "postgresql://[::1]:5432/d?user=a@b",
+        "postgresql://me@[::1]:5432/d",
+        "redis://h:6379/0",
+        "unix:///run/redis:1.sock?db=1",
+        "sqlite:////srv/a:b@c.db",
+    ],
+)
+def test_a_url_without_a_password_is_shown_as_it_is(plain: str) -> None:
+    assert url.shown(plain) == plain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "POSTGRESQL://u:s3cret@h/d",
+        "postgresql://h/d?PASSWORD=s3cret",
+        "postgresql://h/d?pass%77ord=s3cret",
+        "sqlite://u:s3cret@h/d",
+    ],
+)
+def test_a_password_is_hidden_however_it_is_spelt(text: str) -> None:
+    assert "s3cret" not in url.shown(text)
+
+
+@pytest.mark.parametrize("place", ["h:port/0", "h:99999/0", "h/shop", "h/-1"])
+def test_a_place_where_no_redis_can_be_is_refused(place: str) -> None:
+    with pytest.raises(QueueURLError) as refused:
+        check_redis(f"redis://:s3cret@{place}")
+    assert "s3cret" not in str(refused.value)
+    assert check_redis("redis://:s3cret@h:6379/3").queue is None
+    assert check_redis("unix:///run/redis.sock?db=1").queue is None
 
 
 def test_a_missing_library_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

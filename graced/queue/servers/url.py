@@ -12,13 +12,17 @@ from graced.queue.address import QueueURLError
 from graced.record import Record
 
 OWN = ("queue", "schema", "poll")  # the parameters that are ours, and not the library's
-SECRET = ("password", "sslpassword")
+SECRET = ("password", "sslpassword", "oauth_client_secret", "scram_client_key")
 LONGEST_NAME = 100  # characters of a queue's name
 LONGEST_SCHEMA = 60  # bytes
 SHORTEST_POLL = 0.1  # seconds
 HIDDEN = "***"
 
-_PASSWORD = re.compile(r"^([a-z]+://[^@/?#]*?):([^@/?#]*)@")
+_START = r"(\w+://[^@/?#:]*):"
+_REST = r"[^@?]*(?:\?(?:[\w%]+=.*)?)?"
+_PASSWORD = re.compile(rf"{_START}([^@/?#]*)@({_REST})", re.DOTALL)
+_PORT = rf"[\w.,:\]-]*(?:/{_REST})?"  # or ports, of several hosts
+_UNQUOTED = re.compile(rf"{_START}(?!{_PORT}$)(.*)@(.*)", re.DOTALL)  # that has @ / ? # in it
 
 
 class ServerURL(Record):
@@ -42,24 +46,27 @@ def read(url: str, advice: str) -> ServerURL:
     """Take a URL apart. Raises QueueURLError; `advice` says what to write."""
     if any(c < " " for c in url):
         raise QueueURLError("has control characters", advice)
+    found = _PASSWORD.fullmatch(url)
+    if found is None and _UNQUOTED.fullmatch(url) is not None:
+        raise QueueURLError(
+            "has a password with one of @ / ? # in it", "write %40, %2F, %3F or %23 for it"
+        )
     before, mark, query = url.partition("?")
     own: dict[str, str] = {}
-    others, shown = [], []
+    others = []
     for part in query.split("&") if mark else []:
-        name, equals, value = part.partition("=")
+        name, _, value = part.partition("=")
         if name in OWN:
             own[name] = _unquoted(value)
-            shown.append(part)
         else:
             others.append(part)
-            shown.append(f"{name}{equals}{HIDDEN}" if name in SECRET else part)
-    secrets = [part.partition("=")[2] for part in others if part.partition("=")[0] in SECRET]
-    if (found := _PASSWORD.match(before)) is not None:
+    secrets = [part.partition("=")[2] for part in others if _is_secret(part)]
+    if found is not None:
         secrets.append(found[2])
     secrets += [_unquoted(secret) for secret in secrets]
     return ServerURL(
         library=_joined(before, others),
-        shown=_joined(_PASSWORD.sub(rf"\1:{HIDDEN}@", before), shown),
+        shown=shown(url),
         queue=_name(own.get("queue"), advice),
         schema=_schema(own.get("schema", "graced"), advice),
         poll=_poll(own.get("poll"), advice),
@@ -69,15 +76,18 @@ def read(url: str, advice: str) -> ServerURL:
 
 def shown(url: str) -> str:
     """Return any queue's URL as people may see it."""
-    scheme, mark, _ = url.partition("://")
-    if not mark or scheme == "sqlite":
-        return url
+    if (found := _PASSWORD.fullmatch(url) or _UNQUOTED.fullmatch(url)) is not None:
+        url = f"{found[1]}:{HIDDEN}@{found[3]}"
     before, mark, query = url.partition("?")
     parts = [
-        f"{part.partition('=')[0]}={HIDDEN}" if part.partition("=")[0] in SECRET else part
+        f"{part.partition('=')[0]}={HIDDEN}" if _is_secret(part) else part
         for part in query.split("&")
     ]
-    return _PASSWORD.sub(rf"\1:{HIDDEN}@", before) + mark + "&".join(parts)
+    return before + mark + "&".join(parts)
+
+
+def _is_secret(part: str) -> bool:
+    return _unquoted(part.partition("=")[0]).lower() in SECRET
 
 
 def _joined(before: str, parts: list[str]) -> str:
