@@ -24,7 +24,14 @@ from graced.client.find import (
 from graced.exitcodes import CONFIG
 from graced.queue import jsonvalue
 from graced.queue.job import MAX_PAYLOAD
-from graced.queue.protocol import STATES, AnswerLost, QueueError, QueueGone, ServerGone
+from graced.queue.protocol import (
+    NO_SUCH_JOB,
+    STATES,
+    AnswerLost,
+    QueueError,
+    QueueGone,
+    ServerGone,
+)
 from graced.queue.terms import Terms
 from graced.record import Record
 
@@ -275,20 +282,20 @@ class Queue:
     def retry(self, number: int) -> None:
         """Make a job due now, a dead one with all its attempts.
 
-        QueueError if it is being worked on, or done, or not there.
+        QueueError if it is being worked on, or done; NoSuchJob if it is not there.
         """
         self._change(number, lambda end, ids: end.retry(ids), _is_not_dead)
 
     def cancel(self, number: int) -> None:
         """Have a job dead: at once if it waits, once its worker is interrupted if it is in hand.
 
-        Its evidence is the reason ``cancelled``; no attempt counts. QueueError if it is done, or
-        not there.
+        Its evidence is the reason ``cancelled``; no attempt counts. QueueError if it is done;
+        NoSuchJob if it is not there.
         """
         self._change(number, lambda end, ids: end.cancel(ids), _is_cancelled)
 
     def drop(self, number: int) -> None:
-        """Forget a job. QueueError if it is being worked on, or not there."""
+        """Forget a job. QueueError if it is being worked on; NoSuchJob if it is not there."""
         self._change(number, lambda end, ids: end.drop(ids), _is_gone)
 
     def _change(
@@ -307,6 +314,8 @@ class Queue:
 
         refused = self._do(self._place.find, lambda end: act(end, [number]), again)
         if number in refused and not (lost and is_so(self._listing(number))):
+            if refused[number] == NO_SUCH_JOB:
+                raise NoSuchJob(number)
             raise QueueError(f"job {number}: {refused[number]}")
 
     # -- connections
@@ -436,7 +445,7 @@ class _NoQueue:
         return dict.fromkeys(STATES, 0)
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
-        return dict.fromkeys(ids, "no such job")
+        return dict.fromkeys(ids, NO_SUCH_JOB)
 
     drop = cancel = retry
 
@@ -508,10 +517,16 @@ def _number(number: int) -> int:
 
 
 def _terms(
-    delay: float, priority: int, max_attempts: int | None, unique: str | None = None
+    delay: Any, priority: int, max_attempts: int | None, unique: str | None = None
 ) -> Terms:
     if type(priority) is not int:
         raise TypeError(f"priority={priority!r}: write a whole number")
+    if max_attempts is not None and type(max_attempts) is not int:
+        raise TypeError(f"max_attempts={max_attempts!r}: write a whole number")
+    if unique is not None and type(unique) is not str:
+        raise TypeError(f"unique={unique!r}: write a text")
+    if isinstance(delay, str):
+        raise TypeError(f"delay={delay!r}: write a number of seconds")
     if max_attempts is not None and max_attempts < 1:
         raise ValueError(f"max_attempts={max_attempts!r}: write 1 or more")
     terms = Terms(float(delay), max_attempts or 0, priority, unique)

@@ -23,6 +23,7 @@ else:
     Protocol = object
 
 STATES = ("waiting", "taken", "done", "dead")
+NO_SUCH_JOB = "no such job"  # why a change of one is refused by any engine
 
 
 class QueueError(Exception):

@@ -6,7 +6,7 @@ What the calls do is in functions.lua; what is asked, and why, in
 
 from __future__ import annotations
 
-from graced.queue.protocol import StorageError
+from graced.queue.protocol import NO_SUCH_JOB, StorageError
 from graced.queue.redis.connection import Connection
 from graced.queue.servers.link import Answer, Expired, Handout, Submission
 from graced.queue.standing import Standing
@@ -190,7 +190,7 @@ class RedisLink:
 
     def _each(self, what: str, ids: Sequence[int]) -> dict[int, str]:
         known = [id for id in ids if 0 < id < 1 << 46]  # as many as a number of the server's holds
-        refused = {id: "no such job" for id in ids if id not in known}
+        refused = {id: NO_SUCH_JOB for id in ids if id not in known}
         return refused | {int(id): why for id, why in self._call(what, ids=known)["refused"]}
 
     def pause(self, paused: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graced.queue.protocol import NO_SUCH_JOB
 from graced.queue.sqlite.rows import DEAD, DONE, RESERVED, STAGED, TAKEN, WAITING, Row
 
 TYPE_CHECKING = False
@@ -102,7 +103,7 @@ class Changes:
             row = self._rows.get(id) or self._writes.find(id) if known else None
             if row is not None and row.state == STAGED and not self._streams.accepts(row):
                 row = None
-            why = "no such job" if row is None else act(row)
+            why = NO_SUCH_JOB if row is None else act(row)
             if why is not None:
                 refused[id] = why
         return refused
