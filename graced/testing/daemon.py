@@ -244,10 +244,11 @@ class DaemonProcess:
 class Daemon(DaemonProcess):
     """A daemon of a test's own, ready: what the fixture ``daemon`` returns.
 
-    `config` is the path of a configuration, or one as a mapping, which is written to a folder of
-    the daemon's own: relative paths start there. Sockets and queues are in that folder, the log
-    is in ``log``, and it runs as the test's own user, whatever the configuration says. `sets`
-    are values over those of the file, as ``--set`` takes them. `env` is added to its environment.
+    `config` is the path of a configuration, or one as a mapping or as a text of several lines,
+    which is written to a folder of the daemon's own: relative paths start there. Sockets and
+    queues are in that folder, the log is in ``log``, and it runs as the test's own user, whatever
+    the configuration says. `sets` are values over those of the file, as ``--set`` takes them.
+    `env` is added to its environment.
     Workers can import what the test can.
     """
 
@@ -258,11 +259,14 @@ class Daemon(DaemonProcess):
         env: Mapping[str, str] | None = None,
         command: Sequence[str] = (),
     ) -> None:
-        written = Path(config).absolute() if isinstance(config, (str, os.PathLike)) else None
+        is_text = isinstance(config, str) and "\n" in config
+        is_path = isinstance(config, (str, os.PathLike)) and not is_text
+        written = Path(config).absolute() if is_path else None  # type: ignore[arg-type]
         super().__init__(written or Path("config.yaml"), command)
         if written is None:
             self.config = self.short / "config.yaml"
-            self.config.write_text(_yaml(config), encoding="utf-8")
+            text = config if isinstance(config, str) else _yaml(config)
+            self.config.write_text(text, encoding="utf-8")
         self.environ = dict(env or {})
         self._queues: dict[str, Queue] = {}
         own = ("log.file=null", "user=null", "group=null")

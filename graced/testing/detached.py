@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import threading
+from contextlib import nullcontext
 from typing import Generic, TypeVar
 
 from graced import settings
@@ -31,6 +32,7 @@ from graced.workers.socket_worker import SocketWorker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from graced.client.queue import Queue
@@ -51,6 +53,8 @@ def worker(
     **keys: Any,
 ) -> DetachedWorker[W]:
     """Return a worker for a ``with`` block: ``setup()`` at its begin, ``teardown()`` at its end.
+
+    Without one each call of ``step()``, ``handle()`` and ``run()`` is a whole life of its own.
 
     `queue`: a :class:`MemoryQueue`, or payloads of the jobs in it. `sockets`: what a
     SocketWorker listens on, a loopback address of its own by default. Further `keys` are those
@@ -104,8 +108,13 @@ class DetachedWorker(Generic[W]):
         self._runtime: _DetachedRuntime
         self.progress: list[tuple[float | None, str]] = []  # all that jobs have told
         self._handled = 0
+        self._begun = False
 
     # -- its life
+
+    def _life(self) -> AbstractContextManager[object]:
+        """Return the life that a call is part of: the block's, else one for the call alone."""
+        return nullcontext() if self._begun else self
 
     def __enter__(self) -> DetachedWorker[W]:
         runtime = self._runtime = _DetachedRuntime(self._context(), self._slot, self.queues)
@@ -122,12 +131,14 @@ class DetachedWorker(Generic[W]):
                 made._close()
                 raise
             runtime.writer.ready()
+            self._begun = True
         except BaseException:
             runtime.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._begun = False
         try:
             self._runtime.turn_to_leave()
             try:
@@ -149,9 +160,10 @@ class DetachedWorker(Generic[W]):
 
     def step(self) -> None:
         """Do one round of ``step()``; raises what that raises."""
-        if isinstance(self.worker, (JobWorker, SocketWorker)):
+        if issubclass(self._class, (JobWorker, SocketWorker)):
             raise TypeError(f"{self._class.__name__} has no step(); call handle(…) or run()")
-        self._runtime.round(self.worker._as_call(self.worker.step))
+        with self._life():
+            self._runtime.round(self.worker._as_call(self.worker.step))
 
     def handle(self, *given: Any) -> Any:
         """Do one job, given its payload or a :class:`Job`; return the result as it would be kept.
@@ -160,6 +172,10 @@ class DetachedWorker(Generic[W]):
         payload or result are no JSON value. The queue has no part in it. Of a SocketWorker:
         serve one connection, given it and its address.
         """
+        with self._life():
+            return self._do(*given)
+
+    def _do(self, *given: Any) -> Any:
         handle: Callable[..., Any] = self.worker.handle  # type: ignore[attr-defined]
         if not isinstance(self.worker, JobWorker):
             return self._runtime.round(handle, *given)
@@ -184,6 +200,10 @@ class DetachedWorker(Generic[W]):
         row there are no more. Returns how many rounds there were. A ``run()`` of the worker's own
         is called instead, once.
         """
+        with self._life():
+            return self._run(rounds)
+
+    def _run(self, rounds: int | None) -> int:
         if type(self.worker).run is not Worker.run:
             self._runtime.run_free(self.worker._as_call(self.worker.run))
             return 1

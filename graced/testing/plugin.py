@@ -20,7 +20,7 @@ _started: pytest.StashKey[list[Daemon]] = pytest.StashKey()
 
 @pytest.fixture
 def daemon(request: pytest.FixtureRequest) -> Iterator[Callable[..., Daemon]]:
-    """Start the real daemon: ``daemon(config, "pools.jobs.workers=2")``, by a mapping or a path.
+    """Start the real daemon: ``daemon(config, "pools.jobs.workers=2")``, or a mapping, or text.
 
     It is ready when the call returns, and gone with all that it started when the test is over.
     What it can be asked is said at :class:`graced.testing.Daemon`.

@@ -159,6 +159,19 @@ def test_a_job_by_itself() -> None:
         assert len(detached.queue) == 0
 
 
+def test_a_call_without_a_block_is_a_whole_life() -> None:
+    lone = worker(Poller)
+    for _ in range(2):
+        lone.step()
+        assert lone.worker.told == ("setup", "False", "teardown")
+    assert lone.run(2) == 2
+    assert lone.worker.told == ("setup", "False", "False", "teardown")
+    assert worker(Thumbs, {"size": 8}).handle("a")["size"] == 8
+    jobs = worker(Thumbs, {"size": 8}, queue=["a.png"])
+    assert jobs.run() == 1
+    assert jobs.queue.job(1).state == "done"
+
+
 def test_jobs_of_the_queue_end_as_in_a_daemon() -> None:
     jobs = ["a.png", "once", "again", "never", "bad", "set"]
     with worker(Thumbs, {"size": 1}, jobs, max_attempts=2) as detached:

@@ -147,7 +147,10 @@ def test_a_daemons_life_leaves_nothing_behind(tmp_path: Path) -> None:
     assert mark
 
 
-@pytest.mark.parametrize("config", ["missing.yaml", {"pools": {"jobs": {"wrokers": 1}}}])
+@pytest.mark.parametrize(
+    "config",
+    ["missing.yaml", "pools:\n  jobs: {wrokers: 1}\n", {"pools": {"jobs": {"wrokers": 1}}}],
+)
 def test_a_daemon_that_cannot_start_says_why(config: object) -> None:
     from graced.testing import Daemon
 
