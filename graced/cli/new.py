@@ -28,8 +28,9 @@ NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")  # for deb, Python and 
 MAX_NAME_CHARS: Final = 31  # of a user, see useradd(8)
 # Modules that are there when it runs, and users that every system has: the service would be one.
 MODULES: Final = frozenset(
-    "daemon graced lockfile pip pytest sdnotify setproctitle setuptools tests yaml".split()
+    "daemon graced lockfile pip pytest sdnotify setproctitle setuptools test tests yaml".split()
 )
+FOLDERS: Final = frozenset("build dist packaging systemd tests var".split())  # of the project
 USERS: Final = frozenset(
     "adm backup bin dbus games irc list lp mail man messagebus news nobody operator polkitd proxy"
     " root shutdown sshd sync sys systemd uucp www-data".split()
@@ -69,6 +70,8 @@ def why_not(name: str) -> str | None:
         return "is a module of Python's"
     if module in MODULES:
         return "is a module that it would need itself"
+    if module in FOLDERS:
+        return "is a folder that the project has for something else"
     if name in USERS:
         return "is a user of the system's"
     return None

@@ -13,7 +13,7 @@ import selectors
 import signal
 from collections import deque
 
-from graced import clock
+from graced import clock, program
 from graced.core import actions as ac
 from graced.core import events as ev
 from graced.core.daemon import EXTEND_MARGIN_S
@@ -404,9 +404,7 @@ class Supervisor:
             self.history.record("stopping")
         elif isinstance(word, ac.TellReady) and not self._was_ready:
             self._was_ready = True
-            from graced import __version__
-
-            self.history.record("start", pid=os.getpid(), version=__version__)
+            self.history.record("start", pid=os.getpid(), version=program.version)
 
     def _note_reload(self, end: ac.EndReload) -> None:
         result = "ok" if end.ok else "incomplete" if end.incomplete else "refused"

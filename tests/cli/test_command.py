@@ -79,6 +79,7 @@ def test_processes_and_status_have_its_name(home: Path) -> None:
         children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
         names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in (daemon.pid, *children)}
         assert names == {"thumbnail-servi", "thumbnai-zygote", "thumbnai-worker", "thumbnai-keeper"}
+        assert "version 1.2.3" in run("history").stdout
         assert run("stop").returncode == 0
         assert daemon.wait(DEADLINE) == 0
     finally:

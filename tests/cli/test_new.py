@@ -20,6 +20,8 @@ REFUSED = {
     "graced": "my-app",
     "yaml": "my-yaml",
     "mail": "my-mail",
+    "test": "my-test",
+    "packaging": "my-packaging",
     "x": "my-x",
     "My_App": "my-app",
     "MyApp": "my-app",
