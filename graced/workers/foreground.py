@@ -10,6 +10,7 @@ import faulthandler
 import os
 import signal
 import sys
+import threading
 import time
 
 from graced.exitcodes import FAILED, INTERRUPTED, OK, USAGE
@@ -32,15 +33,33 @@ if TYPE_CHECKING:
     from graced.client.queue import Queue
     from graced.workers.context import WorkerContext
 
+AGAIN_S = 0.1  # seconds until an interrupt that could not be raised is tried again
+
 
 class _Foreground(Runtime):
     """A runtime that a person interrupts: each time, not once."""
 
+    _again: threading.Timer | None = None
+
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """Raise, even if it has been raised before: a debugger may have taken that for itself."""
-        if self.writer.phase <= Phase.BUSY:
-            self.raised = None
+        if self.writer.phase > Phase.BUSY:
+            return super()._on_interrupt(number, frame)
+        self.raised = None
         super()._on_interrupt(number, frame)
+        # It was not raised, as in code of graced: where there is a main process, that repeats it.
+        self.be_quiet()
+        main = threading.get_ident(), signal.SIGINT
+        self._again = threading.Timer(AGAIN_S, signal.pthread_kill, main)
+        self._again.daemon = True
+        self._again.start()
+        return None
+
+    def be_quiet(self) -> None:
+        """Repeat no interrupt."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
     def _open_queue(self, pool: str) -> Queue:
         """Return the daemon's own queue: what is submitted there is no trial."""
@@ -50,6 +69,7 @@ class _Foreground(Runtime):
 
     def interrupt(self) -> NoReturn:
         """Raise, and forget that it was asked for: what has taken it goes on as before."""
+        self.be_quiet()
         self.asked = NOTHING
         super().interrupt()
 
@@ -88,6 +108,7 @@ def run(context: WorkerContext, payload: str | None) -> int:
     runtime.writer.ready()
     status = _round(runtime, worker, payload)
     runtime.turn_to_leave()
+    runtime.be_quiet()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # out of a teardown() that hangs
     report = tear_down(runtime, worker, ExitReport(ExitKind.DRAINED))
     return status if report.left == ExitKind.DRAINED else status or FAILED
