@@ -20,7 +20,7 @@ from graced.units import format_duration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from graced.settings import Pool
@@ -62,25 +62,41 @@ def _pools(args: argparse.Namespace) -> list[Pool]:
 
 
 def _init(args: argparse.Namespace) -> int:
-    places: dict[str, Pool] = {}
-    for pool in _pools(args):
-        places.setdefault(engine_of(pool.queue).script(pool.queue or ""), pool)
-    for text, pool in places.items():
-        if args.show:
-            print(text, end="")
-        else:
-            print(plain(f"{engine_of(pool.queue).init(pool.queue or '')}: ready"))
-    return 0
+    pools = _pools(args)
+    if args.show:
+        texts = [engine_of(pool.queue).script(pool.queue or "") for pool in pools]
+        print("".join(dict.fromkeys(texts)), end="")
+        return 0
+    places = {pool.queue or "": pool for pool in pools}
+    return _for_each(places.values(), lambda p: f"{engine_of(p.queue).init(p.queue or '')}: ready")
 
 
 def _status(args: argparse.Namespace) -> int:
-    found = {p.name: engine_of(p.queue).status(p.queue or "", p.name) for p in _pools(args)}
+    found = {}
+
+    def text(pool: Pool) -> str:
+        found[pool.name] = engine_of(pool.queue).status(pool.queue or "", pool.name)
+        return "" if args.json else "\n".join(_shown(pool.name, found[pool.name]))
+
+    status = _for_each(_pools(args), text)
     if args.json:
         print(json.dumps(found))
-        return 0
-    for name, status in found.items():
-        print("\n".join(map(plain, _shown(name, status))))
-    return 0
+    return status
+
+
+def _for_each(pools: Iterable[Pool], text: Callable[[Pool], str]) -> int:
+    """Print what there is to say of each, also where another one fails."""
+    status = 0
+    for pool in pools:
+        try:
+            if told := text(pool):
+                print("\n".join(map(plain, told.splitlines())), flush=True)
+        except ClientMissing:
+            raise
+        except QueueError as error:
+            complain(error)
+            status = FAILED
+    return status
 
 
 def _shown(name: str, status: dict[str, Any]) -> list[str]:
