@@ -99,6 +99,7 @@ def _be_known(name: str) -> None:
 
 def _server(plan: WebPlan, answers: socket.socket) -> Any:
     """Return what serves for ever. All is imported and read before the process is confined."""
+    import logging
     import socket as sockets
 
     from waitress import wasyncore
@@ -107,6 +108,7 @@ def _server(plan: WebPlan, answers: socket.socket) -> Any:
     from graced.monitoring.daemon_view import DaemonView
     from graced.monitoring.site import Site
 
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # callers can't fill the log
     listening = [sockets.socket(fileno=fd) for fd in plan.fds]
     connections: dict[int, Any] = {}
     create_server(

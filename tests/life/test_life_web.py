@@ -16,6 +16,8 @@ import pytest
 from daemon_harness import SOON, Daemon
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from graced.monitoring.web_process import MAX_CONNECTIONS
+
 JOBS = """
 from graced import JobWorker
 
@@ -157,6 +159,18 @@ def test_it_comes_back_and_the_daemon_does_not_notice(daemon: Daemon, served: Br
     assert not answers(Browser(port))
     assert daemon.run("stop").returncode == 0
     daemon.ended(0)
+
+
+def test_too_many_connections_say_nothing_in_the_log(daemon: Daemon, served: Browser) -> None:
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(MAX_CONNECTIONS + 10):
+            place = ("127.0.0.1", served.port)
+            open_ones.enter_context(socket.create_connection(place, timeout=SOON))
+        pid = web_pid(daemon)
+        daemon.until(lambda: len(os.listdir(f"/proc/{pid}/fd")) >= MAX_CONNECTIONS)
+    assert served("/health")[0] == 200
+    daemon.demand("stop")
+    assert "connection limit" not in str(daemon.log)
 
 
 def answers(browser: Browser) -> bool:
