@@ -29,9 +29,11 @@ from graced.zygote.plan import ZygotePlan
 
 DEADLINE = 30.0  # seconds; only a failure reaches it
 
+# nap(): a minute in slices, since a signal that comes just before a sleep is heard after it. On one
+# line: tests know the numbers of those that follow.
 PRELUDE = """
 from __future__ import annotations
-import os, signal, sys, time
+import os, signal, sys, time; nap = lambda: [time.sleep(0.01) for _ in range(6000)]
 from graced import Worker, WorkerInterrupt
 
 def say(*words):

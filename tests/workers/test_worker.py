@@ -420,7 +420,7 @@ def test_a_drain_in_setup_is_an_interrupt(harness: ZygoteHarness) -> None:
         def step(self): self.wait(None)
         def setup(self):
             try:
-                say("setup"); time.sleep(60)
+                say("setup"); nap()
             finally:
                 say("cleaned")
         def teardown(self): say("teardown")
@@ -463,7 +463,7 @@ def test_a_setup_that_swallows_the_interrupt_gets_no_rounds(harness: ZygoteHarne
     code = """
     class W(Worker):
         def setup(self):
-            try: say("setup"); time.sleep(60)
+            try: say("setup"); nap()
             except BaseException: pass
         def step(self): say("step")
         def teardown(self): say("teardown")
@@ -761,7 +761,7 @@ def test_an_interrupt_ends_a_round(harness: ZygoteHarness) -> None:
     class W(Worker):
         def step(self):
             try:
-                say("begin"); time.sleep(60)
+                say("begin"); nap()
             except Exception: say("not an exception")
             finally: say("cleaned")
         def teardown(self): say("teardown")
@@ -795,7 +795,7 @@ def test_an_interrupt_in_wait(harness: ZygoteHarness) -> None:
 def test_an_interrupt_during_a_drain(harness: ZygoteHarness) -> None:
     code = """
     class W(Worker):
-        def step(self): say("begin"); time.sleep(60)
+        def step(self): say("begin"); nap()
         def teardown(self): say("teardown")
     """
     child = harness.worker(code).ready()
@@ -811,7 +811,7 @@ def test_who_swallows_the_interrupt_gets_no_second(harness: ZygoteHarness) -> No
     code = """
     class W(Worker):
         def step(self):
-            try: say("begin"); time.sleep(60)
+            try: say("begin"); nap()
             except BaseException: say("swallowed")
             for _ in range(50): time.sleep(0.005)
             self.wait(10)
@@ -998,7 +998,7 @@ def test_an_overlong_lease_holds_no_longer_than_it_said(harness: ZygoteHarness) 
     class W(Worker):
         def step(self):
             with self.critical(0.1):
-                say("inside"); time.sleep(60)
+                say("inside"); nap()
         def teardown(self): say("teardown")
     """
     child = harness.worker(code).ready()
@@ -1082,7 +1082,7 @@ def test_a_loop_of_ones_own_is_interrupted(harness: ZygoteHarness) -> None:
     code = """
     class W(Worker):
         def run(self):
-            try: say("run"); time.sleep(60)
+            try: say("run"); nap()
             finally: say("cleaned")
         def teardown(self): say("teardown")
     """
@@ -1288,7 +1288,7 @@ class W(Worker):
     def setup(self): signal.signal(signal.{0}, self.on_signal)
     def on_signal(self, number, frame): {1}
     def {2}(self):
-        try: say("begin"); time.sleep(60)
+        try: say("begin"); nap()
         finally: say("cleaned")
     def teardown(self): say("teardown")
 """

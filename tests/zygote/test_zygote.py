@@ -233,7 +233,7 @@ def test_without_preload_a_look_up_that_fails_is_an_import_that_fails(
 
 
 def test_without_preload_a_look_up_can_be_interrupted(harness: ZygoteHarness) -> None:
-    child = harness.worker(LAZY.format("say('looking'); time.sleep(60)"), preload=False)
+    child = harness.worker(LAZY.format("say('looking'); nap()"), preload=False)
     harness.feed.wait("looking")
     nudge(child, signal.SIGTERM)
     assert child.ended().status == 0
