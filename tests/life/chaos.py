@@ -3,7 +3,7 @@
 By mistake, not by malice: none of them kills, and none looks for another's memory. The main
 process answers `status` all the while. Run by itself, it goes on for as long as you like:
 
-    python tests/life/chaos.py [SECONDS] [SEED]
+    PYTHONPATH=tests python tests/life/chaos.py [SECONDS] [SEED]
 """
 
 from __future__ import annotations

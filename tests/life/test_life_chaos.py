@@ -10,7 +10,7 @@ import pytest
 from chaos import configure, live, stop
 from daemon_harness import ROOT, Daemon
 
-SECONDS = 10.0  # by hand, for as long as you like: python tests/chaos.py
+SECONDS = 10.0  # by hand, for as long as you like: PYTHONPATH=tests python tests/life/chaos.py
 
 
 @pytest.mark.parametrize("seed", [1])
