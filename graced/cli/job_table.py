@@ -42,14 +42,17 @@ def json_line(job: dict[str, Any]) -> str:
 
 def json_whole(job: dict[str, Any]) -> str:
     """Return one line with a job and its attempts one by one."""
-    tries = [_moments(each) | {"evidence": _parsed(each["evidence"])} for each in job["tries"]]
+    tries = [
+        _moments(each) | {"evidence": jsonvalue.read_or_text(each["evidence"])}
+        for each in job["tries"]
+    ]
     return json.dumps(_shown(job) | {"tries": tries})
 
 
 def _shown(job: dict[str, Any]) -> dict[str, Any]:
     shown = _moments({key: value for key, value in job.items() if key not in ("dead", "tries")})
     for name in ("payload", "result", "evidence"):
-        shown[name] = _parsed(job[name])
+        shown[name] = jsonvalue.read_or_text(job[name])
     return shown
 
 
@@ -72,7 +75,7 @@ def in_full(job: dict[str, Any]) -> str:
     for each in job["tries"]:
         free = "" if each["counts"] else ", which does not count"
         lines.append(f"  attempt {each['attempt']}{free}: {_lasted(each)}")
-        lines += _evidence(_parsed(each["evidence"]), "    ")
+        lines += _evidence(jsonvalue.read_or_text(each["evidence"]), "    ")
     return "\n".join(lines)
 
 
@@ -123,15 +126,6 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _parsed(text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return jsonvalue.read(text)
-    except ValueError:  # what a stranger has put into the queue
-        return text
-
-
 def _iso(at: float) -> str:
     return iso(round(at * 1000) * 1_000_000)
 
@@ -155,7 +149,7 @@ class Table:
         """Return a job's line."""
         head, self._head = self._head, ""
         age = format_age(time.time() - job["submitted"])
-        what = _shortened(_what(_parsed(job["payload"])), self.MAX_TEXT)
+        what = _shortened(_what(jsonvalue.read_or_text(job["payload"])), self.MAX_TEXT)
         why = evidence(job).get("reason")
         if job.get("progress"):
             what += f"  ({_shortened(_how_far(job['progress']), self.MAX_TEXT)})"

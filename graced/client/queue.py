@@ -538,15 +538,7 @@ def _terms(
 
 def _info(job: dict[str, Any]) -> JobInfo:
     known = {name: job[name] for name in JobInfo.__match_args__ if name in job}
-    known |= {name: _read(job[name]) for name in ("payload", "result", "evidence")}
-    tries = [{**each, "evidence": _read(each["evidence"])} for each in job.get("tries", ())]
+    value = jsonvalue.read_or_text
+    known |= {name: value(job[name]) for name in ("payload", "result", "evidence")}
+    tries = [{**each, "evidence": value(each["evidence"])} for each in job.get("tries", ())]
     return JobInfo(**{**known, "tries": tries})
-
-
-def _read(text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return jsonvalue.read(text)
-    except ValueError:  # what a stranger has put into the queue
-        return text

@@ -80,3 +80,13 @@ def _finite(digits: str) -> float:
     if number in (INFINITY, -INFINITY):
         raise ValueError(f"{digits[:40]} is too large a number")
     return number
+
+
+def read_or_text(text: str | None) -> Any:
+    """Return a stored value; where it is no JSON, as a stranger may have stored, its text."""
+    if text is None:
+        return None
+    try:
+        return read(text)
+    except ValueError:
+        return text

@@ -85,7 +85,7 @@ class Dispatcher:
     # -- workers
 
     def consumer(self, name: str) -> Consumer:
-        """Return an consumer, known or new."""
+        """Return a consumer, known or new."""
         found = self.consumers.get(name)
         if found is None:
             found = self.consumers[name] = Consumer(name)
