@@ -1,7 +1,6 @@
 """Which engines of queues there are: from the scheme of a queue's URL to the package that keeps it.
 
-A further engine is one package with a module that does what
-:class:`graced.queue.protocol.Engine` says, and one line here. Nothing else reads a queue's URL.
+A further engine is one package and one line here. Nothing else reads a queue's URL.
 """
 
 from __future__ import annotations
@@ -9,18 +8,19 @@ from __future__ import annotations
 from importlib import import_module
 
 from graced.queue.address import QueueAddress, QueueURLError, socket_path
+from graced.queue.servers.engine import ServerEngine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.queue.plan import KeeperPlan
     from graced.queue.protocol import Engine
 
-ENGINES = {
+ENGINES = {  # a module that does what the protocol says, or the address of a server's package
     "sqlite": "graced.queue.sqlite.engine",
-    "postgresql": "graced.queue.postgresql.engine",
-    "redis": "graced.queue.redis.engine",
-    "rediss": "graced.queue.redis.engine",
-    "unix": "graced.queue.redis.engine",
+    "postgresql": "graced.queue.postgresql.address",
+    "redis": "graced.queue.redis.address",
+    "rediss": "graced.queue.redis.address",
+    "unix": "graced.queue.redis.address",
 }
 DEFAULT = "sqlite"  # for a pool that names no queue
 
@@ -30,7 +30,8 @@ def engine_called(scheme: str) -> Engine:
     if scheme not in ENGINES:
         remedy = engine_called(DEFAULT).ADVICE
         raise QueueURLError(f"names no queue engine, only {', '.join(ENGINES)}", remedy)
-    return import_module(ENGINES[scheme])  # a module that is one
+    module = import_module(ENGINES[scheme])
+    return module if module.LIBRARY is None else ServerEngine(module)
 
 
 def engine_of(url: str | None) -> Engine:

@@ -11,8 +11,11 @@ from redis_server import Redis
 
 from graced.queue.policy import Policy
 from graced.queue.protocol import QueueError, StorageError
-from graced.queue.redis import engine
+from graced.queue.redis import address
 from graced.queue.redis.link import VERSION
+from graced.queue.servers.engine import ServerEngine
+
+engine = ServerEngine(address)
 
 
 @pytest.fixture

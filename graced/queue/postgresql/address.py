@@ -5,7 +5,6 @@ from __future__ import annotations
 from graced.queue.address import Library
 from graced.queue.servers import url as server_url
 
-SCHEME = "postgresql"
 LIBRARY = Library("psycopg", "postgresql", "python3-psycopg")
 ADVICE = "write postgresql://user@host/database, as for psql"
 URL_PATTERN = r"postgresql://[^\x00-\x1f]*"

@@ -16,7 +16,7 @@ from graced.queue.standing import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from graced.queue.policy import Policy
@@ -430,7 +430,4 @@ def _answer(rows: Sequence[Row], asked: int) -> Answer:
     return Answer(lost=True)
 
 
-if TYPE_CHECKING:
-
-    def _is_one(link: PostgresLink) -> Link:
-        return link
+connect: Callable[[ServerURL, str, str], Link] = PostgresLink

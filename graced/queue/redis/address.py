@@ -5,7 +5,6 @@ from __future__ import annotations
 from graced.queue.address import Library, QueueURLError
 from graced.queue.servers import url as server_url
 
-SCHEMES = ("redis", "rediss", "unix")
 LIBRARY = Library("redis", "redis", "python3-redis")
 ADVICE = "write redis://host:6379/0, rediss:// with TLS, or unix:///path.sock"
 URL_PATTERN = r"(redis|rediss|unix)://[^\x00-\x1f]*"

@@ -13,7 +13,7 @@ from graced.queue.standing import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from graced.queue.policy import Policy
@@ -339,7 +339,4 @@ def _in_seconds(told: dict[str, Any]) -> dict[str, Any]:
     return {k: v / 1000 if k in TIMES and v is not None else v for k, v in told.items()}
 
 
-if TYPE_CHECKING:
-
-    def _is_one(link: RedisLink) -> Link:
-        return link
+connect: Callable[[ServerURL, str, str], Link] = RedisLink
