@@ -391,9 +391,8 @@ if os.fork() == 0:  # somebody else is in the foreground
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.tcsetpgrp(fd, os.getpgrp())
     os.write(write, b"x")
-    for each in (1, 2, write):
+    for each in (1, 2, read, write):  # what is written is for the other one alone
         os.close(each)
-    os.read(read, 2)
     signal.pause()
 os.read(read, 1)
 for stream in (1, 2):
