@@ -193,8 +193,9 @@ def test_rounds_of_an_async_worker(daemon: Daemon) -> None:
     assert daemon.workers()[0]["errors"] > 0
     steps(daemon)
     assert daemon.run("reload").returncode == 0
-    daemon.events.forget()
-    daemon.until(lambda: daemon.workers()[0]["state"] == "ready")
+    [new] = daemon.until(lambda: [w for w in daemon.workers() if w["generation"] == 2])
+    daemon.until(lambda: new["pid"] in {line.pid for line in daemon.events.matching("^waits")})
+    daemon.until(lambda: len(daemon.workers()) == 1)  # the old one is gone
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
     said = [line.text for line in daemon.events.lines]
