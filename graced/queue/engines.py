@@ -41,7 +41,13 @@ def engine_of(url: str | None) -> Engine:
 
 def is_served(url: str | None) -> bool:
     """Whether a queue is on a server, and hosts have its jobs on lease."""
-    return engine_of(url).LIBRARY is not None
+    return server_of(url) is not None
+
+
+def server_of(url: str | None) -> str | None:
+    """Return what kind of server a queue is on; None for the embedded one."""
+    library = engine_of(url).LIBRARY
+    return None if library is None else library.extra
 
 
 def place_of(plan: KeeperPlan) -> str:

@@ -21,7 +21,7 @@ from graced.core.events import (
 )
 from graced.fencing import KILL_BEFORE_S
 from graced.host import process
-from graced.queue.engines import place_of, url_of
+from graced.queue.engines import place_of, server_of, url_of
 from graced.supervisor.children import HelperProcess
 from graced.supervisor.instants import payload_of
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graced.host.stackdump import Window
     from graced.host.walltimer import BootTimer
     from graced.queue.keeper import Keeper
+    from graced.queue.plan import KeeperPlan
     from graced.queue.tally import Tally
     from graced.settings import Pool, Schedule, Settings
     from graced.supervisor.children import Children
@@ -139,7 +140,7 @@ class KeeperManager:
         keeper = self._keepers.get(pool)
         if keeper is None:
             return None
-        counts = dict(keeper.handle.counts or {**dict.fromkeys(STATES), "paused": False})
+        counts = dict(keeper.handle.counts or _unknown(keeper.handle.plan))
         counts.pop("trouble", None)
         trouble = keeper.stopped or keeper.trouble
         return counts if trouble is None else {**counts, "trouble": trouble}
@@ -512,3 +513,10 @@ class KeeperManager:
         self._counting = [counting for counting in self._counting if not over(counting)]
         for counting in finished:
             counting.done()
+
+
+def _unknown(plan: KeeperPlan) -> dict[str, Any]:
+    """Return the counts of a queue that has not told any yet."""
+    server = server_of(plan.url)
+    leased = {} if server is None else {"engine": server, "lease_left": None}
+    return {**dict.fromkeys(STATES), "paused": False, **leased}

@@ -199,7 +199,9 @@ def test_without_what_init_makes_the_pool_says_what_to_do(
     a.url = server.bare("s3cret")
     a.serve()
     a.log.wait("run `graced queue init`")
-    assert "queue init" in a.status()["pools"]["jobs"]["queue"]["trouble"]
+    queue = a.status()["pools"]["jobs"]["queue"]
+    assert ("queue init" in queue["trouble"], queue["waiting"]) == (True, None)
+    assert (queue["engine"], queue["lease_left"]) == (server.scheme, None)
     status = a.run("queue", "status")
     assert (status.returncode, "queue init" in status.stderr) == (1, True)
     a.demand("queue", "init")
