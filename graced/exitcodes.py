@@ -17,3 +17,14 @@ CONFIG: Final = 78  # the configuration is wrong
 TIMED_OUT: Final = 124  # of `graced submit --wait`, as timeout(1) has it
 INTERRUPTED: Final = 130  # by Ctrl-C, as a shell has it
 BROKEN_PIPE: Final = 141  # nothing reads the output any more, as a shell has it
+
+
+class ReportedError(Exception):
+    """What a command reports in its own words, without a traceback, and its exit status then."""
+
+    exit_code = FAILED
+
+    def __init__(self, text: str, exit_code: int | None = None) -> None:
+        super().__init__(text)
+        if exit_code is not None:
+            self.exit_code = exit_code

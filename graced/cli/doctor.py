@@ -11,10 +11,10 @@ from graced.cli.daemon_commands import ask
 from graced.cli.where import socket_path, where
 from graced.client.daemon import named_socket
 from graced.control.client import ControlError, NoDaemonError
-from graced.doctor.facts import UnknownUnitError, gather
+from graced.doctor.facts import gather
 from graced.doctor.rules import Facts, Finding, diagnose
-from graced.exitcodes import FAILED, NO_DAEMON
-from graced.log.console import complain, say
+from graced.exitcodes import FAILED
+from graced.log.console import say
 from graced.queue.engines import engine_of, is_served
 from graced.queue.protocol import QueueError
 from graced.text import harmless
@@ -28,13 +28,9 @@ if TYPE_CHECKING:
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what is wrong with the unit in force, and how to mend it; return the exit status."""
-    try:
-        running = _running(args)
-        pid = int(running["pid"]) if running is not None else None
-        name, facts, problems = gather(args.unit, args.config, args.set, pid)
-    except UnknownUnitError as error:
-        complain(error)
-        return NO_DAEMON
+    running = _running(args)
+    pid = int(running["pid"]) if running is not None else None
+    name, facts, problems = gather(args.unit, args.config, args.set, pid)
     for problem in problems:
         say(str(problem))
     found = [*diagnose(facts.replace(old=_old(running or {}))), *_servers(facts)]

@@ -1,11 +1,9 @@
-"""Why a command about jobs does not do what it was asked, and its exit status then."""
+"""Why a command does not do what it was asked."""
 
 from __future__ import annotations
 
+from graced.exitcodes import ReportedError
 
-class CommandError(Exception):
-    """What cannot be done; says why, and has the exit status."""
 
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
+class CommandError(ReportedError):
+    """What cannot be done as the command line says it."""

@@ -16,7 +16,7 @@ from graced.cli.errors import CommandError
 from graced.cli.job_table import Table, evidence, in_full, json_line, json_whole
 from graced.cli.where import socket_path, where
 from graced.client.daemon import daemon_pid, is_running
-from graced.client.find import ConfiguredPlace, Manner, QueueNotFound
+from graced.client.find import ConfiguredPlace, Manner
 from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
 from graced.log.console import complain
 from graced.queue import jsonvalue, wire
@@ -33,20 +33,6 @@ if TYPE_CHECKING:
     from graced.queue.protocol import ClientQueue, QueueView
 
 PAGE_JOBS = 500  # asked for at once
-
-
-def _guarded(command: Callable[[argparse.Namespace, str], int], args: argparse.Namespace) -> int:
-    try:
-        return command(args, socket_path(args))
-    except (CommandError, QueueNotFound) as refusal:
-        complain(refusal)
-        return refusal.exit_code
-    except QueueGone as error:
-        complain(error)
-        return NO_DAEMON
-    except QueueError as error:
-        complain(error)
-        return FAILED
 
 
 def _place(args: argparse.Namespace, control: str) -> ConfiguredPlace:
@@ -389,8 +375,8 @@ def _pause(args: argparse.Namespace, control: str) -> int:
 
 
 COMMANDS: Final = {
-    "pause": lambda args: _guarded(_pause, args),
-    "resume": lambda args: _guarded(_pause, args),
-    "submit": lambda args: _guarded(_submit, args),
-    "jobs": lambda args: _guarded(_jobs, args),
+    "pause": lambda args: _pause(args, socket_path(args)),
+    "resume": lambda args: _pause(args, socket_path(args)),
+    "submit": lambda args: _submit(args, socket_path(args)),
+    "jobs": lambda args: _jobs(args, socket_path(args)),
 }

@@ -6,7 +6,7 @@ import os
 import sys
 
 from graced import program
-from graced.exitcodes import BROKEN_PIPE, BUG, CONFIG, FAILED, INTERRUPTED
+from graced.exitcodes import BROKEN_PIPE, BUG, CONFIG, FAILED, INTERRUPTED, ReportedError
 from graced.log.console import complain
 
 TYPE_CHECKING = False
@@ -110,16 +110,15 @@ def _obey(words: list[str]) -> int:
 
 def _guarded(args: argparse.Namespace) -> int:
     """Do what is no `graced run`; tell what goes wrong on the way to a daemon or a file."""
-    from graced.control.client import ControlError, NoDaemonError
-
     _be_known_as(args.command)
     try:
-        status = _perform(args)
+        try:
+            status = _perform(args)
+        except ReportedError as error:
+            complain(error)
+            status = error.exit_code
         _flush()
         return status
-    except (ControlError, NoDaemonError) as error:
-        complain(error)
-        return error.exit_code
     except OSError as error:
         return _failed(error)
 

@@ -26,20 +26,6 @@ if TYPE_CHECKING:
     from graced.settings import Pool
 
 
-def _guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    try:
-        return command(args)
-    except CommandError as refusal:
-        complain(refusal)
-        return refusal.exit_code
-    except ClientMissing as error:
-        complain(error)
-        return CONFIG
-    except QueueError as error:
-        complain(error)
-        return FAILED
-
-
 def _pools(args: argparse.Namespace) -> list[Pool]:
     """Return the pools that are meant; by default all whose queue is on a server."""
     reading = reader.read(args.config, os.environ, args.set, to_run=False)
@@ -120,7 +106,4 @@ def _shown(name: str, status: dict[str, Any]) -> list[str]:
 
 
 _STATES = ("waiting", "taken", "done", "dead")
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "init": lambda args: _guarded(_init, args),
-    "status": lambda args: _guarded(_status, args),
-}
+COMMANDS = {"init": _init, "status": _status}

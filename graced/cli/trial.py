@@ -11,7 +11,6 @@ from graced.cli.errors import CommandError
 from graced.config import reader
 from graced.exitcodes import CONFIG, USAGE
 from graced.host import credentials
-from graced.host.directories import DirectoryError
 from graced.host.interpreter import set_environment
 from graced.log.console import complain, say
 from graced.log.setup import open_log
@@ -37,18 +36,12 @@ def try_worker(args: argparse.Namespace) -> int:
         say(str(problem))
     if reading.settings is None:
         return CONFIG
+    pool = _pool(reading.settings, args.pool)
+    payload = _payload(args)
+    credentials.change_user(reading.settings.user, reading.settings.group)
+    _set_environment(pool, os.path.abspath(reading.path))
     try:
-        pool = _pool(reading.settings, args.pool)
-        payload = _payload(args)
-        credentials.change_user(reading.settings.user, reading.settings.group)
-        _set_environment(pool, os.path.abspath(reading.path))
         status = _try(reading.settings, pool, payload)
-    except (CommandError, DirectoryError) as error:
-        complain(error)
-        return error.exit_code
-    except credentials.CredentialsError as error:
-        complain(error)
-        return CONFIG
     except LoadError as error:
         key = f"pools.{args.pool}.worker"
         say(f"{reading.sources.get(key, reading.path)}: {key}: {error.reason}")

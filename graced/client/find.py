@@ -41,11 +41,7 @@ POLL_INTERVAL_S = 0.05  # between two looks for it
 
 
 class QueueNotFound(QueueError):
-    """It is not known which queue is meant, or it is not to be had; has a command's exit status."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
+    """It is not known which queue is meant, or it is not to be had."""
 
 
 class Place(Protocol):

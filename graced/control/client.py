@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class NoDaemonError(Exception):
+class NoDaemonError(exitcodes.ReportedError):
     """No daemon listens there."""
 
     exit_code = exitcodes.NO_DAEMON
@@ -30,10 +30,8 @@ class NoDaemonError(Exception):
         super().__init__(f"no daemon answers at {path}; is it started?")
 
 
-class ControlError(Exception):
+class ControlError(exitcodes.ReportedError):
     """The daemon can't be reached or does not answer; the text says why."""
-
-    exit_code = exitcodes.FAILED
 
 
 class WhichDaemon(ControlError):

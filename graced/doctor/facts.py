@@ -11,6 +11,7 @@ import subprocess
 from graced import program
 from graced.config import reader
 from graced.doctor.rules import Facts, arguments
+from graced.exitcodes import NO_DAEMON, ReportedError
 from graced.record import Record
 
 TYPE_CHECKING = False
@@ -47,8 +48,10 @@ class Manager(Record):
         return done.stdout if done.returncode == 0 else None
 
 
-class UnknownUnitError(Exception):
+class UnknownUnitError(ReportedError):
     """systemd knows no unit of this name."""
+
+    exit_code = NO_DAEMON
 
 
 def gather(

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 
+from graced.exitcodes import CONFIG, ReportedError
 from graced.host.process import libc, prctl
 
 TYPE_CHECKING = False
@@ -23,8 +24,10 @@ _PERSONAL: Final = ("DBUS_", "GPG_", "SSH_", "SUDO_", "XDG_")
 _PERSONAL_NAMES: Final = ("DISPLAY", "KRB5CCNAME", "MAIL", "WAYLAND_DISPLAY", "XAUTHORITY")
 
 
-class CredentialsError(Exception):
+class CredentialsError(ReportedError):
     """There is no such user or group, or this process may not become it; says why."""
+
+    exit_code = CONFIG
 
 
 def change_user(user: str | None, group: str | None) -> None:

@@ -16,7 +16,7 @@ import time
 from errno import EADDRINUSE, EPERM
 
 from graced import program
-from graced.exitcodes import ALREADY_RUNNING, CONFIG
+from graced.exitcodes import ALREADY_RUNNING, CONFIG, ReportedError
 from graced.host import safepaths, unixsocket
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ class AlreadyRunning(Exception):
         )
 
 
-class DirectoryError(Exception):
+class DirectoryError(ReportedError):
     """A folder can't be made or used; the text says what to do."""
 
     exit_code = CONFIG

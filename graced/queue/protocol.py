@@ -6,6 +6,8 @@ are names and rules only.
 
 from __future__ import annotations
 
+from graced.exitcodes import CONFIG, NO_DAEMON, ReportedError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,12 +28,14 @@ STATES = ("waiting", "taken", "done", "dead")
 NO_SUCH_JOB = "no such job"  # why a change of one is refused by any engine
 
 
-class QueueError(Exception):
+class QueueError(ReportedError):
     """The queue refused; the text says why and what to do."""
 
 
 class QueueGone(QueueError):
     """No keeper has the queue at the moment; try again later."""
+
+    exit_code = NO_DAEMON
 
 
 class AnswerLost(QueueGone):
@@ -55,6 +59,8 @@ class ServerGone(StorageError):
 
 class ClientMissing(QueueError):
     """The client library of an engine is not installed."""
+
+    exit_code = CONFIG
 
 
 class QueueLockedError(StorageError):
