@@ -60,7 +60,7 @@ def _live(plan: WebPlan, answers: socket.socket, open_before: list[int], main: i
     """Run the child to its end: it never returns into the parent's code."""
     try:
         _serve(plan, answers, open_before, main)
-    except BaseException as error:
+    except BaseException as error:  # the child must end here, whatever it is
         plan.log.exception("web: the process has failed: %s", error)
         sys.excepthook(type(error), error, error.__traceback__)
     finally:

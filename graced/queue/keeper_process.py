@@ -47,7 +47,7 @@ def _live(plan: KeeperPlan, channel: Channel, open_before: list[int]) -> NoRetur
     status = BUG
     try:
         status = _serve(plan, channel, open_before)
-    except BaseException as error:
+    except BaseException as error:  # the child must end here, whatever it is
         plan.log.exception("the queue keeper has failed: %s", error)
         sys.excepthook(type(error), error, error.__traceback__)
     finally:

@@ -156,7 +156,7 @@ class Worker:
         """Do one turn of the default :meth:`run`: by default a round of :meth:`step`."""
         try:
             self._graced.round(self._as_call(self.step))
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything; it is told already
             if isinstance(error, SystemExit) or self._graced.is_interrupt(error):
                 raise
 

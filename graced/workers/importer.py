@@ -50,7 +50,7 @@ def load_class(pool: settings.Pool, call: Call = plainly) -> type[Worker]:
         found = _attribute(sys.modules[module_name], class_name, call)
     except LoadError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # user code may raise anything
         from graced.workers.runtime import WorkerInterrupt
 
         if isinstance(error, WorkerInterrupt) and call is not plainly:

@@ -154,7 +154,7 @@ class JobWorker(Worker):
         outcome: Outcome
         try:
             result = self._round(job)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything
             if isinstance(error, SystemExit) or self._is_interrupt(error):
                 raise
             outcome = self._failure(job, error)

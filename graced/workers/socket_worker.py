@@ -65,7 +65,7 @@ class SocketWorker(Worker):
             return
         try:
             self._graced.round(self.handle, connection, address)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything; it is told already
             if isinstance(error, SystemExit) or self._graced.is_interrupt(error):
                 raise
         finally:
