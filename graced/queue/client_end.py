@@ -75,12 +75,10 @@ class ClientEnd:
         self._heard: list[tuple[int, bytes]] = []
 
     def submit(self, payloads: Sequence[str], terms: Terms = AS_USUAL) -> Sequence[int]:
-        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
         answer = self._ask(Kind.SUBMIT, wire.pack_payloads(payloads, terms), Kind.SUBMITTED)
         return [id for ids in _ranges(answer) for id in ids]
 
     def stream(self, payloads: Iterable[str], terms: Terms = AS_USUAL) -> list[range]:
-        """Accept any number of payloads, all or none, in bounded memory; return their ids."""
         ids = []
         self._ask(Kind.STREAM, b"", Kind.TAKEN_IN)
         for chunk in chunks(payloads):
@@ -98,41 +96,32 @@ class ClientEnd:
         return wire.decode(self._ask(Kind.WAIT, body, Kind.ANSWER, timeout))  # type: ignore[no-any-return]
 
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return a page of jobs in the order of their ids, beginning after one."""
         wanted = {"state": state, "after": after, "limit": limit}
         return self._question(Kind.LIST, wanted)  # type: ignore[no-any-return]
 
     def job(self, id: int) -> dict[str, Any] | None:
-        """Return a job's listing with its attempts one by one; None if there is no such job."""
         return self._question(Kind.SHOW, {"id": id})  # type: ignore[no-any-return]
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
-        """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
         return self._change(Kind.RETRY, ids)
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that are in no worker's hands; return the refusals by id."""
         return self._change(Kind.DROP, ids)
 
     def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        """Have jobs dead that are not done: now, or once their worker is interrupted."""
         return self._change(Kind.CANCEL, ids)
 
     def pause(self, paused: bool) -> None:
-        """Hand out no further jobs until it is said otherwise, over restarts."""
         self._question(Kind.PAUSE, {"paused": paused})
 
     def counts(self) -> dict[str, Any]:
-        """Return how many jobs there are in each state, and the age of the oldest due one."""
         return self._question(Kind.COUNTS, {})  # type: ignore[no-any-return]
 
     def hang_up(self) -> None:
-        """Wake up threads that sleep on the connection: nothing comes any more."""
         with suppress(OSError):  # closed before
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the connection."""
         self._sock.close()
 
     def _change(self, kind: Kind, ids: Sequence[int]) -> dict[int, str]:

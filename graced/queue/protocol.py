@@ -331,8 +331,8 @@ class Storage(Protocol):
         """Return why there can be no new jobs at this moment; what is soon seen is looked at."""
 
     @property
-    def dispatcher(self) -> Any:
-        """Its :class:`Dispatcher`, None while it is not open."""
+    def dispatcher(self) -> Dispatcher | None:
+        """Which worker gets which job; None while it is not open."""
 
     @property
     def wants_opening(self) -> bool:

@@ -63,19 +63,16 @@ class WorkerEnd:
         return -1 if self._sock is None else self._sock.fileno()
 
     def ask(self) -> None:
-        """Say that this worker is idle; without effect if it has been said."""
         if not self._asked and not self._arrived:
             self._asked = True
             self._say(wire.frame(Kind.ASK))
 
     def want(self, count: int) -> None:
-        """Say how many jobs this worker takes at once, in all, instead of asking; 0: no more."""
         if self._wanted != count:
             self._wanted = count
             self._say(_wanting(count))
 
     def put_back(self, job: Job) -> None:
-        """Say that a job has not been begun, and won't be: no attempt of it."""
         if self._hands.get(job.id) is job:
             del self._hands[job.id]
             self._say(wire.frame(Kind.PUT_BACK, wire.HELD.pack(job.id, job.token)))
@@ -91,7 +88,6 @@ class WorkerEnd:
         return self._arrived.popleft() if self._arrived else None
 
     def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
-        """Say how a job ended and, with ``more``, that the next may come; never block."""
         if self._hands.get(job.id) is job:
             del self._hands[job.id]
         self._settles.append((job, outcome))
@@ -114,7 +110,6 @@ class WorkerEnd:
 
     @property
     def unsettled(self) -> int:
-        """How many settles have not been confirmed as durable."""
         return len(self._settles)
 
     @property
@@ -123,13 +118,11 @@ class WorkerEnd:
         return self._sock is None and self._delay >= LAST_RETRY
 
     def retry_in(self) -> float | None:
-        """Return in how many seconds to call ``receive`` even if nothing is readable."""
         if self._sock is not None:
             return self._push_delay if self._out else None
         return max(self._next_try - time.monotonic(), 0)
 
     def leave(self) -> None:
-        """Say that this worker has nothing in hand and wants nothing more."""
         self._hands.clear()
         self._arrived.clear()
         self._asked = False
@@ -137,7 +130,6 @@ class WorkerEnd:
         self._say(wire.frame(Kind.LEAVE))
 
     def close(self) -> None:
-        """Close the connection, without a word."""
         if self._sock is not None:
             self._sock.close()
             self._sock = None

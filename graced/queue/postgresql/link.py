@@ -86,7 +86,6 @@ class PostgresLink:
             self._connection.run(f"LISTEN {(bell or b'').decode()}", limit=TURN_LIMIT)
 
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when somebody rings."""
         return self._connection.fileno()
 
     def heard(self) -> list[str]:
@@ -96,13 +95,11 @@ class PostgresLink:
         return [text for pid, text in heard if pid != mine or text.startswith("ended")]
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
 
     # -- a keeper's
 
     def join(self, host: HostName, lease: float, policy: Policy) -> list[Handout]:
-        """Take a lease, or go on with this daemon's; return what is in hand at this place."""
         rows = self._call(
             "host_join",
             [
@@ -119,7 +116,6 @@ class PostgresLink:
         return [_handout(row) for row in held]
 
     def turn(self, turn: Turn, policy: Policy) -> Answer:
-        """Do all of a turn, or nothing."""
         settles, asked = turn.settles, turn.submissions
         firsts, first = [], 1
         for submission in asked:
@@ -158,12 +154,10 @@ class PostgresLink:
         return _answer(rows, len(asked))
 
     def leave(self) -> None:
-        """Give the lease back, unless something is in hand."""
         if self._host:
             self._call("host_leave", [self._host], limit=TURN_LIMIT)
 
     def maintain(self, keep: float) -> bool:
-        """Do a step of what can wait; return whether there is more of it."""
         done = self._call(
             "maintain",
             [self._queue, _number(keep), _number(STEP)],
@@ -191,7 +185,6 @@ class PostgresLink:
     # -- new jobs
 
     def submit(self, payloads: Sequence[str], terms: Terms) -> list[int]:
-        """Accept jobs, all or none. QueueError if they are refused."""
         refusal = self._call("refusal", [self._queue, _number(len(payloads))], limit=CALL_LIMIT)
         if refusal[0][0] is not None:
             raise QueueError(refusal[0][0].decode())
@@ -212,12 +205,10 @@ class PostgresLink:
         return _numbers(ids)
 
     def open_stream(self) -> int:
-        """Begin a stream of jobs that shall be accepted all or none."""
         [[stream]] = self._call("stream_open", [self._queue, self._host or None], limit=TURN_LIMIT)
         return int(stream or 0)
 
     def stage(self, stream: int, payloads: Sequence[str], terms: Terms) -> list[int]:
-        """Keep some jobs of a stream, out of everybody's sight."""
         [[ids]] = self._call(
             "stream_stage",
             [
@@ -232,7 +223,6 @@ class PostgresLink:
         return _numbers(ids)
 
     def commit_stream(self, stream: int, terms: Terms) -> int:
-        """Accept a stream; return how many jobs it has."""
         [[count]] = self._call(
             "stream_commit",
             [_number(stream), _number(terms.delay)],
@@ -241,21 +231,17 @@ class PostgresLink:
         return int(count or 0)
 
     def abort_stream(self, stream: int) -> None:
-        """Forget a stream that did not come to its end."""
         self._call("stream_abort", [_number(stream)], limit=CALL_LIMIT)
 
     # -- those there are
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
-        """Make jobs due now; return the refusals."""
         return self._each("retry", ids)
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals."""
         return self._each("drop_jobs", ids)
 
     def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        """Have jobs dead that are not done; return the refusals."""
         return self._each("cancel", ids)
 
     def _each(self, function: str, ids: Sequence[int]) -> dict[int, str]:
@@ -265,11 +251,9 @@ class PostgresLink:
         return refused | {int(id or 0): _read(why) for id, why in rows}
 
     def pause(self, paused: bool) -> None:
-        """Hand out no further jobs until it is said otherwise."""
         self._call("pause", [self._queue, b"t" if paused else b"f"], limit=TURN_LIMIT)
 
     def look(self, id: int, *, watch: bool = False) -> dict[str, Any] | None:
-        """Return a job's listing; with `watch` "ended:ID" is rung once it has ended."""
         [[found]] = self._call(
             "look",
             [self._queue, _number(id), b"t" if watch else b"f"],
@@ -278,12 +262,10 @@ class PostgresLink:
         return None if found is None else json.loads(found)
 
     def attempts(self, id: int) -> list[dict[str, Any]]:
-        """Return what became of a job's hand-outs that came to nothing."""
         rows = self._call("attempts_of", [_number(id)], limit=TURN_LIMIT)
         return [json.loads(found or b"null") for [found] in rows]
 
     def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return jobs in the order of their ids."""
         rows = self._call(
             "listed",
             [self._queue, _text(state), _number(after), _number(limit)],
@@ -292,7 +274,6 @@ class PostgresLink:
         return [json.loads(listing or b"null") for _job, listing in rows]
 
     def counts(self) -> dict[str, Any]:
-        """Return how many jobs are in each state, `oldest` and `paused`."""
         [row] = self._call("counts", [self._queue], limit=CALL_LIMIT)
         waiting, taken, done, dead, oldest, paused = row
         counts: dict[str, Any] = {

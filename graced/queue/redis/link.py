@@ -59,7 +59,6 @@ class RedisLink:
             )
 
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when somebody rings."""
         return self._connection.fileno()
 
     def heard(self) -> list[str]:
@@ -69,13 +68,11 @@ class RedisLink:
         return [text for name, text in heard if name != mine or text.startswith("ended")]
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
 
     # -- a keeper's
 
     def join(self, host: HostName, lease: float, policy: Policy) -> list[Handout]:
-        """Take a lease, or go on with this daemon's; return what is in hand at this place."""
         found = self._call(
             "join",
             version=VERSION,
@@ -136,12 +133,10 @@ class RedisLink:
         )
 
     def leave(self) -> None:
-        """Give the lease back, unless something is in hand."""
         if self._host:
             self._call("leave", host=self._host)
 
     def maintain(self, keep: float) -> bool:
-        """Do a step of what can wait; return whether there is more of it."""
         return bool(self._call("maintain", keep=keep, most=STEP)["more"])
 
     def adopt(self, name: str, wanted: Wanted, now: int) -> Standing:
@@ -153,39 +148,31 @@ class RedisLink:
     # -- new jobs
 
     def submit(self, payloads: Sequence[str], terms: Terms) -> list[int]:
-        """Accept jobs, all or none. QueueError if they are refused."""
         asked = _submission(Submission(payloads, terms))
         return list(self._call("submit", **asked)["ids"])
 
     def open_stream(self) -> int:
-        """Begin a stream of jobs that shall be accepted all or none."""
         return int(self._call("stream_open", host=self._host or None)["stream"])
 
     def stage(self, stream: int, payloads: Sequence[str], terms: Terms) -> list[int]:
-        """Keep some jobs of a stream, out of everybody's sight."""
         asked = _submission(Submission(payloads, terms))
         return list(self._call("stream_stage", stream=stream, **asked)["ids"])
 
     def commit_stream(self, stream: int, terms: Terms) -> int:
-        """Accept a stream; return how many jobs it has."""
         return int(self._call("stream_commit", stream=stream, delay=terms.delay)["count"])
 
     def abort_stream(self, stream: int) -> None:
-        """Forget a stream that did not come to its end."""
         self._call("stream_abort", stream=stream)
 
     # -- those there are
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
-        """Make jobs due now; return the refusals."""
         return self._each("retry", ids)
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals."""
         return self._each("drop", ids)
 
     def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        """Have jobs dead that are not done; return the refusals."""
         return self._each("cancel", ids)
 
     def _each(self, what: str, ids: Sequence[int]) -> dict[int, str]:
@@ -194,29 +181,24 @@ class RedisLink:
         return refused | {int(id): why for id, why in self._call(what, ids=known)["refused"]}
 
     def pause(self, paused: bool) -> None:
-        """Hand out no further jobs until it is said otherwise."""
         self._call("pause", paused=paused)
 
     def look(self, id: int, *, watch: bool = False) -> dict[str, Any] | None:
-        """Return a job's listing; with `watch` "ended:ID" is rung once it has ended."""
         if not 0 < id < 1 << 46:
             return None
         found = self._call("look", id=id, watch=watch).get("job")
         return None if found is None else _listing(found)
 
     def attempts(self, id: int) -> list[dict[str, Any]]:
-        """Return what became of a job's hand-outs that came to nothing."""
         return [
             {"host": None, **_in_seconds(told)} for told in self._call("attempts", id=id)["tries"]
         ]
 
     def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return jobs in the order of their ids."""
         found = self._call("page", state=state, after=min(after, 1 << 46), limit=limit)
         return [_listing(told) for told in found["jobs"]]
 
     def counts(self) -> dict[str, Any]:
-        """Return how many jobs are in each state, `oldest` and `paused`."""
         found = self._call("counts")
         if "oldest" in found:
             found["oldest"] /= 1000

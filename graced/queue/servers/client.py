@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from graced.queue.protocol import ClientQueue
     from graced.queue.servers.link import Link
 
 LOOK = 1.0  # seconds between two looks at a job that is waited for
@@ -44,11 +43,9 @@ class ServerEnd:
         return self._link
 
     def submit(self, payloads: Sequence[str], terms: Terms = USUAL) -> Sequence[int]:
-        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
         return self._reached().submit(payloads, terms)
 
     def stream(self, payloads: Iterable[str], terms: Terms = USUAL) -> list[range]:
-        """Accept any number of payloads, all or none, in bounded memory; return their ids."""
         link = self._reached()
         stream = link.open_stream()
         ids: list[range] = []
@@ -67,7 +64,6 @@ class ServerEnd:
         return ids
 
     def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
-        """Return the job's listing once it is done, dead or gone; TimeoutError after seconds."""
         end = float("inf") if timeout is None else time.monotonic() + timeout
         while (found := self._reached().look(job, watch=True)) is not None:
             if found["state"] in OVER:
@@ -90,40 +86,26 @@ class ServerEnd:
             same.shutdown(socket.SHUT_RDWR)
 
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return a page of jobs in the order of their ids, beginning after one."""
         return self._reached().page(state, after, limit)
 
     def job(self, id: int) -> dict[str, Any] | None:
-        """Return a job's listing with its attempts one by one; None if there is no such job."""
         found = self._reached().look(id)
         return None if found is None else {**found, "tries": self._link.attempts(id)}
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
-        """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
         return self._reached().retry(ids)
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals by id."""
         return self._reached().drop(ids)
 
     def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        """Have jobs dead that are not done: now, or once their worker is interrupted."""
         return self._reached().cancel(ids)
 
     def pause(self, paused: bool) -> None:
-        """Hand out no further jobs until it is said otherwise, over restarts."""
         self._reached().pause(paused)
 
     def counts(self) -> dict[str, Any]:
-        """Return how many jobs there are in each state, and the age of the oldest due one."""
         return self._reached().counts()
 
     def close(self) -> None:
-        """Close the connection."""
         self._link.close()
-
-
-if TYPE_CHECKING:
-
-    def _is_one(end: ServerEnd) -> ClientQueue:
-        return end

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from graced.queue.job import Outcome
     from graced.queue.policy import Policy
-    from graced.queue.protocol import Dispatcher
     from graced.queue.servers.link import Answer, Handout, Link
     from graced.queue.standing import Standing, Wanted
     from graced.queue.terms import Terms
@@ -156,7 +155,6 @@ class ServedDispatcher:
         self._line_up(consumer)
 
     def put_back(self, name: str, id: int, token: int, now: int) -> None:
-        """A worker has not begun a job, and won't."""
         row = self._consumer(name).rows.get(id)
         if row is not None and row.token == token:
             self._give_back(row)
@@ -188,7 +186,6 @@ class ServedDispatcher:
             self._fail(row, outcome.evidence, None, final=isinstance(outcome, Discarded))
 
     def leave(self, name: str, now: int) -> None:
-        """A worker has nothing in hand and wants nothing."""
         consumer = self._consumer(name)
         self._rest(consumer)
         for row in list(consumer.rows.values()):
@@ -196,12 +193,10 @@ class ServedDispatcher:
         self._let_go(name)
 
     def absent(self, name: str, now: int) -> None:
-        """A worker's connection is gone: hand it nothing until it joins again."""
         if name in self.consumers:
             self._rest(self.consumers[name])
 
     def withhold(self, name: str) -> None:
-        """A worker is about to be interrupted: hand it nothing any more."""
         consumer = self._consumer(name)
         consumer.withheld = True
         self._line_up(consumer)
@@ -216,7 +211,6 @@ class ServedDispatcher:
             del self._void[key]
 
     def requeue(self, row: Row, now: int) -> None:
-        """A job could not be handed out: its worker has not seen it."""
         self._give_back(row)
 
     def bury(
@@ -289,7 +283,6 @@ class ServedDispatcher:
         return {name: link.adopt(name, each, now) for name, each in wanted.items()}
 
     def open_stream(self) -> int:
-        """Begin a stream of jobs that shall be accepted all or none."""
         return self._reached().open_stream()
 
     def stage(self, stream: int, payloads: Sequence[str], terms: Terms, now: int) -> list[int]:
@@ -312,19 +305,16 @@ class ServedDispatcher:
             self._warn(f"queue: stream {stream} is not taken back yet: {trouble}")
 
     def retry(self, ids: Iterable[int], now: int) -> dict[int, str]:
-        """Make jobs due now, dead ones with all their attempts; return the refusals."""
         self.may_have = True
         return self._reached().retry(list(ids))
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
-        """Forget jobs that nobody works on; return the refusals."""
         ids = list(ids)
         refused = self._reached().drop(ids)
         self._ended += [(id, GONE) for id in ids if id not in refused]
         return refused
 
     def cancel(self, ids: Iterable[int], now: int) -> dict[int, str]:
-        """Have jobs dead that are not done; return the refusals."""
         ids = list(ids)
         refused = self._reached().cancel(ids)
         in_hand = {row.id: row for c in self.consumers.values() for row in c.rows.values()}
@@ -339,12 +329,10 @@ class ServedDispatcher:
             self._cancelling.append(row)
 
     def cancelling(self) -> list[Row]:
-        """Return the rows in hand whose workers are to be told, since the last call."""
         found, self._cancelling = self._cancelling, []
         return found
 
     def pause(self, paused: bool, now: int) -> None:
-        """Hand out no further jobs until it is said otherwise, over restarts."""
         self._reached().pause(paused)
         self.is_paused = paused
         self.may_have = True
@@ -521,9 +509,3 @@ class ServedDispatcher:
     def apply(self, policy: Policy) -> None:
         """Go by other settings from now on."""
         self.policy = policy
-
-
-if TYPE_CHECKING:
-
-    def _is_one(dispatcher: ServedDispatcher) -> Dispatcher:
-        return dispatcher

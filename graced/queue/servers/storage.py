@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
-    from graced.queue.protocol import Storage
     from graced.queue.servers.dispatcher import Row
     from graced.queue.servers.link import Answer, Handout, Link
 
@@ -45,7 +44,10 @@ def boottime() -> float:
 
 
 class ServedQueue:
-    """The queue of one keeper. ``tell`` hears ("degraded", why), ("well",), ("lost", *workers)."""
+    """See :class:`graced.queue.protocol.Storage`.
+
+    ``tell`` hears ("degraded", why), ("well",), ("lost", *workers).
+    """
 
     def __init__(
         self,
@@ -209,7 +211,6 @@ class ServedQueue:
         return left
 
     def apply(self, policy: Policy) -> None:
-        """Go by other settings from now on."""
         self._policy = policy
         if self.dispatcher is not None:
             self.dispatcher.apply(policy)
@@ -226,7 +227,6 @@ class ServedQueue:
         self._retry.over()
 
     def sleep(self, *, idle: bool) -> float:
-        """Return how many seconds nothing has to be done about it."""
         if self._retry.due is not None or self._link is None:
             return max(self._retry.left(), 0)
         now = self._now()
@@ -328,7 +328,6 @@ class ServedQueue:
         return dispatcher.may_have and dispatcher.has_idle and not dispatcher.is_paused
 
     def maintain(self, dispatcher: ServedDispatcher, *, idle: bool) -> None:
-        """Do a step of what can wait."""
         link, now = self._link, self._now()
         if dispatcher.has_staged:
             dispatcher.has_staged = False
@@ -357,13 +356,11 @@ class ServedQueue:
             return {"id": id, "state": "unknown", "evidence": str(trouble)}
 
     def job(self, id: int) -> dict[str, Any] | None:
-        """Return the same with all of its attempts. StorageError if it can't be read."""
         link = self._reached()
         found = link.look(id)
         return None if found is None else {**found, "tries": link.attempts(id)}
 
     def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return jobs in the order of their ids. StorageError if it can't be read."""
         return self._reached().page(state, after, limit)
 
     def _reached(self) -> Link:
@@ -415,9 +412,3 @@ class ServedQueue:
 
 def _as_storage_error(trouble: Exception) -> StorageError:
     return trouble if isinstance(trouble, StorageError) else StorageError(str(trouble))
-
-
-if TYPE_CHECKING:
-
-    def _is_one(queue: ServedQueue) -> Storage:
-        return queue

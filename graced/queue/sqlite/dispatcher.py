@@ -41,7 +41,7 @@ SHORTEST = 10_000  # ms for which a done job is kept, whatever ``keep_done`` say
 
 
 class Dispatcher:
-    """The jobs of one queue. Times are those of its own clock: milliseconds since the epoch."""
+    """See :class:`graced.queue.protocol.Dispatcher`; a queue's clock tells ms since the epoch."""
 
     def __init__(self, store: Store, policy: Policy, chance: Callable[[], float]) -> None:
         self.policy = policy
@@ -105,7 +105,6 @@ class Dispatcher:
         self._release(consumer, now)
 
     def ask(self, name: str, now: int) -> Row | None:
-        """A worker is idle; return a job that can be handed out at once."""
         consumer = self.consumer(name)
         if consumer.withheld:
             return None
@@ -134,7 +133,6 @@ class Dispatcher:
             self._idle.pop(consumer.name, None)
 
     def put_back(self, name: str, id: int, token: int, now: int) -> None:
-        """A worker has not begun a job, and won't."""
         consumer = self.consumer(name)
         row = consumer.rows.get(id)
         if row is not None and row.token == token and row.state == TAKEN:
@@ -163,7 +161,6 @@ class Dispatcher:
         return None
 
     def leave(self, name: str, now: int) -> None:
-        """A worker has nothing in hand and wants nothing."""
         consumer = self.consumer(name)
         self._idle.pop(name, None)
         for row in list(consumer.rows.values()):
@@ -171,7 +168,6 @@ class Dispatcher:
         self._release(consumer, now)
 
     def withhold(self, name: str) -> None:
-        """A worker is about to be interrupted: hand it nothing any more."""
         consumer = self.consumers.get(name)
         if consumer is not None:
             consumer.withheld = True
@@ -179,7 +175,6 @@ class Dispatcher:
             self._prefetching.pop(name, None)
 
     def absent(self, name: str, now: int) -> None:
-        """A worker's connection is gone: hand it nothing until it joins again."""
         consumer = self.consumers.get(name)
         if consumer is not None:
             self._idle.pop(name, None)
@@ -187,7 +182,6 @@ class Dispatcher:
             self._release(consumer, now)
 
     def requeue(self, row: Row, now: int) -> None:
-        """A job could not be handed out: its worker has not seen it."""
         self._give_back(row, now)
 
     def bury(
@@ -270,11 +264,9 @@ class Dispatcher:
             )
 
     def open_stream(self) -> int:
-        """Begin a stream of jobs that shall be accepted all or none."""
         return self._streams.open()
 
     def stage(self, stream: int, payloads: Sequence[str], terms: Terms, now: int) -> range:
-        """Keep some jobs of a stream, not to be seen yet; return their ids."""
         self._check_room(len(payloads))
         first = self._last + 1
         self._streams.stage(stream, first, payloads, terms, now)
@@ -288,29 +280,23 @@ class Dispatcher:
         return count
 
     def abort_stream(self, stream: int) -> None:
-        """Forget a stream that did not come to its end."""
         self._streams.abort(stream)
 
     def retry(self, ids: Iterable[int], now: int) -> dict[int, str]:
-        """Make jobs due now, dead ones with all their attempts; return the refusals."""
         return self._changes.retry(ids, now)
 
     def drop(self, ids: Iterable[int]) -> dict[int, str]:
-        """Forget jobs that are in no worker's hands; return the refusals."""
         self._may_shrink = True
         return self._changes.drop(ids)
 
     def cancel(self, ids: Iterable[int], now: int) -> dict[int, str]:
-        """Have jobs dead that are not done; return the refusals."""
         return self._changes.cancel(ids, now)
 
     def cancelling(self) -> list[Row]:
-        """Return the rows in hand whose workers are to be told, since the last call."""
         found, self._changes.cancelling = self._changes.cancelling, []
         return [row for row in found if row.cancelled is not None]
 
     def pause(self, paused: bool, now: int) -> None:
-        """Hand out no further jobs until it is said otherwise, over restarts."""
         self._is_paused = self._writes.batch.paused = paused
         if not paused:
             return
@@ -395,7 +381,6 @@ class Dispatcher:
         self._streams.withdraw()
 
     def ended(self) -> list[tuple[int, str]]:
-        """Return the jobs that are done, dead, cancelled or gone since the last call."""
         ended, self._transitions.ended = self._transitions.ended, []
         return ended
 

@@ -32,7 +32,10 @@ PATIENCE = 120.0  # seconds for other commands that have the file: there may be 
 
 
 class FileView:
-    """A queue's file, only to be looked at, page by page; its lock stays free."""
+    """A queue's file, only to be looked at, page by page; its lock stays free.
+
+    See :class:`graced.queue.protocol.QueueView`.
+    """
 
     shared = False
 
@@ -41,7 +44,6 @@ class FileView:
         self._clock = Clock()
 
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return a page of jobs in the order of their ids, beginning after one."""
         with closing(View(self._file)) as view:
             self._clock.at_least(view.clock())
             page = view.page(SHOWN[state], after, limit, PAGE_BYTES)
@@ -63,7 +65,10 @@ class FileView:
 
 
 class FileEnd:
-    """A queue's file, opened by ourselves: no keeper has it, and none gets it meanwhile."""
+    """A queue's file, opened by ourselves: no keeper has it, and none gets it meanwhile.
+
+    See :class:`graced.queue.protocol.ClientQueue`.
+    """
 
     shared = False
 
@@ -76,13 +81,11 @@ class FileEnd:
         self._maintain()
 
     def submit(self, payloads: Sequence[str], terms: Terms = AS_USUAL) -> Sequence[int]:
-        """Accept all the payloads durably, or none: return their ids, or raise QueueError."""
         ids = self._dispatcher.submit(payloads, terms, self._clock.now())
         self._commit()
         return ids
 
     def stream(self, payloads: Iterable[str], terms: Terms = AS_USUAL) -> list[range]:
-        """Accept any number of payloads, all or none, in bounded memory; return their ids."""
         dispatcher = self._dispatcher
         stream = dispatcher.open_stream()
         ids = []
@@ -104,7 +107,6 @@ class FileEnd:
         return self._store.listing(job) or {"id": job, "state": "gone"}
 
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return a page of jobs in the order of their ids, beginning after one."""
         page = self._store.page(SHOWN[state], after, limit, PAGE_BYTES)
         return [self._clock.shown(job) for job in page]
 
@@ -113,13 +115,11 @@ class FileEnd:
         return whole(self._store, id, self._clock)
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
-        """Make jobs due now, dead ones with all their attempts; return the refusals by id."""
         refused = self._dispatcher.retry(ids, self._clock.now())
         self._commit()
         return refused
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        """Forget jobs that are in no worker's hands; return the refusals by id."""
         refused = self._dispatcher.drop(ids)
         self._commit()
         return refused
@@ -131,7 +131,6 @@ class FileEnd:
         return refused
 
     def pause(self, paused: bool) -> None:
-        """Hand out no further jobs until it is said otherwise, over restarts."""
         self._dispatcher.pause(paused, self._clock.now())
         self._commit()
 

@@ -35,7 +35,7 @@ BREATH = 0.001  # seconds without a word after which the keeper has time for its
 
 
 class QueueFile:
-    """The file of one keeper. ``tell`` hears ("degraded", why) and ("well",)."""
+    """See :class:`graced.queue.protocol.Storage`. ``tell`` hears ("degraded", why), ("well",)."""
 
     def __init__(self, plan: KeeperPlan, tell: Callable[[tuple[Any, ...]], None]) -> None:
         self.clock = Clock()
@@ -70,11 +70,9 @@ class QueueFile:
 
     @property
     def wants_opening(self) -> bool:
-        """Whether it is closed, and it is time to try."""
         return self.dispatcher is None and self._opening.is_due()
 
     def open(self) -> bool:
-        """Try to open the file; False if it is not to be had now."""
         try:
             self._store = self._opened()
             self.clock.at_least(self._store.clock())
@@ -100,13 +98,11 @@ class QueueFile:
             raise
 
     def apply(self, policy: Policy) -> None:
-        """Go by other settings from now on."""
         self._policy = policy
         if self.dispatcher is not None:
             self.dispatcher.apply(policy)
 
     def close(self) -> int:
-        """Leave it as the next keeper wants it; return how much could not be written."""
         if self.dispatcher is None or self._store is None:
             return 0
         left = int(self.dispatcher.pending)
@@ -124,15 +120,12 @@ class QueueFile:
 
     @property
     def write_paused(self) -> bool:
-        """Whether writing has failed, and it is too early to try again."""
         return self._writing.due is not None and not self._writing.is_due()
 
     def resume_writing(self) -> None:
-        """Write at the next opportunity, whatever went wrong before."""
         self._writing.over()
 
     def sleep(self, *, idle: bool) -> float:
-        """Return how many seconds nothing has to be done about it."""
         wait = min(self._opening.left(), self._writing.left(), self._ballasting.left())
         dispatcher = self.dispatcher
         if dispatcher is None or self._writing.due is not None:
@@ -142,7 +135,6 @@ class QueueFile:
         return wait
 
     def next_due(self) -> int | None:
-        """Return the moment of the queue's clock at which something has to be done."""
         dispatcher = self.dispatcher
         if dispatcher is None or self._writing.due is not None:
             return None
@@ -303,12 +295,10 @@ class QueueFile:
         return self.trouble
 
     def written(self) -> None:
-        """It could be written: see whether all is well again."""
         if self._writing.due is not None:
             self._recover()
 
     def read_ahead(self, dispatcher: Dispatcher) -> bool:
-        """Read on where few waiting jobs are in memory; whether that is worth a commit."""
         if not dispatcher.is_low:
             return False
         try:
@@ -359,7 +349,6 @@ class QueueFile:
         return None if self._store is None else whole(self._store, id, self.clock)
 
     def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return jobs in the order of their ids. StorageError if the file can't be read."""
         store = self._store
         page = [] if store is None else store.page(SHOWN[state], after, limit, PAGE_BYTES)
         return [self.clock.shown(job) for job in page]
