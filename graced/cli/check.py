@@ -17,6 +17,7 @@ from graced.exitcodes import CONFIG, CUT_OFF
 from graced.host import credentials, descriptors, process, signals
 from graced.host.interpreter import Before, set_environment
 from graced.log.console import say
+from graced.settings import PROGRAM
 from graced.units import show_duration
 from graced.workers.context import LoadError
 from graced.workers.importer import late_variables, load_class, preload, takes_no_jobs
@@ -43,18 +44,7 @@ def check(args: argparse.Namespace) -> int:
         return CONFIG
     if args.show:
         print(reader.show(reading), end="", flush=True)
-    pools = reading.settings.pools.values()
-    wrong = False
-    for pool in pools:
-        key = f"pools.{pool.name}.worker"
-        where = f"{reading.sources.get(key, reading.path)}: {key}"
-        reason = _why_not(pool, reading.settings, where)
-        if reason is not None:
-            wrong = True
-            if pool.scheduled and reason == takes_no_jobs(pool):
-                key = f"schedules.{pool.scheduled[0]}.pool"
-                where = f"{reading.sources.get(key, reading.path)}: {key}"
-            say(f"{where}: {reason}")
+    wrong = [pool for pool in reading.settings.pools.values() if not _is_right(pool, reading)]
     if wrong:
         return CONFIG
     if not args.show:
@@ -62,6 +52,26 @@ def check(args: argparse.Namespace) -> int:
         for schedule in reading.settings.schedules.values():
             print(f"schedule {schedule.name} (pool {schedule.pool}): {', '.join(_next(schedule))}")
     return 0
+
+
+def _is_right(pool: Pool, reading: reader.ConfigReading) -> bool:
+    """Load the pool's class, and say what is wrong with it, and where that stands."""
+    assert reading.settings is not None
+
+    def where(key: str) -> str:
+        return f"{reading.sources.get(key, reading.path)}: {key}"
+
+    place = where(f"pools.{pool.name}.worker")
+    reason = _why_not(pool, reading.settings, place)
+    if reason is None:
+        return True
+    part, _, why = reason.partition(": ")
+    if pool.scheduled and reason == takes_no_jobs(pool):
+        place = where(f"schedules.{pool.scheduled[0]}.pool")
+    elif (key := f"pools.{pool.name}.{part}") in reading.sources:  # an option is to blame
+        place, reason = where(key), why
+    say(f"{place}: {reason}")
+    return False
 
 
 def _next(schedule: Schedule) -> Iterator[str]:
@@ -180,6 +190,10 @@ def _loaded(pool: Pool, settings: Settings, write: int) -> str | None:
             warnings += preload(pool, before)[1]
         else:
             load_class(pool)
+        if pool.worker == PROGRAM:
+            from graced.workers.program import look_up
+
+            warnings += look_up(pool)
     except LoadError as error:
         if before.lost_fds():
             return None

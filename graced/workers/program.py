@@ -197,6 +197,29 @@ def _names(pool: Pool, count: int) -> list[str]:
     return names if len(names) == count else [pool.name] * count
 
 
+def look_up(pool: Pool) -> list[str]:
+    """Refuse a program that can't be run, as this process sees it: LoadError; return warnings.
+
+    The process is in the program's folder then. Where the configuration does not say PATH, that
+    of the daemon may be another one than ours.
+    """
+    from shutil import which
+
+    settings = options.program(pool.options, pool.name, 0)
+    name, env = settings.argv[0], {**os.environ, **settings.env}
+    try:
+        os.chdir(settings.cwd or ".")
+    except OSError as error:
+        raise LoadError(_no_start(settings, StartError(error.errno or 0, in_folder=True))) from None
+    if which(name, path=env.get("PATH")):
+        return []
+    number = EACCES if "/" in name and os.path.exists(name) else ENOENT
+    why = _no_start(settings, StartError(number, in_folder=False))
+    if "/" in name or "PATH" in {**pool.env, **settings.env}:
+        raise LoadError(why)
+    return [f"{why}; it is not in PATH here, and the daemon may have another"]
+
+
 def _no_start(settings: options.ProgramOptions, error: StartError) -> str:
     if error.in_folder:
         return f"options.cwd: {settings.cwd}: {error.strerror}"

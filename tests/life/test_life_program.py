@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -114,6 +115,23 @@ def test_wrong_options_are_told_with_their_place(daemon: Daemon) -> None:
         " there",
     ]
     assert "config.yaml:2:68: pools.a.options.redy" in checked.stderr
+
+
+def test_check_looks_for_the_program(daemon: Daemon) -> None:
+    def checked(*argv: str, **options: Any) -> tuple[int, str]:
+        run(daemon, list(argv), options)
+        done = daemon.run("check")
+        return done.returncode, done.stderr
+
+    assert checked("sh") == (0, "")
+    assert checked("./sh", cwd="/bin") == (0, "")
+    status, said = checked("/nonesuch")
+    assert (status, said.count("cannot run /nonesuch: there is no such program")) == (78, 1)
+    assert re.match(r"\S+config.yaml:\d+:\d+: pools.jobs.options.argv: cannot", said), said
+    status, said = checked("nonesuch", env={"PATH": "/bin"})
+    assert (status, said.count("cannot run nonesuch")) == (78, 1)
+    status, said = checked("nonesuch")  # the daemon's PATH may be another one
+    assert (status, said.count("warning: options.argv: cannot run nonesuch")) == (0, 1)
 
 
 def test_its_end_is_a_death_whatever_its_status(daemon: Daemon) -> None:

@@ -53,6 +53,13 @@ mkdir /made/$1/one && dpkg-deb -b /tmp/graced /made/$1/one/graced_0.1.0_all.deb
 apt-get install -qy /made/$1/first/python3-graced_*.deb
 graced new my-app2 --dir /tmp/my-app2 && make -C /tmp/my-app2 deb
 cp -r /tmp/my-app2/build/deb /made/$1/own
+
+# Its next version, whose code is another one.
+dpkg-deb -R /made/$1/own/my-app2_*.deb /tmp/own
+sed -i 's/^Version:.*/Version: 0.1.1/' /tmp/own/DEBIAN/control
+sed -i 's/0\\.1\\.0/0.1.1/; s/"sha256": digest/"sha256": digest.upper()/' \\
+    $(find /tmp/own -name __init__.py -o -name worker.py)
+dpkg-deb -b /tmp/own /made/$1/own/my-app2_0.1.1_all.deb
 """
 # A file system with the first version in its archive, to upgrade from; nothing of the network.
 PIUPARTS = """

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import deb
 import pytest
@@ -469,42 +468,63 @@ def test_a_purge_empties_the_file_system_that_is_mounted_for_the_queue(booted: H
         booted.attempt("userdel", "graced")
 
 
-def test_a_daemon_of_ones_own_runs_on_the_module_and_outlives_its_upgrade(booted: Host) -> None:
-    """Installed without graced's own service; it leaves a graced that was replaced under it."""
-    own, unit = f"/made/{booted.packages.suite}/own/my-app2_0.1.0_all.deb", "my-app2.service"
+def test_a_daemon_of_ones_own_outlives_its_upgrade_and_that_of_graced(booted: Host) -> None:
+    """Installed without graced's own service; it leaves what was replaced under it."""
+    own, unit = f"/made/{booted.packages.suite}/own/my-app2_{{}}_all.deb", "my-app2.service"
     pool = "pools: {commands: {worker: graced.workers:Command}}\n"
 
-    def status() -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(booted.run("my-app2", "status", "--json"))
-        return status
+    def runs() -> tuple[str, str]:
+        status: dict[str, str] = json.loads(booted.run("my-app2", "status", "--json"))
+        return status["version"], status["graced"]
 
-    booted.apt("install", booted.packages.seen()[1], own)
+    def digest() -> str:
+        line = ("submit", "--pool", "digests", "--wait", "--json", '"/etc/hostname"')
+        said: dict[str, str] = json.loads(booted.run("my-app2", *line))
+        return said["sha256"]
+
+    def begin() -> None:
+        booted.journal_read()
+        booted.journal.forget()
+        booted.run("my-app2", "submit", "--pool", "commands", "--", "sh", "-c", AT_THE_GATE)
+        booted.events.wait("^begun")
+
+    def upgrade(*line: str) -> None:
+        """Upgrade while a job is in hand, which is done then, and once."""
+        with ThreadPoolExecutor() as elsewhere:
+            upgrade = elsewhere.submit(booted.run, *line)
+            booted.journal.wait("stopping: draining 3 workers")
+            booted.write("/run/gate", "")
+            upgrade.result()
+        listed = booted.run("my-app2", "jobs", "--pool", "commands", "--json").splitlines()
+        jobs = [json.loads(job) for job in listed]
+        assert {(job["state"], job["attempts"]) for job in jobs} == {("done", 1)}
+        assert len(booted.events.matching("^begun")) == 1
+        booted.run("rm", "/run/gate")
+        booted.events.forget()
+
+    booted.apt("install", booted.packages.seen()[1], own.format("0.1.0"))
     try:
         assert booted.attempt("systemctl", "is-active", UNIT, unit).stdout == "inactive\nactive\n"
         booted.write("/etc/my-app2/config.d/50-site.yaml", pool)
         booted.run("systemctl", "reload", unit)
-        said = booted.run(
-            "my-app2", "submit", "--pool", "digests", "--wait", "--json", '"/etc/hostname"'
-        )
-        assert '"sha256"' in said
+        assert digest().islower()
+        begin()
+        upgrade("dpkg", "--install", own.format("0.1.1"))
+        assert runs() == ("0.1.1", VERSION)
+        assert digest().isupper()  # by the new code
         assert booted.run("my-app2", "doctor") == f"{unit}: nothing wrong\n"
-        booted.run("my-app2", "submit", "--pool", "commands", "--", "sh", "-c", AT_THE_GATE)
-        booted.events.wait("^begun")
+        begin()
         booted.run("dpkg", "--no-triggers", "--install", booted.packages.seen("next")[1])
         old = booted.attempt("my-app2", "doctor")
         assert old.returncode == 1
         assert f"runs graced {VERSION}, and {NEXT} is installed" in old.stdout
-        with ThreadPoolExecutor() as elsewhere:
-            upgrade = elsewhere.submit(booted.run, "dpkg", "--triggers-only", "my-app2")
-            booted.journal.wait("stopping: draining 3 workers")
-            booted.write("/run/gate", "")
-            upgrade.result()
-        assert (status()["version"], status()["graced"]) == ("0.1.0", NEXT)
-        [job] = booted.run("my-app2", "jobs", "--pool", "commands", "--json").splitlines()
-        assert (json.loads(job)["state"], json.loads(job)["attempts"]) == ("done", 1)
+        upgrade("dpkg", "--triggers-only", "my-app2")
+        assert runs() == ("0.1.1", NEXT)
+        booted.run("dpkg", "--remove", "my-app2")
+        assert booted.attempt("systemctl", "is-active", unit).stdout == "inactive\n"
     finally:
         booted.run("dpkg", "--purge", "my-app2", "python3-graced")
-        booted.attempt("rm", "-r", "/run/gate", "/etc/my-app2")
+        booted.attempt("rm", "-rf", "/run/gate", "/etc/my-app2")
         booted.events.forget()
     assert booted.run("sh", "-c", "find / -xdev -name 'my-app2*' -not -path '/made/*'") == ""
     assert booted.run("sh", "-c", USERS) == booted.users
