@@ -177,7 +177,8 @@ def _wait(args: argparse.Namespace, control: str, end: ClientQueue, id: int) -> 
         print(json.dumps(result))
     if not done:
         complain(f"job {id} {_fate(ended)}")
-    return _status(ended, result, command=bool(args.words))
+    command = bool(args.words) or "result" in evidence(ended)  # or one that came as JSON
+    return _status(ended, result, command=command)
 
 
 @contextmanager

@@ -396,6 +396,9 @@ def test_wait_has_the_commands_own_status(
     done = jobs.run("submit", "--wait", "--max-attempts", "1", "--", *words)
     assert done.returncode == status, done
     assert json.loads(done.stdout) == result
+    payload = json.dumps({"argv": words})
+    again = jobs.run("submit", "--wait", "--max-attempts", "1", "--json", payload)
+    assert (again.returncode, again.stdout) == (status, done.stdout)
     assert jobs.status()["pools"]["jobs"]["deaths"] == 0
 
 
