@@ -20,12 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date, tzinfo
-    from typing import Final, TypeAlias
+    from typing import TypeAlias
 
     from graced.settings import Schedule
 
-EXAMPLE: Final = "30 2 * * *"
-SHORTHANDS: Final = {
+EXAMPLE = "30 2 * * *"
+SHORTHANDS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
     "@monthly": "0 0 1 * *",
@@ -35,10 +35,10 @@ SHORTHANDS: Final = {
     "@hourly": "0 * * * *",
 }
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
-LONGEST: Final = 500  # characters
-LAST_YEAR: Final = 9000  # Python's calendar ends soon after it
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)  # days of the months
+LONGEST = 500  # characters
+LAST_YEAR = 9000  # Python's calendar ends soon after it
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)  # days of the months
 
 
 class CronError(Exception):
@@ -57,7 +57,7 @@ class _Field(Record):
     names: tuple[str, ...] = ()  # of the numbers from `least` on
 
 
-_FIELDS: Final = (
+_FIELDS = (
     _Field("minute", 0, 59),
     _Field("hour", 0, 23),
     _Field("day of month", 1, 31),

@@ -15,12 +15,12 @@ from graced.text import quoted
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Final
+    from typing import Any
 
-NOTIFY: Final = "notify"
-READY_AFTER_S: Final = 1.0  # seconds that a program has to live, if nothing else is said
-ADDRESSES: Final = ("tcp:", "unix:", "/")  # how an address begins
-_READY: Final = "write a time such as 2s, notify, or an address such as tcp://127.0.0.1:8080"
+NOTIFY = "notify"
+READY_AFTER_S = 1.0  # seconds that a program has to live, if nothing else is said
+ADDRESSES = ("tcp:", "unix:", "/")  # how an address begins
+_READY = "write a time such as 2s, notify, or an address such as tcp://127.0.0.1:8080"
 
 
 class OptionError(ValueError):

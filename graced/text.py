@@ -6,14 +6,10 @@ hold escapes that a terminal obeys, or marks that have a line shown in another o
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-_SEPARATORS: Final = (0x2028, 0x2029)  # of lines and paragraphs
-_DIRECTIONS: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-WIDE: Final = (*_SEPARATORS, *_DIRECTIONS)  # what is not shown, beyond one byte
-_HARMLESS: Final = {
+_SEPARATORS = (0x2028, 0x2029)  # of lines and paragraphs
+_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+WIDE = (*_SEPARATORS, *_DIRECTIONS)  # what is not shown, beyond one byte
+_HARMLESS = {
     code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))
 } | {code: f"\\u{code:04x}" for code in WIDE}
 

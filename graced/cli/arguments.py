@@ -13,7 +13,7 @@ from graced import program
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Final
+    from typing import Any
 
 
 class Parser(argparse.ArgumentParser):
@@ -363,8 +363,8 @@ def _new(parser: Parser) -> None:
     parser.add_argument("--kind", choices=KINDS, default="jobs", help="what its workers do (jobs)")
 
 
-KINDS: Final = ("jobs", "loop", "async", "program", "socket")
-COMMANDS: Final = (
+KINDS = ("jobs", "loop", "async", "program", "socket")
+COMMANDS = (
     ("run", "run in the foreground", _run),
     ("check", "tell what is wrong with the configuration", _check),
     ("try", "run one worker here, for one job or one round", _try),

@@ -26,13 +26,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-    from typing import Final, NoReturn
+    from typing import NoReturn
 
     from graced.settings import Pool, Schedule, Settings
 
-INSTANTS: Final = 3  # of each schedule
-MAX_REASON_BYTES: Final = 65536
-LAST_WORDS_S: Final = 0.5  # for other processes that hold the pipe when the import has ended
+INSTANTS = 3  # of each schedule
+MAX_REASON_BYTES = 65536
+LAST_WORDS_S = 0.5  # for other processes that hold the pipe when the import has ended
 
 
 def check(args: argparse.Namespace) -> int:

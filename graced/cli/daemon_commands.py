@@ -13,10 +13,10 @@ from graced.units import format_span
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Final
+    from typing import Any
 
-REPLY_TIMEOUT_S: Final = 30.0  # for answers that need no waiting
-PROBE_TIMEOUT_S: Final = 5.0  # a healthy daemon has answered by then
+REPLY_TIMEOUT_S = 30.0  # for answers that need no waiting
+PROBE_TIMEOUT_S = 5.0  # a healthy daemon has answered by then
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -137,7 +137,7 @@ def ask(
     return reply
 
 
-COMMANDS: Final = {
+COMMANDS = {
     "status": _status,
     "schedules": _schedules,
     "health": _health,

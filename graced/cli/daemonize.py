@@ -18,11 +18,11 @@ from graced.log.console import complain, say
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final, NoReturn
+    from typing import NoReturn
 
     from graced.host.directories import PidFile
 
-SHOWN_LOG_BYTES: Final = 8192  # of its end, when the start failed
+SHOWN_LOG_BYTES = 8192  # of its end, when the start failed
 
 
 def run(

@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO, Final
+    from typing import Any, BinaryIO
 
     from graced.queue.protocol import ClientQueue, QueueView
 
@@ -375,7 +375,7 @@ def _pause(args: argparse.Namespace, control: str) -> int:
     return 0
 
 
-COMMANDS: Final = {
+COMMANDS = {
     "pause": lambda args: _pause(args, socket_path(args)),
     "resume": lambda args: _pause(args, socket_path(args)),
     "submit": lambda args: _submit(args, socket_path(args)),

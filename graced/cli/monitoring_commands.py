@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-    from typing import Any, Final
+    from typing import Any
 
     Event = dict[str, Any]
 
@@ -90,4 +90,4 @@ def _show(event: Event) -> None:
         print(f"    {harmless(line)}")
 
 
-COMMANDS: Final = {"metrics": _metrics, "history": _history}
+COMMANDS = {"metrics": _metrics, "history": _history}

@@ -21,17 +21,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-    from typing import Final
 
-TEMPLATE: Final = Path(__file__).parents[1] / "template"
-NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")  # for deb, Python and systemd
-MAX_NAME_CHARS: Final = 31  # of a user, see useradd(8)
+TEMPLATE = Path(__file__).parents[1] / "template"
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")  # for deb, Python and systemd
+MAX_NAME_CHARS = 31  # of a user, see useradd(8)
 # Modules that are there when it runs, and users that every system has: the service would be one.
-MODULES: Final = frozenset(
+MODULES = frozenset(
     "daemon graced lockfile pip pytest sdnotify setproctitle setuptools test tests yaml".split()
 )
-FOLDERS: Final = frozenset("build dist packaging systemd tests var".split())  # of the project
-USERS: Final = frozenset(
+FOLDERS = frozenset("build dist packaging systemd tests var".split())  # of the project
+USERS = frozenset(
     "adm backup bin dbus games irc list lp mail man messagebus news nobody operator polkitd proxy"
     " root shutdown sshd sync sys systemd uucp www-data".split()
 )

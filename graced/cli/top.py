@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
-    from typing import Any, Final
+    from typing import Any
 
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
     JSON = Mapping[str, Any]
 
-EVERY_S: Final = 1.0  # seconds between two looks
-ANSWER_S: Final = 5.0  # seconds that an answer may take
-MISSING: Final = "top needs rich: pip install 'graced[top]', or apt install python3-rich"
-STYLES: Final = {"ready": "green", "busy": "blue"}  # of workers' states; others are on their way
-SORTS: Final = ("slot", "busy for", "rounds", "errors", "age", "memory")
-HELP: Final = "q leaves   s sorts   ↑ ↓ scroll"
+EVERY_S = 1.0  # seconds between two looks
+ANSWER_S = 5.0  # seconds that an answer may take
+MISSING = "top needs rich: pip install 'graced[top]', or apt install python3-rich"
+STYLES = {"ready": "green", "busy": "blue"}  # of workers' states; others are on their way
+SORTS = ("slot", "busy for", "rounds", "errors", "age", "memory")
+HELP = "q leaves   s sorts   ↑ ↓ scroll"
 UP, DOWN = ("\x1b[A", "k"), ("\x1b[B", "j")
 
 

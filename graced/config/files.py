@@ -15,12 +15,10 @@ from graced.host import safepaths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from graced.config.nodes import Problem, Source
 
-MAX_FILE_BYTES: Final = 1 << 20
-MAX_FILES: Final = 100  # in a folder of drop-ins
+MAX_FILE_BYTES = 1 << 20
+MAX_FILES = 100  # in a folder of drop-ins
 
 
 def absolute_path(path: str) -> str:

@@ -12,14 +12,13 @@ from graced.text import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Final
 
     from graced.config.nodes import Node
     from graced.config.schema import Kind
     from graced.record import Record
 
-MAX_LEVELS: Final = 50
-VARIABLE_PREFIX: Final = "GRACED__"
+MAX_LEVELS = 50
+VARIABLE_PREFIX = "GRACED__"
 
 
 def variables(environ: Mapping[str, str]) -> list[str]:

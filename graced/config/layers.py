@@ -27,12 +27,11 @@ from graced.text import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Final
 
     from graced.config.nodes import Node, Problem
 
-_VARIABLE_RANK: Final = 1000  # ranks of files are below, and there are fewer
-_FLAG_RANK: Final = 1000_000
+_VARIABLE_RANK = 1000  # ranks of files are below, and there are fewer
+_FLAG_RANK = 1000_000
 
 
 class Layers:

@@ -16,13 +16,12 @@ from graced.text import Secret, printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Final
 
     from graced.config.nodes import Node, Problem
 
-MAX_REFERENCES: Final = 100
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_INSTEAD: Final = "name another file, "
+MAX_REFERENCES = 100
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_INSTEAD = "name another file, "
 
 
 class References:

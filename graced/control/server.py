@@ -24,18 +24,18 @@ from graced.host import unixsocket
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any, Final
+    from typing import Any
 
-READ: Final = selectors.EVENT_READ
-WRITE: Final = selectors.EVENT_WRITE
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
 
-MAX_REQUEST: Final = 64 * 1024
-SPARE_FILES: Final = 5  # descriptors that no client gets: the daemon's own work goes on
-MAX_CLIENTS: Final = 32  # of one user
-MAX_ALL: Final = 256  # of all; root and our own user come on top
-IDLE: Final = 30.0  # seconds without a request, or without taking any of a reply
-PAUSE: Final = 1.0  # seconds without accepting when there are no descriptors left
-CHUNK_BYTES: Final = 64 * 1024
+MAX_REQUEST = 64 * 1024
+SPARE_FILES = 5  # descriptors that no client gets: the daemon's own work goes on
+MAX_CLIENTS = 32  # of one user
+MAX_ALL = 256  # of all; root and our own user come on top
+IDLE = 30.0  # seconds without a request, or without taking any of a reply
+PAUSE = 1.0  # seconds without accepting when there are no descriptors left
+CHUNK_BYTES = 64 * 1024
 
 
 class Request:

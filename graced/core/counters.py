@@ -24,13 +24,13 @@ class DeathCause:
     SETUP: Final = "setup"  # setup() raised, or the code could not be imported
 
 
-DEATHS: Final = (
+DEATHS = (
     "exit fork lost max_errors oom ready_timeout returned round_timeout setup"
     " SIGABRT SIGKILL SIGSEGV"
 ).split()
-REPLACEMENTS: Final = "cancelled death left max_age max_rounds max_rss recycle reload".split()
-STOPS: Final = ("drain", "interrupt", "kill")
-RELOADS: Final = ("ok", "refused", "incomplete")
+REPLACEMENTS = "cancelled death left max_age max_rounds max_rss recycle reload".split()
+STOPS = ("drain", "interrupt", "kill")
+RELOADS = ("ok", "refused", "incomplete")
 
 
 class PoolCounters:

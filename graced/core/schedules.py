@@ -26,17 +26,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import tzinfo
-    from typing import Any, Final
+    from typing import Any
 
     from graced.core.events import ClockSeen, InstantKept, SchedulesKnown
     from graced.core.fleet import Fleet
     from graced.settings import Schedule
 
-LATE_S: Final = 60  # seconds after which an instant is missed: the process or the machine slept
-MOST: Final = 1000  # instants of one schedule that are made up for, or are asked for at once
-STEP_S: Final = 1.0  # seconds by which a clock that is set differs
-CORRECTED_S: Final = 3 * 3600  # seconds, as cron(8) has it
-DOUBT_S: Final = 600  # seconds that a clock gets to find out what time it is
+LATE_S = 60  # seconds after which an instant is missed: the process or the machine slept
+MOST = 1000  # instants of one schedule that are made up for, or are asked for at once
+STEP_S = 1.0  # seconds by which a clock that is set differs
+CORRECTED_S = 3 * 3600  # seconds, as cron(8) has it
+DOUBT_S = 600  # seconds that a clock gets to find out what time it is
 
 
 class _Watched:

@@ -17,12 +17,11 @@ from graced.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Final
 
     from graced.config.nodes import Problem
 
-SYSTEMCTL_TIMEOUT_S: Final = 30.0  # it waits for a busy systemd
-MAX_FILE_BYTES: Final = 1 << 20
+SYSTEMCTL_TIMEOUT_S = 30.0  # it waits for a busy systemd
+MAX_FILE_BYTES = 1 << 20
 
 
 class Manager(Record):

@@ -14,16 +14,15 @@ from graced.units import show_duration, show_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Final
 
     from graced.settings import Pool, Settings
 
 FINAL_CODES = (str(USAGE), str(ALREADY_RUNNING), str(CONFIG))  # another start mends none of them
 NOTIFY_RELOAD_SINCE = 253
-MARGIN: Final = 5.0  # seconds that a stop may take beside its ladder
-OWN_FILES: Final = 64  # descriptors of the main process and of a zygote, beside two a worker
+MARGIN = 5.0  # seconds that a stop may take beside its ladder
+OWN_FILES = 64  # descriptors of the main process and of a zygote, beside two a worker
 
-TIMES: Final = {
+TIMES = {
     "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0,
     "day": 86400.0, "days": 86400.0, "w": 604800.0, "week": 604800.0, "weeks": 604800.0,
     "month": 2629800.0, "months": 2629800.0, "y": 31557600.0, "year": 31557600.0,
@@ -31,7 +30,7 @@ TIMES: Final = {
 }  # fmt: skip
 
 # What the shipped units protect, as a property and the values that are as good or better.
-PROTECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+PROTECTIONS: Mapping[str, tuple[str, ...]] = {
     "NoNewPrivileges": ("yes",),
     "CapabilityBoundingSet": ("",),
     "AmbientCapabilities": ("",),
@@ -421,7 +420,7 @@ def _container(facts: Facts) -> Iterator[Finding]:
 if TYPE_CHECKING:
     Rule = Callable[[Facts], Iterator[Finding]]
 
-UNIT_RULES: Final[tuple[Rule, ...]] = (
+UNIT_RULES: tuple[Rule, ...] = (
     _reloaded,
     _kind,
     _notify_access,
@@ -442,4 +441,4 @@ UNIT_RULES: Final[tuple[Rule, ...]] = (
     _descriptor_store,
     _protections,
 )
-HOST_RULES: Final[tuple[Rule, ...]] = (_memory, _files, _old_code, _container)
+HOST_RULES: tuple[Rule, ...] = (_memory, _files, _old_code, _container)

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from graced.record import Record
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-BACKLOG: Final = 1024  # connections that wait for a worker; the kernel has the last word
-MODE: Final = 0o660
-MAX_PATH_BYTES: Final = 107  # bytes, see unix(7)
-EXAMPLES: Final = "write tcp://127.0.0.1:8080, tcp://[::1]:8080, unix:///run/shop.sock or fd:NAME"
+BACKLOG = 1024  # connections that wait for a worker; the kernel has the last word
+MODE = 0o660
+MAX_PATH_BYTES = 107  # bytes, see unix(7)
+EXAMPLES = "write tcp://127.0.0.1:8080, tcp://[::1]:8080, unix:///run/shop.sock or fd:NAME"
 
 
 class AddressError(ValueError):

@@ -14,10 +14,10 @@ import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Any
 
-MAX_MESSAGE: Final = 128 * 1024  # bytes; unix(7) allows what fits the send buffer
-_MARK: Final = 8  # bytes that all messages of a channel begin with
+MAX_MESSAGE = 128 * 1024  # bytes; unix(7) allows what fits the send buffer
+_MARK = 8  # bytes that all messages of a channel begin with
 
 
 class ChannelClosed(Exception):

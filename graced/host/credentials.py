@@ -10,18 +10,14 @@ import sys
 from graced.exitcodes import CONFIG, ReportedError
 from graced.host.process import libc, prctl
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-NEW_PRIVILEGES: Final = "GRACED_NEW_PRIVILEGES"  # 1: setuid programs are to work
-_CAPBSET_DROP: Final = 24
-_SET_NO_NEW_PRIVS: Final = 38
-_SET_DUMPABLE: Final = 4
-_CAPABILITIES: Final = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)  # version, this process
+NEW_PRIVILEGES = "GRACED_NEW_PRIVILEGES"  # 1: setuid programs are to work
+_CAPBSET_DROP = 24
+_SET_NO_NEW_PRIVS = 38
+_SET_DUMPABLE = 4
+_CAPABILITIES = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)  # version, this process
 # About the user that started the daemon: of no use or harm to another user.
-_PERSONAL: Final = ("DBUS_", "GPG_", "SSH_", "SUDO_", "XDG_")
-_PERSONAL_NAMES: Final = ("DISPLAY", "KRB5CCNAME", "MAIL", "WAYLAND_DISPLAY", "XAUTHORITY")
+_PERSONAL = ("DBUS_", "GPG_", "SSH_", "SUDO_", "XDG_")
+_PERSONAL_NAMES = ("DISPLAY", "KRB5CCNAME", "MAIL", "WAYLAND_DISPLAY", "XAUTHORITY")
 
 
 class CredentialsError(ReportedError):

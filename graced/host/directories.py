@@ -22,13 +22,10 @@ from graced.host import safepaths, unixsocket
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Final
 
-SOCKET: Final = "control.sock"
-LOCK: Final = "lock"
-NAME_RELEASE_TIMEOUT_S: Final = (
-    0.5  # seconds in which a daemon that dies has let go of its name, too
-)
+SOCKET = "control.sock"
+LOCK = "lock"
+NAME_RELEASE_TIMEOUT_S = 0.5  # seconds in which a daemon that dies has let go of its name, too
 
 
 class AlreadyRunning(Exception):

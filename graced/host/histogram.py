@@ -10,15 +10,14 @@ from bisect import bisect_left
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
-    from typing import Final
 
-NS_PER_MS: Final = 1_000_000  # ns
-BOUNDS_MS: Final = (
+NS_PER_MS = 1_000_000  # ns
+BOUNDS_MS = (
     1, 3, 10, 30, 100, 300,
     1_000, 3_000, 10_000, 30_000, 60_000, 300_000, 1_800_000, 3_600_000, 21_600_000,
 )  # fmt: skip
-BOUNDS_NS: Final = tuple(bound * NS_PER_MS for bound in BOUNDS_MS)
-BUCKETS: Final = len(BOUNDS_MS) + 1  # the last one is for all that took longer
+BOUNDS_NS = tuple(bound * NS_PER_MS for bound in BOUNDS_MS)
+BUCKETS = len(BOUNDS_MS) + 1  # the last one is for all that took longer
 
 
 def observe(words: MutableSequence[int] | memoryview[int], at: int, ns: int) -> None:

@@ -23,21 +23,21 @@ from graced.host.descriptors import identity
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Any, Final, TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
 # What gevent and its like patch, and what graced has of it.
-_PATCHED: Final = ("_socket", "_thread", "fcntl", "gc", "mmap", "os", "select", "signal", "time")
-_FINDERS: Final = ("meta_path", "path", "path_hooks")
-_HOME: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_LIBRARY: Final = os.path.dirname(os.__file__)
-_TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_PATCHED = ("_socket", "_thread", "fcntl", "gc", "mmap", "os", "select", "signal", "time")
+_FINDERS = ("meta_path", "path", "path_hooks")
+_HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_LIBRARY = os.path.dirname(os.__file__)
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # Read by ld.so, malloc and Python when they start; all else is read when it is needed.
-_READ_AT_START: Final = ("GLIBC_TUNABLES", "LD_", "MALLOC_", "PYTHON")
-_READ_LATER: Final = ("PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHON_COLORS")
-_OF_LOCALE: Final = ("LANG", "LC_ALL", "LC_CTYPE")
-_POOLS_OF_THREADS: Final = ("libgomp", "libiomp", "libomp", "libtbb", "librdkafka", "cygrpc")
-_open: Final = open  # pyfakefs and its like patch it, too
+_READ_AT_START = ("GLIBC_TUNABLES", "LD_", "MALLOC_", "PYTHON")
+_READ_LATER = ("PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHON_COLORS")
+_OF_LOCALE = ("LANG", "LC_ALL", "LC_CTYPE")
+_POOLS_OF_THREADS = ("libgomp", "libiomp", "libomp", "libtbb", "librdkafka", "cygrpc")
+_open = open  # pyfakefs and its like patch it, too
 
 _copies: dict[int, ModuleType] = {}  # by the id of the original
 

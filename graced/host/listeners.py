@@ -16,18 +16,17 @@ from graced.host.directories import DirectoryError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, MutableMapping
-    from typing import Final
 
     from graced.host.address import Address
 
     File = tuple[int, int]  # device and inode
 
-FIRST: Final = 3  # of the descriptors that systemd hands over, see sd_listen_fds(3)
-STORED: Final = "graced-"  # begins the names of sockets that we have stored with systemd
-MAX_NAME_CHARS: Final = 200
-ACCEPTS: Final = "00010000"  # among the flags of a Unix socket in /proc/net/unix
-LISTENS: Final = "0A"  # the state of a TCP socket in /proc/net/tcp
-_NOBODY: Final = (ConnectionRefusedError, FileNotFoundError)
+FIRST = 3  # of the descriptors that systemd hands over, see sd_listen_fds(3)
+STORED = "graced-"  # begins the names of sockets that we have stored with systemd
+MAX_NAME_CHARS = 200
+ACCEPTS = "00010000"  # among the flags of a Unix socket in /proc/net/unix
+LISTENS = "0A"  # the state of a TCP socket in /proc/net/tcp
+_NOBODY = (ConnectionRefusedError, FileNotFoundError)
 
 
 class ListenError(DirectoryError):

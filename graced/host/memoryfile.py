@@ -16,13 +16,13 @@ from graced.host import descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Any
 
     from graced.settings import Pool, Settings
 
-OF_POOL: Final = ("env", "options")
-OF_SCHEDULE: Final = ("payload",)
-SECRET_KEYS: Final = OF_POOL + OF_SCHEDULE
+OF_POOL = ("env", "options")
+OF_SCHEDULE = ("payload",)
+SECRET_KEYS = OF_POOL + OF_SCHEDULE
 
 
 class MemoryFile:

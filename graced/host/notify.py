@@ -21,14 +21,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, MutableMapping
-    from typing import Final
 
-MAX_EXTENSION_S: Final = 36525 * 86400.0  # seconds: a century in µs fits what systemd counts in
-MAX_VALUE_BYTES: Final = 2000  # bytes of a value; systemd ignores a message of more than 4096
-READY_FD: Final = "GRACED_READY_FD"  # the command that waits for a daemon that left the terminal
+MAX_EXTENSION_S = 36525 * 86400.0  # seconds: a century in µs fits what systemd counts in
+MAX_VALUE_BYTES = 2000  # bytes of a value; systemd ignores a message of more than 4096
+READY_FD = "GRACED_READY_FD"  # the command that waits for a daemon that left the terminal
 
 
-LAST_WORDS_TIMEOUT_S: Final = 0.2  # seconds that last words may take
+LAST_WORDS_TIMEOUT_S = 0.2  # seconds that last words may take
 
 
 class Notifier:

@@ -19,7 +19,7 @@ from graced.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container, Iterable
-    from typing import Any, Final, NoReturn
+    from typing import Any, NoReturn
 
     def _sigmask(how: int, mask: Iterable[int], /) -> set[int]: ...
 else:
@@ -27,15 +27,13 @@ else:
     # fork, and at each of user code's.
     from _signal import pthread_sigmask as _sigmask
 
-MAX_ANCESTORS: Final = 1000  # looked at; parents may change meanwhile, and lead in a circle
-CUT_OFF_TOLD: Final = (
-    "its import has closed descriptors of graced's; let it close only what it has opened"
-)
-_SET_PDEATHSIG: Final = 1
-_SET_NAME: Final = 15
-_SET_CHILD_SUBREAPER: Final = 36
-_ALL_SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
-_SIGNAL_STACK: Final = 1 << 20  # bytes; 64 signals, each with the registers of a large processor
+MAX_ANCESTORS = 1000  # looked at; parents may change meanwhile, and lead in a circle
+CUT_OFF_TOLD = "its import has closed descriptors of graced's; let it close only what it has opened"
+_SET_PDEATHSIG = 1
+_SET_NAME = 15
+_SET_CHILD_SUBREAPER = 36
+_ALL_SIGNALS = frozenset(map(int, signal.valid_signals()))
+_SIGNAL_STACK = 1 << 20  # bytes; 64 signals, each with the registers of a large processor
 
 
 libc = ctypes.CDLL(None, use_errno=True)

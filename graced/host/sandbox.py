@@ -13,19 +13,15 @@ from errno import EPERM
 
 from graced.host.process import libc, prctl
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-_SET_NO_NEW_PRIVS: Final = 38
-_SET_SECCOMP: Final = 22
-_MODE_FILTER: Final = 2
+_SET_NO_NEW_PRIVS = 38
+_SET_SECCOMP = 22
+_MODE_FILTER = 2
 _NUMBER_AT, _ARCH_AT, _FLAGS_AT = 0, 4, 32  # in struct seccomp_data; flags of openat(2), low word
 _LOAD, _JUMP_IF_EQUAL, _JUMP_IF_SET, _JUMP_IF_GREATER, _RETURN = 0x20, 0x15, 0x45, 0x25, 0x06
-_ALLOW: Final = 0x7FFF0000
-_REFUSE: Final = 0x00050000 | EPERM
-_FOR_WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_MOST_X86_64: Final = 0x3FFFFFFF  # beyond, the numbers are those of the x32 ABI
+_ALLOW = 0x7FFF0000
+_REFUSE = 0x00050000 | EPERM
+_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_MOST_X86_64 = 0x3FFFFFFF  # beyond, the numbers are those of the x32 ABI
 
 
 class _Table:
@@ -43,7 +39,7 @@ class _Table:
 # renameat2 mkdir mkdirat rmdir link linkat symlink symlinkat mknod mknodat truncate ftruncate;
 # chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat and the six that change xattrs;
 # mount umount2 setns unshare bpf userfaultfd keyctl io_uring_setup
-_TABLES: Final = {
+_TABLES = {
     "x86_64": _Table(
         0xC000003E,
         257,

@@ -23,49 +23,49 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-RECORDS: Final = 4096
-RECORD_SIZE: Final = 1280
-_WORDS: Final = 64
-_TEXT_AT: Final = 8 * _WORDS
-TEXT_SIZE: Final = RECORD_SIZE - _TEXT_AT
-_LARGEST: Final = 2**63 - 1
-_MOMENT: Final = 1_000_000_000  # ns
-MAX_PID: Final = 2**22  # see proc(5), pid_max
+RECORDS = 4096
+RECORD_SIZE = 1280
+_WORDS = 64
+_TEXT_AT = 8 * _WORDS
+TEXT_SIZE = RECORD_SIZE - _TEXT_AT
+_LARGEST = 2**63 - 1
+_MOMENT = 1_000_000_000  # ns
+MAX_PID = 2**22  # see proc(5), pid_max
 
 # The words of a record. The worker writes all but RING_BUSY, RING_GOOD and TOLD.
-PHASE: Final = 0
-ROUNDS: Final = 1  # rounds ended
-ERRORS: Final = 2  # rounds that raised
-GOOD: Final = 3  # rounds that ended without raising
-ROUND_STARTED: Final = 4  # monotonic ns
-DEADLINE: Final = 5  # of the round in hand, monotonic ns; 0: none
-LEASE_SINCE: Final = 6
-LEASE_UNTIL: Final = 7  # 0: no lease
-LEASED: Final = 8  # ns of all leases that ended
-ACK: Final = 9
-WANTS: Final = 10
-LEFT: Final = 11
-PID: Final = 12
-READY_AT: Final = 13  # monotonic ns
-CHILD_GROUP: Final = 14  # process group of a subprocess that goes with the worker; 0: none
-STACKS: Final = 15  # stacks printed
-RING_BUSY: Final = 16
-RING_GOOD: Final = 17
-TEXT_LENGTH: Final = 18
-BORN_WHOLE: Final = 19  # 1: its zygote knows it and guards it
-QUEUE: Final = 20  # REACHES or CUT_OFF: it takes jobs, so its pool needs a queue keeper
-TOLD: Final = 21  # 1: it is sent SIGTERM, 2: SIGINT; should handlers of its own catch them
-ACCEPTS: Final = 23  # 1: it takes callers by graced's own loop, which bears a socket that is over
-JOB: Final = 22  # 1: it has a job in hand, which its death would count for
-CUT: Final = 32  # rounds that were interrupted, or ended by sys.exit()
-BUSY_NS: Final = 33  # ns of all rounds that ended
-ROUND_BUCKETS: Final = 34  # of rounds that ended, by how long they took; see host/histogram.py
+PHASE = 0
+ROUNDS = 1  # rounds ended
+ERRORS = 2  # rounds that raised
+GOOD = 3  # rounds that ended without raising
+ROUND_STARTED = 4  # monotonic ns
+DEADLINE = 5  # of the round in hand, monotonic ns; 0: none
+LEASE_SINCE = 6
+LEASE_UNTIL = 7  # 0: no lease
+LEASED = 8  # ns of all leases that ended
+ACK = 9
+WANTS = 10
+LEFT = 11
+PID = 12
+READY_AT = 13  # monotonic ns
+CHILD_GROUP = 14  # process group of a subprocess that goes with the worker; 0: none
+STACKS = 15  # stacks printed
+RING_BUSY = 16
+RING_GOOD = 17
+TEXT_LENGTH = 18
+BORN_WHOLE = 19  # 1: its zygote knows it and guards it
+QUEUE = 20  # REACHES or CUT_OFF: it takes jobs, so its pool needs a queue keeper
+TOLD = 21  # 1: it is sent SIGTERM, 2: SIGINT; should handlers of its own catch them
+ACCEPTS = 23  # 1: it takes callers by graced's own loop, which bears a socket that is over
+JOB = 22  # 1: it has a job in hand, which its death would count for
+CUT = 32  # rounds that were interrupted, or ended by sys.exit()
+BUSY_NS = 33  # ns of all rounds that ended
+ROUND_BUCKETS = 34  # of rounds that ended, by how long they took; see host/histogram.py
 
-HOST_LEASE_UNTIL: Final = 24  # of a keeper's record: until when workers may have jobs; boot ns
-HOST_LEASE: Final = 25  # ns for which that lease was granted
+HOST_LEASE_UNTIL = 24  # of a keeper's record: until when workers may have jobs; boot ns
+HOST_LEASE = 25  # ns for which that lease was granted
 
-REACHES: Final = 1  # it reaches its queue, as far as it knows
-CUT_OFF: Final = 2  # it does not
+REACHES = 1  # it reaches its queue, as far as it knows
+CUT_OFF = 2  # it does not
 
 
 class Phase:

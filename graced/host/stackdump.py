@@ -17,20 +17,17 @@ from graced.host.scoreboard import RECORDS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Final
 
-WINDOW_BYTES: Final = 32 << 20  # bytes, of which only those take memory that are written
-PLAIN: Final = bytes((10, *range(32, 127)))  # what faulthandler writes; all else it escapes
-MAX_DUMP_BYTES: Final = 12 << 20  # of one dump: 100 threads of 100 frames, names of 500 characters
-MAX_THREADS: Final = 100  # that faulthandler prints, the newest first: the main one is the last
-MAX_FRAMES: Final = 100  # frames that it prints of each
-MAX_TEXT_CHARS: Final = (
-    60_000  # characters told of a window, so that a log record and evidence hold them
-)
-CURRENT: Final = "Current thread"
-FIRST: Final = ("Fatal", CURRENT, "Stack")  # how what is told first begins: a crash, and its stack
-FIRST_LENT: Final = RECORDS  # after those of the workers
-OUR_FIRST: Final = (
+WINDOW_BYTES = 32 << 20  # bytes, of which only those take memory that are written
+PLAIN = bytes((10, *range(32, 127)))  # what faulthandler writes; all else it escapes
+MAX_DUMP_BYTES = 12 << 20  # of one dump: 100 threads of 100 frames, names of 500 characters
+MAX_THREADS = 100  # that faulthandler prints, the newest first: the main one is the last
+MAX_FRAMES = 100  # frames that it prints of each
+MAX_TEXT_CHARS = 60_000  # characters told of a window, so that a log record and evidence hold them
+CURRENT = "Current thread"
+FIRST = ("Fatal", CURRENT, "Stack")  # how what is told first begins: a crash, and its stack
+FIRST_LENT = RECORDS  # after those of the workers
+OUR_FIRST = (
     ("workers/runtime.py", " in guarded"),
     ("workers/base.py", " in live"),
     ("zygote/process.py", " in run"),

@@ -13,11 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from typing import Final
 
-MAX_PATH_BYTES: Final = 107
-BACKLOG: Final = 128
-_PEERGROUPS: Final = 59  # SO_PEERGROUPS, see socket(7)
+MAX_PATH_BYTES = 107
+BACKLOG = 128
+_PEERGROUPS = 59  # SO_PEERGROUPS, see socket(7)
 
 
 def connect(sock: socket.socket, path: str) -> None:

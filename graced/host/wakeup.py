@@ -16,9 +16,8 @@ from _thread import allocate_lock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Final
 
-MAX_POLL_S: Final = 20 * 86400.0  # seconds: poll() counts milliseconds in 32 bits
+MAX_POLL_S = 20 * 86400.0  # seconds: poll() counts milliseconds in 32 bits
 
 _level_lock = allocate_lock()
 

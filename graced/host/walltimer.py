@@ -13,14 +13,10 @@ import time
 
 from graced.host import process
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-_ABSOLUTE: Final = 1
-_CANCEL_ON_SET: Final = 2
-_ITIMERSPEC: Final = struct.Struct("@4l")  # interval, then when: seconds and nanoseconds each
-_LATEST: Final = 2 ** (2 * _ITIMERSPEC.size - 1) - 1  # seconds that a long holds
+_ABSOLUTE = 1
+_CANCEL_ON_SET = 2
+_ITIMERSPEC = struct.Struct("@4l")  # interval, then when: seconds and nanoseconds each
+_LATEST = 2 ** (2 * _ITIMERSPEC.size - 1) - 1  # seconds that a long holds
 
 
 class WallTimer:

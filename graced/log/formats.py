@@ -13,15 +13,15 @@ from graced.text import WIDE, harmless, one_line, printed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Final
+    from typing import Any
 
     Fields = Mapping[str, Any]
     Format = Callable[[str, str, Fields, Fields], str | bytes]
 
-PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(3)
-MAX_MESSAGE_CHARS: Final = 64 * 1024  # characters of one message
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(3)
+MAX_MESSAGE_CHARS = 64 * 1024  # characters of one message
 
-_ORIGIN: Final = frozenset({"pool", "slot", "generation", "pid"})
+_ORIGIN = frozenset({"pool", "slot", "generation", "pid"})
 
 
 def shorten(text: str) -> str:
@@ -131,4 +131,4 @@ def _escapes() -> dict[int, str]:
     return raw | {code: f"\\\\u{code:04x}" for code in range(0xD800, 0xE000)}
 
 
-FORMATS: Final[dict[str, Format]] = {"text": text, "json": json, "journal": journal}
+FORMATS: dict[str, Format] = {"text": text, "json": json, "journal": journal}

@@ -20,16 +20,14 @@ from graced.text import harmless, printed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from graced.log.formats import Fields
 
-MAX_NAME_CHARS: Final = 64  # of a field
-STREAM: Final = "/stdout"  # what journald calls the socket behind standard error, and
-NATIVE: Final = "/socket"  # its neighbour, which we want
-SETTLE_TIMEOUT_S: Final = 0.1  # seconds that a process waits at its end for journald
-SETTLE_PAUSE_S: Final = 0.001
-_SIOCOUTQ: Final = 0x5411  # what is sent and not yet read, see unix(7)
+MAX_NAME_CHARS = 64  # of a field
+STREAM = "/stdout"  # what journald calls the socket behind standard error, and
+NATIVE = "/socket"  # its neighbour, which we want
+SETTLE_TIMEOUT_S = 0.1  # seconds that a process waits at its end for journald
+SETTLE_PAUSE_S = 0.001
+_SIOCOUTQ = 0x5411  # what is sent and not yet read, see unix(7)
 
 
 def journal_output(level: str, fd: int) -> Output | None:

@@ -15,10 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from typing import Final
 
-PIPE_BUF: Final = select.PIPE_BUF
-ROTATION_CHECK_S: Final = 1.0  # seconds between two looks whether the file was rotated
+PIPE_BUF = select.PIPE_BUF
+ROTATION_CHECK_S = 1.0  # seconds between two looks whether the file was rotated
 
 
 class Sink:

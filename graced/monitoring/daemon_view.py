@@ -15,14 +15,14 @@ from graced.monitoring.history import CHUNK, START, events
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any, Final
+    from typing import Any
 
     JSON = dict[str, Any]
 
-ANSWER_S: Final = 5.0  # seconds that an answer may take
-FRESH_S: Final = 1.0  # seconds for which an answer is good for others too
-MAX_EVENTS: Final = 5000  # of the history, the newest
-MAX_STACKS: Final = 200  # events with all their words; the older ones lose their stacks
+ANSWER_S = 5.0  # seconds that an answer may take
+FRESH_S = 1.0  # seconds for which an answer is good for others too
+MAX_EVENTS = 5000  # of the history, the newest
+MAX_STACKS = 200  # events with all their words; the older ones lose their stacks
 
 
 class NoAnswer(Exception):

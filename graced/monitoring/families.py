@@ -12,14 +12,14 @@ from graced.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any, Final, Literal
+    from typing import Any, Literal
 
     JSON = Mapping[str, Any]
     Kind = Literal["counter", "gauge", "histogram", "info"]
 
-MS_PER_S: Final = 1000
-JOB_STATES: Final = ("waiting", "taken", "done", "dead")
-WORKER_STATES: Final = ("starting", "ready", "busy", "draining", "interrupted", "killed")
+MS_PER_S = 1000
+JOB_STATES = ("waiting", "taken", "done", "dead")
+WORKER_STATES = ("starting", "ready", "busy", "draining", "interrupted", "killed")
 
 
 class Sample(Record):

@@ -16,18 +16,18 @@ from graced import clock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, Final
+    from typing import Any
 
     Event = dict[str, Any]
     Place = tuple[int, int]  # a file's number, and a byte in it
 
-MAX_FILE: Final = 5_000_000  # bytes; there are two
-MAX_EVENT: Final = 16_000  # bytes of one line
-MAX_TEXT: Final = 4000  # characters of a stack or a reason
-CHUNK: Final = 256 * 1024  # bytes read at once
-START: Final = (0, 0)  # before everything
-_BEGIN: Final = "history-"
-_END: Final = ".jsonl"
+MAX_FILE = 5_000_000  # bytes; there are two
+MAX_EVENT = 16_000  # bytes of one line
+MAX_TEXT = 4000  # characters of a stack or a reason
+CHUNK = 256 * 1024  # bytes read at once
+START = (0, 0)  # before everything
+_BEGIN = "history-"
+_END = ".jsonl"
 
 
 class History:

@@ -17,24 +17,24 @@ from graced.monitoring.families import families
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, Final
+    from typing import Any
 
     from graced.monitoring.daemon_view import DaemonView
 
     Headers = list[tuple[str, str]]
     Answer = tuple[str, str, bytes]  # status, type, body
 
-OK: Final = "200 OK"
-UNAVAILABLE: Final = "503 Service Unavailable"
-TEXT: Final = "text/plain; charset=utf-8"
-JSON: Final = "application/json"
-FILES: Final = {
+OK = "200 OK"
+UNAVAILABLE = "503 Service Unavailable"
+TEXT = "text/plain; charset=utf-8"
+JSON = "application/json"
+FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-POLICY: Final = "; ".join(
+POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -46,7 +46,7 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-HEADERS: Final = [
+HEADERS = [
     ("Content-Security-Policy", POLICY),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),

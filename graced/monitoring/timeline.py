@@ -15,20 +15,20 @@ from graced.text import one_line
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any, Final
+    from typing import Any
 
     Event = dict[str, Any]
 
-WIDTH: Final = 1000
-LEFT: Final = 110  # where time begins
-RIGHT: Final = 16
-TOP: Final = 34
-LANE: Final = 84
-AREA: Final = 48  # of a lane, for the depth
-STEPS_S: Final = (60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 7 * 86400)
-MAX_MARKS: Final = 4000  # drawn; of more, the last
-_OF_ALL: Final = ("start", "stopping", "stop", "reload")
-_STYLE: Final = """
+WIDTH = 1000
+LEFT = 110  # where time begins
+RIGHT = 16
+TOP = 34
+LANE = 84
+AREA = 48  # of a lane, for the depth
+STEPS_S = (60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 7 * 86400)
+MAX_MARKS = 4000  # drawn; of more, the last
+_OF_ALL = ("start", "stopping", "stop", "reload")
+_STYLE = """
 svg{background:#fff;color:#1c2430;font:12px system-ui,sans-serif}
 text{fill:currentColor}.dim{fill:#6a7585}.grid{stroke:#d9dfe7}.down{fill:#8a94a3;opacity:.22}
 .depth{fill:#3b82f6;opacity:.35;stroke:#3b82f6}.death{fill:#dc2626}.killed{fill:#d97706}

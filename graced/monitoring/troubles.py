@@ -7,12 +7,12 @@ from graced.units import format_duration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any, Final
+    from typing import Any
 
     JSON = Mapping[str, Any]
 
 
-LATE_S: Final = 60.0  # seconds after which it is told that a schedule is late
+LATE_S = 60.0  # seconds after which it is told that a schedule is late
 
 
 def troubles(status: JSON) -> list[str]:

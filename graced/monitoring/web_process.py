@@ -20,17 +20,17 @@ from graced.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any, Final, NoReturn
+    from typing import Any, NoReturn
 
     from graced.log.logger import Log
 
-NOBODY: Final = 65534  # user and group that own nothing
-THREADS: Final = 4
-MAX_CONNECTIONS: Final = 200
-MAX_BODY: Final = 16 * 1024  # bytes of a request that is refused anyway
-MAX_HEADER: Final = 16 * 1024
-SILENT_S: Final = 20  # seconds after which a silent connection is closed,
-LOOK_S: Final = 5.0  #   and between two looks whether one is, while there are any
+NOBODY = 65534  # user and group that own nothing
+THREADS = 4
+MAX_CONNECTIONS = 200
+MAX_BODY = 16 * 1024  # bytes of a request that is refused anyway
+MAX_HEADER = 16 * 1024
+SILENT_S = 20  # seconds after which a silent connection is closed,
+LOOK_S = 5.0  #   and between two looks whether one is, while there are any
 
 
 class WebPlan(Record):

@@ -10,12 +10,12 @@ from graced.queue.timing import NEVER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Any
 
-SPACING_S: Final = 0.25  # seconds between two looks at least,
-EVERY_S: Final = 15.0  #   and in the long run
-MOST_IN_A_ROW: Final = 20.0  # looks that may be that close
-_SHOWN: Final[tuple[str, ...]] = ("waiting", "taken", "done", "dead")
+SPACING_S = 0.25  # seconds between two looks at least,
+EVERY_S = 15.0  #   and in the long run
+MOST_IN_A_ROW = 20.0  # looks that may be that close
+_SHOWN: tuple[str, ...] = ("waiting", "taken", "done", "dead")
 
 
 class DepthReport:

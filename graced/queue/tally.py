@@ -12,16 +12,16 @@ from graced.host.histogram import BUCKETS, NS_PER_MS, observe
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any, Final
+    from typing import Any
 
-OUTCOMES: Final = ("submitted", "done", "failed", "dead")
-_ENDED: Final = {"done": 1, "dead": 3, "cancelled": 3}  # words, by the state that a job ended in
-_WAITED: Final = 4  # ns that jobs waited which were handed out
-_TOOK: Final = 5  # ns that jobs took which were settled
-_WAITS: Final = 8
-_LENGTHS: Final = _WAITS + BUCKETS
-_WORDS: Final = _LENGTHS + BUCKETS
-NS_PER_S: Final = 1_000_000_000
+OUTCOMES = ("submitted", "done", "failed", "dead")
+_ENDED = {"done": 1, "dead": 3, "cancelled": 3}  # words, by the state that a job ended in
+_WAITED = 4  # ns that jobs waited which were handed out
+_TOOK = 5  # ns that jobs took which were settled
+_WAITS = 8
+_LENGTHS = _WAITS + BUCKETS
+_WORDS = _LENGTHS + BUCKETS
+NS_PER_S = 1_000_000_000
 
 
 class Tally:

@@ -18,7 +18,6 @@ from graced.zygote.plan import ZygotePlan
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Final
 
     from graced import settings
     from graced.core.actions import Action
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from graced.supervisor.children import Ahead
     from graced.supervisor.sockets import Sockets
 
-OWN_FILES: Final = 24  # descriptors of the main process, besides those of its pools
+OWN_FILES = 24  # descriptors of the main process, besides those of its pools
 
 
 class SharedResources:

@@ -29,14 +29,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
-    from typing import Any, Final
+    from typing import Any
 
     from graced.queue.job import Job, Outcome
     from graced.workers.base import Worker
     from graced.workers.runtime import Runtime
 
-TELL_AFTER_S: Final = 0.05  # seconds in which what many jobs tell of themselves is gathered
-LATE_S: Final = 1.0  # seconds that the loop may be late to cancel a job, before it is blocked
+TELL_AFTER_S = 0.05  # seconds in which what many jobs tell of themselves is gathered
+LATE_S = 1.0  # seconds that the loop may be late to cancel a job, before it is blocked
 
 
 class Cut(Enum):

@@ -23,18 +23,18 @@ from graced.text import one_line
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Final, NoReturn
+    from typing import NoReturn
 
     from graced.log.logger import Log
     from graced.workers.runtime import Runtime
 
-MAX_LINE_BYTES: Final = 8192  # bytes of one line of output; a longer one is logged in pieces
-KEPT_OUTPUT_BYTES: Final = 4096  # bytes of output kept with a failure
-READ_BYTES: Final = 1 << 16
-MAX_READS: Final = 16  # reads in a row, before signals and the end are looked at; a pipe holds one
-FIRST_FD: Final = 3  # of the sockets that are handed on, see sd_listen_fds(3)
-FIRST_LOOK_S: Final = 0.02  # seconds until the next look at a group whose leader has ended
-LAST_LOOK_S: Final = 0.5  #   each comes later, up to this
+MAX_LINE_BYTES = 8192  # bytes of one line of output; a longer one is logged in pieces
+KEPT_OUTPUT_BYTES = 4096  # bytes of output kept with a failure
+READ_BYTES = 1 << 16
+MAX_READS = 16  # reads in a row, before signals and the end are looked at; a pipe holds one
+FIRST_FD = 3  # of the sockets that are handed on, see sd_listen_fds(3)
+FIRST_LOOK_S = 0.02  # seconds until the next look at a group whose leader has ended
+LAST_LOOK_S = 0.5  #   each comes later, up to this
 _IN_FOLDER, _IN_EXEC = b"f", b"x"  # where a start has failed
 
 

@@ -16,13 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from types import FrameType
-    from typing import Any, Final
+    from typing import Any
 
     from graced.workers.runtime import Runtime
 
-MAX_NAMES: Final = 5  # of tasks that stand at the same place
-MAX_FRAMES: Final = 100  # of one task
-_NO_UVLOOP: Final = (
+MAX_NAMES = 5  # of tasks that stand at the same place
+MAX_FRAMES = 100  # of one task
+_NO_UVLOOP = (
     "options.uvloop is set, and uvloop is not installed: asyncio's loop is used;"
     " pip install 'graced[uvloop]', or apt install python3-uvloop"
 )

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from threading import Thread
     from types import TracebackType
-    from typing import Any, Final
+    from typing import Any
 
     from graced.host.interpreter import Before
     from graced.workers.base import Worker
 
     Call = Callable[..., Any]
 
-_LATER: Final = 0x20 | 0x80 | 0x200  # co_flags of generators, coroutines and both at once
-_COROUTINE: Final = 0x80
-_HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
-_PACKAGES: Final = ("site-packages", "dist-packages")
+_LATER = 0x20 | 0x80 | 0x200  # co_flags of generators, coroutines and both at once
+_COROUTINE = 0x80
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_PACKAGES = ("site-packages", "dist-packages")
 
 
 def plainly(call: Call, *args: Any) -> Any:
@@ -217,31 +217,31 @@ def preload(pool: settings.Pool, before: Before) -> tuple[type[Worker], list[str
     return found, warnings
 
 
-_FORKED: Final = (
+_FORKED = (
     "the import has forked, and the child came back from it; it is ended:"
     " don't make a daemon of what graced starts, and let a child end with os._exit()"
 )
-_LOST: Final = (
+_LOST = (
     "the import has closed descriptors of graced's, or put others in their place ({});"
     " let it close only what it has opened, or set preload: false"
 )
-_CHANGED: Final = (
+_CHANGED = (
     "the import has changed {}: put back, as it has to be where workers are forked;"
     " what workers need of it belongs in setup()"
 )
-_LEFT_GROUP: Final = (
+_LEFT_GROUP = (
     "the import has left the process group that graced gave it;"
     " start what needs one of its own as a subprocess, or set preload: false"
 )
-_THREADS: Final = (
+_THREADS = (
     "the import started threads ({}), and a fork would copy the locks"
     " they hold; start them in setup(), or set preload: false"
 )
-_NATIVE: Final = (
+_NATIVE = (
     "the import started {} native threads ({}), which no worker will have;"
     " if workers hang, set preload: false"
 )
-_CONNECTION: Final = (
+_CONNECTION = (
     "the import left a connection to {} open, which all workers would share; open it in setup()"
 )
 

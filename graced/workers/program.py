@@ -23,13 +23,11 @@ from graced.workers.readiness import Accepts, Lives, Notices, Says
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from graced.settings import Pool
     from graced.workers.readiness import Readiness
 
-RSS_LOOK_S: Final = 1.0  # seconds between looks at its memory, where that has a limit
-_NO_START: Final = {
+RSS_LOOK_S = 1.0  # seconds between looks at its memory, where that has a limit
+_NO_START = {
     ENOENT: "there is no such program; write its path, or put its folder into PATH (env)",
     EACCES: "it may not be executed; chmod +x, or write what runs it before it",
     ENOEXEC: "it is no program; write what runs it before it, such as sh",

@@ -16,7 +16,7 @@ from graced.host.address import AddressError, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Protocol
+    from typing import Protocol
 
     from graced.host.address import Address
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
             """Return in how many seconds to ask, even if nothing has happened."""
 
 
-FIRST_LOOK_S: Final = 0.01  # seconds until an address is tried again
-LAST_LOOK_S: Final = 0.25  #   each try comes later, up to this
-CONNECT_TIMEOUT_S: Final = 0.1
-MAX_NOTICE_BYTES: Final = 65536
-MAX_NOTICES: Final = 100  # at a time; there may be no end of them
-_CREDENTIALS: Final = struct.Struct("iII")  # process, user, group; see unix(7)
+FIRST_LOOK_S = 0.01  # seconds until an address is tried again
+LAST_LOOK_S = 0.25  #   each try comes later, up to this
+CONNECT_TIMEOUT_S = 0.1
+MAX_NOTICE_BYTES = 65536
+MAX_NOTICES = 100  # at a time; there may be no end of them
+_CREDENTIALS = struct.Struct("iII")  # process, user, group; see unix(7)
 
 
 class Notices:

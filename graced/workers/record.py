@@ -39,14 +39,12 @@ from graced.workers.context import SpawnOrder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from graced.workers.context import ExitReport, WorkerContext
 
-NS_PER_S: Final = 1_000_000_000  # ns
-MAX_SECONDS: Final = 36525 * 86400.0  # seconds: no length of time that users name is longer
+NS_PER_S = 1_000_000_000  # ns
+MAX_SECONDS = 36525 * 86400.0  # seconds: no length of time that users name is longer
 
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _now = time.monotonic_ns
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from socket import socket
     from types import FrameType
-    from typing import Any, Final, Literal, NoReturn, Protocol
+    from typing import Any, Literal, NoReturn, Protocol
 
     from graced.client.queue import Queue
     from graced.host.scoreboard import WorkerRecord
@@ -57,11 +57,11 @@ if TYPE_CHECKING:
         def poll(self, milliseconds: float | None, /) -> list[tuple[int, int]]: ...
 
 
-NOTHING: Final = 0  # what a worker has been asked for, worse by worse
-DRAIN: Final = 1
-INTERRUPT: Final = 2
-PARENT_DIED: Final = signal.SIGRTMIN  # first the middle process: the adoption; then main
-ANSWERED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, PARENT_DIED)
+NOTHING = 0  # what a worker has been asked for, worse by worse
+DRAIN = 1
+INTERRUPT = 2
+PARENT_DIED = signal.SIGRTMIN  # first the middle process: the adoption; then main
+ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, PARENT_DIED)
 
 
 class WorkerInterrupt(KeyboardInterrupt):
@@ -599,8 +599,8 @@ def _is_ours(handler: object) -> bool:
     return handler is _leave_alone or isinstance(getattr(handler, "__self__", None), Runtime)
 
 
-_GUARDED: Final = Runtime.guarded.__code__
-_HERE: Final = os.path.dirname(os.path.dirname(_GUARDED.co_filename)) + os.sep  # all of graced
+_GUARDED = Runtime.guarded.__code__
+_HERE = os.path.dirname(os.path.dirname(_GUARDED.co_filename)) + os.sep  # all of graced
 
 
 def _is_user_code(frame: FrameType | None) -> bool:

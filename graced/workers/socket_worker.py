@@ -18,12 +18,12 @@ from graced.workers.base import Worker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socket import socket
-    from typing import Any, Final
+    from typing import Any
 
     from graced.workers.runtime import Runtime
 
-RETRY_S: Final = 1.0  # seconds until the next try, if the host is short of something
-_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+RETRY_S = 1.0  # seconds until the next try, if the host is short of something
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class SocketWorker(Worker):
