@@ -34,7 +34,10 @@ class Inbox(Worker):
         keys = {}
         for entry in os.scandir(self.options["folder"]):
             if not entry.name.startswith(".") and not entry.name.endswith(".gz"):
-                changed = entry.stat().st_mtime
+                try:
+                    changed = entry.stat().st_mtime
+                except FileNotFoundError:  # it has just been compressed
+                    continue
                 if time.time() - changed > QUIET:
                     keys[f"{entry.name[:150]} {changed}"] = entry.path
         for key in keys.keys() - self.submitted:

@@ -113,7 +113,7 @@ pools:
   commands: {}
   program:
     worker: graced.workers:Program
-    options: {argv: [sh, -c, 'echo here; sleep 0.3'], ready: 10ms}
+    options: {argv: [sh, -c, 'echo here; sleep 1'], ready: 10ms}
 """
 
 

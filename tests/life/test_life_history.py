@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Any
 
-from daemon_harness import Daemon
+from daemon_harness import Daemon, stat
 
 
 def history(daemon: Daemon, *options: str) -> list[dict[str, Any]]:
@@ -18,11 +18,14 @@ def history(daemon: Daemon, *options: str) -> list[dict[str, Any]]:
 
 def test_what_happened_is_told_also_without_a_daemon(daemon: Daemon) -> None:
     pools = {
-        "jobs": {"worker": "sample_workers:Silent"},
+        "jobs": {"worker": "sample_workers:Waits"},
         "other": {"worker": "sample_workers:Idle"},
     }
     daemon.configure(pools).start().ready()
-    os.kill(daemon.worker_pids()[0], signal.SIGSEGV)
+    daemon.events.wait("^waits ")
+    [worker] = daemon.worker_pids()
+    daemon.until(lambda: stat(worker)[0] == "S")
+    os.kill(worker, signal.SIGSEGV)
     daemon.until(lambda: daemon.status()["pools"]["jobs"]["ready"] and len(history(daemon)) == 2)
     assert daemon.run("scale", "other", "2").returncode == 0
     assert daemon.run("reload").returncode == 0
@@ -53,6 +56,7 @@ def test_what_happened_is_told_also_without_a_daemon(daemon: Daemon) -> None:
 
 def test_a_stop_that_had_to_kill_is_remembered(daemon: Daemon) -> None:
     daemon.pool("sample_workers:Deaf", drain_timeout="10ms", stop_timeout="10ms").start().ready()
+    daemon.events.wait("^deaf ")
     assert daemon.run("stop").returncode == 1
     daemon.ended(1)
     assert [e["what"] for e in history(daemon)] == ["start", "stopping", "killed", "stop"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -66,7 +67,8 @@ def test_a_pause_outlives_reloads_restarts_and_kills(daemon: Daemon, tmp_path: P
     waiting.append(submitted(daemon, "--json", "1"))
     daemon.start().ready(2)
     for pid in daemon.left():
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert daemon.process is not None
     daemon.process.wait(DEADLINE)
     wait_gone(list(daemon.left()))

@@ -123,14 +123,17 @@ def reload(daemon: Daemon) -> None:
 
 
 def test_a_file_that_is_dropped_is_compressed_once(daemon: Daemon) -> None:
-    inbox = daemon.home / "inbox"
+    inbox, dropped = daemon.home / "inbox", daemon.home / "a b.txt"
     inbox.mkdir()
-    (inbox / "a b.txt").write_text("hello\n")
+    dropped.write_text("hello\n")
     old = os.stat(__file__).st_mtime
-    os.utime(inbox / "a b.txt", (old, old))
+    os.utime(dropped, (old, old))
     watch = {"worker": "inbox:Inbox", "path": [EXAMPLES], "workers": 2}
     watch["options"] = {"folder": str(inbox), "look": 0.05}
     daemon.configure({"inbox": watch, "jobs": {"worker": "graced.workers:Command"}}).start().ready()
-    daemon.until((inbox / "a b.txt.gz").exists)
-    assert [path.name for path in inbox.iterdir()] == ["a b.txt.gz"]
+    assert daemon.run("pause", "jobs").returncode == 0
+    dropped.rename(inbox / "a b.txt")
+    daemon.log.wait("a b.txt: job 1$", 2)  # both look, and it is one job
+    assert daemon.run("resume", "jobs").returncode == 0
+    daemon.until(lambda: [path.name for path in inbox.iterdir()] == ["a b.txt.gz"])
     assert len(daemon.run("jobs", "--json").stdout.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -23,6 +24,7 @@ class Screen:
         self.fd, theirs = pty.openpty()
         self.resize(80)
         self.shown = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a letter
         environ = {**daemon.environment(), "GRACED_CONFIG": str(daemon.config), "TERM": "xterm"}
         with os.fdopen(theirs, "rb+", buffering=0) as end:
             self.process = subprocess.Popen(
@@ -37,7 +39,7 @@ class Screen:
         end = time.monotonic() + DEADLINE
         while text not in self.shown:
             assert select.select([self.fd], [], [], end - time.monotonic())[0], self.shown
-            self.shown += os.read(self.fd, 65536).decode()
+            self.shown += self.decoder.decode(os.read(self.fd, 65536))
 
     def press(self, key: str) -> None:
         self.shown = ""
