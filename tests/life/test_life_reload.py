@@ -484,7 +484,7 @@ def test_surge_0_gives_the_slot_back_when_refused(daemon: Daemon) -> None:
 @pytest.mark.parametrize("surge", [1, 2])
 def test_no_more_than_surge_are_ahead(daemon: Daemon, surge: int) -> None:
     """Whoever is ready counts no longer: his predecessor has been told to leave by then."""
-    slow_setup(daemon, 0.15, workers=4, surge=surge).start().ready()
+    slow_setup(daemon, 0.4, workers=4, surge=surge).start().ready()
     reload(daemon)
     ahead, most = 0, 0
     for line in daemon.events.matching("^(setting-up|setup)")[8:]:
