@@ -45,7 +45,7 @@ W = TypeVar("W", bound=Worker)
 def worker(
     cls: type[W],
     options: Mapping[str, Any] | None = None,
-    queue: MemoryQueue | Iterable[Any] = (),
+    queue: MemoryQueue | Iterable[Any] | None = None,
     *,
     pool: str = "jobs",
     slot: int = 0,
@@ -67,7 +67,7 @@ def worker(
     name = f"{cls.__module__}:{cls.__qualname__}"
     made = settings.Pool(pool, name, options=dict(options or {}), **keys)
     if not isinstance(queue, MemoryQueue):
-        queue = MemoryQueue(queue, Policy.of(made))
+        queue = MemoryQueue(queue or (), Policy.of(made))
     return DetachedWorker(cls, made, slot, queue, sockets)
 
 

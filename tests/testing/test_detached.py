@@ -170,6 +170,7 @@ def test_a_call_without_a_block_is_a_whole_life() -> None:
     jobs = worker(Thumbs, {"size": 8}, queue=["a.png"])
     assert jobs.run() == 1
     assert jobs.queue.job(1).state == "done"
+    assert worker(Thumbs, options=None, queue=None).run() == 0
 
 
 def test_jobs_of_the_queue_end_as_in_a_daemon() -> None:
