@@ -314,10 +314,12 @@ class Dispatcher(Protocol):
     def ended(self) -> list[tuple[int, str]]:
         """Return the jobs that are done, dead, cancelled or gone since the last call."""
 
-    def tallied(self) -> dict[str, int]:
-        """Return how many jobs were `submitted`, and attempts have `failed`, since the last call.
+    def counted(self) -> tuple[int, Mapping[str, int]]:
+        """Return how many jobs were `submitted`, are `done` and `dead`, and attempts have `failed`.
 
-        An attempt has failed if it counts, whatever becomes of its job then.
+        As far as it is committed, since a beginning of which all that is known is a number: with
+        another number it is another beginning. An attempt has failed if it counts, whatever
+        becomes of its job then.
         """
 
 

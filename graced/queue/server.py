@@ -216,7 +216,9 @@ class Server:
 
     def _try_open(self) -> None:
         if self._storage.open():
-            self._dead_owners.find(self._opened_dispatcher())
+            dispatcher = self._opened_dispatcher()
+            self._tally.counted(*dispatcher.counted())  # those of the keepers before, too
+            self._dead_owners.find(dispatcher)
             self._to_main.append(("ready",))
         for connection in self._connections.all():
             parked, connection.parked = connection.parked, []
@@ -236,11 +238,10 @@ class Server:
         handouts = storage.commit(dispatcher, listen, self._refuse_new)
         if handouts is None:
             return
-        ended = dispatcher.ended()
-        self._tally.happened(dispatcher.tallied(), [state for _, state in ended])
+        self._tally.counted(*dispatcher.counted())
         self._hand_out_all(dispatcher, handouts)
         self._cancelling.order(dispatcher)
-        self._client_requests.committed(ended)
+        self._client_requests.committed(dispatcher.ended())
         self._instants.committed()
         self._to_main.extend(("buried", owner) for owner in self._dead_owners.buried())
         storage.written()

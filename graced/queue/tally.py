@@ -11,14 +11,15 @@ from graced.host.histogram import BUCKETS, NS_PER_MS, observe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
 OUTCOMES = ("submitted", "done", "failed", "dead")
-_ENDED = {"done": 1, "dead": 3, "cancelled": 3}  # words, by the state that a job ended in
 _WAITED = 4  # ns that jobs waited which were handed out
 _TOOK = 5  # ns that jobs took which were settled
-_WAITS = 8
+_BOOK = 6  # whose counts the last ones were
+_BASES = 8  # what had been counted there when this memory began
+_WAITS = _BASES + len(OUTCOMES)
 _LENGTHS = _WAITS + BUCKETS
 _WORDS = _LENGTHS + BUCKETS
 NS_PER_S = 1_000_000_000
@@ -33,13 +34,20 @@ class Tally:
         self._memory = mmap.mmap(-1, 8 * _WORDS)
         self._words = memoryview(self._memory).cast("q")
 
-    def happened(self, counts: Mapping[str, int], ended: Iterable[str]) -> None:
-        """Count what has been written: jobs that are new, attempts that failed, jobs that ended."""
-        for outcome, number in counts.items():
-            self._words[OUTCOMES.index(outcome)] += number
-        for state in ended:
-            if state in _ENDED:
-                self._words[_ENDED[state]] += 1
+    def counted(self, book: int, counts: Mapping[str, int]) -> None:
+        """A queue has counted so much until now, see :meth:`.protocol.Dispatcher.counted`.
+
+        What it had when it was seen first does not belong here; of an older copy of a file,
+        which has counted less, it goes on from there.
+        """
+        words = self._words
+        for word, outcome in enumerate(OUTCOMES):
+            count, seen = counts[outcome], words[word] + words[_BASES + word]
+            if book != words[_BOOK] or count < seen:
+                words[_BASES + word] = count - words[word]
+            else:
+                words[word] += count - seen
+        words[_BOOK] = book
 
     def waited(self, ms: int) -> None:
         """A job is handed out, so long after it was due."""

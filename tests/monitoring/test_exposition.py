@@ -14,7 +14,7 @@ from graced.core.counters import PoolCounters
 from graced.host.histogram import BOUNDS_MS, BUCKETS
 from graced.monitoring.exposition import written
 from graced.monitoring.families import families
-from graced.queue.tally import Tally
+from graced.queue.tally import OUTCOMES, Tally
 
 WORKER = {"slot": 0, "state": "busy", "rss": 1000}
 QUEUE = {"waiting": 5, "taken": None, "dead": 0, "oldest": 2.5, "lease_left": 9.5, "trouble": "x"}
@@ -30,7 +30,8 @@ def answer() -> dict[str, Any]:
     }
     counts["deaths"]["SIGSEGV"] = 3
     tally = Tally()
-    tally.happened({"submitted": 4, "failed": 3}, ["done", "cancelled", "gone", "dead"])
+    tally.counted(1, dict.fromkeys(OUTCOMES, 0))
+    tally.counted(1, {"submitted": 4, "done": 1, "failed": 3, "dead": 2})
     tally.waited(20)
     tally.took(1_500_000_000)
     pool = {"target": 1, "backoff": None, "workers": [WORKER, WORKER], "queue": QUEUE}

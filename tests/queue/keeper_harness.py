@@ -18,6 +18,7 @@ from graced.queue.job import Done, Job, Outcome
 from graced.queue.keeper import Keeper
 from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
+from graced.queue.tally import Tally
 from graced.queue.worker_end import WorkerEnd
 
 DEFAULTS = Policy()
@@ -38,7 +39,8 @@ class KeeperHarness:
         self.socket = f"{folder}/queue-jobs.sock"
         engine = "sqlite" if url is None else url.partition("://")[0]
         address = QueueAddress(daemon_id, self.socket, self.file, engine)
-        plan = KeeperPlan("jobs", address, policy, log=Log(), url=url)
+        self.tally = Tally()
+        plan = KeeperPlan("jobs", address, policy, log=Log(), url=url, tally=self.tally)
         self.keeper = Keeper(plan)
         self.said: list[tuple[Any, ...]] = []
         self._instants = 0  # that were submitted, and are not kept yet

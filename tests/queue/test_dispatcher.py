@@ -32,6 +32,7 @@ from graced.queue.sqlite.rows import DEAD, DONE, SHOWN, STAGED, TAKEN, WAITING, 
 from graced.queue.sqlite.store import PAGE_BYTES, Store
 from graced.queue.sqlite.transitions import CANCELLED
 from graced.queue.standing import Standing
+from graced.queue.tally import OUTCOMES
 from graced.queue.terms import Terms
 from graced.settings import Retry
 
@@ -42,10 +43,37 @@ START = 1_700_000_000_000
 WORKERS = [f"d:{n}" for n in range(4)]
 
 
+# What SQLite itself sees become of jobs, to compare with what is counted.
+WITNESS = """
+CREATE TABLE IF NOT EXISTS seen (what TEXT);
+CREATE TRIGGER IF NOT EXISTS a AFTER INSERT ON jobs WHEN new.state <> 5
+    BEGIN INSERT INTO seen VALUES ('submitted'); END;
+CREATE TRIGGER IF NOT EXISTS b AFTER UPDATE ON jobs WHEN old.state = 5 AND new.state <> 5
+    BEGIN INSERT INTO seen VALUES ('submitted'); END;
+CREATE TRIGGER IF NOT EXISTS c AFTER UPDATE ON jobs WHEN old.state <> 3 AND new.state = 3
+    BEGIN INSERT INTO seen VALUES ('done'); END;
+CREATE TRIGGER IF NOT EXISTS d AFTER UPDATE ON jobs WHEN old.state <> 4 AND new.state = 4
+    BEGIN INSERT INTO seen VALUES ('dead'); END;
+CREATE TRIGGER IF NOT EXISTS e AFTER INSERT ON attempts WHEN new.counts
+    BEGIN INSERT INTO seen VALUES ('failed'); END;
+"""
+SEEN = """
+SELECT what, count(*) FROM (
+    SELECT what FROM seen UNION ALL
+    SELECT 'submitted' FROM jobs JOIN streams ON owner = 'stream:' || streams.id
+    WHERE state = 5 AND streams.due IS NOT NULL
+) GROUP BY what
+"""
+
+
 class FlakyStore(Store):
     """A store whose disk is full at times."""
 
     full = False
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._db.executescript(WITNESS)
 
     def commit(self) -> None:
         if self.full:
@@ -331,6 +359,13 @@ class Histories(RuleBasedStateMachine):
         mine = {s: n for s, n in enumerate(self.dispatcher._counts) if n}
         if not self.dispatcher.needs_maintenance:
             assert mine == counts
+
+    @invariant()
+    def what_became_of_jobs_is_counted(self) -> None:
+        """And a keeper that dies takes none of it along."""
+        if not self.dispatcher.pending:
+            seen = dict.fromkeys(OUTCOMES, 0) | dict(self.store._read(SEEN, ()))
+            assert self.dispatcher.counted()[1] == seen
 
     @invariant()
     def keys_are_unique(self) -> None:
@@ -727,6 +762,8 @@ def test_done_jobs_are_kept_and_then_pruned(store: Store) -> None:
     assert dispatcher.counts(START)["done"] == 0
     assert store.listing(1) is None
     assert dispatcher.next_prune is None
+    for counting in (dispatcher, Dispatcher(store, policy, lambda: 0.5)):
+        assert counting.counted()[1] == {"submitted": 3, "done": 3, "failed": 0, "dead": 0}
 
 
 def test_a_full_queue_refuses_and_says_so(store: Store) -> None:

@@ -46,6 +46,7 @@ from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.lock import Lock, QueueLockedError
 from graced.queue.sqlite.place import Place, Sight
 from graced.queue.sqlite.store import Store
+from graced.queue.tally import OUTCOMES, Tally
 from graced.queue.terms import Terms
 from graced.queue.wire import Kind
 from graced.queue.worker_end import WorkerEnd
@@ -106,6 +107,18 @@ def test_killed_five_times_under_load_each_job_is_done_once(harness: KeeperHarne
     assert {attempt for _, attempt in seen} == {1}
     counts = harness.counts()
     assert (counts["done"], counts["waiting"], counts["taken"]) == (count + 4, 0, 0)
+    told = harness.tally.picture()["jobs"]
+    assert told == {"submitted": count + 4, "done": count + 4, "failed": 0, "dead": 0}
+
+
+def test_a_daemon_counts_from_what_its_queue_had_at_first() -> None:
+    tally = Tally()
+    told = []
+    # at the start, then two done; another file in its place; an older copy of that one
+    for book, count in [(7, 5), (7, 7), (8, 100), (8, 101), (8, 50), (8, 51)]:
+        tally.counted(book, dict.fromkeys(OUTCOMES, count))
+        told.append(tally.picture()["jobs"]["done"])
+    assert told == [0, 2, 2, 3, 3, 4]
 
 
 def test_it_ignores_signals_to_everybody_and_stops_as_asked(harness: KeeperHarness) -> None:

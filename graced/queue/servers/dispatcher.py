@@ -8,11 +8,13 @@ what it has heard before. No descriptors, no SQL.
 
 from __future__ import annotations
 
+import random
 from operator import itemgetter
 
 from graced.queue.job import Discarded, Done, Postponed
 from graced.queue.protocol import Accepted, StorageError
 from graced.queue.servers.link import DEAD, DONE, WAITS, Settle, Submission, Turn
+from graced.queue.tally import OUTCOMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +117,8 @@ class ServedDispatcher:
         self._cancelling: list[Row] = []
         self._ended: list[tuple[int, str]] = []
         self._interrupted: set[int] = set()  # jobs that an interrupt has cost no attempt
-        self._submitted = self._failed = 0  # since the last tally
+        self._book = random.getrandbits(63)
+        self._counted = dict.fromkeys(OUTCOMES, 0)
         # Lost with a lease, and still in a worker's hands, for all that is known.
         self._void: dict[tuple[int, int], str] = {}
 
@@ -292,7 +295,7 @@ class ServedDispatcher:
     def commit_stream(self, stream: int, terms: Terms, now: int) -> int:
         """Accept a stream; return how many jobs it has."""
         count = self._reached().commit_stream(stream, terms)
-        self._submitted += count
+        self._counted["submitted"] += count
         self.has_staged = True
         return count
 
@@ -347,11 +350,9 @@ class ServedDispatcher:
         ended, self._ended = self._ended, []
         return ended
 
-    def tallied(self) -> dict[str, int]:
-        """Return how many jobs were submitted, and attempts have failed, since the last call."""
-        counts = {"submitted": self._submitted, "failed": self._failed}
-        self._submitted = self._failed = 0
-        return counts
+    def counted(self) -> tuple[int, Mapping[str, int]]:
+        """Return what this keeper has counted."""
+        return self._book, self._counted
 
     def rang(self, text: str) -> None:
         """Somebody else has done something to the queue."""
@@ -415,15 +416,17 @@ class ServedDispatcher:
             key = settle.id, settle.token
             del self._settles[key]
             if key not in late:
-                self._failed += settle.kind != DONE and settle.text is not None
+                self._counted["failed"] += settle.kind != DONE and settle.text is not None
                 if settle.kind != WAITS:
-                    self._ended.append((settle.id, "done" if settle.kind == DONE else "dead"))
+                    state = "done" if settle.kind == DONE else "dead"
+                    self._counted[state] += 1
+                    self._ended.append((settle.id, state))
             elif key not in self._said and (settle.kind != WAITS or settle.text is not None):
                 self._warn_late(*key)
             self._said.discard(key)
         for (_, accepted), ids in zip(self._submissions, answer.accepted, strict=True):
             accepted.tell(ids)
-            self._submitted += 0 if isinstance(ids, str) else len(ids)
+            self._counted["submitted"] += 0 if isinstance(ids, str) else len(ids)
         self._submissions.clear()
         self._adopted.clear()
         self._is_fresh = False

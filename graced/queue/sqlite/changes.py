@@ -52,7 +52,7 @@ class Changes:
             if holder is not None:
                 return f"job {holder} with the same unique key is open"
             self._writes.batch.endings[row.id] = (None, None)  # of tries that count no more
-            row.failures = 0
+            self._writes.revive(row)
             row.ended = None
         self._transitions.forget_deaths(row)
         if row.state != RESERVED:

@@ -54,7 +54,6 @@ class Dispatcher:
         self._prefetch = Prefetch()
         self._clock = store.clock()  # the time that is in the file
         self._is_paused = store.is_paused()
-        self._submitted = 0  # jobs, with the next commit
         self._may_shrink = True  # there may be much of the file that nothing is in
         self._load(store, chance)
 
@@ -247,7 +246,6 @@ class Dispatcher:
             row = Row.submitted_on(terms, self._last, WAITING, due, now, None, payload)
             self._writes.add(row)
             self._lookahead.offer(row)
-        self._submitted += len(payloads)
         return range(first, first + len(payloads))
 
     def schedules(self, wanted: Mapping[str, Wanted], now: int) -> dict[str, Standing]:
@@ -275,9 +273,7 @@ class Dispatcher:
 
     def commit_stream(self, stream: int, terms: Terms, now: int) -> int:
         """Accept a stream; return how many jobs it has."""
-        count = self._streams.commit(stream, now + round(terms.delay * 1000), terms.priority)
-        self._submitted += count
-        return count
+        return self._streams.commit(stream, now + round(terms.delay * 1000), terms.priority)
 
     def abort_stream(self, stream: int) -> None:
         self._streams.abort(stream)
@@ -366,7 +362,6 @@ class Dispatcher:
 
     def refuse_submits(self) -> None:
         """Take all new jobs out of the batch that cannot be written."""
-        self._submitted = 0
         withdrawn = self._writes.withdraw()
         self._standings.withdraw(withdrawn)
         for row in withdrawn:
@@ -384,11 +379,9 @@ class Dispatcher:
         ended, self._transitions.ended = self._transitions.ended, []
         return ended
 
-    def tallied(self) -> dict[str, int]:
-        """Return how many jobs were submitted, and attempts have failed, since the last call."""
-        counts = {"submitted": self._submitted, "failed": self._transitions.failed}
-        self._submitted = self._transitions.failed = 0
-        return counts
+    def counted(self) -> tuple[int, Mapping[str, int]]:
+        """Return what is counted in the file, once all is written, and its number."""
+        return self._writes.book, self._writes.ever
 
     def new_bytes(self) -> int:
         """Return about how many bytes the jobs will take that are not in the file yet."""
@@ -423,7 +416,9 @@ class Dispatcher:
             self._may_shrink = self._store.shrink()
 
     def _prune(self, now: int) -> None:
-        pruned = self._store.prune(now - self._keep(), STEP)
+        gone = self._store.prune(now - self._keep(), STEP)
+        self._writes.forget(gone)
+        pruned = gone["done"]
         self._counts[DONE] -= pruned
         self._may_shrink = True
         if pruned < STEP:

@@ -7,16 +7,22 @@ kept. What changes them, and why, is said in :mod:`.dispatcher`.
 from __future__ import annotations
 
 from graced.queue.protocol import StorageError
-from graced.queue.sqlite.rows import OPEN, RESERVED, Batch
+from graced.queue.sqlite.rows import DEAD, DONE, OPEN, RESERVED, STAGED, Batch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from graced.queue.sqlite.rows import Row
     from graced.queue.sqlite.store import Store
 
 
 class PendingWrites:
-    """The changes since the last commit. ``counts`` is by state, of all jobs."""
+    """The changes since the last commit. ``counts`` is by state, of all jobs there are.
+
+    Those that there were, too, are counted in ``ever``, by what became of them; ``book`` is the
+    number by which their file is known.
+    """
 
     def __init__(self, store: Store, counts: list[int]) -> None:
         self.counts = counts
@@ -24,6 +30,37 @@ class PendingWrites:
         self._unsure = Batch()  # in the open transaction
         self._reserving: list[Row] = []  # durable with the next commit
         self._store = store
+        self.book, self._gone = store.gone()
+        self._failed = self._gone["failed"] + store.failures()
+
+    @property
+    def ever(self) -> dict[str, int]:
+        """How many jobs were submitted, have ended so or so, and how many attempts have failed."""
+        counts, gone = self.counts, self._gone
+        return {
+            "submitted": sum(counts[:STAGED]) + gone["submitted"],
+            "done": counts[DONE] + gone["done"],
+            "failed": self._failed,
+            "dead": counts[DEAD] + gone["dead"],
+        }
+
+    def failed(self) -> None:
+        """An attempt has failed."""
+        self._failed += 1
+
+    def forget(self, gone: Mapping[str, int]) -> None:
+        """Count what can't be counted in the file any more."""
+        for outcome, count in gone.items():
+            self._gone[outcome] += count
+
+    def revive(self, row: Row) -> None:
+        """A dead job is to be as if it had never been tried."""
+        self._lose({"submitted": 0, "done": 0, "failed": row.failures, "dead": 1})
+        row.failures = 0
+
+    def _lose(self, gone: dict[str, int]) -> None:
+        self.batch.gone.append(gone)
+        self.forget(gone)
 
     def add(self, row: Row) -> None:
         """A new job."""
@@ -54,6 +91,8 @@ class PendingWrites:
             pending.pop(row.id, None)
         self.counts[row.state] -= 1
         batch.deleted.add(row.id)
+        done, dead = row.state == DONE, row.state == DEAD
+        self._lose({"submitted": 1, "done": done, "failed": row.failures, "dead": dead})
         if row.unique is not None and row.state in OPEN:
             batch.keys[row.unique] = None
 

@@ -142,6 +142,7 @@ class Batch:
         "dirty",
         "endings",
         "fresh",
+        "gone",
         "keys",
         "paused",
         "staged",
@@ -158,6 +159,7 @@ class Batch:
         self.paused: bool | None = None
         self.standings: dict[str, Standing] = {}  # of schedules
         self.deleted: set[int] = set()
+        self.gone: list[dict[str, int]] = []  # what can't be counted in the file any more
         self.streams: list[int] = []  # streams that began
         self.staged: list[tuple[int, list[Row]]] = []  # stream, its rows
         self.committed: list[tuple[int, int, int]] = []  # stream that ended, due, priority
@@ -173,6 +175,7 @@ class Batch:
         self.paused = self.paused if later.paused is None else later.paused
         self.standings.update(later.standings)
         self.deleted |= later.deleted
+        self.gone += later.gone
         self.streams += later.streams
         self.staged += later.staged
         self.committed += later.committed

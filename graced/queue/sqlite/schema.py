@@ -70,6 +70,14 @@ SCHEDULES = (
     " since INTEGER NOT NULL, last INTEGER) WITHOUT ROWID"
 )
 
+# What can't be counted in the other tables any more, of jobs that were forgotten or tried anew:
+# with it a keeper knows how many jobs there ever were. And a number by which this file is known.
+GONE = (
+    "CREATE TABLE IF NOT EXISTS gone (one INTEGER PRIMARY KEY, book INTEGER NOT NULL,"
+    " submitted INTEGER NOT NULL, done INTEGER NOT NULL, failed INTEGER NOT NULL,"
+    " dead INTEGER NOT NULL)"
+)
+
 # What leads from a version to the next one; the last is always VERSION - 1.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -129,6 +137,8 @@ def _migrate(db: sqlite3.Connection, version: int, *, fresh: bool) -> None:
                 _script(db, MIGRATIONS[step])
         db.execute(CLOCK)
         db.execute(SCHEDULES)
+        db.execute(GONE)
+        db.execute("INSERT OR IGNORE INTO gone VALUES (1, random(), 0, 0, 0, 0)")
         db.execute(f"PRAGMA user_version={VERSION}")
         db.execute("COMMIT")
     except BaseException:

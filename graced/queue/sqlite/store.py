@@ -20,6 +20,7 @@ from graced.queue.sqlite.lock import Lock, make_ready
 from graced.queue.sqlite.place import Place, Sight
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
 from graced.queue.standing import Standing
+from graced.queue.tally import OUTCOMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _INSERT = (
     " began, cancelled, unique_key, schedule, scheduled)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_GONE = f"UPDATE gone SET {', '.join(f'{name} = {name} + :{name}' for name in OUTCOMES)}"
 _FORGET = (
     "DELETE FROM jobs WHERE id=?",
     "DELETE FROM payloads WHERE id=?",
@@ -253,6 +255,15 @@ class Store:
         found = self._read("SELECT ms FROM clock", ())
         return int(found[0][0]) if found else 0
 
+    def gone(self) -> tuple[int, dict[str, int]]:
+        """Return the number by which the file is known, and what is counted of jobs no more."""
+        book, *counts = self._read(f"SELECT book, {', '.join(OUTCOMES)} FROM gone", ())[0]
+        return int(book), dict(zip(OUTCOMES, counts))
+
+    def failures(self) -> int:
+        """Return how many attempts have failed, of all jobs there are."""
+        return int(self._read("SELECT total(failures) FROM jobs", ())[0][0])
+
     def standings(self) -> dict[str, Standing]:
         """Return where all schedules stand."""
         found = self._read("SELECT name, rule, since, last FROM schedules", ())
@@ -409,6 +420,8 @@ class Store:
         if batch.attempts:
             many("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch.attempts)
         self._write_state(batch)
+        if batch.gone:
+            many(_GONE, batch.gone)
         if batch.deleted:
             for statement in _FORGET:
                 many(statement, [(id,) for id in batch.deleted])
@@ -510,10 +523,19 @@ class Store:
             self._db.execute("DELETE FROM streams WHERE id=?", (stream,))
         return deleted
 
-    def prune(self, before: int, limit: int) -> int:
-        """Delete some done jobs that ended before a moment."""
-        which = f"SELECT id FROM jobs WHERE state = {DONE} AND ended < ? ORDER BY ended LIMIT ?"
-        return int(self._transaction(self._forget, which, (before, limit)))
+    def prune(self, before: int, limit: int) -> dict[str, int]:
+        """Delete some done jobs that ended before a moment; return what is gone with them."""
+        which = f"jobs WHERE state = {DONE} AND ended < ? ORDER BY ended LIMIT ?"
+        gone: dict[str, int] = self._transaction(self._prune, which, (before, limit))
+        return gone
+
+    def _prune(self, which: str, arguments: tuple[Any, ...]) -> dict[str, int]:
+        failures = f"SELECT total(failures) FROM (SELECT failures FROM {which})"
+        failed = int(self._db.execute(failures, arguments).fetchone()[0])
+        count = self._forget(f"SELECT id FROM {which}", arguments)
+        gone = {"submitted": count, "done": count, "failed": failed, "dead": 0}
+        self._db.execute(_GONE, gone)
+        return gone
 
     def _forget(self, which: str, arguments: tuple[Any, ...]) -> int:
         ids = self._db.execute(which, arguments).fetchall()

@@ -34,7 +34,6 @@ class Transitions:
         self.policy = policy
         self.handouts: dict[int, Row] = {}  # to be handed out after the commit
         self.ended: list[tuple[int, str]] = []  # with the next commit
-        self.failed = 0  # attempts, with the next commit
         self.interrupted: set[int] = set()  # jobs that an interrupt has cost no attempt
         self._rows = rows  # all rows in memory
         self._writes = writes
@@ -76,7 +75,7 @@ class Transitions:
     ) -> None:
         """An attempt that counts has come to nothing; another one follows unless it was `final`."""
         row.failures += 1
-        self.failed += 1
+        self._writes.failed()
         self._record(row, evidence, now, row.failures, counts=True)
         self.handouts.pop(row.id, None)
         if final or row.failures >= (row.limit or self.policy.max_attempts):
