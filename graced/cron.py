@@ -12,14 +12,13 @@ Debian it. The instants of ``every`` are counted from the epoch, so that all hos
 from __future__ import annotations
 
 from collections import deque
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 from graced.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import date, tzinfo
     from typing import TypeAlias
 
     from graced.settings import Schedule

@@ -17,7 +17,7 @@ from graced.exitcodes import CONFIG, CUT_OFF
 from graced.host import credentials, descriptors, process, signals
 from graced.host.interpreter import Before, set_environment
 from graced.log.console import say
-from graced.settings import PROGRAM
+from graced.settings import PROGRAM, Pool, Schedule, Settings
 from graced.units import show_duration
 from graced.workers.context import LoadError
 from graced.workers.importer import late_variables, load_class, preload, takes_no_jobs
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from typing import NoReturn
-
-    from graced.settings import Pool, Schedule, Settings
 
 INSTANTS = 3  # of each schedule
 MAX_REASON_BYTES = 65536

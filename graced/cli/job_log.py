@@ -9,14 +9,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from graced import program
 from graced.cli.errors import CommandError
 from graced.exitcodes import FAILED
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
 
 FIELD = rb'[^\s="]+=(?:"(?:[^"\\]|\\.)*"|[^\s"=]+)'
 ORIGIN = rb"\S+ +\w+ +(?P<pool>[\w.-]+)(?:/\d+)?\[\d+\]: "

@@ -21,7 +21,7 @@ from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
 from graced.log.console import complain
 from graced.queue import jsonvalue, wire
 from graced.queue.job import MAX_PAYLOAD
-from graced.queue.protocol import QueueError, QueueGone
+from graced.queue.protocol import ClientQueue, QueueError, QueueGone, QueueView
 from graced.queue.terms import Terms
 
 TYPE_CHECKING = False
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
     from typing import Any, BinaryIO
-
-    from graced.queue.protocol import ClientQueue, QueueView
 
 PAGE_JOBS = 500  # asked for at once
 

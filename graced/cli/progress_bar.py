@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from graced.queue.client_end import sleep_until_ready
+from graced.queue.client_end import ClientEnd, sleep_until_ready
 from graced.queue.protocol import QueueError, QueueGone
 from graced.text import one_line
 
@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-    from graced.queue.client_end import ClientEnd
 
 LOOK_S = 0.5  # seconds between two looks
 CELLS = 20  # characters of the bar itself

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 
 from graced.host import unixsocket
 from graced.record import Record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Where(Record):

@@ -9,13 +9,9 @@ import os
 import stat
 
 from graced import program
-from graced.config.nodes import mark_at
+from graced.config.nodes import Problem, Source, mark_at
 from graced.config.validators import ConfigValueError
 from graced.host import safepaths
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from graced.config.nodes import Problem, Source
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 100  # in a folder of drop-ins

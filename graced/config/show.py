@@ -6,15 +6,13 @@ from graced import units
 from graced.config.schema import Bytes, Field, Number, Seconds, fields
 from graced.queue.servers.url import shown as shown_url
 from graced.record import Record
-from graced.settings import Pool
+from graced.settings import Pool, Settings
 from graced.text import Secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
-
-    from graced.settings import Settings
 
 _QUEUE = fields(Pool)["queue"].kind
 _COLUMN = 40  # of the comments

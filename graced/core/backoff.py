@@ -7,13 +7,10 @@ round that ends well, and with a worker that waits for work and has outlived tho
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from graced.core.states import StartReason
 from graced.settings import Backoff as Limits
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 MIN_PROOF_S = 1.0  # seconds that a worker which waits for work has to live at least,
 PROOF_FACTOR = 10  #   and how often as long as those that died

@@ -32,7 +32,7 @@ from graced.core.states import (
     WorkerState,
     ZygoteState,
 )
-from graced.core.zygotes import Zygotes
+from graced.core.zygotes import Zygote, Zygotes
 from graced.units import format_duration, show_size
 
 TYPE_CHECKING = False
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from graced.core.actions import Action
     from graced.core.context import Context
-    from graced.core.zygotes import Zygote
     from graced.settings import Pool as Settings
 
 

@@ -18,7 +18,7 @@ from graced.core.actions import CleanUp, LookAt, NoteEnd, Say, WatchRounds
 from graced.core.backoff import Backoff
 from graced.core.counters import DeathCause
 from graced.core.counters import count as count_one
-from graced.core.member import CANCELLED, HASTY_BELOW_S, count
+from graced.core.member import CANCELLED, HASTY_BELOW_S, Member, count
 from graced.core.states import Asked, StartReason, WorkerState
 from graced.units import format_duration
 
@@ -26,7 +26,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.core.context import Context
     from graced.core.events import Died
-    from graced.core.member import Member
     from graced.core.slots import Candidate, Slots
 
 MAX_LAST_DEATHS = 10  # deaths shown in a status

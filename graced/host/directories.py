@@ -13,15 +13,12 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Iterator, Mapping
 from errno import EADDRINUSE, EPERM
 
 from graced import program
 from graced.exitcodes import ALREADY_RUNNING, CONFIG, ReportedError
 from graced.host import safepaths, unixsocket
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 SOCKET = "control.sock"
 LOCK = "lock"

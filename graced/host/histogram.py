@@ -6,10 +6,7 @@ A bucket counts what took as long as its bound or less, and longer than the boun
 from __future__ import annotations
 
 from bisect import bisect_left
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import MutableSequence
+from collections.abc import MutableSequence
 
 NS_PER_MS = 1_000_000  # ns
 BOUNDS_MS = (

@@ -12,10 +12,7 @@ import select
 import signal
 import time
 from _thread import allocate_lock
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
 
 MAX_POLL_S = 20 * 86400.0  # seconds: poll() counts milliseconds in 32 bits
 

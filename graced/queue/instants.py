@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from graced.queue.protocol import QueueError, StorageError
+from graced.queue.protocol import Dispatcher, QueueError, Storage, StorageError
 from graced.queue.terms import Terms
 from graced.queue.timing import NEVER, RetryTimer, wall_ms
 from graced.record import Record
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from graced.queue.protocol import Dispatcher, Storage
     from graced.queue.standing import Wanted
 
 

@@ -27,7 +27,7 @@ from graced.queue.departures import DeadOwners
 from graced.queue.depth import DepthReport
 from graced.queue.instants import Instants
 from graced.queue.policy import Policy
-from graced.queue.protocol import StorageError
+from graced.queue.protocol import Dispatcher, Engine, Row, StorageError
 from graced.queue.tally import Tally
 from graced.queue.timing import NEVER
 from graced.queue.wire import Kind, ProtocolError
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from graced.queue.client_requests import Handler
     from graced.queue.plan import KeeperPlan
-    from graced.queue.protocol import Dispatcher, Engine, Row
 
 SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
 BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE, Kind.WANT, Kind.PUT_BACK)

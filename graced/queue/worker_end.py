@@ -12,8 +12,8 @@ from collections import deque
 from contextlib import contextmanager, suppress
 
 from graced.queue import jsonvalue, liveness, progress, wire
-from graced.queue.job import MAX_EVIDENCE, Discarded, Done, Job, Postponed, Raised
-from graced.queue.protocol import QueueError
+from graced.queue.job import MAX_EVIDENCE, Discarded, Done, Job, Outcome, Postponed, Raised
+from graced.queue.protocol import QueueError, WorkerQueue
 from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.queue.address import QueueAddress
-    from graced.queue.job import Outcome
-    from graced.queue.protocol import WorkerQueue
 
 FIRST_RETRY = 0.01  # seconds before a worker looks again for a keeper that is gone
 LAST_RETRY = 1.0

@@ -10,7 +10,7 @@ import selectors
 import signal
 import time
 
-from graced import clock
+from graced import clock, settings
 from graced.core.events import (
     HostLease,
     InstantKept,
@@ -22,7 +22,7 @@ from graced.core.events import (
 from graced.fencing import KILL_BEFORE_S
 from graced.host import process
 from graced.queue.engines import place_of, server_of, url_of
-from graced.supervisor.children import HelperProcess
+from graced.supervisor.children import Children, HelperProcess
 from graced.supervisor.instants import payload_of
 
 TYPE_CHECKING = False
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from graced import settings
     from graced.core.actions import SubmitInstant, Wanted
     from graced.core.events import Event
     from graced.host.stackdump import Window
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from graced.queue.plan import KeeperPlan
     from graced.queue.tally import Tally
     from graced.settings import Pool, Schedule, Settings
-    from graced.supervisor.children import Children
     from graced.supervisor.shared import SharedResources
 
 FIRST_RESTART_S = 0.1  # seconds until a keeper that died is started again; doubled each time

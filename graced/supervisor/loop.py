@@ -16,7 +16,7 @@ from collections import deque
 from graced import clock, program
 from graced.core import actions as ac
 from graced.core import events as ev
-from graced.core.daemon import EXTEND_MARGIN_S
+from graced.core.daemon import EXTEND_MARGIN_S, Daemon
 from graced.core.restarts import LADDER
 from graced.core.states import DaemonState, PoolState
 from graced.host import process, safepaths, signals
@@ -30,7 +30,7 @@ from graced.supervisor.keepers import KeeperManager
 from graced.supervisor.monitor import ScoreboardMonitor
 from graced.supervisor.places import Places
 from graced.supervisor.reporter import StatusReporter
-from graced.supervisor.shared import has_addresses, lack_of_files
+from graced.supervisor.shared import SharedResources, has_addresses, lack_of_files
 from graced.supervisor.signals import SignalTable
 from graced.supervisor.stacks import StackCollector
 from graced.supervisor.web import WebManager
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from graced.config.reader import ConfigReading
-    from graced.core.daemon import Daemon
     from graced.core.pool import Pool
     from graced.host.directories import RuntimeDir
     from graced.host.notify import Notifier
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from graced.settings import Settings
     from graced.supervisor.children import Ahead
     from graced.supervisor.requests import ControlRequests
-    from graced.supervisor.shared import SharedResources
     from graced.supervisor.sockets import Sockets
     from graced.zygote.plan import ZygotePlan
 

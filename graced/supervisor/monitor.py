@@ -16,13 +16,12 @@ from graced.core.events import (
     RoundOverdue,
 )
 from graced.core.status import WorkerReading
-from graced.host.scoreboard import CUT_OFF, Phase, Wants, fence
+from graced.host.scoreboard import CUT_OFF, Phase, Wants, WorkerRecord, fence
 from graced.supervisor.round_counts import RoundCounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.core.events import Event
-    from graced.host.scoreboard import WorkerRecord
 
 NANOSECONDS = 1_000_000_000
 WHY = {

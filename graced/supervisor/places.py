@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 
-from graced.host.directories import AlreadyRunning, DirectoryError
+from graced.host.directories import AlreadyRunning, DirectoryError, RuntimeDir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from graced.host.directories import RuntimeDir
     from graced.log.logger import Log
     from graced.supervisor.keepers import KeeperManager
     from graced.supervisor.requests import ControlRequests

@@ -8,7 +8,7 @@ import time
 from graced import clock
 from graced.core.actions import EndReload, Exit, Extend, TellReady, TellReloading, TellStopping
 from graced.core.states import DaemonState
-from graced.core.status import LastReload, examine, line, picture
+from graced.core.status import Health, LastReload, examine, line, picture
 from graced.host import process
 from graced.supervisor.round_counts import RoundCounts
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.core.daemon import Daemon
-    from graced.core.status import Health
     from graced.host.notify import Notifier
     from graced.log.logger import Log
     from graced.supervisor.children import Children

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from graced.core.actions import StartZygote
-from graced.host.scoreboard import Scoreboard
+from graced.host.scoreboard import Scoreboard, WorkerRecord
 from graced.host.stackdump import Stacks
 from graced.queue.engines import address_of, is_served
 from graced.zygote.fork import fork_with
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from graced import settings
     from graced.core.actions import Action
-    from graced.host.scoreboard import WorkerRecord
     from graced.log.logger import Log
     from graced.queue.address import QueueAddress
     from graced.settings import Pool, Settings

@@ -13,7 +13,7 @@ import time
 from errno import EADDRINUSE
 
 from graced.host import safepaths
-from graced.host.address import parse
+from graced.host.address import Address, parse
 from graced.host.listeners import (
     STORED,
     ListenError,
@@ -34,7 +34,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
 
-    from graced.host.address import Address
     from graced.host.listeners import File
     from graced.host.notify import Notifier
     from graced.log.logger import Log

@@ -6,7 +6,7 @@ import signal
 
 from graced import clock
 from graced.host import process
-from graced.supervisor.children import HelperProcess
+from graced.supervisor.children import Children, HelperProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from graced.host.stackdump import Window
     from graced.log.logger import Log
     from graced.settings import Settings
-    from graced.supervisor.children import Children
     from graced.supervisor.sockets import Sockets
 
 FIRST_RESTART_S = 0.1  # seconds until one that died is started again; doubled each time

@@ -9,8 +9,8 @@ import logging
 import signal
 import socket
 import threading
-from contextlib import nullcontext
-from typing import Generic, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
 
 from graced import settings
 from graced.host.scoreboard import Phase, WorkerRecord
@@ -19,7 +19,7 @@ from graced.log.output import LEVELS, Output
 from graced.log.sinks import Sink
 from graced.log.worker_log import WorkerLog
 from graced.queue import jsonvalue
-from graced.queue.job import Job, Raised
+from graced.queue.job import Job, Outcome, Raised
 from graced.queue.policy import Policy
 from graced.testing.memory_queue import MemoryQueue
 from graced.workers.base import Worker
@@ -32,12 +32,9 @@ from graced.workers.socket_worker import SocketWorker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractContextManager
-    from typing import Any
 
     from graced.client.queue import Queue
     from graced.log.formats import Fields
-    from graced.queue.job import Outcome
 
 W = TypeVar("W", bound=Worker)
 

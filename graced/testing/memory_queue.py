@@ -10,7 +10,7 @@ import time
 
 from graced.client.queue import JobDead, JobInfo, Queue
 from graced.queue import jsonvalue
-from graced.queue.job import Discarded, Done, Job, Postponed
+from graced.queue.job import Discarded, Done, Job, Outcome, Postponed
 from graced.queue.policy import Policy
 from graced.queue.protocol import STATES
 from graced.queue.terms import Terms
@@ -19,8 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
-
-    from graced.queue.job import Outcome
 
 WAITING, TAKEN, DONE, DEAD = STATES
 OPEN = (WAITING, TAKEN)

@@ -14,13 +14,13 @@ from contextvars import ContextVar, copy_context
 from enum import Enum
 
 from graced.host.scoreboard import JOB
-from graced.queue.job import Raised
+from graced.queue.job import Job, Outcome, Raised
 from graced.queue.progress import checked
 from graced.queue.worker_end import evidence
 from graced.text import in_one_line
 from graced.units import format_duration
 from graced.workers.async_worker import Asynchronous
-from graced.workers.base import Critical
+from graced.workers.base import Critical, Worker
 from graced.workers.context import alone
 from graced.workers.job_worker import CALM, JobWorker, outcome_of, unusable
 from graced.workers.record import NS_PER_S, sane
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from graced.queue.job import Job, Outcome
-    from graced.workers.base import Worker
     from graced.workers.runtime import Runtime
 
 TELL_AFTER_S = 0.05  # seconds in which what many jobs tell of themselves is gathered

@@ -14,7 +14,7 @@ from errno import ENOENT
 
 from graced import options
 from graced.host import process
-from graced.queue.job import Discard, Failed
+from graced.queue.job import Discard, Failed, Job
 from graced.workers.child import Child, Start, StartError
 from graced.workers.context import LoadError
 from graced.workers.job_worker import JobWorker
@@ -23,8 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
-
-    from graced.queue.job import Job
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # what a shell says of such a command
 

@@ -19,7 +19,7 @@ from graced.log.console import complain, say
 from graced.queue import jsonvalue
 from graced.queue.job import Discard, Failed, Job, Raised, Retry
 from graced.workers.base import Worker, set_up, tear_down
-from graced.workers.context import Ended, ExitReport, SpawnOrder, alone, exit_status
+from graced.workers.context import Ended, ExitReport, SpawnOrder, WorkerContext, alone, exit_status
 from graced.workers.importer import load_class
 from graced.workers.job_worker import JobWorker, outcome_of
 from graced.workers.runtime import NOTHING, Runtime, WorkerInterrupt
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from graced.client.queue import Queue
-    from graced.workers.context import WorkerContext
 
 AGAIN_S = 0.1  # seconds until an interrupt that could not be raised is tried again
 

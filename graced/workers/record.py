@@ -35,11 +35,7 @@ from graced.host.scoreboard import (
     WorkerRecord,
     fence,
 )
-from graced.workers.context import SpawnOrder
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from graced.workers.context import ExitReport, WorkerContext
+from graced.workers.context import ExitReport, SpawnOrder, WorkerContext
 
 NS_PER_S = 1_000_000_000  # ns
 MAX_SECONDS = 36525 * 86400.0  # seconds: no length of time that users name is longer
