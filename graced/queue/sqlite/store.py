@@ -11,6 +11,7 @@ import os
 import sqlite3
 from contextlib import closing, suppress
 from json.encoder import encode_basestring_ascii as escaped
+from operator import attrgetter
 from urllib.parse import quote
 
 from graced.queue.protocol import StorageError
@@ -51,6 +52,11 @@ _INSERT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _GONE = f"UPDATE gone SET {', '.join(f'{name} = {name} + :{name}' for name in OUTCOMES)}"
+_updated = attrgetter(
+    "state", "due", "failures", "owner", "ended", "token", "began", "cancelled", "id"
+)
+_plain = attrgetter("id", "state", "due", "failures", "limit", "submitted", "owner", "priority")
+_more = attrgetter("token", "began", "cancelled", "unique", "schedule", "scheduled")
 _FORGET = (
     "DELETE FROM jobs WHERE id=?",
     "DELETE FROM payloads WHERE id=?",
@@ -395,23 +401,7 @@ class Store:
         if batch.fresh:
             self._insert(batch.fresh.values())
         if batch.dirty:
-            many(
-                _UPDATE,
-                [
-                    (
-                        r.state,
-                        r.due,
-                        r.failures,
-                        r.owner,
-                        r.ended,
-                        r.token,
-                        r.began,
-                        r.cancelled,
-                        r.id,
-                    )
-                    for r in batch.dirty.values()
-                ],
-            )
+            many(_UPDATE, map(_updated, batch.dirty.values()))
         if batch.endings:
             many(
                 "INSERT OR REPLACE INTO endings VALUES (?, ?, ?)",
@@ -461,37 +451,10 @@ class Store:
     def _insert(self, rows: Iterable[Row]) -> None:
         kept = list(rows)
         plain = [r for r in kept if r.is_plain]
-        self._db.executemany(
-            _INSERT_PLAIN,
-            [
-                (r.id, r.state, r.due, r.failures, r.limit, r.submitted, r.owner, r.priority)
-                for r in plain
-            ],
-        )
+        self._db.executemany(_INSERT_PLAIN, map(_plain, plain))
         if len(plain) < len(kept):
-            self._db.executemany(
-                _INSERT,
-                [
-                    (
-                        r.id,
-                        r.state,
-                        r.due,
-                        r.failures,
-                        r.limit,
-                        r.submitted,
-                        r.owner,
-                        r.priority,
-                        r.token,
-                        r.began,
-                        r.cancelled,
-                        r.unique,
-                        r.schedule,
-                        r.scheduled,
-                    )
-                    for r in kept
-                    if not r.is_plain
-                ],
-            )
+            rest = [_plain(r) + _more(r) for r in kept if not r.is_plain]
+            self._db.executemany(_INSERT, rest)
         self._db.executemany(
             "INSERT INTO payloads VALUES (?, ?)", [(r.id, r.payload) for r in kept]
         )
