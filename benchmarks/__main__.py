@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import signal
 import sys
 import tempfile
 from pathlib import Path
 
+import graced
 from benchmarks import rows_jobs, rows_life, rows_reload, rows_rest  # noqa: F401  # they enter their rows
 from benchmarks.bench import ROWS, Bench
 from benchmarks.contenders import PEERS, install_peers, versions
@@ -24,6 +26,7 @@ def main(arguments: list[str]) -> int:
             print(f"{row.name:12} {row.what}")
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is cleaned up
+    compileall.compile_dir(Path(graced.__file__).parent, quiet=1)  # as an installation does
     with tempfile.TemporaryDirectory(prefix="graced-peers-") as folder:
         if options.peers:
             install_peers(Path(folder), [*PEERS, *QUEUES])

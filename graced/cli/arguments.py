@@ -28,8 +28,11 @@ class Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
-def parser() -> Parser:
-    """Return what reads a command line; its `command` is the command's name."""
+def parser(only: str | None = None) -> Parser:
+    """Return what reads a command line; its `command` is the command's name.
+
+    `only` makes it know that command alone: to enter all the options of all takes long.
+    """
     parser = Parser(
         prog=program.name,
         description="Runs pools of worker processes, reloads them safely, and loses no work.",
@@ -39,7 +42,7 @@ def parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"{program.name} {program.version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, what, options in COMMANDS:
-        if name == "new" and program.name != "graced":  # of graced's users, not of theirs
+        if only not in (None, name) or _is_hidden(name):
             continue
         command = commands.add_parser(
             name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
@@ -57,17 +60,22 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     What follows -- is the user's command line, dashes and all. Raises SystemExit, once it has
     printed why.
     """
-    whole = parser()
     words, tail = _split(words)
-    command = whole.commands.get(words[0]) if words else None
-    if command is None:
+    only = [name for name, *_ in COMMANDS if [name] == words[:1] and not _is_hidden(name)]
+    whole = parser(*only)
+    if not only:
         return whole.parse_args(words)
-    args = command.parse_intermixed_args(words[1:])
+    args = whole.commands[words[0]].parse_intermixed_args(words[1:])
     if tail is not None:
         if args.command not in ("submit", "try"):
             whole.error(f"only {program.name} submit and try take a command line after --")
         args.words += tail
     return args
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether it is a command of graced's users, not of theirs."""
+    return name == "new" and program.name != "graced"
 
 
 def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:

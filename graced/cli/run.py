@@ -76,7 +76,12 @@ def _read(config: str | None, sets: list[str]) -> tuple[ConfigReading, Callable[
     def again() -> ConfigReading:
         return reader_process.read(path, os.environ, sets)
 
-    return again(), again
+    return reader_process.read(path, os.environ, sets, _import_supervisor), again
+
+
+def _import_supervisor() -> None:
+    """Import what takes as long as a configuration does to be read."""
+    import graced.supervisor.start  # noqa: F401
 
 
 def _start(reading: ConfigReading, again: Callable[[], ConfigReading]) -> int:

@@ -19,7 +19,7 @@ from graced.record import Record, names, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Final
 
     from graced.config.reader import ConfigReading
@@ -27,14 +27,20 @@ if TYPE_CHECKING:
 PIPE_BYTES: Final = 1 << 16
 
 
-def read(path: str, environ: Mapping[str, str], sets: Sequence[str]) -> ConfigReading:
+def read(
+    path: str,
+    environ: Mapping[str, str],
+    sets: Sequence[str],
+    meanwhile: Callable[[], object] = lambda: None,
+) -> ConfigReading:
     """Read the configuration as :func:`graced.config.reader.read` does.
 
-    Its `sources` are left out, and what is secret in its pools stays in a memory file.
+    Its `sources` are left out, and what is secret in its pools stays in a memory file. What there
+    is to do `meanwhile` is done beside it.
     """
     try:
         secrets = MemoryFile("graced-settings")
-        said, status = _ask(lambda: _told(secrets, reader.read(path, environ, sets)))
+        said, status = _ask(lambda: _told(secrets, reader.read(path, environ, sets)), meanwhile)
     except OSError as error:
         return _failed(path, error.strerror or str(error))
     if status != 0:
@@ -49,7 +55,7 @@ def _failed(path: str, why: str) -> ConfigReading:
     return reader.ConfigReading(None, (trouble,), {}, (), path)
 
 
-def _ask(answer: Any) -> tuple[bytes, int]:
+def _ask(answer: Any, meanwhile: Callable[[], object]) -> tuple[bytes, int]:
     """Return what a child has to say, and its exit status."""
     parent = os.getpid()
     receive, send = os.pipe2(os.O_CLOEXEC)
@@ -64,6 +70,7 @@ def _ask(answer: Any) -> tuple[bytes, int]:
     finally:
         process.restore(mask)
         os.close(send)
+    meanwhile()
     said = b""
     while data := os.read(receive, PIPE_BYTES):
         said += data
