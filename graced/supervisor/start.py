@@ -154,11 +154,12 @@ def _load_code() -> None:
 
 
 def _see_code(settings: Settings) -> None:
-    """Refuse a user that can't read graced itself: what is imported later could not be."""
-    folder = os.path.dirname(__file__)
-    if not os.access(folder, os.R_OK | os.X_OK):
-        what = f"{folder}: user {settings.user} cannot read graced's own code"
-        raise DirectoryError(f"{what}; install it where that user can")
+    """Refuse a user that can't read Python or graced: what is imported later could not be."""
+    for file, whose in ((os.__file__, "Python"), (__file__, "graced")):
+        folder = os.path.dirname(file)
+        if not os.access(folder, os.R_OK | os.X_OK):
+            what = f"{folder}: user {settings.user} cannot read {whose}'s own code"
+            raise DirectoryError(f"{what}; install it where that user can")
 
 
 def start(

@@ -108,6 +108,20 @@ def test_a_folder_with_things_of_others_is_not_given_away(daemon: Daemon) -> Non
     daemon.log.wait("no queue can be kept: .*set state_dir")
 
 
+def test_a_python_in_roots_own_folder_is_refused(daemon: Daemon) -> None:
+    where = "import sysconfig; print(sysconfig.get_path('stdlib'))"
+    found = subprocess.run([daemon.python, "-c", where], capture_output=True, text=True, check=True)
+    home = daemon.short / "home"
+    home.mkdir(0o700)
+    (home / "lib").symlink_to(Path(found.stdout.strip()).parent)
+    configured(daemon)
+    daemon.environ["PYTHONHOME"] = str(home)
+    done = daemon.run("run")
+    assert done.returncode == 78, done
+    assert f"{home}/lib" in done.stderr
+    assert "user nobody cannot read Python's own code; install it" in done.stderr
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_log_leads_root_nowhere(daemon: Daemon, theirs: Path, *, nested: bool) -> None:
     roots = daemon.short / "roots"
