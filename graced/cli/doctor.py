@@ -71,7 +71,7 @@ def _servers(facts: Facts) -> Iterator[Finding]:
             continue
         where = f"queue of pool {pool.name}"
         try:
-            status = engine_of(pool.queue).status(pool.queue or "", pool.name)
+            status = engine_of(pool.queue).status(pool.queue or "", pool.name, "")
         except QueueError as error:
             what, _, remedy = str(error).rpartition("; ")
             yield Finding("queue", f"{where}: {what or remedy}", remedy if what else look)

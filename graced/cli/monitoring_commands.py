@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 from graced.cli.daemon_commands import ask
+from graced.cli.errors import CommandError
 from graced.control.client import NoDaemonError, WhichDaemon
+from graced.exitcodes import USAGE
 from graced.text import harmless, one_line
 
 TYPE_CHECKING = False
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from typing import Any
+
+    from graced.settings import Settings
 
     Event = dict[str, Any]
 
@@ -33,7 +37,10 @@ def _history(args: argparse.Namespace) -> int:
 
     now = time_ns()
     since = clock.iso(now - int(args.since * 1_000_000_000))
-    found = chosen((event for data in _chunks(args) for event in events(data)), since, args.pool)
+    told = [event for data in _chunks(args) for event in events(data)]
+    found = chosen(told, since, args.pool)
+    if args.pool is not None and all(event.get("pool") != args.pool for event in told):
+        _check_pool(args)
     if args.svg is not None:
         from graced.monitoring.timeline import drawn
 
@@ -71,15 +78,31 @@ def _chunks(args: argparse.Namespace) -> Iterator[bytes]:
         yield data
 
 
+def _check_pool(args: argparse.Namespace) -> None:
+    """Refuse a pool that there is not now; nothing was ever told of it."""
+    try:
+        pools = list(ask(args, "status")["status"]["pools"])
+    except NoDaemonError:
+        pools = list(_settings(args).pools)
+    if args.pool not in pools:
+        raise CommandError(f"there is no pool {args.pool!r}; there are {', '.join(pools)}", USAGE)
+
+
 def _folder(args: argparse.Namespace) -> str:
     """Return where a daemon that does not run has its history."""
-    from graced.config import reader
     from graced.host import directories
+
+    settings = _settings(args)
+    return directories.find_state(settings.name, settings.state_dir, os.environ)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from graced.config import reader
 
     settings = reader.read(args.config, os.environ, args.set, to_run=False).settings
     if settings is None:
         raise WhichDaemon("no daemon runs, and its configuration is wrong: see the command check")
-    return directories.find_state(settings.name, settings.state_dir, os.environ)
+    return settings
 
 
 def _show(event: Event) -> None:

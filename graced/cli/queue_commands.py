@@ -1,6 +1,7 @@
 """`graced queue init` and `graced queue status`: what is done to a server, and how it is.
 
-Both talk to the server themselves, whether a daemon runs or not.
+Both talk to the server themselves, whether a daemon runs or not. A file needs nothing, and is
+only looked at.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import os
 from graced.cli.errors import CommandError
 from graced.config import reader
 from graced.exitcodes import CONFIG, FAILED, USAGE
+from graced.host import directories
 from graced.log.console import complain, say
-from graced.queue.engines import engine_of
+from graced.queue.engines import engine_of, file_of, is_served
 from graced.queue.protocol import ClientMissing, QueueError
 from graced.text import one_line as plain
 from graced.units import format_duration
@@ -20,35 +22,34 @@ from graced.units import format_duration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-    from graced.settings import Pool
+    from graced.settings import Pool, Settings
 
 
-def _pools(args: argparse.Namespace) -> list[Pool]:
-    """Return the pools that are meant; by default all whose queue is on a server."""
+def _settings(args: argparse.Namespace) -> Settings:
     reading = reader.read(args.config, os.environ, args.set, to_run=False)
     if reading.settings is None:
         for problem in reading.problems:
             say(str(problem))
         raise CommandError("the configuration is wrong", CONFIG)
-    pools = reading.settings.pools
-    if args.pool is None:
-        found = [pool for pool in pools.values() if engine_of(pool.queue).LIBRARY is not None]
-        if not found:
-            raise CommandError("no pool's queue is on a server: nothing to do", USAGE)
-        return found
-    if args.pool not in pools:
+    return reading.settings
+
+
+def _meant(args: argparse.Namespace, pools: Mapping[str, Pool]) -> list[Pool]:
+    """Return the pool that is named, or all of them."""
+    if args.pool is not None and args.pool not in pools:
         raise CommandError(f"there is no pool {args.pool!r}; there are {', '.join(pools)}", USAGE)
-    pool = pools[args.pool]
-    if engine_of(pool.queue).LIBRARY is None:
-        raise CommandError(f"the queue of pool {pool.name} is a file, and needs nothing", USAGE)
-    return [pool]
+    return list(pools.values()) if args.pool is None else [pools[args.pool]]
 
 
 def _init(args: argparse.Namespace) -> int:
-    pools = _pools(args)
+    pools = [p for p in _meant(args, _settings(args).pools) if is_served(p.queue)]
+    if not pools and args.pool is None:
+        raise CommandError("no pool's queue is on a server: nothing to do", USAGE)
+    if not pools:
+        raise CommandError(f"the queue of pool {args.pool} is a file, and needs nothing", USAGE)
     if args.show:
         texts = [engine_of(pool.queue).script(pool.queue or "") for pool in pools]
         print("".join(dict.fromkeys(texts)), end="")
@@ -58,13 +59,25 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
+    settings = _settings(args)
+    folder = directories.find_state(settings.name, settings.state_dir, os.environ)
+    files = {p.name: file_of(p.queue, p.name, folder) for p in _meant(args, settings.pools)}
+    pools = [
+        settings.pools[name]
+        for name, file in files.items()
+        if is_served(settings.pools[name].queue) or os.path.exists(file)
+    ]
+    if not pools:
+        made = "a file is made when a daemon runs, or with the first job"
+        raise CommandError(f"there is no queue yet: {made}", FAILED)
     found = {}
 
     def text(pool: Pool) -> str:
-        found[pool.name] = engine_of(pool.queue).status(pool.queue or "", pool.name)
-        return "" if args.json else "\n".join(_shown(pool.name, found[pool.name]))
+        engine, name = engine_of(pool.queue), pool.name
+        found[name] = engine.status(pool.queue or "", name, files[name])
+        return "" if args.json else "\n".join(_shown(name, found[name]))
 
-    status = _for_each(_pools(args), text)
+    status = _for_each(pools, text)
     if args.json:
         print(json.dumps(found))
     return status
@@ -99,8 +112,11 @@ def _shown(name: str, status: dict[str, Any]) -> list[str]:
     for host in status["hosts"]:
         left = format_duration(max(host["left"], 0.0))
         over = "is over" if host["left"] <= 0 else f"good for {left}"
-        lines.append(f"  host {host['name']}: {host['taken']} in hand, lease {over}")
-    if not status["hosts"]:
+        daemon = host["daemon"].rpartition("/")[2]
+        lines.append(
+            f"  host {host['name']}, daemon {daemon}: {host['taken']} in hand, lease {over}"
+        )
+    if not status["hosts"] and status["engine"] != "sqlite":
         lines.append("  no host takes jobs from it now")
     return lines
 

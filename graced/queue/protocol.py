@@ -429,8 +429,8 @@ class Engine(Protocol):
     def init(self, url: str) -> str:
         """Prepare a server, or bring it up to date; return where. StorageError, ClientMissing."""
 
-    def status(self, url: str, pool: str) -> dict[str, Any]:
-        """Return how a server is, which hosts share a queue there. StorageError, ClientMissing."""
+    def status(self, url: str, pool: str, file: str) -> dict[str, Any]:
+        """Return how a queue is kept, which hosts share it, counts. StorageError, ClientMissing."""
 
     def keeper_of(self, file: str) -> str | None:
         """Return the socket of the keeper that has a queue, if there is one."""

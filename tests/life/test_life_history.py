@@ -45,6 +45,8 @@ def test_what_happened_is_told_also_without_a_daemon(daemon: Daemon) -> None:
     ]  # fmt: skip
     daemon.start().ready(2 + 1)  # the reload was one
     assert [e["what"] for e in history(daemon)] == [*(e["what"] for e in told), "start"]
+    done = daemon.run("history", "--pool", "nosuch")
+    assert (done.returncode, "there is no pool 'nosuch'" in done.stderr) == (2, True)
     assert history(daemon, "--since", "0") == []
     text = daemon.run("history").stdout
     assert "worker jobs/0 (pid" in text

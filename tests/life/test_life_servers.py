@@ -212,6 +212,7 @@ def test_without_what_init_makes_the_pool_says_what_to_do(
     [queue] = json.loads(a.demand("queue", "status", "--json")).values()
     assert (queue["engine"], queue["counts"]["done"]) == (server.scheme, 1)
     assert [host["taken"] for host in queue["hosts"]] == [0]
+    assert f", daemon {a.status()['name']}: 0 in hand, lease good" in a.demand("queue", "status")
     assert "function" in a.demand("queue", "init", "--print").lower()
     a.demand("check", "--show")
     assert "s3cret" not in a.said() + json.dumps(a.status()) + a.demand("check", "--show")

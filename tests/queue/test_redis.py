@@ -62,13 +62,13 @@ def test_a_server_that_forgets_all_is_told_of_the_lease_anew(
 
 def test_what_it_does_not_promise_is_told(redis_server: Redis) -> None:
     url = redis_server.made()
-    told = engine.status(url, "jobs")
+    told = engine.status(url, "jobs", "")
     assert told["engine"] == "redis"
     assert [w.split(":")[0] for w in told["warnings"]] == ["appendfsync is everysec"]
     redis_server.run("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     redis_server.run("CONFIG", "SET", "appendfsync", "always")
     try:
-        [warning] = engine.status(url, "jobs")["warnings"]
+        [warning] = engine.status(url, "jobs", "")["warnings"]
         assert "noeviction" in warning
     finally:
         redis_server.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
@@ -126,4 +126,4 @@ def test_it_is_reached_by_its_socket_file(tmp_path: Path, redis_server: Redis) -
 
 def test_what_the_library_does_not_know_in_a_url_is_told(redis_server: Redis) -> None:
     with pytest.raises(StorageError, match=r"redis://shop:\*\*\*@.*sslcert"):
-        engine.status(f"redis://shop:s3cret@127.0.0.1:{redis_server.port}/0?sslcert=x", "jobs")
+        engine.status(f"redis://shop:s3cret@127.0.0.1:{redis_server.port}/0?sslcert=x", "jobs", "")

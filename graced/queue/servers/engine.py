@@ -84,7 +84,7 @@ class ServerEngine:
         place: str = self._part("setup").make(url)
         return place
 
-    def status(self, url: str, pool: str) -> dict[str, Any]:
+    def status(self, url: str, pool: str, file: str) -> dict[str, Any]:
         """Return how the server is, which hosts share a queue, and what is in it."""
         found = self.check_url(url)
         link = self.connect(found, pool, f"{program.name} queue status {pool}")

@@ -21,12 +21,12 @@ KEEPER = 0  # the number under which a keeper has a lock of its own; workers' be
 NAME = "place"
 
 
-def host_name(address: QueueAddress, pool: str) -> HostName:
+def host_name(address: QueueAddress, pool: str, daemon: str) -> HostName:
     """Return the name under which a pool of this daemon takes its lease."""
     name = socket.gethostname()
     machine = _read("/etc/machine-id")
     place = sha256("\0".join((_mark(address.file), machine, name)).encode()).hexdigest()[:32]
-    return HostName(f"{address.daemon_id}/{pool}", name, place)
+    return HostName(f"{address.daemon_id}/{pool}/{daemon}", name, place)
 
 
 def _mark(file: str) -> str:

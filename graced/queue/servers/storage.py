@@ -126,7 +126,7 @@ class ServedQueue:
     def _joined(self) -> list[Handout]:
         """Connect, and take the lease or go on with it; return what is in hand at this place."""
         address = self._plan.address
-        host = host_name(address, self._plan.pool)
+        host = host_name(address, self._plan.pool, self._plan.name)
         if self._lock is None:
             self._lock = liveness.hold(address.file, address.owner(KEEPER))
         link = self._connect()

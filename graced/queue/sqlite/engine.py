@@ -70,9 +70,11 @@ def init(url: str) -> str:
     return url
 
 
-def status(url: str, pool: str) -> dict[str, Any]:
-    """No other host shares it."""
-    return {}
+def status(url: str, pool: str, file: str) -> dict[str, Any]:
+    """Return how a queue is kept, and what is in it; no other host shares it."""
+    from graced.queue.sqlite.offline import FileView
+
+    return {"queue": pool, "url": described(url, file)[1], **FileView(file).status()}
 
 
 def keeper_of(file: str) -> str | None:

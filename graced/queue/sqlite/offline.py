@@ -6,6 +6,7 @@ While it is open no keeper gets it. The same rules hold, those of :mod:`.dispatc
 from __future__ import annotations
 
 from contextlib import closing
+from sqlite3 import sqlite_version
 
 from graced.queue.client_end import chunks
 from graced.queue.policy import Policy
@@ -53,6 +54,18 @@ class FileView:
         """Return a job's listing as it is: no daemon runs that could end it."""
         page = self.jobs(None, job - 1, 1)
         return page[0] if page and page[0]["id"] == job else {"id": job, "state": "gone"}
+
+    def status(self) -> dict[str, Any]:
+        """Return how the file is kept, and how many jobs there are in each state."""
+        with closing(View(self._file)) as view:
+            return {
+                "engine": "sqlite",
+                "version": sqlite_version,
+                "durability": "each commit is on the disk before it is answered",
+                "warnings": [],
+                "hosts": [],
+                "counts": view.counts(),
+            }
 
     def close(self) -> None:
         """Nothing is open."""

@@ -595,8 +595,21 @@ class View(Store):
 
     def clock(self) -> int:
         """Return the queue's time as it was last written down; 0 if that was never done."""
-        tables = "SELECT count(*) FROM sqlite_master WHERE name='clock'"
-        return super().clock() if self._read(tables, ())[0][0] else 0
+        return super().clock() if self._has("clock") else 0
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many jobs there are in each state, and whether they are withheld."""
+        found = dict.fromkeys(("waiting", "taken", "done", "dead"), 0)
+        if not self._is_fresh:
+            owners = "SELECT 'stream:' || id FROM streams WHERE due IS NOT NULL"
+            which = f"state <> {STAGED} OR owner IN ({owners})"
+            query = f"SELECT state, count(*) FROM jobs WHERE {which} GROUP BY state"
+            for state, count in self._read(query, ()):
+                found[NAMES[WAITING if state == STAGED else state]] += count
+        return {**found, "paused": self._has("paused") and self.is_paused()}
+
+    def _has(self, table: str) -> bool:
+        return bool(self._read("SELECT count(*) FROM sqlite_master WHERE name=?", (table,))[0][0])
 
     def close(self) -> None:
         """Close the file."""
