@@ -243,8 +243,15 @@ def _worker_classes(control: str) -> dict[str, str]:
 
 
 def _no_daemon(control: str) -> QueueNotFound:
-    from graced.control.client import NoDaemonError
+    """Say why nothing that can be trusted answers there."""
+    from graced.control.client import Connection, ControlError, NoDaemonError
 
+    try:
+        Connection(control).close()
+    except ControlError as error:  # another user's, say
+        return QueueNotFound(str(error), error.exit_code)
+    except NoDaemonError:
+        pass
     return QueueNotFound(str(NoDaemonError(control)), NO_DAEMON)
 
 

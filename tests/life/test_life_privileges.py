@@ -267,3 +267,5 @@ def test_who_is_not_the_daemon_is_not_asked(
     assert told.returncode == 1, told
     assert "belongs to user nobody, which is neither root, nor you" in told.stderr
     assert "sudo -u nobody" in told.stderr
+    named = daemon.run(words[0], "--socket", str(impostor / "control.sock"), *words[1:])
+    assert (named.returncode, "belongs to user nobody" in named.stderr) == (1, True), named
