@@ -191,6 +191,26 @@ def test_what_is_submitted_in_sql_is_committed_with_it_or_not_at_all(
     assert len(a.demand("jobs", "--json").splitlines()) == 1
 
 
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_a_job_that_was_passed_over_while_somebody_asked_for_it_begins_at_once(
+    hosts: tuple[Host, Host], postgresql_server: PostgreSQL, url: str
+) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    a, _ = hosts
+    a.serve(lease="1h")  # nobody looks again before
+    first, asked, last = (a.submitted("politely") for _ in range(3))
+    a.begun(first, 1)
+    schema = url.partition("schema=")[2]
+    with psycopg.connect(postgresql_server.url().partition("?")[0]) as connection:
+        connection.execute(f"SELECT {schema}.look('jobs', {asked}, true)")
+        go(a, first, last)
+        a.until(lambda: a.job(last)["state"] == "done")
+        assert a.job(asked)["state"] == "waiting"
+    a.begun(asked, 1)
+    go(a)
+    a.until(lambda: a.job(asked)["state"] == "done")
+
+
 def test_without_what_init_makes_the_pool_says_what_to_do(
     hosts: tuple[Host, Host], server: Server
 ) -> None:

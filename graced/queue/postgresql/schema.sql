@@ -781,9 +781,15 @@ $$;
 CREATE OR REPLACE FUNCTION look(p_queue text, p_id bigint, p_watch boolean) RETURNS json
 LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
+DECLARE
+    v_state smallint;
 BEGIN
     IF p_watch THEN
-        UPDATE jobs SET watched = true WHERE id = p_id AND queue = p_queue AND NOT watched;
+        UPDATE jobs SET watched = true WHERE id = p_id AND queue = p_queue AND NOT watched
+            RETURNING state INTO v_state;
+        IF v_state = 0 THEN  -- who claimed meanwhile has passed over it, as over all that is locked
+            PERFORM pg_notify(bell(p_queue), 'new');
+        END IF;
     END IF;
     RETURN (SELECT listing FROM listed(p_queue, NULL, p_id - 1, 1) WHERE job = p_id);
 END $$;
