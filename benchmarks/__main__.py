@@ -10,10 +10,16 @@ import tempfile
 from pathlib import Path
 
 import graced
-from benchmarks import rows_jobs, rows_life, rows_reload, rows_rest  # noqa: F401  # they enter their rows
+from benchmarks import (  # noqa: F401  # they enter their rows
+    rows_jobs,
+    rows_life,
+    rows_reload,
+    rows_rest,
+    rows_servers,
+)
 from benchmarks.bench import ROWS, Bench
 from benchmarks.contenders import PEERS, install_peers, versions
-from benchmarks.queues import QUEUES
+from benchmarks.queues import QUEUES, SERVED
 from benchmarks.stage import Trouble
 from benchmarks.table import Line, as_json, render
 
@@ -29,8 +35,8 @@ def main(arguments: list[str]) -> int:
     compileall.compile_dir(Path(graced.__file__).parent, quiet=1)  # as an installation does
     with tempfile.TemporaryDirectory(prefix="graced-peers-") as folder:
         if options.peers:
-            install_peers(Path(folder), [*PEERS, *QUEUES])
-            print(versions([*PEERS, *QUEUES]), file=sys.stderr)
+            install_peers(Path(folder), [*PEERS, *QUEUES, *SERVED])
+            print(versions([*PEERS, *QUEUES, *SERVED]), file=sys.stderr)
         bench = _bench(options)
         lines = _measure(bench, options.rows or list(ROWS))
     print(as_json(lines) if options.json else render(lines, _names(bench, lines)))
@@ -40,12 +46,12 @@ def main(arguments: list[str]) -> int:
 def _bench(options: argparse.Namespace) -> Bench:
     if not options.peers:
         return Bench(factor=options.factor, backlog=options.backlog)
-    return Bench(PEERS, options.factor, QUEUES, options.backlog)
+    return Bench(PEERS, options.factor, QUEUES, SERVED, options.backlog)
 
 
 def _names(bench: Bench, lines: list[Line]) -> list[str]:
     """Return the contenders that have figures, each once."""
-    everybody = dict.fromkeys(c.name for c in [*bench.everybody, *bench.queues])
+    everybody = dict.fromkeys(c.name for c in [*bench.everybody, *bench.queues, *bench.served])
     return [name for name in everybody if any(name in line.found for line in lines)]
 
 

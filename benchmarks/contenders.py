@@ -32,6 +32,7 @@ class Contender:
 
     name = ""
     python = sys.executable
+    packages: tuple[str, ...] = ()  # what is installed for it beside its own
 
     def command(self, case: Case, home: Path) -> list[str]:
         """Return the command line for a case; files go to `home`."""
@@ -148,7 +149,7 @@ def install_peers(folder: Path, peers: Sequence[Contender]) -> None:
     """Make a throw-away environment with the peers in it; pip's own cache speeds it up."""
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
-    names = sorted({peer.name for peer in peers})
+    names = sorted({name for peer in peers for name in (peer.name, *peer.packages)})
     subprocess.run([python, "-m", "pip", "install", "-qq", *names], check=True)
     for peer in peers:
         peer.python = python

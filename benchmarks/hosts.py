@@ -64,7 +64,7 @@ class Chaos:
             host.start()
         restarts = [0.6, 0.3]  # when so much is done
         beat = time.monotonic()
-        while (share := self.share_done()) < 0.9:
+        while (share := self.share_done()) < 0.9 and not self.faults:
             self.submit()
             if restarts and share > restarts[-1]:
                 restarts.pop()
@@ -77,7 +77,7 @@ class Chaos:
             time.sleep(max(beat - time.monotonic(), 0.0))
         self.tend(float("inf"))
         end = time.monotonic() + WORKED_OFF
-        while self.counts()["waiting"] + self.counts()["taken"] and time.monotonic() < end:
+        while any(self.counts()[s] for s in ("waiting", "taken")) and time.monotonic() < end:
             time.sleep(0.5)
             self.tend(float("inf"))
         self.judge()
@@ -92,7 +92,7 @@ class Chaos:
 
     def share_done(self) -> float:
         """Return how much of all is done."""
-        return float(self.counts()["done"]) / self.jobs
+        return float(self.counts()["done"] / self.jobs)
 
     def submit(self) -> None:
         """Submit a batch: all of it or none."""
@@ -120,6 +120,8 @@ class Chaos:
             entry[1]()
         for host in self.hosts:
             if not host.runs and host.back_at is None:
+                if host.process is not None and host.process.returncode >= 0:
+                    self.faults.append(f"{host.name} ended by itself: {host.process.returncode}")
                 host.start()
 
     def after(self, least: float, most: float, act: Callable[[], None]) -> None:

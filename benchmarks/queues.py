@@ -65,8 +65,36 @@ class LiteQueue(Queue):
     program = "queue_lite.py"
 
 
+class ServedQueue(Queue):
+    """A peer whose queue is on a server."""
+
+    program = "queue_servers.py"
+
+    def __init__(self, name: str, server: str, *packages: str) -> None:
+        self.name, self.server, self.packages = name, server, packages
+
+    def command(self, case: Case, home: Path) -> list[str]:
+        """Return the command line of so many consumers; dramatiq has its own."""
+        if self.name != "dramatiq":
+            return super().command(case, home)
+        line = [self.python, "-m", "dramatiq", "queue_servers", "--threads", "1"]
+        return [*line, "--processes", str(case.workers)]
+
+    def environment(self, case: Case) -> dict[str, str]:
+        """Say which one it is."""
+        return {**super().environment(case), "PEER": self.name}
+
+
 HUEY = HueyQueue()
 QUEUES: list[Queue] = [HUEY, PersistQueue(), LiteQueue()]
+SERVED = [
+    ServedQueue("procrastinate", "postgresql", "psycopg[binary]"),
+    ServedQueue("pgqueuer", "postgresql", "asyncpg"),
+    ServedQueue("rq", "redis"),
+    ServedQueue("dramatiq", "redis", "redis"),
+    ServedQueue("arq", "redis"),
+    ServedQueue("saq", "redis", "redis"),
+]
 
 
 class Pantry:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.stage import Trouble
 from graced.queue.postgresql.setup import make as make_postgresql
@@ -54,6 +55,18 @@ class Server:
 
     def make(self) -> None:
         """Make there what graced needs."""
+        raise NotImplementedError
+
+    def empty(self) -> None:
+        """Have no queue there, of anybody."""
+        raise NotImplementedError
+
+    def durable(self, durable: bool) -> None:
+        """Commit as durably as it can, or not: what only prepares a run need not be."""
+        raise NotImplementedError
+
+    def requests(self) -> int:
+        """Return how often it has been asked something."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -141,6 +154,34 @@ class PostgreSQL(Server):
         """Make the tables."""
         make_postgresql(self.url())
 
+    def sql(self, statement: str, database: str = "postgres") -> Any:
+        """Run a statement; return the first value of its answer."""
+        import psycopg
+
+        address = f"postgresql://graced@{self.host}:{self.port}/{database}"
+        with psycopg.connect(address, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return (cursor.fetchone() or [None])[0] if cursor.description else None
+
+    def empty(self) -> None:
+        """Have a new database."""
+        self.sql("DROP DATABASE postgres WITH (FORCE)", "template1")
+        self.sql("CREATE DATABASE postgres", "template1")
+        self.make()
+
+    def durable(self, durable: bool) -> None:
+        """Set `synchronous_commit`; once it is on, look after the tables."""
+        self.sql(f"ALTER SYSTEM SET synchronous_commit = {'on' if durable else 'off'}")
+        self.sql("SELECT pg_reload_conf()")
+        if durable:
+            self.sql("VACUUM ANALYZE")
+
+    def requests(self) -> int:
+        """Return how many transactions there were; each is a round trip, or a part of one."""
+        self.sql("SELECT pg_stat_force_next_flush()")
+        said = "xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'postgres'"
+        return int(self.sql(f"SELECT {said}", "template1"))
+
 
 class Redis(Server):
     """With an append-only file that is synced before each answer."""
@@ -162,6 +203,25 @@ class Redis(Server):
     def make(self) -> None:
         """Load the functions."""
         make_redis(self.url())
+
+    def ask(self, *words: str) -> Any:
+        """Run a command."""
+        import redis
+
+        with redis.Redis(self.host, self.port) as client:
+            return client.execute_command(*words)
+
+    def empty(self) -> None:
+        """Have no keys; the functions stay."""
+        self.ask("FLUSHALL")
+
+    def durable(self, durable: bool) -> None:
+        """Set `appendfsync`."""
+        self.ask("CONFIG", "SET", "appendfsync", "always" if durable else "no")
+
+    def requests(self) -> int:
+        """Return how many commands there were."""
+        return int(self.ask("INFO", "stats")["total_commands_processed"])
 
 
 SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQL, "redis": Redis}

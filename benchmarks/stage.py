@@ -40,7 +40,7 @@ class Trouble(Exception):
 class Stage:
     """A contender that runs; a context manager that leaves no process and no file."""
 
-    def __init__(self, contender: Contender, case: Case) -> None:
+    def __init__(self, contender: Contender, case: Case, **environ: str) -> None:
         self.contender = contender
         self.case = case
         self.words: list[Word] = []
@@ -59,6 +59,7 @@ class Stage:
             "EVENTS": str(fifo),
             "SPT_NOENV": "1",  # a process title must not overwrite the mark
             MARK: self._mark,
+            **environ,
         }
         self.started = time.monotonic_ns()
         self.process = subprocess.Popen(

@@ -8,13 +8,22 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 OURS, LIMIT = "graced", "raw"
+Kind = Literal[
+    "times raw",
+    "times gunicorn",
+    "at most",
+    "at least",
+    "at least times huey",
+    "at least times procrastinate",
+    "at least times dramatiq",
+]
 
 
 @dataclass(frozen=True)
 class Target:
     """What graced shall reach: so many times another's figure, or a value of its own."""
 
-    kind: Literal["times raw", "times gunicorn", "at most", "at least", "at least times huey"]
+    kind: Kind
     value: float
 
     def met(self, found: Mapping[str, float]) -> bool | None:
