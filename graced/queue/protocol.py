@@ -1,4 +1,4 @@
-"""What a worker and a client ask of a queue, and a keeper of its engine, whichever that is.
+"""What a client asks of a queue, and a keeper of its engine, whichever that is.
 
 Any engine passes ``tests/queue/contract.py``. Which there are is said in :mod:`.engines`. Here
 are names and rules only.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from graced.queue.address import Library
-    from graced.queue.job import Job, Outcome
+    from graced.queue.job import Outcome
     from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
     from graced.queue.standing import Standing, Wanted
@@ -69,53 +69,6 @@ class QueueLockedError(StorageError):
     def __init__(self, text: str, holder: str) -> None:
         super().__init__(text)
         self.holder = holder
-
-
-class WorkerQueue(Protocol):
-    """One worker's end of a queue.
-
-    The rules: a worker has at most one job in hand, or as many as it wants at once. A job is
-    handed out by a durable commit only. ``settle`` may be repeated; the keeper
-    tells jobs apart by (id, token). What a worker holds when it dies is given back by the main
-    process's report or by the worker's lock, never by a time-out.
-    """
-
-    def fileno(self) -> int:
-        """Return the descriptor that turns readable when ``receive`` has news, or -1."""
-
-    def ask(self) -> None:
-        """Say that this worker is idle; without effect if it has been said."""
-
-    def want(self, count: int) -> None:
-        """Say how many jobs this worker takes at once, in all, instead of asking; 0: no more."""
-
-    def put_back(self, job: Job) -> None:
-        """Say that a job has not been begun, and won't be: no attempt of it."""
-
-    def receive(self) -> Job | None:
-        """Return a job that was handed to this worker, or None; never block.
-
-        QueueError if the keeper never takes what this worker says.
-        """
-
-    def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
-        """Say how a job ended and, with ``more``, that the next may come; never block."""
-
-    def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
-        """Say how far a job in hand is; the last word counts. It costs some microseconds."""
-
-    @property
-    def unsettled(self) -> int:
-        """How many settles have not been confirmed as durable."""
-
-    def retry_in(self) -> float | None:
-        """Return in how many seconds to call ``receive`` even if nothing is readable."""
-
-    def leave(self) -> None:
-        """Say that this worker has nothing in hand and wants nothing more."""
-
-    def close(self) -> None:
-        """Close the connection, without a word."""
 
 
 class QueueView(Protocol):

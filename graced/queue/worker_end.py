@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from graced.queue import jsonvalue, liveness, progress, wire
 from graced.queue.job import MAX_EVIDENCE, Discarded, Done, Job, Outcome, Postponed, Raised
-from graced.queue.protocol import QueueError, WorkerQueue
+from graced.queue.protocol import QueueError
 from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
@@ -31,7 +31,13 @@ NUMBERS = {Done: 0, Raised: 1, Postponed: 2, Discarded: 3}
 
 
 class WorkerEnd:
-    """One worker's end, see :class:`graced.queue.protocol.WorkerQueue`."""
+    """One worker's end.
+
+    The rules: a worker has at most one job in hand, or as many as it wants at once. A job is
+    handed out by a durable commit only. ``settle`` may be repeated; the keeper
+    tells jobs apart by (id, token). What a worker holds when it dies is given back by the main
+    process's report or by the worker's lock, never by a time-out.
+    """
 
     def __init__(self, address: QueueAddress, worker: int, *, cancels: bool = False) -> None:
         """Take the lock of a worker. One that `cancels` single jobs looks at ``cancelled``."""
@@ -61,16 +67,19 @@ class WorkerEnd:
         return -1 if self._sock is None else self._sock.fileno()
 
     def ask(self) -> None:
+        """Say that this worker is idle; without effect if it has been said."""
         if not self._asked and not self._arrived:
             self._asked = True
             self._say(wire.frame(Kind.ASK))
 
     def want(self, count: int) -> None:
+        """Say how many jobs this worker takes at once, in all, instead of asking; 0: no more."""
         if self._wanted != count:
             self._wanted = count
             self._say(_wanting(count))
 
     def put_back(self, job: Job) -> None:
+        """Say that a job has not been begun, and won't be: no attempt of it."""
         if self._hands.get(job.id) is job:
             del self._hands[job.id]
             self._say(wire.frame(Kind.PUT_BACK, wire.HELD.pack(job.id, job.token)))
@@ -86,6 +95,7 @@ class WorkerEnd:
         return self._arrived.popleft() if self._arrived else None
 
     def settle(self, job: Job, outcome: Outcome, *, more: bool) -> None:
+        """Say how a job ended and, with ``more``, that the next may come; never block."""
         if self._hands.get(job.id) is job:
             del self._hands[job.id]
         self._settles.append((job, outcome))
@@ -93,7 +103,7 @@ class WorkerEnd:
         self._say(_settlement(job, outcome, more))
 
     def tell_progress(self, job: Job, fraction: float | None, text: str) -> None:
-        """Tell how far a job is."""
+        """Say how far a job in hand is; the last word counts. It costs some microseconds."""
         self.note_progress(job, fraction, text)
         self.write_progress()
 
@@ -108,6 +118,7 @@ class WorkerEnd:
 
     @property
     def unsettled(self) -> int:
+        """How many settles have not been confirmed as durable."""
         return len(self._settles)
 
     @property
@@ -116,11 +127,13 @@ class WorkerEnd:
         return self._sock is None and self._delay >= LAST_RETRY
 
     def retry_in(self) -> float | None:
+        """Return in how many seconds to call ``receive`` even if nothing is readable."""
         if self._sock is not None:
             return self._push_delay if self._out else None
         return max(self._next_try - time.monotonic(), 0)
 
     def leave(self) -> None:
+        """Say that this worker has nothing in hand and wants nothing more."""
         self._hands.clear()
         self._arrived.clear()
         self._asked = False
@@ -128,6 +141,7 @@ class WorkerEnd:
         self._say(wire.frame(Kind.LEAVE))
 
     def close(self) -> None:
+        """Close the connection, without a word."""
         if self._sock is not None:
             self._sock.close()
             self._sock = None
@@ -306,9 +320,3 @@ def _settlement(job: Job, outcome: Outcome, more: bool) -> bytes:
     number = NUMBERS[type(outcome)]
     head = wire.SETTLEMENT.pack(job.id, job.token, number, more, after)
     return wire.frame(Kind.SETTLE, head + text.encode())
-
-
-if TYPE_CHECKING:
-
-    def _is_one(end: WorkerEnd) -> WorkerQueue:
-        return end

@@ -279,7 +279,7 @@ class _DetachedRuntime(Runtime):
 
 
 class _MemoryEnd:
-    """A worker's end of a queue in memory, see :class:`graced.queue.protocol.WorkerQueue`."""
+    """A worker's end of a queue in memory, see :class:`graced.queue.worker_end.WorkerEnd`."""
 
     unsettled = 0
     is_cut_off = False
