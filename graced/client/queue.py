@@ -168,7 +168,9 @@ class Queue:
         texts = [_text(payload)]
         terms = _terms(delay, priority, max_attempts, unique)
         ids: Sequence[int] = self._do(
-            self._place.open, lambda end: end.submit(texts, terms), _if_not_asked
+            self._place.open,
+            lambda end: end.submit(texts, terms),
+            lambda error: not isinstance(error, AnswerLost),
         )
         return ids[0]
 
@@ -296,7 +298,7 @@ class Queue:
 
     def drop(self, number: int) -> None:
         """Forget a job. QueueError if it is being worked on; NoSuchJob if it is not there."""
-        self._change(number, lambda end, ids: end.drop(ids), _is_gone)
+        self._change(number, lambda end, ids: end.drop(ids), lambda job: job is None)
 
     def _change(
         self,
@@ -478,20 +480,12 @@ def _control(where: Where) -> str:
         raise QueueNotFound(text, CONFIG) from None
 
 
-def _if_not_asked(error: QueueGone) -> bool:
-    return not isinstance(error, AnswerLost)
-
-
 def _is_not_dead(job: dict[str, Any] | None) -> bool:
     return job is not None and job["state"] != "dead"
 
 
 def _is_cancelled(job: dict[str, Any] | None) -> bool:
     return job is not None and (job["state"] == "dead" or job["cancelling"])
-
-
-def _is_gone(job: dict[str, Any] | None) -> bool:
-    return job is None
 
 
 def _left(deadline: float | None) -> float | None:

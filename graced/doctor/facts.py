@@ -134,10 +134,11 @@ def _facts(
     pid: int | None,
 ) -> tuple[Facts, Sequence[Problem]]:
     told, told_sets = _told((properties or {}).get("ExecStart", ""))
+    paths = (properties or {}).get("DropInPaths", "").split()
     reading = reader.read(config or told, os.environ, [*told_sets, *sets], to_run=False)
     facts = Facts(
         unit=properties,
-        dropins=_texts((properties or {}).get("DropInPaths", "")),
+        dropins={path: _read(path) or "" for path in paths},
         version=_version(manager) if properties is not None else 0,
         settings=reading.settings,
         pid1=properties is None and pid == 1,
@@ -158,10 +159,6 @@ def _told(exec_start: str) -> tuple[str | None, list[str]]:
         elif name == "--set":
             sets.append(value if equals else next(words, ""))
     return config, sets
-
-
-def _texts(paths: str) -> dict[str, str]:
-    return {path: _read(path) or "" for path in paths.split()}
 
 
 def _memory() -> int | None:

@@ -56,7 +56,8 @@ class Reserve:
             return None
         # Not a subclass of importlib.abc.Loader, which takes long to import.
         loader: Any = self
-        spec = ModuleSpec(name, loader, origin=kept[1], is_package=_is_package(kept[1]))
+        is_package = os.path.basename(kept[1]) == "__init__.py"
+        spec = ModuleSpec(name, loader, origin=kept[1], is_package=is_package)
         spec.has_location = True
         if spec.submodule_search_locations is not None:
             spec.submodule_search_locations.append(os.path.dirname(kept[1]))
@@ -96,7 +97,3 @@ def _modules(package: str, folder: str) -> Iterator[tuple[str, str]]:
             yield (package if stem == "__init__" else f"{package}.{stem}"), entry.path
         elif os.path.exists(os.path.join(entry.path, "__init__.py")):  # else it is no code of ours
             yield from _modules(f"{package}.{stem}", entry.path)
-
-
-def _is_package(file: str) -> bool:
-    return os.path.basename(file) == "__init__.py"

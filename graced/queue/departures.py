@@ -88,7 +88,10 @@ class DeadOwners:
         if self.looking.is_due():
             for owner in list(self._lingering):
                 self._look_for(dispatcher, owner)
-            self._look_again()
+            if any(owner not in self._workers for owner in self._lingering):
+                self.looking.failed()
+            else:
+                self.looking.over()
 
     def buried(self) -> list[str]:
         """Return whose end was written down since the last call."""
@@ -160,12 +163,6 @@ class DeadOwners:
         for owner, evidence in self._lingering.items():
             if self._plan.address.is_ours(owner) and owner not in self._workers:
                 liveness.leave_word(self._plan.address.file, owner, evidence)
-
-    def _look_again(self) -> None:
-        if any(owner not in self._workers for owner in self._lingering):
-            self.looking.failed()
-        else:
-            self.looking.over()
 
 
 def _why(evidence: str | None) -> str:

@@ -76,7 +76,8 @@ def settlement(body: bytes) -> tuple[int, int, Outcome, bool]:
         outcome = OUTCOMES[number](body[wire.SETTLEMENT.size :].decode(), after)
     except (struct.error, IndexError, UnicodeDecodeError):
         raise ProtocolError("a settle that cannot be read") from None
-    _check_delay(after)
+    if not is_delay(after):
+        raise ProtocolError("a delay must be between 0 and ten years")
     return id, token, outcome, bool(more)
 
 
@@ -121,11 +122,6 @@ def paused(body: bytes) -> bool:
     if not isinstance(wanted, bool):
         raise ProtocolError("paused is neither true nor false")
     return wanted
-
-
-def _check_delay(seconds: float) -> None:
-    if not is_delay(seconds):
-        raise ProtocolError("a delay must be between 0 and ten years")
 
 
 def _fields(body: bytes) -> dict[str, Any]:

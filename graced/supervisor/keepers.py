@@ -404,7 +404,9 @@ class KeeperManager:
     def _died(self, keeper: _PoolKeeper, how: str) -> None:
         self._heard(keeper)
         keeper.handle.pid = None
-        self._unwatch(keeper)
+        if keeper.watched >= 0:
+            self._selector.unregister(keeper.watched)
+            keeper.watched = -1
         keeper.handle.close()
         if keeper.leaving is not None:
             keeper.leaving = None
@@ -419,11 +421,6 @@ class KeeperManager:
             return
         self._start_later(keeper)
         self._log.warning(f"queue {keeper.handle.plan.pool}: its keeper {how}; starting again")
-
-    def _unwatch(self, keeper: _PoolKeeper) -> None:
-        if keeper.watched >= 0:
-            self._selector.unregister(keeper.watched)
-            keeper.watched = -1
 
     # -- what they say ------------------------------------------------------------
 

@@ -94,13 +94,9 @@ def _no_such_class(module: object, name: str) -> str:
     own = getattr(module, "__dict__", {})
     classes = [n for n, value in own.items() if isinstance(value, type)]
     close = get_close_matches(name, classes, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else _closed_to_us(_folders_of(module))
+    folders = getattr(module, "__path__", ())  # a part that may not be entered is an empty one
+    hint = f"; did you mean {close[0]!r}?" if close else _closed_to_us(folders)
     return f"module {owner!r} has no class {name!r}{hint}"
-
-
-def _folders_of(module: object) -> list[str]:
-    """Return where the parts of a package are; one that may not be entered is an empty one."""
-    return list(getattr(module, "__path__", ()))
 
 
 def checked_class(found: object, module_name: str, class_name: str) -> type[Worker]:
