@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from daemon_harness import Daemon
 from hypothesis import HealthCheck, settings
+from ports import free_port
 from postgresql_server import PostgreSQL, postgresql
 from redis_server import Redis, redis
 from zygote_harness import ZygoteHarness
@@ -75,6 +76,12 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon to be configured and started; nothing of it is left after the test."""
     with Daemon(tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def port() -> int:
+    """A port of loopback that nobody uses."""
+    return free_port()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from ports import free_port
 
 DEADLINE = 60  # seconds; only reached by a failure
 SETTINGS = (
@@ -35,7 +35,7 @@ class PostgreSQL:
     def __init__(self, bin: str, folder: str) -> None:
         self._bin = bin
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self._schemas = 0
         self._as = _unprivileged(folder)
 
@@ -125,9 +125,3 @@ def _unprivileged(folder: str) -> list[str]:
         user = pwd.getpwnam("nobody")
     os.chown(folder, user.pw_uid, user.pw_gid)
     return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -6,7 +6,6 @@ It ends with the tests, and no other server on this machine is touched.
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 DEADLINE = 60  # seconds; only reached by a failure
 
@@ -28,7 +28,7 @@ class Redis:
     def __init__(self, program: str, folder: str) -> None:
         self._program = program
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self._prefixes = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -102,9 +102,3 @@ def redis() -> Iterator[Redis]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -516,7 +516,7 @@ def test_a_command_that_cannot_be_started_says_what_is_wrong(
 
 
 def test_a_timeout_of_one_command(jobs: Daemon) -> None:
-    options = {"timeout": "300ms"}
+    options = {"timeout": "1s"}  # the second one has its trap by then
     command(jobs, options=options, max_attempts=1, stop_timeout="60s").start().ready()
     done = jobs.run("submit", "--wait", "--", "sleep", "600")
     assert done.returncode == 124

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from daemon_harness import SOON, Daemon, wait_gone
-from test_life_sockets import Callers, port  # noqa: F401  # a fixture
+from test_life_sockets import Callers
 
 PROGRAM = str(Path(__file__).parent / "programs.py")
 SLEEPS = ["sh", "-c", "sleep 1000 & wait"]
@@ -182,7 +182,7 @@ def test_a_drain_waits_for_the_group_and_the_ladder_ends_it(daemon: Daemon) -> N
 
 def test_none_who_calls_is_refused_over_reloads_deaths_and_scaling(
     daemon: Daemon,
-    port: int,  # noqa: F811
+    port: int,
 ) -> None:
     argv, listen = ours("notify", "serve", "slow"), f"tcp://127.0.0.1:{port}"
     run(daemon, argv, {"ready": "notify"}, listen=[listen], workers=2).start().ready()
@@ -202,7 +202,7 @@ def test_none_who_calls_is_refused_over_reloads_deaths_and_scaling(
 
 def test_an_address_that_accepts_is_that_of_the_program_itself(
     daemon: Daemon,
-    port: int,  # noqa: F811
+    port: int,
 ) -> None:
     """With surge 0 a reload moves on; with surge 1 the port is taken, and it is refused."""
     serve = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]

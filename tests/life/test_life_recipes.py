@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from daemon_harness import DEADLINE, ROOT, TESTS, Daemon
 from test_life_jobs import ended, submitted
-from test_life_sockets import port  # noqa: F401  # a fixture
 
 HERE = str(Path(__file__).parent)
 EXAMPLES = str(ROOT / "examples")
@@ -68,7 +67,7 @@ def uvicorn(daemon: Daemon, how: str, where: int, app: str = "app", **keys: Any)
 def test_uvicorn_is_drained_in_mid_request(
     daemon: Daemon,
     how: str,
-    port: int,  # noqa: F811
+    port: int,
 ) -> None:
     pytest.importorskip("uvicorn")
     uvicorn(daemon, how, port).start().ready()
@@ -89,7 +88,7 @@ def test_uvicorn_is_drained_in_mid_request(
 
 def test_an_application_that_does_not_start_up_refuses_a_reload(
     daemon: Daemon,
-    port: int,  # noqa: F811
+    port: int,
 ) -> None:
     pytest.importorskip("uvicorn")
     uvicorn(daemon, "worker", port).start().ready()
@@ -157,7 +156,7 @@ def test_the_example_of_an_async_job_worker(daemon: Daemon) -> None:
         assert "Connect call failed" in ended(daemon, "dead")[0]["evidence"]["reason"]
 
 
-def test_the_example_of_a_program(daemon: Daemon, port: int) -> None:  # noqa: F811
+def test_the_example_of_a_program(daemon: Daemon, port: int) -> None:
     argv = [sys.executable, f"{EXAMPLES}/greeter.py", "{pool}/{slot}"]
     told = {"argv": argv, "ready": "notify"}
     listen = f"tcp://127.0.0.1:{port}"

@@ -6,9 +6,7 @@ answer names the process and the generation that gave it.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import signal
 import socket
 import threading
@@ -23,17 +21,6 @@ from graced.host.address import parse
 from graced.host.listeners import stored_name
 
 Where = int | str  # a port, or the path of a Unix socket
-
-
-@pytest.fixture
-def port() -> int:
-    """A port that nobody uses, nor is given meanwhile for a call of his own."""
-    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", random.randrange(first_given // 2, first_given)))
-            return int(sock.getsockname()[1])
 
 
 def connect(where: Where) -> socket.socket:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from daemon_harness import SOON, Daemon
+from ports import free_port
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from graced.monitoring.web_process import MAX_CONNECTIONS
@@ -55,12 +56,10 @@ class Browser:
 
 
 @pytest.fixture
-def served(daemon: Daemon) -> Browser:
+def served(daemon: Daemon, port: int) -> Browser:
     """A daemon whose jobs fail, and what it serves."""
     daemon.module("failing", JOBS)
     pool = {"worker": "failing:Jobs", "path": [str(daemon.home)]}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     daemon.configure({"jobs": pool}, web={"listen": f"tcp://127.0.0.1:{port}"}).start().ready()
     return Browser(port)
 
@@ -147,8 +146,7 @@ def test_it_comes_back_and_the_daemon_does_not_notice(daemon: Daemon, served: Br
     os.kill(web_pid(daemon), signal.SIGCONT)
     for each in slow:
         each.close()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     daemon.configure(daemon.settings["pools"], web={"listen": [f"tcp://127.0.0.1:{port}"]})
     assert daemon.run("reload").returncode == 0
     daemon.until(lambda: answers(Browser(port)))
