@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ENGINES = {  # a module that does what the protocol says, or the address of a server's package
     "sqlite": "graced.queue.sqlite.engine",
     "postgresql": "graced.queue.postgresql.address",
+    "postgres": "graced.queue.postgresql.address",
     "redis": "graced.queue.redis.address",
     "rediss": "graced.queue.redis.address",
     "unix": "graced.queue.redis.address",
@@ -84,7 +85,8 @@ def check_url(url: str) -> None:
 
 def url_pattern() -> str:
     """Return what the URLs of all engines look like, as a regular expression."""
-    return "|".join(engine_called(scheme).URL_PATTERN for scheme in ENGINES)
+    patterns = dict.fromkeys(engine_called(scheme).URL_PATTERN for scheme in ENGINES)
+    return f"({'|'.join(patterns)})"
 
 
 def file_of(url: str | None, pool: str, state_dir: str) -> str:

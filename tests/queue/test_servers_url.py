@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import pytest
 
 from graced.config.nodes import Mark
 from graced.config.scalars import ConfigValueError
 from graced.config.validators import queue
+from graced.queue import engines
 from graced.queue.address import QueueURLError
 from graced.queue.engines import missing_library
 from graced.queue.redis.address import check_url as check_redis
@@ -96,3 +98,20 @@ def test_a_missing_library_is_said_with_what_installs_it(monkeypatch: pytest.Mon
     assert "pip install 'graced[postgresql]'" in told
     assert "apt install python3-psycopg" in told
     assert "s3cret" not in told
+
+
+@pytest.mark.parametrize(
+    ("start", "server"),
+    [
+        ("postgresql:", "postgresql"),
+        ("postgres:", "postgresql"),  # libpq takes both
+        ("redis:", "redis"),
+        ("rediss:", "redis"),
+        ("unix:/", "redis"),
+    ],
+)
+def test_who_takes_a_url(start: str, server: str) -> None:
+    known = re.compile(f"^{engines.url_pattern()}$")  # as in the schema
+    assert engines.server_of(f"{start}//h/d") == server
+    assert known.search(f"{start}//h/d")
+    assert not known.search(f"my {start}//h/d")

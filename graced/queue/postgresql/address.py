@@ -7,7 +7,7 @@ from graced.queue.servers import url as server_url
 
 LIBRARY = Library("psycopg", "postgresql", "python3-psycopg")
 ADVICE = "write postgresql://user@host/database, as for psql"
-URL_PATTERN = r"postgresql://[^\x00-\x1f]*"
+URL_PATTERN = r"postgres(ql)?://[^\x00-\x1f]*"
 
 
 def check_url(url: str) -> server_url.ServerURL:
