@@ -14,8 +14,8 @@ import time
 from graced.queue import liveness
 from graced.queue.hostlease import HostLease
 from graced.queue.protocol import ClientMissing, ServerGone, StorageError
-from graced.queue.servers.dispatcher import ServedDispatcher
-from graced.queue.servers.link import CLOSED, NO_RING
+from graced.queue.servers.dispatcher import Row, ServedDispatcher
+from graced.queue.servers.link import CLOSED, NO_RING, Answer, Handout, Link
 from graced.queue.servers.place import KEEPER, host_name, keeper_lives
 from graced.queue.timing import NEVER, Clock, RetryTimer
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
-    from graced.queue.servers.dispatcher import Row
-    from graced.queue.servers.link import Answer, Handout, Link
 
 FIRST_RETRY = 0.1  # seconds until a server that is gone is tried again
 LAST_RETRY = 1.0

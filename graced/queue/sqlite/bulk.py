@@ -7,8 +7,8 @@ said in :mod:`.dispatcher`.
 
 from __future__ import annotations
 
-from graced.queue.sqlite.rows import STAGED, WAITING, Row
-from graced.queue.sqlite.store import stream_owner
+from graced.queue.sqlite.rows import STAGED, WAITING, Batch, Row
+from graced.queue.sqlite.store import Store, stream_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from graced.queue.sqlite.lookahead import Lookahead
     from graced.queue.sqlite.pending import PendingWrites
-    from graced.queue.sqlite.rows import Batch
-    from graced.queue.sqlite.store import Store
     from graced.queue.terms import Terms
 
 STEP = 500  # rows changed at once by what can wait

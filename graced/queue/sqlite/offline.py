@@ -17,7 +17,7 @@ from graced.queue.sqlite.room import Room
 from graced.queue.sqlite.rows import SHOWN
 from graced.queue.sqlite.storage import whole
 from graced.queue.sqlite.store import PAGE_BYTES, Store, View
-from graced.queue.terms import AS_USUAL
+from graced.queue.terms import AS_USUAL, Terms
 from graced.queue.timing import Clock
 
 TYPE_CHECKING = False
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from graced.queue.terms import Terms
     from graced.settings import Pool
 
 

@@ -7,13 +7,12 @@ kept. What changes them, and why, is said in :mod:`.dispatcher`.
 from __future__ import annotations
 
 from graced.queue.protocol import StorageError
-from graced.queue.sqlite.rows import DEAD, DONE, OPEN, RESERVED, STAGED, Batch
+from graced.queue.sqlite.rows import DEAD, DONE, OPEN, RESERVED, STAGED, Batch, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from graced.queue.sqlite.rows import Row
     from graced.queue.sqlite.store import Store
 
 

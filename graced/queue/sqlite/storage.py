@@ -15,7 +15,7 @@ from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.errors import READ_ONLY, is_read_only
 from graced.queue.sqlite.place import Sight, readers
 from graced.queue.sqlite.room import NEARLY_FULL, Room
-from graced.queue.sqlite.rows import SHOWN
+from graced.queue.sqlite.rows import SHOWN, Row
 from graced.queue.sqlite.store import PAGE_BYTES, Store
 from graced.queue.timing import Clock, RetryTimer
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from graced.queue.plan import KeeperPlan
     from graced.queue.policy import Policy
-    from graced.queue.sqlite.rows import Row
 
 LONG_LOG = 64 << 20  # bytes of the write-ahead log from which on it is told
 LOOK_AT_LOG = 1.0  # seconds
