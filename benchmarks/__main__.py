@@ -16,6 +16,7 @@ from benchmarks import (  # noqa: F401  # they enter their rows
     rows_reload,
     rows_rest,
     rows_servers,
+    rows_web,
 )
 from benchmarks.bench import ROWS, Bench
 from benchmarks.contenders import PEERS, install_peers, versions

@@ -23,6 +23,7 @@ class Case:
     workers: int = 4
     worker: str = "work:Idle"  # for graced
     pool: dict[str, Any] = field(default_factory=dict)  # more keys of graced's pool
+    top: dict[str, Any] = field(default_factory=dict)  # more keys of its configuration
     heavy: bool = False  # over an import of 50 MB
     crash: bool = False  # a worker that is ready, and gone
 
@@ -75,6 +76,7 @@ def configure(case: Case, home: Path, **more: Any) -> Path:
     config = {
         "runtime_dir": str(home / "run"),
         "state_dir": str(home / "state"),
+        **case.top,
         "pools": {"jobs": pool},
     }
     file = home / "config.yaml"

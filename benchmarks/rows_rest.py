@@ -25,9 +25,9 @@ def idle(bench: Bench) -> list[Line]:
     lines = [Line("idle: context switches a second", "", medians(woken), Target("at most", 0))]
     if shutil.which("strace") is None:
         return [*lines, Line("idle: system calls a second", "", {}, note="needs strace")]
-    calls = bench.in_turn(_calls, 1)
+    found = bench.in_turn(calls, 1)
     target = Target("at most", 0)
-    return [*lines, Line("idle: system calls a second", "", medians(calls), target)]
+    return [*lines, Line("idle: system calls a second", "", medians(found), target)]
 
 
 def _switches(contender: Contender) -> float:
@@ -39,8 +39,9 @@ def _switches(contender: Contender) -> float:
         return sum(switches(pid) - count for pid, count in before.items()) / WATCHED
 
 
-def _calls(contender: Contender) -> float:
-    with Stage(contender, Case()) as stage:
+def calls(contender: Contender, case: Case | None = None) -> float:
+    """Return how many system calls a second all its processes do while they are idle."""
+    with Stage(contender, case or Case()) as stage:
         stage.ready()
         time.sleep(SETTLED)
         out = stage.home / "strace"
