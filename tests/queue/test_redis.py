@@ -9,10 +9,11 @@ import pytest
 from keeper_harness import KeeperHarness, settle, take
 from redis_server import Redis
 
+from graced import Queue
 from graced.queue.policy import Policy
 from graced.queue.protocol import QueueError, StorageError
 from graced.queue.redis import address
-from graced.queue.redis.link import VERSION
+from graced.queue.redis.link import STEP, VERSION
 from graced.queue.servers.engine import ServerEngine
 
 engine = ServerEngine(address)
@@ -43,6 +44,13 @@ def test_where_its_memory_is_full_no_job_is_accepted_and_those_there_are_settled
     assert client.jobs("done", 0, 9)[0]["id"] == id
     redis_server.run("CONFIG", "SET", "maxmemory", "0")
     assert list(client.submit(["3"])) == [id + 1]
+
+
+def test_a_stream_of_whole_steps_comes_to_its_end(redis_server: Redis) -> None:
+    with Queue.open(redis_server.made(), pool="jobs") as queue:
+        for count in (STEP, 2 * STEP):
+            assert len(queue.submit_many(range(count))) == count
+        assert queue.counts()["waiting"] == 3 * STEP
 
 
 def test_a_server_that_forgets_all_is_told_of_the_lease_anew(

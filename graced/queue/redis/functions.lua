@@ -416,7 +416,7 @@ end
 local function publish(stream, due, most, at)  -- a step of a stream that has come to its end
     local ids = redis.call('LPOP', key('stream:' .. stream), most) or {}
     for _, name in ipairs(ids) do publish_one(tonumber(name), due, at) end
-    redis.call('HINCRBY', key('meta'), 'staged', -#ids)
+    redis.call('HINCRBY', key('meta'), 'staged', 0 - #ids)
     if #ids < most then redis.call('HDEL', key('streams'), stream) end
     if due < at + 60000 then ring('new') end
 end
