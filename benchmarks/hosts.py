@@ -47,6 +47,8 @@ class Chaos:
     def __init__(self, server: Server, home: Path, seed: int, jobs: int) -> None:
         self.server, self.home, self.jobs = server, home, jobs
         self.random = random.Random(seed)
+        (home / "locks").mkdir()
+        (home / "records").touch()
         self.queue = Queue.open(server.url(), pool="jobs")
         self.hosts = [Host(number, home, server.url()) for number in range(HOSTS)]
         self.batches: list[tuple[range, bool | None]] = []  # None: nobody knows
@@ -64,7 +66,7 @@ class Chaos:
             host.start()
         restarts = [0.6, 0.3]  # when so much is done
         beat = time.monotonic()
-        while (share := self.share_done()) < 0.9 and not self.faults:
+        while (share := self.counts()["done"] / self.jobs) < 0.9 and not self.faults:
             self.submit()
             if restarts and share > restarts[-1]:
                 restarts.pop()
@@ -90,28 +92,19 @@ class Chaos:
             except QueueError:
                 time.sleep(0.1)
 
-    def share_done(self) -> float:
-        """Return how much of all is done."""
-        return float(self.counts()["done"] / self.jobs)
-
     def submit(self) -> None:
         """Submit a batch: all of it or none."""
         if sum(len(batch) for batch, accepted in self.batches if accepted) >= self.jobs:
             return
         first = self.batches[-1][0].stop if self.batches else 0
         batch = range(first, first + BATCH)
-        seconds = (0, 0.02, 0.1, 0.3, 2 * self.random.random())
-        jobs = [
-            {"n": n, "seconds": self.random.choice(seconds), "critical": n % 7 == 0} for n in batch
-        ]
-        accepted: bool | None = True
+        long = self.random.choices((0, 0.02, 0.1, 0.3, 1, 1.4 * LEASE), (9, 9, 9, 9, 9, 4), k=BATCH)
+        jobs = [{"n": n, "seconds": s, "critical": n % 7 == 0} for n, s in zip(batch, long)]
         try:
             self.queue.submit_many(jobs)
-        except AnswerLost:
-            accepted = None
-        except QueueError:
-            accepted = False
-        self.batches.append((batch, accepted))
+            self.batches.append((batch, True))
+        except QueueError as error:
+            self.batches.append((batch, None if isinstance(error, AnswerLost) else False))
 
     def tend(self, now: float) -> None:
         """Do what is due, and have a daemon on each host that has power."""
@@ -125,7 +118,7 @@ class Chaos:
                 host.start()
 
     def after(self, least: float, most: float, act: Callable[[], None]) -> None:
-        """Do something after a while."""
+        """Do something later."""
         self.later.append((time.monotonic() + self.random.uniform(least, most), act))
 
     def restart_server(self) -> None:
@@ -220,26 +213,30 @@ class Chaos:
         runs = (self.home / "records").read_text().count("begin")
         told = {what: len(re.findall(text, logs)) for what, text in TOLD.items()}
         accepted = sum(len(batch) for batch, accepted in self.batches if accepted)
-        return {"jobs": accepted, "runs": runs, **self.done, **told, "faults": len(self.faults)}
+        did = {"engine": self.server.name, "jobs": accepted, "runs": runs, **self.done}
+        return {**did, **told, "faults": len(self.faults)}
 
 
 def main(arguments: list[str]) -> int:
     """Run the chaos in namespaces of its own; print what was done and what did not hold."""
-    options = _parse(arguments)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.hosts", description=__doc__)
+    parser.add_argument("--engine", choices=("postgresql", "redis"), default="postgresql")
+    parser.add_argument("--seed", type=int, default=1, help="what is chosen follows from it")
+    parser.add_argument("--jobs", type=int, default=3000)
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
     if not options.inside:
         flags = "--net --mount --pid --fork --kill-child --mount-proc"
         line = ["unshare", *flags.split(), sys.executable, "-m", "benchmarks.hosts", "--inside"]
         os.execvp(line[0], [*line, *arguments])
     lay_bridge()
     home = Path(tempfile.mkdtemp(prefix="graced-hosts-"))
-    (home / "locks").mkdir()
-    (home / "records").touch()
     began = time.monotonic()
     with serving(options.engine, f"{NET}.1") as server:
         chaos = Chaos(server, home, options.seed, options.jobs)
         chaos.run()
-    took = {"engine": options.engine, "seed": options.seed, "s": round(time.monotonic() - began)}
-    print(json.dumps({**took, **chaos.summary()}, indent=1))
+    took = round(time.monotonic() - began)
+    print(json.dumps({"seed": options.seed, "seconds": took, **chaos.summary()}, indent=1))
     for fault in chaos.faults[:20]:
         print(fault[:2000], file=sys.stderr)
     if chaos.faults:
@@ -247,15 +244,6 @@ def main(arguments: list[str]) -> int:
     else:
         shutil.rmtree(home)
     return 1 if chaos.faults else 0
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hosts", description=__doc__)
-    parser.add_argument("--engine", choices=("postgresql", "redis"), default="postgresql")
-    parser.add_argument("--seed", type=int, default=1, help="what is chosen follows from it")
-    parser.add_argument("--jobs", type=int, default=3000)
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

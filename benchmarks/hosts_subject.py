@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.contenders import OURS, Case, base_environment, configure
 
 NET = "10.213.77"
-WORKERS, LEASE = 4, 5.0
+WORKERS, LEASE = 8, 5.0
 
 
 def run(*words: str) -> None:
