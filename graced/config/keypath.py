@@ -46,7 +46,7 @@ class KeyPath:
             raise ConfigValueError(f"is more than {MAX_LEVELS} levels deep", "write a shorter one")
         return self._section(Settings, segments, self.tree)
 
-    def _section(self, record: type[Record], segments: list[str], node: Node) -> list[str]:
+    def _section(self, record: type[Record], segments: list[str], node: Node | None) -> list[str]:
         known = fields(record)
         name = self._found(segments[0], known)
         if name is None:
@@ -55,7 +55,7 @@ class KeyPath:
             return [name]
         return [name, *self._below(known[name].kind, segments[1:], _child(node, name))]
 
-    def _below(self, kind: Kind, rest: list[str], node: Node) -> list[str]:
+    def _below(self, kind: Kind, rest: list[str], node: Node | None) -> list[str]:
         match kind:
             case Section(record):
                 return self._section(record, rest, node)
@@ -70,7 +70,7 @@ class KeyPath:
             "unknown key", "leave out what follows: there are no keys below this one"
         )
 
-    def _named(self, kind: Named, segments: list[str], node: Node) -> list[str]:
+    def _named(self, kind: Named, segments: list[str], node: Node | None) -> list[str]:
         names = _names(node)
         name = self._found(segments[0], names)
         if name is None:
@@ -80,7 +80,7 @@ class KeyPath:
             return [name]
         return [name, *self._section(kind.record, segments[1:], _child(node, name))]
 
-    def _plain(self, segments: list[str], node: Node) -> list[str]:
+    def _plain(self, segments: list[str], node: Node | None) -> list[str]:
         found = []
         for segment in segments:
             new = segment.lower() if self.loose else segment
@@ -104,10 +104,10 @@ def _folded(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def _names(node: Node) -> tuple[str, ...]:
+def _names(node: Node | None) -> tuple[str, ...]:
     return tuple(node.entries) if isinstance(node, Map) else ()
 
 
-def _child(node: Node, name: str) -> Node:
+def _child(node: Node | None, name: str) -> Node | None:
     entry = node.entries.get(name) if isinstance(node, Map) else None
-    return entry.value if entry else node
+    return entry.value if entry else None

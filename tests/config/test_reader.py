@@ -1056,6 +1056,12 @@ def test_a_variable_finds_its_pool_by_the_nearest_name() -> None:
     ]
 
 
+def test_a_variable_has_no_name_from_the_level_above() -> None:
+    text = "pools: {jobs: {path: [], worker: graced.workers:Command}}"
+    found = settings(text, GRACED__POOLS__JOBS__ENV__PATH="/x")
+    assert found.pools["jobs"].env == {"PATH": "/x"}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -1063,6 +1069,7 @@ def test_a_variable_finds_its_pool_by_the_nearest_name() -> None:
         ("POOLS__JOBS__WORKRES", "8", "pools.jobs.workres: unknown key; did you mean 'workers'?"),
         ("POOLS__JOBS__WORKERS__X", "8", "pools.jobs.workers.x: unknown key; leave out what"),
         ("NOME", "x", "nome: unknown key; did you mean 'name'?"),
+        ("SCHEDULES__N__CRON", "@daily", "schedules.n.cron: there is no schedule 'N'; write"),
         ("", "x", "unknown key; write one of"),
         ("LOG____LEVEL", "x", "log..level: unknown key; write one of"),
         ("__".join(["POOLS", "JOBS", "OPTIONS"] + ["X"] * 99), "x", "pools.jobs.options.x.x.x.x"),
