@@ -7,6 +7,7 @@ it is in :mod:`.credentials`.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -93,6 +94,21 @@ def lead_a_group() -> None:
         os.setpgid(pid, pid)
     except PermissionError:
         pass
+
+
+def leave_terminal() -> None:
+    """Lead a process group; where there is a terminal a session too: no code can type into it.
+
+    Only there: processes of several sessions wake each other late on a busy machine, since its
+    time is shared out among sessions first. See sched(7), the autogroup feature.
+    """
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # none
+            lead_a_group()
+            return
+    os.setsid()
 
 
 def block(*numbers: int) -> set[int]:

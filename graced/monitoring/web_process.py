@@ -71,7 +71,7 @@ def _serve(plan: WebPlan, answers: socket.socket, open_before: list[int], main: 
     import gc
 
     gc.freeze()  # what belongs to the main process is not ours to collect
-    os.setsid()
+    process.leave_terminal()
     keep = {answers.fileno(), *plan.fds, *plan.log.keep()}
     descriptors.close_all_but(keep, open_before)
     descriptors.redirect_stdin()

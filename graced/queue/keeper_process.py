@@ -58,7 +58,7 @@ def _serve(plan: KeeperPlan, channel: Channel, open_before: list[int]) -> int:
     import gc
 
     gc.freeze()  # what belongs to the main process is not ours to collect
-    os.setsid()  # Ctrl-C in a terminal is not for us, nor is the terminal
+    process.leave_terminal()  # Ctrl-C is not for us
     credentials.be_seen()
     _be_known(plan)
     windows = [] if plan.window is None else [plan.window.fd]

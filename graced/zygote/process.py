@@ -53,7 +53,7 @@ def run(plan: ZygotePlan, channel: Channel, open_before: list[int]) -> None:
     """Be a zygote, from the fork on. `open_before` are the descriptors of the main process."""
     gc.freeze()  # what belongs to the main process is not ours to collect
     gc.enable()  # off during the main process's start
-    os.setsid()  # a group of its own too; no terminal, so that no code can type into it
+    process.leave_terminal()
     credentials.be_seen()
     process.set_name("zygote")
     plan = plan.replace(pool=with_secrets(plan.pool))

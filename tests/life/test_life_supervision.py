@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon_harness import DEADLINE, ROOT, SOON, Daemon, stat, wait_gone
+from daemon_harness import DEADLINE, ROOT, SOON, Daemon, children, stat, wait_gone
 
 TESTS = str(Path(__file__).parents[1])
 IDLE = {"worker": "sample_workers:Idle"}
@@ -376,6 +376,24 @@ def test_with_a_terminal_ttin_is_ignored_and_hangup_reloads(daemon: Daemon) -> N
         daemon.send(signal.SIGHUP)
         daemon.ready(2)
         stop(daemon)
+
+
+def test_only_a_terminal_is_left_for_a_session_of_ones_own(daemon: Daemon) -> None:
+    body = "class Jobs(JobWorker):\n    def handle(self, job): pass\n"
+    daemon.module("jobs", f"from graced import JobWorker\n{body}")
+    daemon.pool("jobs:Jobs", path=[str(daemon.home)])
+
+    def sessions() -> set[int]:
+        found = children(daemon.pid)
+        assert len(found) == 3, "keeper, zygote, worker"
+        return {os.getsid(pid) for pid in found}
+
+    with terminal(daemon):
+        assert os.getsid(daemon.pid) not in sessions()
+        stop(daemon)
+    daemon.start().ready(2)
+    assert sessions() == {os.getsid(daemon.pid)}
+    stop(daemon)
 
 
 IN_THE_BACKGROUND = """
