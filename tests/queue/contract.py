@@ -400,6 +400,8 @@ class QueueContract:
         assert (ended["state"], ended["attempts"]) == ("dead", 0)
         assert '"reason":"cancelled"' in ended["evidence"]
         assert queue.counts()["waiting"] == 0
+        told = queue.tally.picture()["jobs"]
+        assert told == {"submitted": 3, "done": 1, "failed": 0, "dead": 2}
 
     def test_a_paused_queue_hands_out_nothing_over_restarts(self, queue: KeeperHarness) -> None:
         client = queue.client()
@@ -464,6 +466,8 @@ class QueueContract:
         job = client.job(id)
         assert job is not None
         assert [t["counts"] for t in job["tries"]] == [False]
+        told = queue.tally.picture()["jobs"]
+        assert told == {"submitted": 1, "done": 0, "failed": 0, "dead": 1}
         assert list(client.submit(["2"], Terms(unique="u"))) != [id]
 
     @pytest.mark.parametrize("outcome", [Done("1"), Raised('{"reason":"no"}')])

@@ -241,8 +241,10 @@ class PostgresLink:
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
         return self._each("drop_jobs", ids)
 
-    def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        return self._each("cancel", ids)
+    def cancel(self, ids: Sequence[int]) -> tuple[dict[int, str], int]:
+        told = self._each("cancel", ids)
+        refused = {id: why for id, why in told.items() if why}
+        return refused, len(told) - len(refused)
 
     def _each(self, function: str, ids: Sequence[int]) -> dict[int, str]:
         known = [id for id in ids if 0 < id < 1 << 63]

@@ -723,6 +723,7 @@ BEGIN
             v_told := true;
         ELSE
             PERFORM fail(v_id, v_job.failures, 0, true, '{"reason":"cancelled","cancelled":true}', NULL);
+            RETURN QUERY SELECT v_id, '';  -- that one has ended now
         END IF;
     END LOOP;
     IF v_told THEN

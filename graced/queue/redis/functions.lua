@@ -533,6 +533,7 @@ function calls.cancel(asked)
             told = true
         elseif job.state == 'waiting' then
             fail(job, tonumber(job.failures), 0, true, CANCELLED, nil, at)
+            return ''  -- it has ended now
         end
     end)
     if told then ring('cancel') end

@@ -172,8 +172,10 @@ class RedisLink:
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
         return self._each("drop", ids)
 
-    def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        return self._each("cancel", ids)
+    def cancel(self, ids: Sequence[int]) -> tuple[dict[int, str], int]:
+        told = self._each("cancel", ids)
+        refused = {id: why for id, why in told.items() if why}
+        return refused, len(told) - len(refused)
 
     def _each(self, what: str, ids: Sequence[int]) -> dict[int, str]:
         known = [id for id in ids if 0 < id < 1 << 46]  # as many as a number of the server's holds

@@ -99,7 +99,7 @@ class ServerEnd:
         return self._reached().drop(ids)
 
     def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        return self._reached().cancel(ids)
+        return self._reached().cancel(ids)[0]
 
     def pause(self, paused: bool) -> None:
         self._reached().pause(paused)

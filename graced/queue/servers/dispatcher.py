@@ -270,7 +270,8 @@ class ServedDispatcher:
         if consumer is not None:
             consumer.rows.pop(row.id, None)
             self._line_up(consumer)
-        self._settles[row.key] = settle
+        cancelled = row.cancelled and settle.kind != DONE
+        self._settles[row.key] = settle.replace(cancelled=True) if cancelled else settle
 
     # -- clients
 
@@ -319,7 +320,8 @@ class ServedDispatcher:
 
     def cancel(self, ids: Iterable[int], now: int) -> dict[int, str]:
         ids = list(ids)
-        refused = self._reached().cancel(ids)
+        refused, dead = self._reached().cancel(ids)
+        self._counted["dead"] += dead
         in_hand = {row.id: row for c in self.consumers.values() for row in c.rows.values()}
         for id in ids:
             if id in in_hand:
@@ -416,11 +418,9 @@ class ServedDispatcher:
             key = settle.id, settle.token
             del self._settles[key]
             if key not in late:
-                self._counted["failed"] += settle.kind != DONE and settle.text is not None
+                self._count(settle)
                 if settle.kind != WAITS:
-                    state = "done" if settle.kind == DONE else "dead"
-                    self._counted[state] += 1
-                    self._ended.append((settle.id, state))
+                    self._ended.append((settle.id, "done" if settle.kind == DONE else "dead"))
             elif key not in self._said and (settle.kind != WAITS or settle.text is not None):
                 self._warn_late(*key)
             self._said.discard(key)
@@ -440,6 +440,14 @@ class ServedDispatcher:
             self.may_have = answer.more
         elif turn.submissions:
             self.may_have = True
+
+    def _count(self, settle: Settle) -> None:
+        """Count what the server has taken."""
+        if settle.kind == DONE:
+            self._counted["done"] += 1
+            return
+        self._counted["dead"] += settle.kind == DEAD or settle.cancelled
+        self._counted["failed"] += settle.text is not None and not settle.cancelled
 
     def _see_cancelled(self, cancelled: Iterable[tuple[int, int]]) -> None:
         if cancelled:

@@ -41,6 +41,7 @@ class Settle(Record):
     text: str | None = None  # a result, or the evidence of an attempt
     failures: int = 0  # from now on
     after: float | None = None  # seconds until it is due; None: as it was
+    cancelled: bool = False  # whatever is said here, it is dead
 
 
 class Submission(Record):
@@ -153,8 +154,8 @@ class Link(Protocol):
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
         """Forget jobs that nobody works on; return the refusals."""
 
-    def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        """Have jobs dead that are not done; return the refusals."""
+    def cancel(self, ids: Sequence[int]) -> tuple[dict[int, str], int]:
+        """Have jobs dead that are not done; return the refusals, and how many are dead now."""
 
     def pause(self, paused: bool) -> None:
         """Hand out no further jobs until it is said otherwise."""
