@@ -28,7 +28,7 @@ def notify(text: str) -> None:
 
 
 def on_term(number: int, frame: object) -> None:
-    print("heard", signal.Signals(number).name, flush=True)
+    os.write(1, f"heard {signal.Signals(number).name}\n".encode())  # a print may be under way
     if "ignore" not in WORDS:
         WORDS.add("over")
 

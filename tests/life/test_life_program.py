@@ -171,7 +171,7 @@ def test_a_drain_waits_for_the_group_and_the_ladder_ends_it(daemon: Daemon) -> N
     daemon.send(signal.SIGTERM)
     daemon.log.wait("finished")
     daemon.ended(0)
-    run(daemon, ours("ignore"), stop_timeout="300ms", drain_timeout="300ms", workers=2)
+    run(daemon, ours("ignore"), stop_timeout="300ms", drain_timeout="1s", workers=2)
     daemon.start().ready(2)
     daemon.log.wait("begins ignore", 2)
     daemon.send(signal.SIGTERM)
