@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -115,3 +118,12 @@ def test_who_takes_a_url(start: str, server: str) -> None:
     assert engines.server_of(f"{start}//h/d") == server
     assert known.search(f"{start}//h/d")
     assert not known.search(f"my {start}//h/d")
+
+
+def test_a_psycopg_without_libpq_says_what_brings_one() -> None:
+    code = "from graced.queue.postgresql.connection import client_library; client_library()"
+    environ = {**os.environ, "PSYCOPG_IMPL": "none-such"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert "psycopg finds no libpq; pip install 'psycopg[binary]', or" in done.stderr

@@ -50,8 +50,10 @@ def client_library() -> Any:
     try:
         import psycopg
     except ImportError as error:
-        what = "is not installed" if error.name == LIBRARY.module else "finds no libpq"
-        raise ClientMissing(f"{LIBRARY.module} {what}; {LIBRARY.remedy}") from None
+        if error.name == LIBRARY.module:
+            raise ClientMissing(f"{LIBRARY.module} is not installed; {LIBRARY.remedy}") from None
+        remedy = "pip install 'psycopg[binary]', or on Debian apt install libpq5"
+        raise ClientMissing(f"{LIBRARY.module} finds no libpq; {remedy}") from None
     return psycopg
 
 
