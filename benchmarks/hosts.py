@@ -56,8 +56,8 @@ class Chaos:
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.faults: list[str] = []
         self.blows = {
-            self.kill_worker: 60, self.kill_keeper: 14, self.freeze_keeper: 4,
-            self.kill_main: 5, self.kill_host: 4, self.cut: 5,
+            self.kill_worker: 40, self.kill_keeper: 14, self.freeze_keeper: 4,
+            self.kill_main: 5, self.kill_host: 4, self.cut: 8,
         }  # fmt: skip
 
     def run(self) -> None:
@@ -66,8 +66,9 @@ class Chaos:
             host.start()
         restarts = [0.6, 0.3]  # when so much is done
         beat = time.monotonic()
-        while (share := self.counts()["done"] / self.jobs) < 0.9 and not self.faults:
-            self.submit()
+        while (share := (now := self.counts())["done"] / self.jobs) < 0.9 and not self.faults:
+            if now["waiting"] < BATCH / 2:  # so that what a host has lost is begun at once
+                self.submit()
             if restarts and share > restarts[-1]:
                 restarts.pop()
                 self.restart_server()
@@ -98,7 +99,7 @@ class Chaos:
             return
         first = self.batches[-1][0].stop if self.batches else 0
         batch = range(first, first + BATCH)
-        long = self.random.choices((0, 0.02, 0.1, 0.3, 1, 1.4 * LEASE), (9, 9, 9, 9, 9, 4), k=BATCH)
+        long = self.random.choices((0, 0.02, 0.1, 0.3, 1, 2.4 * LEASE), (9, 9, 9, 9, 9, 4), k=BATCH)
         jobs = [{"n": n, "seconds": s, "critical": n % 7 == 0} for n, s in zip(batch, long)]
         try:
             self.queue.submit_many(jobs)
@@ -162,7 +163,7 @@ class Chaos:
     def cut(self, host: Host) -> None:
         """Pull its cable, for longer than the lease at times."""
         host.cable("down")
-        self.after(0.5, 2 * LEASE, lambda: host.cable("up"))
+        self.after(0.5, 3 * LEASE, lambda: host.cable("up"))
 
     # -- what has to hold
 
