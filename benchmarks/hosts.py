@@ -56,8 +56,8 @@ class Chaos:
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.faults: list[str] = []
         self.blows = {
-            self.kill_worker: 40, self.kill_keeper: 14, self.freeze_keeper: 4,
-            self.kill_main: 5, self.kill_host: 4, self.cut: 8,
+            self.kill_worker: 40, self.kill_keeper: 14, self.freeze_keeper: 2,
+            self.kill_main: 4, self.kill_host: 4, self.cut: 12,
         }  # fmt: skip
 
     def run(self) -> None:
@@ -155,15 +155,20 @@ class Chaos:
 
     def kill_host(self, host: Host) -> None:
         """Kill all of it; its power comes back before its lease is over, or after."""
-        if host.back_at is None:
+        if not self.anybody_is_away():
             host.kill()
             host.back_at = 1.0
             self.after(0.2, 2 * LEASE, host.start)
 
     def cut(self, host: Host) -> None:
         """Pull its cable, for longer than the lease at times."""
-        host.cable("down")
-        self.after(0.5, 3 * LEASE, lambda: host.cable("up"))
+        if not self.anybody_is_away():
+            host.cable("down")
+            self.after(0.5, 3 * LEASE, lambda: host.cable("up"))
+
+    def anybody_is_away(self) -> bool:
+        """Whether a host is dead or cut off: the others are to have its jobs at once."""
+        return any(host.back_at is not None or host.is_cut for host in self.hosts)
 
     # -- what has to hold
 

@@ -38,7 +38,7 @@ class Host:
         self.name = f"h{number}"
         self.log = home / f"{self.name}.log"
         self.back_at: float | None = None  # when it is started, or its cable put in, again
-        self.frozen: int | None = None
+        self.is_cut = False
         line = ["unshare", "--net", "--uts", "sh", "-c", f"hostname {self.name}; exec sleep inf"]
         self._holder = subprocess.Popen(line)
         ours = os.stat("/proc/self/ns/net").st_ino
@@ -98,6 +98,7 @@ class Host:
     def cable(self, state: str) -> None:
         """Pull the cable, "down", or put it in again, "up"."""
         run("ip", "link", "set", self.name, state)
+        self.is_cut = state == "down"
 
 
 def send(pid: int, number: int) -> None:
