@@ -145,7 +145,7 @@ def _grown(bench: Bench, server: Server, daemons: int) -> list[Line]:
         for stage in stages:
             stage.wait("ready", deadline=PATIENCE)
         ways = [_way(stages, queue) for _ in range(bench.times(20) + 1)][1:]
-        time.sleep(1)
+        time.sleep(IDLE + 2)  # a PostgreSQL counts what was asked some seconds later
         asked, used = server.requests(), server.cpu()
         time.sleep(IDLE)
         asked, used = server.requests() - asked, server.cpu() - used
