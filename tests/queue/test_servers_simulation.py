@@ -13,6 +13,8 @@ from servers_simulator import LawBroken, World, world
 
 from graced.core import fence
 from graced.fencing import moments
+from graced.queue.policy import Policy
+from graced.queue.servers.dispatcher import ServedDispatcher
 from graced.queue.servers.storage import ServedQueue
 
 STEPS = 4000
@@ -56,3 +58,11 @@ def test_the_law_finds_a_kill_after_the_end(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(fence, "moments", late)
     broken()
+
+
+def test_a_worker_that_dies_before_it_is_adopted_is_not() -> None:
+    """Its jobs stay with the daemon before, whose lease ends."""
+    dispatcher = ServedDispatcher(Policy(), lambda: 0.5, lambda name: False, lambda text: None)
+    dispatcher.join("before:1", [(5, 1)], 0)
+    dispatcher.bury("before:1", None, 0)
+    assert not dispatcher.next_turn(30.0, looks=False).adopted

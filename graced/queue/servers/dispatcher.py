@@ -243,6 +243,7 @@ class ServedDispatcher:
                 back.append(row.id)
         self._rest(consumer)
         self._let_go(name)
+        self._adopted.discard(name)  # nobody would look for the end of what it had
         del self.consumers[name]
         return back
 
