@@ -148,7 +148,8 @@ class Server:
             return not self._dead_owners.is_awaited or time.monotonic() >= self._stop_by
         if self._channel is not None:
             return False
-        return self._next is not None or not self._workers
+        ours = any(map(self._plan.address.is_ours, self._workers))  # not those of the next daemon
+        return self._next is not None or not ours
 
     def _turn(self) -> None:
         """Do what is due, after all have been heard."""

@@ -182,6 +182,24 @@ def test_a_keeper_outlives_its_main_process_until_its_workers_leave(harness: Kee
     harness.keeper.pid = None
 
 
+def test_a_keeper_without_its_main_process_does_not_live_on_for_another_s_workers(
+    harness: KeeperHarness,
+) -> None:
+    harness.start()
+    [id] = harness.client().submit(["1"])
+    worker = harness.worker(1)
+    job = take(worker)
+    harness.keeper.close()
+    readdress(harness.keeper, daemon_id="d2")
+    harness.worker(1).ask()  # of the next daemon, whose keeper does not listen yet
+    settle(worker, job)
+    assert harness.client().wait(id)["state"] == "done"
+    worker.close()
+    assert harness.keeper.pid is not None
+    assert os.waitstatus_to_exitcode(os.waitpid(harness.keeper.pid, 0)[1]) == 0
+    harness.keeper.pid = None
+
+
 # An overlapping restart
 
 

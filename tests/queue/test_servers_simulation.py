@@ -66,3 +66,13 @@ def test_a_worker_that_dies_before_it_is_adopted_is_not() -> None:
     dispatcher.join("before:1", [(5, 1)], 0)
     dispatcher.bury("before:1", None, 0)
     assert not dispatcher.next_turn(30.0, looks=False).adopted
+
+
+def test_a_worker_of_another_daemon_gets_no_job_under_our_lease() -> None:
+    """It has found the keeper of a dead one, and will find its own."""
+    ours = "now:1"
+    dispatcher = ServedDispatcher(Policy(), lambda: 0.5, ours.__eq__, lambda text: None)
+    for name in ("next:1", ours):
+        dispatcher.join(name, [], 0)
+        dispatcher.ask(name, 0)
+    assert dispatcher.next_turn(30.0, looks=False).idle == [ours]

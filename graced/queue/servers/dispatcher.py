@@ -128,6 +128,7 @@ class ServedDispatcher:
         found = self.consumers.get(name)
         if found is None:
             found = self.consumers[name] = Consumer(name)
+            found.withheld = not self._is_ours(name)  # its jobs would be under our lease
         return found
 
     def join(self, name: str, holds: Iterable[tuple[int, int]], now: int) -> None:
