@@ -186,6 +186,7 @@ def test_a_user_is_become_before_any_code_of_the_user_runs(daemon: Daemon) -> No
 def test_code_that_the_user_may_not_read_is_an_import_that_fails(
     daemon: Daemon, *, preload: bool
 ) -> None:
+    daemon.python = python_for("nobody")
     code = daemon.short / "code"
     shutil.copytree(ROOT / "graced", code / "graced", ignore=shutil.ignore_patterns("__pycache__"))
     (code / "graced" / "queue").chmod(0o700)
