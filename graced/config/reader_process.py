@@ -20,11 +20,11 @@ from graced.record import Record, names, values
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Final
+    from typing import Any
 
     from graced.config.reader import ConfigReading
 
-PIPE_BYTES: Final = 1 << 16
+PIPE_BYTES = 1 << 16
 
 
 def read(

@@ -16,12 +16,8 @@ from graced.fencing import KILL_BEFORE_S
 from graced.host import process
 from graced.host.scoreboard import Ack, WorkerRecord
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-NS_PER_S: Final = 1_000_000_000  # ns
-CHECK_INTERVAL_S: Final = 0.1  # seconds between two looks
+NS_PER_S = 1_000_000_000  # ns
+CHECK_INTERVAL_S = 0.1  # seconds between two looks
 
 
 class Orphan:

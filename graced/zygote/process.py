@@ -35,18 +35,18 @@ from graced.zygote.spawn import SpawnBatch
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, Final, NoReturn
+    from typing import Any, NoReturn
 
     from graced.host.scoreboard import WorkerRecord
     from graced.host.stackdump import Window
     from graced.workers.base import Worker
     from graced.zygote.plan import ZygotePlan
 
-FD_CHECK_ABOVE: Final = 32  # workers that need no look at the limit of open descriptors
-IDLE_AFTER_S: Final = 0.001  # seconds without an order, after which there is time for what can wait
-_SYSTEMD: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
-_SYSTEMD_FDS: Final = ("LISTEN_FDS", "LISTEN_FDNAMES")
-_SETTINGS: Final = ("GRACED__POOLS__", "GRACED__SCHEDULES__")  # of all, passwords too
+FD_CHECK_ABOVE = 32  # workers that need no look at the limit of open descriptors
+IDLE_AFTER_S = 0.001  # seconds without an order, after which there is time for what can wait
+_SYSTEMD = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID")
+_SYSTEMD_FDS = ("LISTEN_FDS", "LISTEN_FDNAMES")
+_SETTINGS = ("GRACED__POOLS__", "GRACED__SCHEDULES__")  # of all, passwords too
 
 
 def run(plan: ZygotePlan, channel: Channel, open_before: list[int]) -> None:

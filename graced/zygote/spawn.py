@@ -24,7 +24,7 @@ from graced.workers.runtime import ANSWERED, PARENT_DIED, Runtime
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final, NoReturn
+    from typing import Any, NoReturn
 
     from graced.host.scoreboard import Scoreboard, WorkerRecord
     from graced.host.stackdump import Stacks
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     Load = Callable[[Callable[..., Any]], type[Worker]]
     Guard = Callable[[int, WorkerRecord], None]
 
-LOST: Final = "the middle process was killed while it forked"
-_ALL_FORKED: Final = b"-"
-_GO: Final = b"go"
+LOST = "the middle process was killed while it forked"
+_ALL_FORKED = b"-"
+_GO = b"go"
 
 
 class SpawnBatch:
