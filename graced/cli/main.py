@@ -141,7 +141,11 @@ def _perform(args: argparse.Namespace) -> int:
             from graced.cli.trial import try_worker
 
             return try_worker(args)
-        case "submit" | "jobs" | "pause" | "resume":
+        case "submit":
+            from graced.cli.submit import submit
+
+            return submit(args)
+        case "jobs" | "pause" | "resume":
             from graced.cli import jobs
 
             return jobs.COMMANDS[args.command](args)

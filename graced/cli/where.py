@@ -5,10 +5,13 @@ from __future__ import annotations
 from graced.client.daemon import Where, control_of
 from graced.config.identity import UnknownDaemonError
 from graced.control.client import WhichDaemon
+from graced.log.console import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+
+    from graced.client.find import ConfiguredPlace
 
 
 def where(args: argparse.Namespace) -> Where:
@@ -23,3 +26,11 @@ def socket_path(args: argparse.Namespace) -> str:
         return control_of(where(args))
     except UnknownDaemonError as error:
         raise WhichDaemon(f"{error}; or say with --socket where the daemon is") from None
+
+
+def queue_place(args: argparse.Namespace, control: str) -> ConfiguredPlace:
+    """Return where the pool's queue is looked for, of the daemon that listens at `control`."""
+    from graced.client.find import ConfiguredPlace, Manner
+
+    manner = Manner(complain, naming="--pool", become_owner=True)
+    return ConfiguredPlace(where(args), lambda: control, manner)

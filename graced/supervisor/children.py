@@ -28,8 +28,9 @@ from graced.exitcodes import CUT_OFF
 from graced.host import process
 from graced.host.channel import Channel, ChannelClosed, ChannelCorrupted, ChannelFull
 from graced.host.oom import OomKills
-from graced.host.scoreboard import Ack, ExitKind, Phase, ScoreboardFull
+from graced.host.scoreboard import Ack, ExitKind, ScoreboardFull
 from graced.record import Record
+from graced.supervisor import deaths
 from graced.supervisor.monitor import ScoreboardMonitor
 from graced.zygote.fork import fork_with
 
@@ -58,14 +59,6 @@ MAX_ORDERS_A_MESSAGE = 200  # workers named in one message to a zygote
 LEASE_LOOK_S = 0.002  # seconds that a worker gets to stop for a look at its lease
 MAX_LEASE_LOOKS = 20  # looks that fail before the kill comes all the same
 TELLS: dict[int, int] = {signal.SIGTERM: 1, signal.SIGINT: 2}  # what is also told by the scoreboard
-WHERE = {Phase.BORN: " in setup()", Phase.SETUP: " in setup()", Phase.TEARDOWN: " in teardown()"}
-CAUSES = {
-    ExitKind.SETUP_FAILED: DeathCause.SETUP,
-    ExitKind.MAX_ERRORS: DeathCause.MAX_ERRORS,
-    ExitKind.RETURNED: DeathCause.RETURNED,
-    ExitKind.OWN_HANDLER: DeathCause.RETURNED,
-}
-PLANNED = (ExitKind.DRAINED, ExitKind.INTERRUPTED, ExitKind.TEARDOWN_RAISED)
 
 
 class _Zygote:
@@ -456,7 +449,7 @@ class Children:
         ours = zygote is None or zygote.killed  # what is left of a group, we have killed
         if self._oom_killed(exit, ours=ours) and zygote is not None:
             name = f"{process.name_of(exit.pid)} (pid {exit.pid})"
-            self._log.warning(f"pool {zygote.pool}: {name} was {_how(exit, oom_killed=True)}")
+            self._log.warning(f"pool {zygote.pool}: {name} was {deaths.how(exit, oom_killed=True)}")
 
     def _oom_killed(self, exit: Exit, *, ours: bool) -> bool:
         return self._oom_kills.took(exit, clock.monotonic(), ours=ours)
@@ -469,7 +462,7 @@ class Children:
         other = self.others.pop(exit.pid, None)
         if other is not None:
             self._tell_crash(exit, other.what, other.window)
-            other.gone(_how(exit, oom_killed=self._oom_killed(exit, ours=False)))
+            other.gone(deaths.how(exit, oom_killed=self._oom_killed(exit, ours=False)))
         elif self._awaited():
             self._early[exit.pid] = exit
         # else a stranger's orphan, which came to us as it would have come to init
@@ -488,7 +481,7 @@ class Children:
         self._tell_crash(exit, f"zygote of {zygote.pool}", zygote.window)
         zygote.window.give_back()
         oom_killed = self._oom_killed(exit, ours=zygote.killed)
-        reason = f"its zygote {_how(exit, oom_killed=oom_killed)}"
+        reason = f"its zygote {deaths.how(exit, oom_killed=oom_killed)}"
         if (exit.code, exit.status) == (os.CLD_EXITED, CUT_OFF):
             reason = process.CUT_OFF_TOLD
         self._emit(ZygoteDied(number, reason))
@@ -503,17 +496,17 @@ class Children:
         oom_killed = self._oom_killed(exit, ours=self._workers[worker].killed)
         event = Died(
             worker,
-            _reason(record.left, record.text, record.phase, exit, oom_killed=oom_killed),
-            record.left in PLANNED and exit.code == os.CLD_EXITED,
+            deaths.reason(record.left, record.text, record.phase, exit, oom_killed=oom_killed),
+            record.left in deaths.PLANNED and exit.code == os.CLD_EXITED,
             record.rounds,
             record.good,
             clock.iso(),
-            interrupted=record.left in PLANNED and record.ack == Ack.INTERRUPT,
+            interrupted=record.left in deaths.PLANNED and record.ack == Ack.INTERRUPT,
             clean=(exit.code == os.CLD_EXITED and exit.status == 0) or not record.born_whole,
             own_handler=record.left == ExitKind.OWN_HANDLER and exit.status == 0,
             job=bool(record.job),
             was_ready=bool(record.ready_at),
-            cause=_cause(record.left, exit, oom_killed=oom_killed),
+            cause=deaths.cause(record.left, exit, oom_killed=oom_killed),
         )
         timed_out = {"timed_out": True} if self._workers[worker].timed_out else {}
         self._last_words[worker] = {
@@ -539,32 +532,6 @@ class Children:
             self._by_pid.pop(found.pid, None)
         self._monitor.drop(worker)
         self._scoreboard.release(found.index)
-
-
-def _cause(left: int, exit: Exit, *, oom_killed: bool) -> str:
-    """Name what a worker died of, in one of few words, for counts."""
-    if oom_killed:
-        return DeathCause.OOM
-    if exit.code != os.CLD_EXITED:
-        return process.signal_name(exit.status)
-    return CAUSES.get(left, DeathCause.EXIT)
-
-
-def _reason(left: int, text: str, phase: int, exit: Exit, *, oom_killed: bool) -> str:
-    """Say what a worker died of; `text` is what it has said itself."""
-    if left and text:
-        return text
-    where = WHERE.get(phase, "")
-    if phase == Phase.BUSY and exit.code == os.CLD_EXITED:  # by os._exit(), or what it executed
-        where = " in a round"
-    if text:
-        return f"{process.describe_exit(exit)}{where} ({text})"
-    return _how(exit, where, oom_killed=oom_killed)
-
-
-def _how(exit: Exit, where: str = "", *, oom_killed: bool) -> str:
-    """Say how a process ended, and whether for want of memory."""
-    return f"{process.describe_exit(exit)}{where}{' (out of memory)' if oom_killed else ''}"
 
 
 def bell_rang(bell: int) -> list[int] | None:

@@ -897,7 +897,7 @@ def in_a_fork(words: list[str], first: Callable[[], None] = lambda: None) -> int
 
 def fork_of(words: list[str], first: Callable[[], None] = lambda: None) -> int:
     """Begin a command without an exec; return its process."""
-    for name in ("cli.jobs", "queue.sqlite.offline"):
+    for name in ("cli.jobs", "cli.submit", "client.find", "queue.sqlite.offline"):
         importlib.import_module(f"graced.{name}")
     pid = os.fork()
     if pid == 0:
