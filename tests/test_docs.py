@@ -39,7 +39,7 @@ COMMANDS_PAGE = TEXT[ROOT / "docs" / "commands.md"]
 FOREIGN = {"task_acks_late", "task_reject_on_worker_lost", "graceful_timeout", "my_pool"}
 FOREIGN |= {"process_num", "stdout_logfile", "redirect_stderr"}
 EVIDENCE_KEYS = {"timed_out"}
-STATUS_KEYS = {"last_reload", "busy_for", "last_deaths", "next_start_in"}
+STATUS_KEYS = {"last_reload", "busy_for", "last_deaths", "next_start_in", "lease_left"}
 
 
 def blocks(language: str) -> Iterator[tuple[Path, str]]:

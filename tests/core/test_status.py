@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 from core_simulator import Simulator, Work, pool, simulator, started
 
@@ -35,6 +37,10 @@ def test_every_key_of_the_contract_and_no_other() -> None:
     assert all(set(w) == WORKER for w in jobs["workers"])
     assert all(set(d) == DEATH for d in jobs["last_deaths"])
     assert set(status["last_reload"]) == {"at", "ok", "reason", "incomplete"}
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    table = page.partition("`graced status --json` says")[2].partition("\n## ")[0]
+    for key in (DAEMON | POOL | WORKER | DEATH) - {"pools"}:
+        assert re.search(rf"[`.]{key}[`\[]", table), f"docs/commands.md does not say what {key} is"
 
 
 def test_values_of_a_busy_worker() -> None:
