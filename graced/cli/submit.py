@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from codecs import BOM_UTF8 as BOM
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from graced.cli.errors import CommandError
 from graced.cli.job_table import evidence
+from graced.cli.progress_bar import CLEARED, ProgressBar, on_terminal
 from graced.cli.where import queue_place, socket_path
 from graced.client.daemon import is_running
 from graced.exitcodes import FAILED, NO_DAEMON, TIMED_OUT, USAGE
@@ -82,7 +84,7 @@ def _stream(args: argparse.Namespace, control: str, terms: Terms) -> int:
         raise CommandError(f"{'--wait' if args.wait else '--unique'} is for one job", USAGE)
     source = _standard_input()
     end = queue_place(args, control).open()
-    progress = Progress()
+    progress = Progress(source)
     try:
         count = sum(map(len, end.stream(_lines(source, progress), terms)))
     except CommandError as refusal:
@@ -112,7 +114,7 @@ def _lines(source: BinaryIO, progress: Progress) -> Iterator[str]:
             raise CommandError(f"standard input:{number}: longer than {MAX_PAYLOAD} bytes", FAILED)
         if stripped:
             yield _checked(stripped, f"standard input:{number}")
-            progress.show(number)
+            progress.show(number, len(raw))
 
 
 def _line(source: BinaryIO) -> bytes:
@@ -123,24 +125,53 @@ def _line(source: BinaryIO) -> bytes:
 
 
 class Progress:
-    """How far it is, for people: on a terminal only."""
+    """How far it is, for people: on a terminal only, by rich; a count alone where that is missing.
 
-    def __init__(self) -> None:
+    Of a file it is known how much is left.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._visible = on_terminal()
         self._shown = False
-        self._visible = sys.stderr is not None and sys.stderr.isatty()
+        self._bytes = 0
+        self._bar: Any = None
+        if self._visible:
+            with suppress(ImportError):
+                self._bar = _bar(source)
 
-    def show(self, count: int) -> None:
-        """Tell every thousandth."""
-        if self._visible and count % wire.CHUNK_JOBS == 0:
-            self._shown = True
-            sys.stderr.write(f"\r{count:,} jobs ")
-            sys.stderr.flush()
+    def show(self, count: int, size: int) -> None:
+        """Tell every thousandth; `size` bytes have been read of the last one."""
+        self._bytes += size
+        if not self._visible or count % wire.CHUNK_JOBS:
+            return
+        if self._bar is not None:
+            self._bar.update(0, completed=self._bytes, description=f"{count:,} jobs")
+            return
+        self._shown = True
+        sys.stderr.write(f"\r{count:,} jobs ")
+        sys.stderr.flush()
 
     def clear(self) -> None:
         """Leave nothing behind."""
+        if self._bar is not None:
+            self._bar.stop()
         if self._shown:
-            sys.stderr.write("\r\x1b[K")
+            sys.stderr.write(CLEARED)
             sys.stderr.flush()
+
+
+def _bar(source: BinaryIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    found = os.fstat(source.fileno())
+    left = (BarColumn(), TimeRemainingColumn()) if stat.S_ISREG(found.st_mode) else ()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), *left
+    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    bar.add_task("0 jobs", total=found.st_size if left else None)
+    bar.start()
+    return bar
 
 
 # --wait
@@ -173,7 +204,6 @@ def _progress_bar(
     args: argparse.Namespace, control: str, id: int
 ) -> Iterator[Callable[[ClientQueue], None]]:
     """Show on a terminal how far a job is, while the end that is handed in waits for it."""
-    from graced.cli.progress_bar import ProgressBar, on_terminal
     from graced.queue.client_end import ClientEnd
 
     if not on_terminal():

@@ -118,6 +118,34 @@ def test_who_waits_at_a_terminal_sees_how_far_the_job_is(daemon: Daemon) -> None
     assert shown == b"\r\x1b[K[########............]  40% page 4 of 10\r\x1b[K"
 
 
+@pytest.mark.parametrize("rich", [True, False])
+def test_who_submits_many_at_a_terminal_sees_how_many_it_has_read(
+    daemon: Daemon, *, rich: bool
+) -> None:
+    daemon.configure(POOLS)
+    if not rich:
+        daemon.module("rich", "raise ImportError")
+    jobs = daemon.home / "jobs"
+    jobs.write_text("1\n" * 5000)
+    environ = daemon.environment() | {"TERM": "xterm", "PYTHONPATH": str(daemon.home)}
+    ours, theirs = pty.openpty()
+    line = daemon.command("submit", "-c", str(daemon.config), "--pool", "echo", "--json", "-")
+    with jobs.open() as source, subprocess.Popen(
+        line, env=environ, stdin=source, stdout=subprocess.PIPE, stderr=theirs
+    ) as submit:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal's other end is closed
+            while more := os.read(ours, 1024):
+                shown += more
+        assert submit.stdout is not None
+        assert submit.stdout.read() == b"5000 jobs submitted\n"
+    os.close(ours)
+    assert b"5,000 jobs" in shown
+    assert shown.rstrip().endswith(b"\x1b[2K" if rich else b"\r\x1b[K"), "nothing is left"
+    assert (b"\x1b[?25l" in shown) == rich, "rich hides the cursor meanwhile"
+
+
 def test_it_goes_from_file_to_daemon_to_file(daemon: Daemon) -> None:
     daemon.configure(POOLS)
     with Queue.open(daemon.config, pool="echo") as queue:
