@@ -351,10 +351,11 @@ def test_ttin_with_several_pools_names_the_command(daemon: Daemon) -> None:
 # A terminal
 
 TAKE = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execvp(sys.argv[2], sys.argv[2:])"
+HEED = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # were we under nohup
 
 
 @contextlib.contextmanager
-def terminal(daemon: Daemon, take: str = TAKE) -> Iterator[list[int]]:
+def terminal(daemon: Daemon, take: str = HEED + TAKE) -> Iterator[list[int]]:
     """Start the daemon with a controlling terminal; give the end that a test can close."""
     ours, theirs = pty.openpty()
     masters = [ours]
