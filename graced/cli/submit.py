@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from codecs import BOM_UTF8 as BOM
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from graced.cli.errors import CommandError
 from graced.cli.job_table import evidence
@@ -41,9 +41,10 @@ def submit(args: argparse.Namespace) -> int:
     end = queue_place(args, control).open()
     if args.wait and not end.shared:
         raise CommandError("--wait: no daemon runs, so the job would not run", NO_DAEMON)
-    [id] = end.submit([payload], terms)
-    if args.wait:
-        return _wait(args, control, end, id)
+    with closing(end):
+        [id] = end.submit([payload], terms)
+        if args.wait:
+            return _wait(args, control, end, id)
     print(id)
     return 0
 

@@ -121,6 +121,7 @@ def test_who_takes_a_url(start: str, server: str) -> None:
 
 
 def test_a_psycopg_without_libpq_says_what_brings_one() -> None:
+    pytest.importorskip("psycopg")
     code = "from graced.queue.postgresql.connection import client_library; client_library()"
     environ = {**os.environ, "PSYCOPG_IMPL": "none-such"}
     done = subprocess.run(

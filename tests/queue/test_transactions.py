@@ -81,6 +81,7 @@ def test_psql_submits_with_its_transaction(postgresql_server: PostgreSQL) -> Non
 
 def test_django_submits_with_its_transaction(postgresql_server: PostgreSQL) -> None:
     django = pytest.importorskip("django")
+    pytest.importorskip("psycopg", minversion="3.1.8")  # Django refuses older ones
     if django.VERSION < (4, 2):
         pytest.skip("this Django has no backend for psycopg 3")
     url = postgresql_server.made()
