@@ -412,7 +412,7 @@ def _listening(path: str) -> socket.socket:
     listener.setblocking(False)
     try:
         unixsocket.bind(listener, path, 0o660)
-    except BaseException:
+    except BaseException:  # closed, whatever it is; raised on
         listener.close()
         raise
     return listener

@@ -68,7 +68,7 @@ class RuntimeDir:
         lock = _locked(path)
         try:
             taken = cls(path, lock, _named(path))
-        except BaseException:
+        except BaseException:  # unlocked, whatever it is; raised on
             os.close(lock)
             raise
         taken.sign()
@@ -195,7 +195,7 @@ def lock_file(file: str) -> int:
             pid = _pid(fd)
             os.close(fd)
             raise LockHeldError(pid) from None
-        except BaseException:
+        except BaseException:  # unlocked, whatever it is; raised on
             os.close(fd)
             raise
         os.close(fd)  # removed in between: a lock on it would keep no process out

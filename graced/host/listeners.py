@@ -86,7 +86,7 @@ def open_address(address: Address) -> int:
         try:
             _bind(sock, address)
             sock.listen(address.backlog)
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             sock.close()
             raise
     except OSError as error:

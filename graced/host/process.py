@@ -154,7 +154,7 @@ def in_child(life: Callable[[], object]) -> NoReturn:
     try:
         life()
         status = 0
-    except BaseException as error:
+    except BaseException as error:  # the child must end here, whatever it is
         sys.__excepthook__(type(error), error, error.__traceback__)
         raise
     finally:

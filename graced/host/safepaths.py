@@ -161,7 +161,7 @@ def _walk(path: str, *, make: bool = False, sticky: bool = False) -> tuple[int, 
                 return at, name
             os.close(at)
             at = below
-    except BaseException as error:
+    except BaseException as error:  # closed, whatever it is; raised on
         os.close(at)
         if isinstance(error, OSError):
             error.filename = path

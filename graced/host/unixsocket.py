@@ -109,7 +109,7 @@ def bind(sock: socket.socket, path: str, mode: int = 0o660) -> None:
     try:
         sock.listen(BACKLOG)
         os.rename(spare, path)
-    except BaseException:
+    except BaseException:  # removed, whatever it is; raised on
         _remove(spare)
         raise
 

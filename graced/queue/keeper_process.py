@@ -33,7 +33,7 @@ def fork(plan: KeeperPlan) -> tuple[int, Channel]:
         pid = os.fork()
         if pid == 0:
             _live(plan, theirs, open_now)
-    except BaseException:
+    except BaseException:  # closed, whatever it is; raised on
         ours.close()
         raise
     finally:
