@@ -40,6 +40,7 @@ def main() -> None:
     server = http.server.HTTPServer(("", 0), Hello, bind_and_activate=False)
     server.socket.close()
     server.socket = socket.socket(fileno=3)
+    server.socket.setblocking(False)  # another program may have taken what woke this one
     notify("READY=1")
     with selectors.DefaultSelector() as selector:
         selector.register(wake, selectors.EVENT_READ)

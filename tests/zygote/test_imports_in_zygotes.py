@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from test_zygote import IDLE
-from zygote_harness import ChannelClosed, ZygoteHarness
+from zygote_harness import ChannelClosed, ZygoteHarness, until
 
 from graced.exitcodes import CUT_OFF
 from graced.host.scoreboard import ExitKind
@@ -59,15 +59,11 @@ HARMLESS = {
         a, b = os.pipe(); os.set_blocking(b, False); signal.set_wakeup_fd(b)
         """,
     "timers": """
+        for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
+            signal.signal(number, lambda *_: None)
         signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0.01, 0.01)
         signal.setitimer(signal.ITIMER_PROF, 0.01, 0.01)
-        for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
-            signal.signal(number, lambda *_: None)
-        """,
-    "dump-later": """
-        import faulthandler
-        faulthandler.dump_traceback_later(0.3, exit=True)
         """,
     "faulthandler": """
         import faulthandler
@@ -186,6 +182,14 @@ HARMLESS = {
 @pytest.mark.parametrize("deed", HARMLESS.values(), ids=HARMLESS)
 def test_a_zygote_goes_on_after_an_import_that(harness: ZygoteHarness, deed: str) -> None:
     assert fork(harness, deed) == ("imported",)
+    works(harness)
+
+
+def test_no_traceback_is_written_later_for_an_import(harness: ZygoteHarness) -> None:
+    deed = "import faulthandler; faulthandler.dump_traceback_later(600, exit=True)"
+    assert fork(harness, deed) == ("imported",)
+    tasks = f"/proc/{harness.zygote}/task"
+    until(lambda: len(os.listdir(tasks)) == 1, "no thread is left")
     works(harness)
 
 
