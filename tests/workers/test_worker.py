@@ -1759,6 +1759,7 @@ def test_a_worker_can_be_used_without_a_daemon() -> None:
     mine.setup()
     mine.step()
     mine.teardown()
+    mine._graced.wakeup.close()
     assert (mine.done, mine.options, mine.draining) == (1, {}, False)
 
 
