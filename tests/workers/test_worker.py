@@ -780,16 +780,17 @@ def test_an_interrupt_in_wait(harness: ZygoteHarness) -> None:
     code = """
     class W(Worker):
         def step(self):
-            try: self.wait(None)
+            try: say("waits"); self.wait(None)
             except WorkerInterrupt: say("interrupted"); raise
         def teardown(self): say("teardown")
     """
     child = harness.worker(code).ready()
+    harness.feed.wait("waits")
     until(lambda: child.record.phase == Phase.READY and process.state(child.pid) == "S", "asleep")
     child.send(signal.SIGINT)  # once is enough: wait() raises by itself
     assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
-    assert harness.feed.lines == ["interrupted", "teardown"]
+    assert harness.feed.lines == ["waits", "interrupted", "teardown"]
 
 
 def test_an_interrupt_during_a_drain(harness: ZygoteHarness) -> None:
