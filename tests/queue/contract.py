@@ -23,6 +23,7 @@ from keeper_harness import (
 
 from graced.queue import cancelling
 from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Postponed, Raised
+from graced.queue.policy import Policy
 from graced.queue.protocol import QueueError
 from graced.queue.terms import Terms
 
@@ -311,6 +312,15 @@ class QueueContract:
         [id] = other.submit(["42"])
         assert take(queue.worker(1)).id == id
         assert other.counts()["waiting"] == 0
+
+    def test_a_stream_beyond_max_waiting_is_refused(self, queue: KeeperHarness) -> None:
+        queue.keeper.apply(Policy(max_waiting=1500))
+        client = queue.client()
+        client.submit(["1"])
+        full = "full: 1 jobs wait and max_waiting is 1500, too few for 2000 more; submit fewer"
+        with pytest.raises(QueueError, match=full):
+            client.stream(str(n) for n in range(2000))
+        assert client.counts()["waiting"] == 1
 
     def test_jobs_are_listed(self, queue: KeeperHarness) -> None:
         client = queue.client()

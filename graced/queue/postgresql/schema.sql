@@ -151,7 +151,8 @@ BEGIN
     END IF;
     v_waiting := waiting(p_queue, v_most + 1);
     RETURN CASE WHEN v_waiting + more > v_most THEN format(
-        'the queue is full: %s jobs wait and max_waiting is %s; submit later', v_waiting, v_most)
+        'the queue is full: %s jobs wait and max_waiting is %s, too few for %s more;'
+        ' submit fewer, or later', v_waiting, v_most, more)
         END;
 END $$;
 
@@ -583,9 +584,14 @@ CREATE OR REPLACE FUNCTION stream_stage(
 LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
 DECLARE
-    v_refusal text := refusal(p_queue, cardinality(payloads));
+    v_refusal text;
+    v_staged integer;
     v_ids bigint[];
 BEGIN
+    SELECT count(*) INTO v_staged FROM (
+        SELECT FROM jobs WHERE stream = p_stream AND state = 3
+        LIMIT (SELECT coalesce(max_waiting, 0) FROM queues WHERE name = p_queue)) AS found;
+    v_refusal := refusal(p_queue, v_staged + cardinality(payloads));
     IF v_refusal IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '54000', MESSAGE = v_refusal;
     END IF;

@@ -134,7 +134,8 @@ local function refusal(more)
     local most = tonumber(redis.call('HGET', key('meta'), 'max_waiting') or nil)
     local there = most and waiting()
     if most and there + more > most then
-        return string.format('the queue is full: %d jobs wait and max_waiting is %d; submit later', there, most)
+        return string.format('the queue is full: %d jobs wait and max_waiting is %d, too few for %d more;' ..
+            ' submit fewer, or later', there, most, more)
     end
 end
 

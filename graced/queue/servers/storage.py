@@ -62,6 +62,7 @@ class ServedQueue:
         self.dispatcher: ServedDispatcher | None = None  # None: not opened yet
         self._plan = plan
         self._policy = plan.policy
+        self._limit: int | None = None  # max_waiting, as the server was told
         self._tell = tell
         self._connect = connect
         self._engine = engine
@@ -134,7 +135,7 @@ class ServedQueue:
         except BaseException:
             link.close()
             raise
-        self._link = link
+        self._link, self._limit = link, self._policy.max_waiting
         if link.fileno() != NO_RING:
             self._rings.register(link.fileno(), select.EPOLLIN)
         self._granted(asked_at)
@@ -161,8 +162,9 @@ class ServedQueue:
             record.host_lease_until = round(self._lease.until * 1e9)
 
     def _connected(self, dispatcher: ServedDispatcher) -> bool:
-        """Have a connection; False if that can't be now."""
-        if self._link is not None and self._link.fileno() != CLOSED:
+        """Have a connection that goes by our settings; False if that can't be now."""
+        is_open = self._link is not None and self._link.fileno() != CLOSED
+        if is_open and self._limit == self._policy.max_waiting:
             return True
         self._disconnect()
         try:
@@ -210,6 +212,7 @@ class ServedQueue:
 
     def apply(self, policy: Policy) -> None:
         self._policy = policy
+        self._look_at = 0.0
         if self.dispatcher is not None:
             self.dispatcher.apply(policy)
 

@@ -255,10 +255,12 @@ class Dispatcher:
     def _check_room(self, more: int) -> None:
         most = self.policy.max_waiting
         counts = self._counts
-        waiting = counts[WAITING] + counts[RESERVED] + counts[STAGED]
+        waiting = counts[WAITING] + counts[RESERVED]
+        more += counts[STAGED]
         if most is not None and waiting + more > most:
             raise QueueError(
-                f"the queue is full: {waiting} jobs wait and max_waiting is {most}; submit later"
+                f"the queue is full: {waiting} jobs wait and max_waiting is {most}, too few for"
+                f" {more} more; submit fewer, or later"
             )
 
     def open_stream(self) -> int:
