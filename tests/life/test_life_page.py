@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,11 @@ POOLS = "[...document.querySelectorAll('#pools h3')].map((name) => name.innerTex
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs a browser: apt install chromium")
-def test_the_page_of_a_daemon_in_trouble(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_page_of_a_daemon_in_trouble(daemon: Daemon, tmp_path: Path, port: int) -> None:
     daemon.module("failing", FAILING)
     jobs = {"worker": "failing:Failing", "path": [str(daemon.home)]}
     pools = {"jobs": jobs, "idle": {"worker": "sample_workers:Idle", "workers": 2}}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{port}"
     web = {"listen": f"tcp://{address}"}
     daemon.configure(pools, web=web).start().ready()
     daemon.demand("submit", "--pool", "jobs", "--max-attempts", "1", "--json", '"nightly"')

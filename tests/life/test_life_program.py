@@ -78,7 +78,7 @@ def test_a_reload_with_one_that_fails_is_refused_and_the_old_one_serves_on(
     refused = daemon.run("reload")
     assert refused.returncode == 1
     daemon.log.wait(f"refused.*({why})")
-    assert programs(daemon) == [before]
+    daemon.until(lambda: programs(daemon) == [before])
     assert "Traceback" not in str(daemon.log)
     daemon.send(signal.SIGTERM)
     daemon.ended(0)

@@ -207,7 +207,7 @@ def test_an_interrupt_ends_the_connection(daemon: Daemon, port: int) -> None:
     greet(daemon, f"tcp://127.0.0.1:{port}", workers=1).start().ready()
     with connect(port) as sock:
         sock.sendall(b"hang")
-        daemon.until(lambda: daemon.workers()[0]["state"] == "busy")
+        daemon.events.wait("^waiting")  # a connection with something unread would be reset
         daemon.send(signal.SIGINT)
         assert sock.recv(100) == b""
     daemon.ended(0)

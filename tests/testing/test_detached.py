@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,10 +36,14 @@ class Poller(Worker):
     done = 0
     told: tuple[str, ...] = ()
 
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+
     def setup(self) -> None:
         self.told += ("setup",)
 
     def step(self) -> None:
+        self.begun.set()
         self.done += self.options.get("by", 1)
         self.log.info("round %d of %s/%d", self.done, self.pool, self.slot)
         if self.options.get("raises"):
@@ -49,6 +55,9 @@ class Poller(Worker):
 
 
 class Thumbs(JobWorker):
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+
     def handle(self, job: Job) -> Any:
         match job.payload:
             case "again":
@@ -58,6 +67,7 @@ class Thumbs(JobWorker):
             case "bad":
                 raise ValueError("bad picture")
             case "cut":
+                self.begun.set()
                 self.wait()
             case "once":
                 if job.attempt == 1:
@@ -65,6 +75,15 @@ class Thumbs(JobWorker):
             case "set":
                 return {1, 2}
         return {"path": job.payload, "size": self.options["size"], "attempt": job.attempt}
+
+
+@contextlib.contextmanager
+def once_begun(polls: Poller | Thumbs, ask: Callable[[], None]) -> Iterator[None]:
+    """Ask in another thread, once a round has begun: before, there would be none."""
+    other = threading.Thread(target=lambda: polls.begun.wait(60) and ask())
+    other.start()
+    yield
+    other.join()
 
 
 def test_rounds_between_setup_and_teardown(caplog: pytest.LogCaptureFixture) -> None:
@@ -90,17 +109,19 @@ def test_a_step_raises_and_run_logs_as_a_daemon_does(caplog: pytest.LogCaptureFi
 def test_a_drain_ends_wait_and_run_from_any_thread() -> None:
     with worker(Poller, options={"wait": None}) as detached:
         assert not detached.worker.draining
-        threading.Timer(0.05, detached.drain).start()
-        assert detached.run() == 1
+        with once_begun(detached.worker, detached.drain):
+            assert detached.run() == 1
         assert detached.worker.draining
         assert detached.worker.told == ("setup", "True")
 
 
 def test_an_interrupt_ends_a_wait() -> None:
-    with worker(Poller, options={"wait": None}) as detached:
-        threading.Timer(0.05, detached.interrupt).start()
-        with pytest.raises(WorkerInterrupt):
-            detached.step()
+    with (
+        worker(Poller, options={"wait": None}) as detached,
+        once_begun(detached.worker, detached.interrupt),
+        pytest.raises(WorkerInterrupt),
+    ):
+        detached.step()
     assert detached.worker.told == ("setup", "teardown")
 
 
@@ -204,10 +225,12 @@ def test_jobs_of_the_queue_end_as_in_a_daemon() -> None:
 
 
 def test_an_interrupted_job_waits_again() -> None:
-    with worker(Thumbs, {"size": 1}, ["cut", "b.png"]) as detached:
-        threading.Timer(0.05, detached.interrupt).start()
-        with pytest.raises(WorkerInterrupt):
-            detached.run()
+    with (
+        worker(Thumbs, {"size": 1}, ["cut", "b.png"]) as detached,
+        once_begun(detached.worker, detached.interrupt),
+        pytest.raises(WorkerInterrupt),
+    ):
+        detached.run()
     assert [(job.state, job.attempts) for job in detached.queue.jobs()] == [("waiting", 0)] * 2
 
 

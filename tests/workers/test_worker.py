@@ -1471,7 +1471,7 @@ def test_a_handler_of_logging_that_blocks_is_within_its_round(harness: ZygoteHar
     harness.feed.wait("blocks")
     assert child.record.phase == Phase.BUSY
     assert child.record.deadline
-    child.send(signal.SIGINT)
+    interrupt(child)
     assert left(child) == ExitKind.INTERRUPTED
     harness.feed.take()
     assert harness.feed.lines == ["blocks", "teardown"]
