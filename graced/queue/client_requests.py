@@ -292,7 +292,11 @@ class ClientRequests:
 
     def _pause(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
         paused = messages.paused(body)
-        dispatcher.pause(paused, self._storage.clock.now())
+        try:
+            dispatcher.pause(paused, self._storage.clock.now())
+        except StorageError as trouble:
+            self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
+            return
         self._log.info("queue: paused" if paused else "queue: resumed")
         self._replies.append((connection, Kind.ANSWER, b"null", False))
 

@@ -152,13 +152,15 @@ def test_a_server_that_is_gone_for_a_while_costs_nothing(
     a.serve()
     id = a.submitted("politely")
     a.begun(id, 1)
-    worker = a.worker_pids()[0]
+    worker, keeper = a.worker_pids()[0], a.keeper()
     server.stop()
     try:
         a.log.wait(f"queue jobs: {server.scheme}://")
         refused = a.run("submit", "--json", "1")
         assert (refused.returncode, refused.stdout) == (1, "")
         assert f"{server.scheme}://" in refused.stderr
+        refused = a.run("pause", "jobs")
+        assert (refused.returncode, "server can't be reached" in refused.stderr) == (1, True)
         assert "trouble" in a.status()["pools"]["jobs"]["queue"]
         go(a)
         a.events.wait(f"^end {id} 1")
@@ -166,7 +168,7 @@ def test_a_server_that_is_gone_for_a_while_costs_nothing(
         server.start()
     a.log.wait("queue jobs: works again")
     done = a.until(lambda: (job := a.job(id))["state"] == "done" and job)
-    assert (done["attempts"], a.worker_pids()) == (1, [worker])
+    assert (done["attempts"], a.worker_pids(), a.keeper()) == (1, [worker], keeper)
     again = a.submitted("politely")
     a.until(lambda: a.job(again)["state"] == "done")
 
