@@ -16,7 +16,7 @@ def said(event: Event) -> str:
         case "start":
             return f"started (pid {get('pid')}, version {get('version')})"
         case "stopping":
-            return "stop asked for"
+            return "stopping"
         case "stop":
             return "stopped" if get("reason") is None else f"stopped: {get('reason')}"
         case "death":

@@ -181,7 +181,7 @@ function said(event) {
   const worker = `${event.pool}/${event.slot} (pid ${event.pid})`;
   switch (event.what) {
     case "start": return ["good", `started, version ${event.version} (pid ${event.pid})`];
-    case "stopping": return ["dim", "a stop was asked for"];
+    case "stopping": return ["dim", "stopping"];
     case "stop": return [event.code ? "bad" : "dim", event.reason ? `stopped: ${event.reason}` : "stopped"];
     case "death": return ["bad", `${worker} died: ${event.reason}, after ${count(event.rounds, "round")}`];
     case "killed": return ["slow", `${worker} had to be killed`];
