@@ -152,6 +152,15 @@ class Before:
         """Whether the process has left its process group for good."""
         return os.getpgrp() != self._group
 
+    @property
+    def has_other_pids(self) -> bool:
+        """Whether what it forks has numbers of its own: nobody here would know them."""
+        theirs = "/proc/self/ns/pid_for_children"
+        try:
+            return os.readlink(theirs) != os.readlink("/proc/self/ns/pid")
+        except OSError:  # nothing is forked there yet, or the kernel has no such namespaces
+            return os.path.lexists(theirs)
+
     def _recurse(self) -> bool:
         if sys.getrecursionlimit() >= self._limit:
             return False

@@ -14,7 +14,8 @@ def title_setter() -> Callable[[str], None] | None:
     Only the extension module is loaded: the package around it imports logging, which
     takes longer than forking a worker.
     """
-    homes = [os.path.join(entry, "setproctitle") for entry in sys.path]
+    entries = [entry for entry in sys.path if isinstance(entry, str)]  # as Python does
+    homes = [os.path.join(entry, "setproctitle") for entry in entries]
     spec = PathFinder.find_spec("_setproctitle", homes)
     if spec is None or spec.loader is None:
         return None

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from graced.queue.address import QueueAddress
 
+MAX_REASON = 4000  # characters of a LoadError
+
 
 class SpawnOrder(Record):
     """A worker to be forked: which one, and its limits (0: none)."""
@@ -78,5 +80,7 @@ class LoadError(Exception):
     """The worker can't be had, for a reason that is no fault of code; that is one line."""
 
     def __init__(self, reason: str) -> None:
+        if len(reason) > MAX_REASON:  # it goes in one message, and in one line of the log
+            reason = f"{reason[:MAX_REASON]}…"
         super().__init__(reason)
         self.reason = reason

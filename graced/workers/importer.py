@@ -204,6 +204,8 @@ def preload(pool: settings.Pool, before: Before) -> tuple[type[Worker], list[str
         warnings.append(_CHANGED.format(", ".join(changed)))
     if before.has_left_group:
         raise LoadError(_LEFT_GROUP)
+    if before.has_other_pids:
+        raise LoadError(_OTHER_PIDS)
     if before.has_threads:
         named = ", ".join(map(_described, _threads())) or "(without a name)"
         raise LoadError(_THREADS.format(named))
@@ -228,6 +230,10 @@ _CHANGED = (
 _LEFT_GROUP = (
     "the import has left the process group that graced gave it;"
     " start what needs one of its own as a subprocess, or set preload: false"
+)
+_OTHER_PIDS = (
+    "the import has begun another PID namespace, in which graced would not know its workers;"
+    " use unshare() in setup(), or in a subprocess"
 )
 _THREADS = (
     "the import started threads ({}), and a fork would copy the locks"
@@ -283,7 +289,7 @@ def _why(error: BaseException, pool: settings.Pool) -> str:
     what = _said(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         parts = error.name.split(".")
-        roots = pool.path or sys.path
+        roots = pool.path or [entry for entry in sys.path if isinstance(entry, str)]
         what += _closed_to_us(
             os.path.join(root, *parts[:depth]) for root in roots for depth in range(len(parts) + 1)
         )

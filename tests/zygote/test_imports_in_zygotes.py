@@ -31,6 +31,7 @@ def works(harness: ZygoteHarness) -> None:
 
 
 HARMLESS = {
+    "no-folders": "sys.path += [None, 3, b'/nowhere']",
     "sigchld-ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
     "sigchld-reaped": """
         def reap(*_):
@@ -293,6 +294,25 @@ def test_a_daemon_made_in_the_import_is_no_zygote(harness: ZygoteHarness) -> Non
     with pytest.raises(ChannelClosed):
         fork(harness, "if os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)")
     assert "the import has forked" in harness.log()
+
+
+def test_other_process_numbers_are_refused(harness: ZygoteHarness) -> None:
+    deed = """
+    import ctypes
+    flags = 0x20000000 if os.geteuid() == 0 else 0x30000000  # of a user's own with it
+    if ctypes.CDLL(None).unshare(flags): raise OSError("unshare")
+    """
+    failed, reason = fork(harness, deed)
+    if "unshare" in str(reason) and "OSError" in str(reason):
+        pytest.skip("no namespaces here")
+    assert failed == "failed"
+    assert "the import has begun another PID namespace" in str(reason)
+
+
+def test_of_an_endless_reason_the_beginning_is_told(harness: ZygoteHarness) -> None:
+    failed, reason = fork(harness, "raise ValueError('it is this: ' + 'x' * 1_000_000)")
+    assert failed == "failed"
+    assert "ValueError: it is this: xxx" in str(reason)
 
 
 # The environment
