@@ -45,6 +45,7 @@ from graced.queue.sqlite import dispatcher, storage
 from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.lock import Lock, QueueLockedError
 from graced.queue.sqlite.place import Place, Sight
+from graced.queue.sqlite.rows import Batch
 from graced.queue.sqlite.store import Store
 from graced.queue.tally import OUTCOMES, Tally
 from graced.queue.terms import Terms
@@ -467,6 +468,38 @@ def test_what_is_removed_is_made_anew(harness: KeeperHarness, tmp_path: Path, na
     worker.leave()
     assert waiting(harness) == [2, 3]
     assert [job["id"] for job in harness.client().jobs("done", 0, 9)] == [1]
+
+
+@pytest.mark.parametrize("moment", ["still open", "closed"])
+def test_a_file_that_is_removed_while_its_log_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """rm takes one name after the other, and the keeper may look between two."""
+    file = tmp_path / "jobs.db"
+    store, batch = Store(str(file)), Batch()
+    batch.paused = True
+    store.put(batch)
+    store.commit()
+    os.unlink(f"{file}-wal")
+    assert store.look() is Sight.LOST_LOG
+    if moment == "still open":
+        store._db.set_trace_callback(lambda _statement: file.unlink(missing_ok=True))
+    else:
+        open_file = Store._open
+
+        def late(self: Store) -> sqlite3.Connection:
+            monkeypatch.undo()
+            file.unlink()
+            return open_file(self)
+
+        monkeypatch.setattr(Store, "_open", late)
+    store.renew_log()
+    if store.look() is Sight.REMOVED:
+        store.make_anew()
+    assert store.look() is Sight.FINE
+    store.close()
+    with closing(Store(str(file))) as again:
+        assert again.is_paused()
 
 
 def test_a_file_that_was_moved_gets_no_new_jobs_until_it_is_back(

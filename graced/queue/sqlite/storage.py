@@ -224,10 +224,11 @@ class QueueFile:
             store.keep_lock()
             if self._is_away:
                 self._recover()
+        if sight is Sight.LOST_LOG:
+            store.renew_log()
+            sight = store.look()
+            self._plan.log.error(f"{file}-wal: it was removed; made anew, no job is lost")
         match sight:
-            case Sight.LOST_LOG:
-                store.renew_log()
-                self._plan.log.error(f"{file}-wal: it was removed; made anew, no job is lost")
             case Sight.REMOVED:
                 store.make_anew()
                 self._room.ballast.drop()

@@ -18,7 +18,7 @@ from graced.queue.protocol import StorageError
 from graced.queue.sqlite import schema
 from graced.queue.sqlite.errors import storage_error
 from graced.queue.sqlite.lock import Lock, make_ready
-from graced.queue.sqlite.place import Place, Sight
+from graced.queue.sqlite.place import Place, Sight, identity_of
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
 from graced.queue.standing import Standing
 from graced.queue.tally import OUTCOMES
@@ -187,9 +187,28 @@ class Store:
         return int(self._read(f"PRAGMA {name}", ())[0][0])
 
     def renew_log(self) -> None:
-        """Begin another log in the place of one that is gone: what it had is in the file then."""
+        """Begin another log in the place of one that is gone: what it had is in the file then.
+
+        The file has two names meanwhile: whoever removes its log may remove it, too.
+        """
         self.fold()
-        self._reopen()
+        kept = f"{self.path}-kept"
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(kept)  # of one that was killed
+            os.link(self.path, kept)
+            mine = identity_of(kept)
+            self._reopen()
+            if identity_of(self.path) == mine:
+                os.unlink(kept)
+            else:
+                self._db.close()  # with its own log, which would be read into ours
+                os.replace(kept, self.path)
+                self._reopen()
+        except FileNotFoundError:  # it is open, and has no name: that is another case
+            return
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror or error}") from None
 
     def copy_to(self, path: str) -> None:
         """Write all that is open to another file, durably."""
