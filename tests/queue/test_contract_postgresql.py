@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from contract import QueueContract
-from keeper_harness import KeeperHarness
+from keeper_harness import DEADLINE, KeeperHarness
 from postgresql_server import PostgreSQL
 
+from graced.log.logger import Log
+from graced.queue.address import QueueAddress
+from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
-from graced.settings import Retry
+from graced.queue.postgresql import address
+from graced.queue.servers.engine import ServerEngine
+from graced.settings import Pool, Retry
 
 
 @pytest.fixture
@@ -23,3 +30,22 @@ def queue(tmp_path: Path, postgresql_server: PostgreSQL) -> Iterator[KeeperHarne
 
 class TestPostgreSQL(QueueContract):
     """The keeper and its server."""
+
+
+def test_what_is_rung_while_something_else_is_answered_is_heard(
+    tmp_path: Path, postgresql_server: PostgreSQL
+) -> None:
+    url, engine = postgresql_server.made(), ServerEngine(address)
+    place = QueueAddress("d1", f"{tmp_path}/sock", f"{tmp_path}/jobs", "postgresql")
+    plan = KeeperPlan("jobs", place, Policy(), log=Log(), url=url)
+    keeper, told = engine.open_storage(plan, lambda _message: None), select.poll()
+    assert keeper.open()
+    keeper.commit(keeper.dispatcher, None, lambda _why: None)
+    told.register(keeper.fileno(), select.POLLIN)
+    with closing(engine.open_offline("", Pool("jobs", queue=url))) as client:
+        client.submit(["1"])
+    assert told.poll(DEADLINE * 1000)
+    assert keeper.counts()["waiting"] == 1
+    assert not told.poll(0)
+    assert keeper.sleep(idle=True) == 0
+    keeper.close()

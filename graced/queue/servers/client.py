@@ -75,6 +75,8 @@ class ServerEnd:
         return {"id": job, "state": "gone"}
 
     def _await_ring(self, seconds: float) -> None:
+        if self._link.heard():  # it has come along with an answer
+            return
         poll = select.poll()
         poll.register(self._link.fileno(), select.POLLIN)
         if poll.poll(seconds * 1000):

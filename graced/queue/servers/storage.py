@@ -228,6 +228,9 @@ class ServedQueue:
         self._retry.over()
 
     def sleep(self, *, idle: bool) -> float:
+        # What was rung while the server answered something has come along: no descriptor tells.
+        if self._retry.due is None and self._hear():
+            return 0
         if self._retry.due is not None or self._link is None:
             return max(self._retry.left(), 0)
         now = self._now()
@@ -242,14 +245,21 @@ class ServedQueue:
 
     def rang(self) -> None:
         """Hear what the server has rung."""
+        self._hear()
+
+    def _hear(self) -> bool:
+        """Hear what the server has rung; return whether it has."""
         link, dispatcher = self._link, self.dispatcher
         if link is None or dispatcher is None:
-            return
+            return False
         try:
-            for text in link.heard():
-                dispatcher.rang(text)
+            heard = link.heard()
         except StorageError as trouble:
             self.failed(trouble)
+            return False
+        for text in heard:
+            dispatcher.rang(text)
+        return bool(heard)
 
     # -- the turn
 
