@@ -44,8 +44,12 @@ def test_a_thousand_jobs_are_in_hand_at_once(daemon: Daemon, uvloop: bool) -> No
     assert done.returncode == 0
     jobs = ended(daemon, "done", 1000)
     assert {(job["result"], job["attempts"]) for job in jobs} == {(1000, 1)}
-    [worker] = daemon.workers()
-    assert (worker["rounds"], worker["errors"], worker["state"]) == (1000, 0, "ready")
+
+    def rests() -> bool:
+        [worker] = daemon.workers()
+        return (worker["rounds"], worker["errors"], worker["state"]) == (1000, 0, "ready")
+
+    daemon.until(rests)
     assert daemon.run("stop").returncode == 0
     daemon.ended(0)
     daemon.events.wait("teardown")
