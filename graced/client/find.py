@@ -324,6 +324,7 @@ def _become_the_daemons_user(settings: Settings) -> None:
             dirs = settings.runtime_dir, settings.state_dir
             directories.give(settings.name, *dirs, os.environ, (uid, gid))
             credentials.change_user(settings.user, settings.group)
+            credentials.check_code(settings.user)
     except credentials.CredentialsError as error:
         raise QueueNotFound(str(error), CONFIG) from None
 

@@ -50,6 +50,18 @@ def change_user(user: str | None, group: str | None) -> None:
         os.environ.update(HOME=home, USER=name, LOGNAME=name)
 
 
+def check_code(user: object) -> None:
+    """Refuse a user that can't read Python or graced: what is imported later could not be.
+
+    CredentialsError, which says what that user cannot read.
+    """
+    for file, whose in ((os.__file__, "Python"), (__file__, "graced")):
+        folder = os.path.dirname(file)
+        if not os.access(folder, os.R_OK | os.X_OK):
+            what = f"{folder}: user {user} cannot read {whose}'s own code"
+            raise CredentialsError(f"{what}; install it where that user can")
+
+
 def become(uid: int, gid: int, name: str | None, *, new_privileges: bool = False) -> None:
     """Take another user and group for good, and let go of what only root has. OSError.
 
@@ -125,6 +137,7 @@ def become_owner_of(path: str) -> None:
         become(found.st_uid, gid, name)
     except OSError as error:
         raise CredentialsError(f"cannot become user {found.st_uid}: {error.strerror}") from None
+    check_code(name or found.st_uid)
 
 
 def account(user: str | None, group: str | None) -> tuple[int, int, str, str | None]:

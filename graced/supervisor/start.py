@@ -110,7 +110,7 @@ def _become(
     _open_sockets(prepared, settings, environ, owner)
     _load_code()
     credentials.change_user(settings.user, settings.group)
-    _see_code(settings)
+    credentials.check_code(settings.user)
     prepared.has_changed = True
     if settings.log.file is None:
         return prepared
@@ -151,15 +151,6 @@ def _load_code() -> None:
         "graced.supervisor.requests",
     ):
         import_module(name)
-
-
-def _see_code(settings: Settings) -> None:
-    """Refuse a user that can't read Python or graced: what is imported later could not be."""
-    for file, whose in ((os.__file__, "Python"), (__file__, "graced")):
-        folder = os.path.dirname(file)
-        if not os.access(folder, os.R_OK | os.X_OK):
-            what = f"{folder}: user {settings.user} cannot read {whose}'s own code"
-            raise DirectoryError(f"{what}; install it where that user can")
 
 
 def start(

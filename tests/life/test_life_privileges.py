@@ -117,10 +117,11 @@ def test_a_python_in_roots_own_folder_is_refused(daemon: Daemon) -> None:
     (home / "lib").symlink_to(Path(found.stdout.strip()).parent)
     configured(daemon)
     daemon.environ["PYTHONHOME"] = str(home)
-    done = daemon.run("run")
-    assert done.returncode == 78, done
-    assert f"{home}/lib" in done.stderr
-    assert "user nobody cannot read Python's own code; install it" in done.stderr
+    for command in (["run"], ["submit", "--pool", "jobs", "--json", "1"], ["pause", "jobs"]):
+        done = daemon.run(*command)
+        assert done.returncode == 78, done
+        assert f"{home}/lib" in done.stderr
+        assert "user nobody cannot read Python's own code; install it" in done.stderr
 
 
 @pytest.mark.parametrize("nested", [False, True])
