@@ -152,9 +152,13 @@ def test_stacks_show_where_each_task_stands(daemon: Daemon) -> None:
     pool(daemon).start().ready()
     ids = [submit(daemon, "gated") for _ in range(2)]
     daemon.events.wait("begin", 2)
-    shown = daemon.run("stacks").stdout
-    assert f"Task job {ids[0]}, job {ids[1]} (most recent call first):" in shown
-    assert "in gated" in shown
+    both = f"Task job {ids[0]}, job {ids[1]} (most recent call first):"
+
+    def told() -> bool:  # one of them may be looking at the gate just then
+        shown = daemon.run("stacks").stdout
+        return both in shown and "in gated" in shown
+
+    daemon.until(told)
 
 
 @pytest.mark.parametrize("how", ["kill", "leaves"])
