@@ -45,7 +45,7 @@ def submit(args: argparse.Namespace) -> int:
         [id] = end.submit([payload], terms)
         if args.wait:
             return _wait(args, control, end, id)
-    print(id)
+    _print(str(id), f"job {id} is submitted")
     return 0
 
 
@@ -93,8 +93,19 @@ def _stream(args: argparse.Namespace, control: str, terms: Terms) -> int:
     finally:
         progress.clear()
         end.close()
-    print(f"{count} jobs submitted" if count != 1 else "1 job submitted")
+    said = f"{count} jobs submitted" if count != 1 else "1 job submitted"
+    _print(said, said)
     return 0
+
+
+def _print(text: str, what: str) -> None:
+    """Write to standard output, or say elsewhere what is done: it need not be done again."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            complain(what)
+        raise
 
 
 def _standard_input() -> BinaryIO:

@@ -11,6 +11,7 @@ import struct
 import time
 from contextlib import suppress
 
+from graced import program
 from graced.host import unixsocket
 from graced.queue import jsonvalue, wire
 from graced.queue.protocol import AnswerLost, QueueError, QueueGone
@@ -183,8 +184,9 @@ class ClientEnd:
 
     def late(self) -> None:
         """An answer does not come: say why."""
-        stopped = self.stopped()
-        self._tell(f"{stopped or f'{self._path}: the keeper has not answered yet'}; waiting")
+        hint = f"'{program.name} health' may tell why"
+        late = f"{self._path}: the keeper has not answered yet; {hint}"
+        self._tell(f"{self.stopped() or late}; waiting")
 
     def _send(self, data: bytes, watch: _ReplyWait) -> None:
         left = memoryview(data)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,15 @@ def test_what_is_put_first_only_once_and_shown(daemon: Daemon, tmp_path: Path) -
 def test_what_can_not_be_meant(daemon: Daemon, words: tuple[str, ...]) -> None:
     pool(daemon, "sample_job_workers:AsTold")
     run(daemon, *words, status=2)
+
+
+def test_a_number_that_can_not_be_printed_is_of_a_job_that_is_submitted(daemon: Daemon) -> None:
+    pool(daemon, "sample_job_workers:AsTold").start().ready()
+    line = daemon.command("submit", "-c", str(daemon.config), "--json", "1")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            line, env=daemon.environment(), stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    [job] = ended(daemon, "done")
+    said = f"graced: job {job['id']} is submitted\ngraced: No space left on device\n"
+    assert (done.returncode, done.stderr.decode()) == (1, said)

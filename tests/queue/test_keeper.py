@@ -584,6 +584,16 @@ def test_a_log_that_was_emptied_spoils_nothing_more(harness: KeeperHarness) -> N
     assert waiting(harness) == [1]
 
 
+def test_a_wait_for_the_keeper_says_who_may_tell_why(harness: KeeperHarness) -> None:
+    said: list[str] = []
+    harness.start()
+    with closing(ClientEnd(harness.socket, tell=said.append)) as client:
+        client.late()
+    assert said == [
+        f"{harness.socket}: the keeper has not answered yet; 'graced health' may tell why; waiting"
+    ]
+
+
 def test_a_log_that_another_program_has_folded_is_no_trouble(harness: KeeperHarness) -> None:
     harness.start()
     client = harness.client()
