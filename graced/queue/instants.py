@@ -48,7 +48,7 @@ class Instants:
         self._standings: dict[str, tuple[int, int | None]] | None = None  # to be told
         self._waiting: deque[Instant] = deque()
         self._accepted: list[tuple[Instant, Sequence[int]]] = []  # in the next commit
-        self._retry = RetryTimer(0.1, 5.0)
+        self._retry = RetryTimer(0.1, 2.0)
 
     # -- what the main process says
 
@@ -116,6 +116,8 @@ class Instants:
         for at, (instant, ids) in enumerate(accepted):
             if getattr(ids, "refusal", None) is not None:  # by a server, after all
                 self._accepted = accepted[at:]
+                if at:  # there was room for some, and soon is for others
+                    self._retry.over()
                 self.refused()
                 return
             how, job = self._outcome(instant, ids)
