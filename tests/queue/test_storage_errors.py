@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from graced.queue.protocol import StorageError
 from graced.queue.sqlite import ballast
 from graced.queue.sqlite.errors import storage_error
+from graced.queue.sqlite.store import Store
 
 
 def io_error() -> sqlite3.Error:
@@ -42,3 +44,10 @@ def test_ballast_that_the_disk_has_no_room_for_is_none(
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(ballast, "SIZE", 4096)
     assert ballast.Ballast(f"{tmp_path}/jobs.db").keep()
+
+
+def test_a_pipe_in_the_place_of_a_queue_is_no_error_of_the_disk(tmp_path: Path) -> None:
+    file = f"{tmp_path}/jobs.db"
+    os.mkfifo(file)
+    with pytest.raises(StorageError, match=r"jobs\.db: not a regular file; move it away"):
+        Store(file)

@@ -30,6 +30,8 @@ def storage_error(path: str, error: sqlite3.Error) -> StorageError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) and disk_is_full(path):
         return StorageError(f"{path}: no space left on the disk; make some", full=True)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say: none of the disk's errors
+        return StorageError(f"{path}: not a regular file; move it away, or name another file")
     if code in _OF_THE_DISK and is_read_only(path):
         return StorageError(f"{path}: {READ_ONLY}")
     text = f"{path}: {_ADVICE.get(code, str(error))}"
