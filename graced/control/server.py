@@ -308,6 +308,11 @@ class ControlServer:
         """Whether one may come in: no user's many connections keep out another's."""
         same = [other for other in self.clients if other.uid == client.uid]
         if len(same) >= MAX_CLIENTS:
+            for other in same:  # one is not silent whose request is there to be read
+                if not other.ended:
+                    other(READ)
+            same = [other for other in same if not other.closed]
+        if len(same) >= MAX_CLIENTS:
             return self._drop_the_most_silent(same)
         if client.uid in (0, os.geteuid()):
             return True

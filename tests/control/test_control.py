@@ -365,6 +365,19 @@ def test_the_most_silent_makes_room_for_a_new_one(loop: Loop) -> None:
     assert len(loop.requests) == 2
 
 
+def test_none_is_silent_whose_request_is_not_read_yet(loop: Loop) -> None:
+    """As after a stop of the daemon, in which many have come and gone."""
+    crowd = [loop.connect() for _ in range(MAX_CLIENTS // 2)]
+    for other in crowd:
+        other.sendall(line(command="status"))
+    for _ in range(MAX_CLIENTS):
+        loop.connect().close()
+    for _ in range(3):
+        loop.settle()
+    assert len(loop.requests) == len(crowd)
+    assert not any(map(is_closed, crowd))
+
+
 def test_too_many_that_wait_for_replies(loop: Loop) -> None:
     for _ in range(MAX_CLIENTS):
         loop.connect().sendall(line(command="reload"))
