@@ -201,7 +201,8 @@ class Daemon(Fleet):
         match event:
             case ev.ScaleAsked(_, workers):
                 self._scale(pool, workers)
-            case ev.HostLease(_, until, length):
+            case ev.HostLease(name, until, length):
+                self.leases[name] = until, length
                 pool.fence.held(until, length, pool.settings.stop_timeout)
 
     def _worker(  # noqa: C901 - one table of all that happens to a worker

@@ -31,6 +31,8 @@ class Fleet:
         self.pools: dict[str, Pool] = {
             name: Pool(pool, 1, self.context) for name, pool in settings.pools.items()
         }
+        # Of hosts on queues, by pools: its end and length. They outlive a pool that is added again.
+        self.leases: dict[str, tuple[float, float]] = {}
 
     @property
     def out(self) -> list[Action]:

@@ -159,6 +159,9 @@ class Reloads:
             if pool is None:
                 reload.added.add(name)
                 pool = fleet.pools[name] = Pool(settings, fleet.generation + 1, fleet.context)
+                until, length = fleet.leases.get(name, (now, 0.0))
+                if until > now:
+                    pool.fence.held(until, length, settings.stop_timeout)
             reload.proposed.add(name)
             pool.propose(settings, fleet.generation + 1, now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from core_simulator import HostLease, Simulator, Work, pool, simulator
+from core_simulator import HostLease, Simulator, Work, pool, settings, simulator
 
 from graced.core import actions as ac
 from graced.core import events as ev
@@ -84,6 +84,20 @@ def test_a_renewal_in_the_last_moment_takes_it_back() -> None:
     lease.renew()
     made.run(5.0)
     assert worker.alive, "but not killed"
+
+
+def test_a_pool_that_a_reload_has_added_again_keeps_to_its_lease() -> None:
+    """Its keeper has not left meanwhile, and tells nothing twice."""
+    made, lease = begin(IDLE)
+    jobs = made.daemon.settings
+    for pools in (settings(pool("other")), jobs):
+        made.next_config = pools
+        made.do(ev.ReloadAsked())
+        made.run(0.5)
+    [worker] = made.alive("jobs")
+    worker.phase = "busy"
+    made.run(lease.until - made.now)
+    assert not worker.alive
 
 
 def test_who_has_a_job_that_is_lost_is_killed_at_once() -> None:
