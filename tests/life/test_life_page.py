@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 from chromium import PROGRAM, Chromium
 from daemon_harness import Daemon
+from test_life_web import web_pid
 
 FAILING = """
 from graced import JobWorker
@@ -62,6 +65,11 @@ def test_the_page_of_a_daemon_in_trouble(daemon: Daemon, tmp_path: Path, port: i
         assert len(asked) > 4
         assert [url for url in asked if not url.startswith(f"http://{address}/")] == []
         assert page.errors() == []
+        web = web_pid(daemon)
+        os.kill(web, signal.SIGSTOP)  # it accepts, and does not answer
+        daemon.until(lambda: "connection lost" in page.text())
+        os.kill(web, signal.SIGCONT)
+        daemon.until(lambda: "connection lost" not in page.text())
         daemon.demand("stop")
         daemon.until(lambda: "connection lost" in page.text())
 

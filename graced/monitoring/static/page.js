@@ -3,6 +3,7 @@
 "use strict";
 
 const EVERY_MS = 2000;
+const ANSWER_MS = 10000;  // for an answer
 const LATE_S = 60;
 const MOST_EVENTS = 3000;
 const MOST_SHOWN = 60;
@@ -11,6 +12,7 @@ const place = (id) => document.getElementById(id);
 let events = [];
 let hours = 24;
 let lost = 0;
+let seen = Date.now();
 let known = {};  // pools, as told last
 
 function make(tag, attributes, ...children) {
@@ -272,7 +274,7 @@ function drawLane(name, inside, x, top, left, area, width, begin) {
 // The rhythm
 
 async function ask(path) {
-  const answer = await fetch(path, { cache: "no-store" });
+  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
   if (!answer.ok) throw new Error((await answer.text()).trim() || answer.statusText);
   return answer.json();
 }
@@ -297,10 +299,11 @@ async function look() {
     showTimeline();
     if (lost) link.title = `it was lost for ${span((Date.now() - lost) / 1000)}`;
     lost = 0;
+    seen = Date.now();
     link.textContent = "live";
     link.className = "pill good";
   } catch (error) {
-    lost = lost || Date.now();
+    lost = lost || seen;
     link.textContent = `connection lost ${span((Date.now() - lost) / 1000)} ago; trying again`;
     link.title = error.message;
     link.className = "pill bad";
