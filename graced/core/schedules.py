@@ -273,7 +273,8 @@ def _counted(watched: _Watched, missed: list[int]) -> str:
     first, last = watched.shown(missed[0]), watched.shown(missed[-1])
     if len(missed) == 1:
         return f"{first} was missed"
-    count = f"{len(missed)} instants" if len(missed) < MOST else f"{MOST} instants or more"
+    is_all = cron.following(watched.rule, watched.zone, watched.after) == missed[0]
+    count = f"{len(missed)} instants{'' if is_all else ' or more'}"
     return f"{count} from {first} to {last} were missed"
 
 

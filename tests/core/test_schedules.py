@@ -173,6 +173,8 @@ def test_the_last_thousand_are_made_up_for_at_most() -> None:
     now = int(play.wall)
     assert [instant for _, instant in play.queue.jobs] == [*range(now - 999, now + 1)]
     assert "1000 instants or more" in play.said[-1]
+    play.set_clock(7200)
+    assert "940 instants or more" in play.said[-1], "the last minute is not late"
 
 
 def test_a_queue_that_opens_late_forgets_nothing() -> None:
