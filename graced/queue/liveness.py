@@ -50,7 +50,7 @@ def hold(queue: str, owner: str) -> int:
                 return fd
         except BlockingIOError:  # the keeper is just trying it
             os.sched_yield()
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             os.close(fd)
             raise
         os.close(fd)

@@ -214,7 +214,7 @@ def _socket(
     sock.setblocking(blocking)
     try:
         name(sock, path)
-    except BaseException:
+    except BaseException:  # closed, whatever it is; raised on
         sock.close()
         raise
     return sock

@@ -124,12 +124,12 @@ class DetachedWorker(Generic[W]):
                 made._use(_MemoryEnd(self.queue, self.progress))
             try:
                 runtime.guarded(made._as_call(made.setup))
-            except BaseException:
+            except BaseException:  # closed, whatever it is; raised on
                 made._close()
                 raise
             runtime.writer.ready()
             self._begun = True
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             runtime.close()
             raise
         return self

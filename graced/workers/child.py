@@ -72,7 +72,7 @@ class Start(Record):
             pid = os.fork()
             if pid == 0:
                 self._execute(argv, env, words, their_output, their_failure)
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             os.close(output)
             os.close(failure)
             raise

@@ -61,7 +61,7 @@ class Program(Worker):
         self._child = self._start(settings)
         try:
             is_ready = self._await(ready)
-        except BaseException:
+        except BaseException:  # ended, whatever it is; raised on
             self._end()
             raise
         if not is_ready:

@@ -23,7 +23,7 @@ def fork(plan: ZygotePlan) -> tuple[int, Channel]:
         pid = os.fork()
         if pid == 0:
             process.in_child(lambda: run(plan, theirs, open_now))
-    except BaseException:
+    except BaseException:  # closed, whatever it is; raised on
         ours.close()
         raise
     finally:
@@ -37,6 +37,6 @@ def fork_with(stacks: Stacks, plan: ZygotePlan) -> tuple[int, Channel, Window]:
     window = stacks.lend()
     try:
         return *fork(plan.replace(window=window)), window
-    except BaseException:
+    except BaseException:  # given back, whatever it is; raised on
         window.give_back()
         raise

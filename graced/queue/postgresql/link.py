@@ -47,7 +47,7 @@ class PostgresLink:
         self._limit = TURN_LIMIT
         try:
             self._check()
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             self._connection.close()
             raise
 

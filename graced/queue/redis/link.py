@@ -45,7 +45,7 @@ class RedisLink:
         try:
             self._check()
             self._connection.listen(f"{self._prefix}:bell")
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             self._connection.close()
             raise
 

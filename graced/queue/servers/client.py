@@ -56,7 +56,7 @@ class ServerEnd:
             link.commit_stream(stream, terms)
         except ServerGone:
             raise
-        except BaseException:
+        except BaseException:  # taken back, whatever it is; raised on
             link.abort_stream(stream)
             raise
         while link.maintain(MAX_DURATION_S):  # no daemon may be there that would do it

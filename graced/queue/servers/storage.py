@@ -132,7 +132,7 @@ class ServedQueue:
         try:
             asked_at = self._now()
             held = link.join(host, self._policy.lease, self._policy)
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             link.close()
             raise
         self._link, self._limit = link, self._policy.max_waiting

@@ -107,7 +107,7 @@ class FileEnd:
                 self._commit()
             dispatcher.commit_stream(stream, terms, self._clock.now())
             self._commit()
-        except BaseException:
+        except BaseException:  # taken back, whatever it is; raised on
             dispatcher.refuse_submits()
             dispatcher.abort_stream(stream)
             raise

@@ -141,7 +141,7 @@ def _migrate(db: sqlite3.Connection, version: int, *, fresh: bool) -> None:
         db.execute("INSERT OR IGNORE INTO gone VALUES (1, random(), 0, 0, 0, 0)")
         db.execute(f"PRAGMA user_version={VERSION}")
         db.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # rolled back, whatever it is; raised on
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise

@@ -77,7 +77,7 @@ class Store:
         try:
             self._db = self._open()
             self.place = self._placed()
-        except BaseException:
+        except BaseException:  # unlocked, whatever it is; raised on
             self._lock.release()
             raise
 
@@ -100,7 +100,7 @@ class Store:
         except sqlite3.Error as error:
             db.close()
             raise storage_error(self.path, error) from None
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             db.close()
             raise
         return db
@@ -601,7 +601,7 @@ class View(Store):
         db = sqlite3.connect(uri, uri=True, timeout=BUSY_WAIT, isolation_level=None)
         try:
             _version, self._is_fresh = schema.check(db, self.path)
-        except BaseException:
+        except BaseException:  # closed, whatever it is; raised on
             db.close()
             raise
         return db
