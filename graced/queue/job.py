@@ -96,4 +96,5 @@ class Discarded(Record):
     evidence: str
 
 
+NOTHING_MORE = Done()  # what most jobs end with
 Outcome = Done | Raised | Postponed | Discarded

@@ -10,7 +10,16 @@ import struct
 
 from graced import settings
 from graced.queue import jsonvalue, wire
-from graced.queue.job import MAX_PAYLOAD, Discarded, Done, Outcome, Postponed, Raised, is_delay
+from graced.queue.job import (
+    MAX_PAYLOAD,
+    NOTHING_MORE,
+    Discarded,
+    Done,
+    Outcome,
+    Postponed,
+    Raised,
+    is_delay,
+)
 from graced.queue.protocol import STATES
 from graced.queue.wire import ProtocolError
 
@@ -27,7 +36,7 @@ MOST_JSON = 4 << 20  # bytes of a request in JSON, which takes many times that o
 LONGEST_NAME = 100  # characters of an owner's name
 BIGGEST = (1 << 63) - 1  # what a queue takes for a number: 63 bits
 OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
-    lambda text, _after: Done(text or None),
+    lambda text, _after: Done(text) if text else NOTHING_MORE,
     lambda text, _after: Raised(text),
     Postponed,
     lambda text, _after: Discarded(text),

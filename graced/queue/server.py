@@ -384,9 +384,10 @@ class Server:
             dispatcher.requeue(row, self._storage.clock.now())
             self._connections.close(connection)  # it comes again, and asks again
             return
-        self._tally.waited(self._storage.clock.now() - max(row.due, row.submitted))
+        clock = self._storage.clock
+        self._tally.waited(clock.now() - max(row.due, row.submitted))
         connection.begun[row.id] = time.monotonic_ns()
-        submitted = max(self._storage.clock.wall(row.submitted), 0)
+        submitted = max(clock.wall(row.submitted), 0)
         told = row.id, row.attempt, submitted, connection.confirmed, row.token, row.scheduled or 0
         self._send(connection, Kind.JOB, wire.HANDOUT.pack(*told) + payload)
 

@@ -36,12 +36,13 @@ class Clock:
     def __init__(self) -> None:
         self._now = wall_ms()
         self._since = boot_ms()
+        self._ahead = 0  # of the wall's
 
     def now(self) -> int:
         """Return the time."""
-        elapsed = boot_ms()
-        self._now = max(wall_ms(), self._now + elapsed - self._since)
-        self._since = elapsed
+        elapsed, wall = boot_ms(), wall_ms()
+        self._now = max(wall, self._now + elapsed - self._since)
+        self._since, self._ahead = elapsed, self._now - wall
         return self._now
 
     def at_least(self, ms: int) -> None:
@@ -49,11 +50,12 @@ class Clock:
         self._now = max(self.now(), ms)
 
     def wall(self, ms: int) -> int:
-        """Return what the wall clock shows, or would have shown, at a moment of the queue's."""
-        return ms - (self.now() - wall_ms())
+        """Return what the wall clock shows at a moment of the queue's, as it stood at `now()`."""
+        return ms - self._ahead
 
     def shown(self, job: dict[str, Any]) -> dict[str, Any]:
         """Put the wall clock's moments into a job's listing, and return it."""
+        self.now()
         for name in SHOWN:
             if job.get(name) is not None:
                 job[name] = self.wall(round(job[name] * 1000)) / 1000

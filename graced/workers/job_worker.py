@@ -12,6 +12,7 @@ from graced.queue import jsonvalue, progress
 from graced.queue.job import (
     MAX_EVIDENCE,
     MAX_PAYLOAD,
+    NOTHING_MORE,
     Discard,
     Discarded,
     Done,
@@ -223,7 +224,7 @@ def _end_of(address: QueueAddress, worker: int, cancels: bool) -> WorkerEnd:
 def outcome_of(result: Any) -> Done | Raised:
     """Return what becomes of a job whose handle() has returned."""
     if result is None:
-        return Done()
+        return NOTHING_MORE
     try:
         text = jsonvalue.written(result)
     except (TypeError, ValueError) as error:

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
         def poll(self, milliseconds: float | None, /) -> list[tuple[int, int]]: ...
 
+    def getsignal(number: int, /) -> Any: ...
+else:
+    from _signal import getsignal  # the public one looks for an enum member at each call
 
 NOTHING = 0  # what a worker has been asked for, worse by worse
 DRAIN = 1
@@ -160,7 +163,7 @@ class Runtime:
     def _take_back(self) -> None:
         """Hear again what an event loop has heard; as it closes it leaves no handler."""
         for number, ours in self._asked_by.items():
-            heard_by = signal.getsignal(number)
+            heard_by = getsignal(number)
             if number == signal.SIGTERM and heard_by != ours:
                 self.took_sigterm = True
             if heard_by in (signal.SIG_DFL, signal.default_int_handler):
@@ -219,9 +222,9 @@ class Runtime:
             signal.SIGUSR2,
             PARENT_DIED,
         ):
-            if _is_ours(signal.getsignal(number)):
+            if _is_ours(getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
-        if _is_ours(signal.getsignal(signal.SIGINT)):
+        if _is_ours(getsignal(signal.SIGINT)):
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.writer.detach()
         process.restore(self._mask_at_fork)

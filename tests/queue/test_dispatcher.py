@@ -28,7 +28,7 @@ from graced.queue.protocol import STATES, QueueError, StorageError
 from graced.queue.sqlite import bulk, window
 from graced.queue.sqlite import dispatcher as rules
 from graced.queue.sqlite.dispatcher import Dispatcher
-from graced.queue.sqlite.rows import DEAD, DONE, SHOWN, STAGED, TAKEN, WAITING, Row
+from graced.queue.sqlite.rows import DEAD, DONE, SHOWN, STAGED, TAKEN, WAITING, Batch, Row
 from graced.queue.sqlite.store import PAGE_BYTES, Store
 from graced.queue.sqlite.transitions import CANCELLED
 from graced.queue.standing import Standing
@@ -70,10 +70,17 @@ class FlakyStore(Store):
     """A store whose disk is full at times."""
 
     full = False
+    jammed = False  # not even the log can grow
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self._db.executescript(WITNESS)
+
+    def put(self, batch: Batch) -> None:
+        super().put(batch)
+        if self.jammed:
+            self._undo()
+            raise StorageError("no space", full=True)
 
     def commit(self) -> None:
         if self.full:
@@ -651,6 +658,26 @@ def test_a_worker_whose_job_was_refused_after_all_gets_the_next_one(tmp_path: Pa
     store.full = False
     dispatcher.submit(["{}"], Terms(), START)
     assert len(_commit(dispatcher, START)) == 1
+    store.close()
+
+
+def test_a_job_is_written_to_be_in_hand_before_it_is_though_a_write_has_failed(
+    tmp_path: Path,
+) -> None:
+    store = FlakyStore(f"{tmp_path}/q.db")
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"], Terms(), START)
+    _commit(dispatcher, START)
+    dispatcher.ask("d:1", START)
+    store.jammed = True
+    with pytest.raises(StorageError):
+        dispatcher.commit(START, lambda: False)
+    store.jammed = False
+    dispatcher.write()
+    [row] = dispatcher.handouts()
+    written = store.row(row.id)
+    assert written is not None
+    assert (written.state, written.owner) == (TAKEN, "d:1")
     store.close()
 
 

@@ -333,7 +333,7 @@ class Dispatcher:
         if self._writes.batch and not self._clock <= now < self._clock + CLOCK_STEP:
             self._clock = self._writes.batch.clock = now
         for _ in range(DEPTH if listen is not None and self._writes.batch else 0):
-            self._writes.put()
+            self._writes.put(taken=False)
             if listen is None or not listen():
                 break
             self._assign(now)

@@ -7,7 +7,7 @@ kept. What changes them, and why, is said in :mod:`.dispatcher`.
 from __future__ import annotations
 
 from graced.queue.protocol import StorageError
-from graced.queue.sqlite.rows import DEAD, DONE, OPEN, RESERVED, STAGED, Batch, Row
+from graced.queue.sqlite.rows import DEAD, DONE, OPEN, RESERVED, STAGED, TAKEN, Batch, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,9 +126,16 @@ class PendingWrites:
 
     # -- into the file
 
-    def put(self) -> None:
-        """Write what changed, into the open transaction."""
+    def put(self, *, taken: bool = True) -> None:
+        """Write what changed, into the open transaction.
+
+        Which jobs are in hand can wait until the last put of a commit: by then they may be done.
+        """
         batch, self.batch = self.batch, Batch()
+        if not taken:
+            rows, batch.dirty = batch.dirty, {}
+            for id, row in rows.items():
+                (self.batch if row.state == TAKEN else batch).dirty[id] = row
         self._unsure.absorb(batch)
         try:
             self._store.put(batch)
@@ -160,4 +167,5 @@ class PendingWrites:
 
     def _recall(self) -> None:
         """The transaction came to nothing: all that it had is pending again."""
+        self._unsure.absorb(self.batch)
         self.batch, self._unsure = self._unsure, Batch()
