@@ -76,7 +76,7 @@ class _Context:
 
         # python-daemon 2.3 makes a set of all numbers up to the limit, which may be 2^30.
         daemon.daemon.get_maximum_file_descriptors = _above_all_descriptors
-        _have_standard_streams()
+        sys.stdin = sys.stdin or os.fdopen(0, closefd=False)  # python-daemon redirects it
         keep |= set(descriptors.foreign_fds())
         self._context = daemon.daemon.DaemonContext(
             detach_process=True,
@@ -108,13 +108,6 @@ class _File:
 
 def _above_all_descriptors() -> int:
     return max(map(int, os.listdir("/proc/self/fd"))) + 1
-
-
-def _have_standard_streams() -> None:
-    """Make the standard streams that Python did not find, since python-daemon redirects them."""
-    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _umask() -> int:

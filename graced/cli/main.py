@@ -79,6 +79,8 @@ def _open_standard_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number, this one
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _forget_standard_output() -> None:
@@ -91,7 +93,7 @@ def _obey(words: list[str]) -> int:
         import gc
 
         gc.disable()  # imports make no garbage; the supervisor enables it again
-    elif sys.stdout is not None:
+    else:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     from graced.cli.arguments import parse
 
@@ -176,8 +178,7 @@ def _left(leave: SystemExit) -> int:
 
 def _flush() -> None:
     """Write what is buffered: what is written at exit can't be reported any more."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    sys.stdout.flush()
 
 
 def _failed(error: OSError) -> int:

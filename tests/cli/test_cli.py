@@ -458,6 +458,14 @@ def test_closed_standard_streams(paper: Paper) -> None:
     assert subprocess.run(line, cwd=ROOT, timeout=DEADLINE, check=False).returncode == 0
 
 
+def test_a_try_with_closed_standard_streams(daemon: Daemon) -> None:
+    daemon.pool("graced.workers:Command")
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "graced"]
+    line = [*shell, "try", "jobs", "-c", str(daemon.config), "--", "touch", f"{daemon.config}.done"]
+    assert subprocess.run(line, cwd=ROOT, timeout=DEADLINE, check=False).returncode == 0
+    assert os.path.exists(f"{daemon.config}.done")
+
+
 def test_ctrl_c_in_a_client_is_quiet(paper: Paper) -> None:
     line = [sys.executable, "-m", "graced", "reload", "--socket", paper.path]
     # A shell's `make test &` has it ignored.
