@@ -50,7 +50,10 @@ class Program(Worker):
     _next_look = 0.0  # at its memory
 
     def setup(self) -> None:
-        """Start the program, and wait until it is ready."""
+        """Start the program, and wait until it is ready.
+
+        Where it is asked to leave before, it may serve already: then it is seen to its end.
+        """
         try:
             settings = options.program(self.options, self.pool, self.slot)
             ready = self._readiness(settings.ready)
@@ -68,6 +71,8 @@ class Program(Worker):
             how = _told(*self._end())
             last = self._child.last_line
             raise LoadError(f"{how} before it was ready{last and f': {last}'}")
+        if self._graced.leaving:
+            self.step()
 
     def step(self) -> None:
         """Watch the program until it ends, or see it to its end when asked to leave."""
@@ -125,13 +130,12 @@ class Program(Worker):
         return found
 
     def _await(self, ready: Readiness) -> bool:
-        """Wait until it is ready; False if it has ended instead."""
+        """Wait until it is ready, or asked to leave; False if it has ended instead."""
         child = self._child
         ready.begin(child.pid)
         while not child.has_ended():
-            if ready.reached():
+            if ready.reached() or self._graced.leaving:
                 return True
-            child.heed_interrupt()
             child.hear(ready.look_again())
         return False
 
@@ -142,8 +146,8 @@ class Program(Worker):
             if child.has_ended():
                 return False
             child.hear(self._weigh())
-        child.heed_interrupt()
         runtime.writer.begin_free()  # busy: it finishes what it has in hand
+        child.heed_interrupt()
         if not self._is_stopping:
             child.signal_group(self._stop_signal)
         child.watch()

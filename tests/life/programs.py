@@ -4,7 +4,7 @@
 
 notify: says READY=1 once it has begun, by the descriptor of systemd. serve: answers each caller
 with its number, until it has heard SIGTERM and the caller in hand is served. slow: takes a moment
-over it. ignore: hears no SIGTERM. large: takes 50 MB. stopping: says so on SIGUSR1.
+over it. tells: of each caller. ignore: hears no SIGTERM. large: takes 50 MB. stopping: says so on SIGUSR1.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def answer(listener: socket.socket) -> None:
         return
     with caller:
         caller.settimeout(30)
+        if "tells" in WORDS:
+            print("has a caller", flush=True)
         said = caller.recv(100)
         time.sleep(0.1 if "slow" in WORDS else 0)
         caller.sendall(b"%d 0 " % os.getpid() + said)

@@ -85,6 +85,32 @@ def test_a_reload_with_one_that_fails_is_refused_and_the_old_one_serves_on(
     daemon.nothing_left()
 
 
+def test_one_that_serves_before_it_is_ready_is_drained_where_its_reload_is_refused(
+    daemon: Daemon, port: int
+) -> None:
+    listen, stop = [f"tcp://127.0.0.1:{port}"], {"stop_signal": "quit", "ready": "10m"}
+    run(daemon, SLEEPS, listen=listen).start().ready()
+    [before] = programs(daemon)
+    gate = daemon.gate()
+    fails = {"argv": ["sh", "-c", f": < {gate}; exit 7"], "ready": "10m"}
+    serves = {"worker": "graced.workers:Program", "listen": listen, "stop_timeout": "100ms"}
+    serves["options"] = {"argv": ours("serve", "tells"), **stop}
+    other = {"worker": "graced.workers:Program", "options": fails}
+    daemon.configure({"jobs": serves, "other": other}).send(signal.SIGHUP)
+    with socket.create_connection(("127.0.0.1", port), timeout=SOON) as caller:
+        daemon.log.wait("has a caller")
+        daemon.open_gate()
+        daemon.log.wait("refused.*exited with status 7")
+        daemon.log.wait("heard SIGQUIT")
+        caller.sendall(b"hello")
+        assert caller.recv(100).endswith(b" 0 hello")
+    daemon.log.wait("exited with status 0, asked to leave")
+    assert programs(daemon) == [before]
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+    daemon.nothing_left()
+
+
 def test_wrong_options_are_told_with_their_place(daemon: Daemon) -> None:
     daemon.write_config(
         "pools:\n"
