@@ -4,7 +4,8 @@
 
 notify: says READY=1 once it has begun, by the descriptor of systemd. serve: answers each caller
 with its number, until it has heard SIGTERM and the caller in hand is served. slow: takes a moment
-over it. tells: of each caller. ignore: hears no SIGTERM. large: takes 50 MB. stopping: says so on SIGUSR1.
+over it. tells: of each caller. ignore: hears no SIGTERM. large: takes 50 MB. stopping: says so on
+SIGUSR1.
 """
 
 from __future__ import annotations
