@@ -7,6 +7,7 @@ a path is a key of a table, and nothing else.
 from __future__ import annotations
 
 from importlib.resources import files
+from ipaddress import ip_address
 from json import dumps
 from urllib.parse import parse_qs
 
@@ -129,5 +130,10 @@ class Site:
 def _is_of_this_host(host: str) -> bool:
     """Whether a Host header names this host by address, as localhost, or not at all."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    digits = name.strip("[]").replace(".", "").replace(":", "")
-    return name in ("", "localhost") or all(c in "0123456789abcdef" for c in digits.lower())
+    if name in ("", "localhost"):
+        return True
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
