@@ -146,14 +146,16 @@ def _read(file: str, offset: int) -> bytes:
 
 def events(data: bytes) -> Iterator[Event]:
     """Return the events in some lines; what is no event is passed over."""
+    from datetime import datetime
     from json import loads
 
     for line in data.splitlines():
         try:
             event = loads(line)
-        except ValueError:  # cut by a full disk, or by a crash
+            datetime.fromisoformat(event["at"])
+        except (ValueError, TypeError, LookupError, RecursionError):  # a crash, a full disk
             continue
-        if isinstance(event, dict) and isinstance(event.get("at"), str) and "what" in event:
+        if isinstance(event.get("what"), str):
             yield event
 
 

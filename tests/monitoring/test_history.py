@@ -93,7 +93,8 @@ def test_a_folder_that_is_gone_is_told_once(tmp_path: Path) -> None:
 
 def test_what_is_no_event_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "history-7.jsonl").write_bytes(
-        b'\n{"at": "2026-01-01", "what": "stop"}\n[]\nnull\n{"at": 3}\n{"at": "x\n\xff'
+        b'\n{"at": "2026-01-01", "what": "stop"}\n[]\nnull\n{"at": 3}\n{"at": "x\n\xff\n'
+        b'{"at": "x", "what": "stop"}\n{"at": "2026-01-01", "what": []}\n' + b"[" * 100_000 + b"\n"
     )
     (tmp_path / "history-x.jsonl").write_bytes(b"no number")
     assert [event["what"] for event in all_events(tmp_path)] == ["stop"]
