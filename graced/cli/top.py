@@ -7,6 +7,7 @@ two looks. How it is laid out is :mod:`rich`'s work, which is an extra.
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -38,7 +39,8 @@ MISSING = "top needs rich: pip install 'graced[top]', or apt install python3-ric
 STYLES = {"ready": "green", "busy": "blue"}  # of workers' states; others are on their way
 SORTS = ("slot", "busy for", "rounds", "errors", "age", "memory")
 HELP = "q leaves   s sorts   ↑ ↓ scroll"
-UP, DOWN = ("\x1b[A", "k"), ("\x1b[B", "j")
+UP, DOWN, LEAVE = ("\x1b[A", "k"), ("\x1b[B", "j"), frozenset("qQ\x03\x04")
+KEY = re.compile("\x1b\\[.|.", re.DOTALL)  # an arrow is three characters
 
 
 def top(args: argparse.Namespace) -> int:
@@ -51,7 +53,8 @@ def top(args: argparse.Namespace) -> int:
     view = View()
     view.learn(ask(args, "metrics", timeout=ANSWER_S))
     console = Console(highlight=False, markup=False)
-    if not (console.is_terminal and sys.stdin is not None and sys.stdin.isatty()):
+    live = console.is_terminal and not console.is_dumb_terminal
+    if not (live and sys.stdin is not None and sys.stdin.isatty()):
         console.print(view.drawn(console.width, None))
         return 0
     return _run(args, view, console)
@@ -65,10 +68,12 @@ def _run(args: argparse.Namespace, view: View, console: Console) -> int:
             live.update(view.drawn(console.width, console.height), refresh=True)
             due = time.monotonic() + EVERY_S
             while (left := due - time.monotonic()) > 0:
-                key = keys.read(left)
-                if key in ("q", "Q", "\x03", "\x04"):
+                pressed = keys.read(left)
+                if not LEAVE.isdisjoint(pressed):
                     return 0
-                if view.obeys(key):
+                for key in pressed:
+                    view.obey(key)
+                if pressed:
                     live.update(view.drawn(console.width, console.height), refresh=True)
             try:
                 view.learn(ask(args, "metrics", timeout=ANSWER_S))
@@ -77,7 +82,7 @@ def _run(args: argparse.Namespace, view: View, console: Console) -> int:
 
 
 class Keys:
-    """The terminal's keys, one by one as they are pressed; it is as before afterwards."""
+    """The terminal's keys as they are pressed; it is as before afterwards."""
 
     def __enter__(self) -> Keys:
         import termios
@@ -100,15 +105,16 @@ class Keys:
         os.close(self._woken)
         os.close(self._end)
 
-    def read(self, seconds: float) -> str:
-        """Return the key that is pressed within so many seconds, "resized", or nothing."""
+    def read(self, seconds: float) -> list[str]:
+        """Return the keys that are pressed within so many seconds; or "resized"."""
         ready, _, _ = select.select([0, self._woken], [], [], seconds)
         if self._woken in ready:
             os.read(self._woken, 4096)
-            return "resized"
+            return ["resized"]
         if 0 not in ready:
-            return ""
-        return os.read(0, 16).decode("utf-8", "replace") or "q"  # the terminal is gone
+            return []
+        pressed = os.read(0, 4096).decode("utf-8", "replace")  # a slow line brings several at once
+        return KEY.findall(pressed) or ["q"]  # none: the terminal is gone
 
 
 class View:
@@ -133,15 +139,14 @@ class View:
         """There is no answer now: what is known stays."""
         self._lost = why
 
-    def obeys(self, key: str) -> bool:
-        """Do what a key asks for; return whether there is something to be drawn."""
+    def obey(self, key: str) -> None:
+        """Do what a key asks for."""
         if key == "s":
             self.sort = (self.sort + 1) % len(SORTS)
         elif key in UP:
             self.first = max(self.first - 1, 0)
         elif key in DOWN:
             self.first += 1
-        return bool(key)
 
     def drawn(self, width: int, height: int | None) -> RenderableType:
         """Return the picture for a terminal of this size."""
@@ -149,7 +154,7 @@ class View:
         from rich.text import Text
 
         status = self.answer["status"]
-        parts: list[RenderableType] = [self._head(status), self._pools(status)]
+        parts: list[RenderableType] = [self._head(status), self._pools(status, width)]
         lines = [Text(one_line(line), "red", no_wrap=True, overflow="ellipsis")
                  for line in troubles(status)]  # fmt: skip
         parts += [*lines, Text()]
@@ -174,15 +179,14 @@ class View:
             text.append(f"\nlost {ago} ago: {one_line(self._lost)}", "red")
         return text
 
-    def _pools(self, status: JSON) -> Table:
-        table = _table(
-            "POOL", "READY", "BUSY", "RND/S", "JOBS/S", "WAIT", "TAKEN", "DEAD", "OLDEST"
-        )
+    def _pools(self, status: JSON, width: int) -> Table:
+        names = ("POOL", "READY", "BUSY", "RND/S", "JOBS/S", "WAIT", "TAKEN", "DEAD", "OLDEST")
+        table = _table(width, *names)
         for name, pool in status["pools"].items():
             queue = pool.get("queue") or {}
             counts = (_number(queue.get(state)) for state in ("waiting", "taken", "dead"))
             table.add_row(
-                one_line(name),
+                _named(name),
                 f"{pool['ready']}/{pool['target']}",
                 str(pool["busy"]),
                 self._rate("pools", name, "rounds"),
@@ -209,10 +213,10 @@ class View:
         names = ("WORKER", "PID", "STATE", "BUSY FOR", "ROUNDS", "ERRORS", "AGE", "MEMORY")
         from rich.text import Text
 
-        table = _table(*names, "GEN") if width >= 90 else _table(*names)
+        table = _table(width, *names, "GEN") if width >= 90 else _table(width, *names)
         for pool, worker in shown:
             cells: list[str | Text] = [
-                one_line(f"{pool}/{worker['slot']}"),
+                _named(f"{pool}/{worker['slot']}"),
                 _number(worker["pid"]),
                 Text(worker["state"], STYLES.get(worker["state"], "yellow")),
                 format_span(worker["busy_for"]) if worker["busy_for"] is not None else "",
@@ -238,15 +242,22 @@ def _all_workers(status: JSON) -> Iterator[tuple[str, JSON]]:
             yield name, worker
 
 
-def _table(*names: str) -> Table:
+def _table(width: int, *names: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, expand=False, pad_edge=False, padding=(0, 2, 0, 0))
     for index, name in enumerate(names):
         left = index == 0 or name == "STATE"
-        table.add_column(name, justify="left" if left else "right", no_wrap=True,
+        table.add_column(name, justify="left" if left else "right", no_wrap=index > 0 or width < 80,
                          overflow="ellipsis", header_style="dim")  # fmt: skip
     return table
+
+
+def _named(name: str) -> Text:
+    """Return the first cell of a row: the only one that is cut, from 80 columns on."""
+    from rich.text import Text
+
+    return Text(one_line(name), no_wrap=True, overflow="ellipsis")
 
 
 def _sum(answer: JSON, kind: str, name: str, *path: str) -> float | None:

@@ -20,12 +20,12 @@ from daemon_harness import DEADLINE, Daemon
 class Screen:
     """A terminal of 80 columns with a command in it, and what that has written."""
 
-    def __init__(self, daemon: Daemon, *command: str) -> None:
+    def __init__(self, daemon: Daemon, *command: str, term: str = "xterm") -> None:
         self.fd, theirs = pty.openpty()
         self.resize(80)
         self.shown = ""
         self.decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a letter
-        environ = {**daemon.environment(), "GRACED_CONFIG": str(daemon.config), "TERM": "xterm"}
+        environ = {**daemon.environment(), "GRACED_CONFIG": str(daemon.config), "TERM": term}
         with os.fdopen(theirs, "rb+", buffering=0) as end:
             self.process = subprocess.Popen(
                 daemon.command(*command), stdin=end, stdout=end, stderr=end, env=environ,
@@ -47,12 +47,15 @@ class Screen:
 
 
 def test_it_is_live_until_q(daemon: Daemon) -> None:
-    daemon.configure({"jobs": {"worker": "sample_workers:Ticks", "workers": 2}}).start().ready()
+    ticks = {"worker": "sample_workers:Ticks"}
+    daemon.configure({"jobs": {**ticks, "workers": 2}, "a" * 32: ticks}).start().ready()
     screen = Screen(daemon, "top")
     try:
         screen.wait("jobs/1")
         screen.wait("q leaves")
         assert "GEN" not in screen.shown
+        for pid in daemon.worker_pids():  # names are cut, these are not
+            assert f" {pid} " in screen.shown
         before = termios.tcgetattr(screen.fd)[3] & termios.ECHO
         screen.press("s")
         screen.wait("by busy for")
@@ -62,7 +65,7 @@ def test_it_is_live_until_q(daemon: Daemon) -> None:
         screen.wait("GEN")
         daemon.send(signal.SIGKILL)
         screen.wait("no daemon answers")
-        screen.press("q")
+        screen.press("jsq")  # all at once, as over a slow line
     except BaseException:
         screen.process.kill()
         raise
@@ -78,6 +81,10 @@ def test_without_a_terminal_it_is_shown_once(daemon: Daemon) -> None:
     assert once.returncode == 0
     assert "jobs/0" in once.stdout
     assert "\x1b" not in once.stdout
+    screen = Screen(daemon, "top", term="dumb")  # where nothing can be overwritten
+    screen.wait("jobs/0")
+    assert screen.process.wait(DEADLINE) == 0
+    os.close(screen.fd)
 
 
 def test_what_is_missing_is_told_with_the_command(daemon: Daemon) -> None:
