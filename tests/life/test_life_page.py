@@ -22,6 +22,7 @@ class Failing(JobWorker):
 BACK = "getComputedStyle(document.body).backgroundColor"
 SIDEWAYS = "document.documentElement.scrollWidth > innerWidth"
 ROWS = "[...document.querySelectorAll('#pools tbody tr')].map((row) => row.innerText)"
+EVIDENCE = "document.querySelector('.words').getBoundingClientRect().right"
 POOLS = "[...document.querySelectorAll('#pools h3')].map((name) => name.innerText)"
 
 
@@ -60,6 +61,7 @@ def test_the_page_of_a_daemon_in_trouble(daemon: Daemon, tmp_path: Path, port: i
         page.do("Emulation.setDeviceMetricsOverride", **phone)
         assert page.value("innerWidth") == 360
         assert not page.value(SIDEWAYS)
+        assert page.value(EVIDENCE) <= 360
 
         asked = page.requests()
         assert len(asked) > 4

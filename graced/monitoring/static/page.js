@@ -123,7 +123,7 @@ function numbers(pairs) {
 function queueNumbers(queue) {
   const pairs = ["waiting", "taken", "done", "dead"].map((state) => [state, queue[state] ?? "?"]);
   if (queue.oldest) pairs.push(["oldest waits", span(queue.oldest)]);
-  if (queue.lease_left !== undefined) pairs.push(["lease left", span(queue.lease_left)]);
+  if (queue.lease_left != null) pairs.push(["lease left", span(queue.lease_left)]);
   return numbers(pairs);
 }
 
