@@ -56,6 +56,8 @@ def _running(args: argparse.Namespace) -> Mapping[str, Any] | None:
 
 def _old(status: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return the versions that a daemon runs where others are installed, by name."""
+    if status.get("program", program.name) != program.name:  # what is installed of it, it knows
+        return {}
     runs = {program.name: status.get("version"), "graced": status.get("graced")}
     here = {program.name: program.version, "graced": __version__}
     return {

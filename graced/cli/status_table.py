@@ -31,9 +31,8 @@ def table(status: Picture) -> str:
 
 
 def _daemon(status: Picture) -> list[str]:
-    daemon = (
-        f"{status.get('name')} (pid {status.get('pid')}, {program.name} {status.get('version')})"
-    )
+    made_by = f"{status.get('program', program.name)} {status.get('version')}"
+    daemon = f"{status.get('name')} (pid {status.get('pid')}, {made_by})"
     up = format_span(status.get("uptime"))
     lines = [f"{daemon}: {status.get('state')}, generation {status.get('generation')}, up {up}"]
     if not status.get("ready"):

@@ -179,6 +179,7 @@ class ControlRequests:
     def _status(self) -> Answer:
         process = {
             "name": self._daemon.settings.name,
+            "program": program.name,
             "version": program.version,
             "graced": __version__,
             "pid": os.getpid(),

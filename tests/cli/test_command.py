@@ -76,6 +76,11 @@ def test_processes_and_status_have_its_name(home: Path) -> None:
         assert any("ready: 1 worker" in line for line in daemon.stderr)
         status = json.loads(run("status", "--json").stdout)
         assert (status["name"], status["version"]) == (long, "1.2.3")
+        others = [sys.executable, "-m", "graced"]  # asked by another program, it is still itself
+        asked = [*others, "status", "-c", "etc.yaml", "--set", f"name={long}"]
+        assert f"{long} 1.2.3)" in subprocess.check_output(asked, text=True, timeout=DEADLINE)
+        asked[3] = "doctor"
+        assert "1.2.3" not in subprocess.check_output(asked, text=True, timeout=DEADLINE)
         children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
         names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in (daemon.pid, *children)}
         assert names == {"thumbnail-servi", "thumbnai-zygote", "thumbnai-worker", "thumbnai-keeper"}
