@@ -76,11 +76,11 @@ def test_processes_and_status_have_its_name(home: Path) -> None:
         assert any("ready: 1 worker" in line for line in daemon.stderr)
         status = json.loads(run("status", "--json").stdout)
         assert (status["name"], status["version"]) == (long, "1.2.3")
-        others = [sys.executable, "-m", "graced"]  # asked by another program, it is still itself
-        asked = [*others, "status", "-c", "etc.yaml", "--set", f"name={long}"]
-        assert f"{long} 1.2.3)" in subprocess.check_output(asked, text=True, timeout=DEADLINE)
-        asked[3] = "doctor"
-        assert "1.2.3" not in subprocess.check_output(asked, text=True, timeout=DEADLINE)
+        (home / "app").write_text("import graced\ngraced.command(prog='other', version='9.9')\n")
+        strange = ("-c", "etc.yaml", "--set", f"name={long}")  # another program's
+        assert f"{long} 1.2.3)" in run("status", *strange).stdout
+        assert "1.2.3" not in run("doctor", *strange).stdout
+        (home / "app").write_text(SCRIPT.format(prog=long, config=f"{home}/etc.yaml"))
         children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
         names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in (daemon.pid, *children)}
         assert names == {"thumbnail-servi", "thumbnai-zygote", "thumbnai-worker", "thumbnai-keeper"}
