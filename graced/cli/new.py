@@ -12,6 +12,7 @@ import sys
 import time
 from keyword import iskeyword
 from pathlib import Path
+from shlex import quote
 
 from graced import __version__
 from graced.exitcodes import FAILED, USAGE
@@ -27,8 +28,10 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")  # for deb, Python and systemd
 MAX_NAME_CHARS = 31  # of a user, see useradd(8)
 # Modules that are there when it runs, and users that every system has: the service would be one.
 MODULES = frozenset(
-    "daemon graced lockfile pip pytest sdnotify setproctitle setuptools test tests yaml".split()
+    "daemon graced lockfile mypy pip psycopg pytest python python3 redis rich ruff sdnotify"
+    " setproctitle setuptools test tests waitress yaml".split()
 )
+YAML_WORDS = frozenset("false no null off on true yes".split())
 FOLDERS = frozenset("build dist packaging systemd tests var".split())  # of the project
 USERS = frozenset(
     "adm backup bin dbus games irc list lp mail man messagebus news nobody operator polkitd proxy"
@@ -49,7 +52,8 @@ def new(args: argparse.Namespace) -> int:
         return FAILED
     for path, text in files(name, args.kind):
         _write(folder / path, text)
-    print(f"{folder}: a daemon of your own, {name}; README.md leads on: cd {folder} && make run")
+    then = f"cd {quote(str(folder))} && make run"
+    print(f"{folder}: a daemon of your own, {name}; README.md leads on: {then}")
     return 0
 
 
@@ -63,6 +67,8 @@ def why_not(name: str) -> str | None:
         return f"is longer than {MAX_NAME_CHARS} characters, the most that a user may have"
     if len(name) < 2 or NAME.fullmatch(name) is None:
         return "is not made of lower-case letters and digits, a letter first, with single dashes"
+    if name in YAML_WORDS:
+        return "is a word of YAML's"
     if iskeyword(module):
         return "is a word of Python's"
     if module in sys.stdlib_module_names:

@@ -21,6 +21,8 @@ REFUSED = {
     "yaml": "my-yaml",
     "mail": "my-mail",
     "test": "my-test",
+    "mypy": "my-mypy",
+    "yes": "my-yes",
     "packaging": "my-packaging",
     "x": "my-x",
     "My_App": "my-app",
