@@ -243,6 +243,17 @@ def _pid(fd: int) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
+def _may_be_pid_file(path: str) -> bool:
+    """Whether nothing is lost if this file is written over, and removed later."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            return not file.read(64).strip(b"0123456789 \r\n\0")
+    except FileNotFoundError:
+        return True
+
+
 class PidFile:
     """A file with the daemon's process number, locked while it lives: stale ones don't block."""
 
@@ -250,6 +261,8 @@ class PidFile:
         """Lock the file. Raises AlreadyRunning or DirectoryError."""
         self.path = path
         try:
+            if not _may_be_pid_file(path):
+                raise DirectoryError(f"{path}: is there, and no PID file; give another --pidfile")
             self.fd = lock_file(path)
         except LockHeldError as error:
             raise AlreadyRunning(path, error.pid) from None

@@ -180,6 +180,23 @@ def test_a_pid_file_that_cannot_be_written_is_told(daemon: Daemon) -> None:
     daemon.nothing_left()
 
 
+def test_what_is_no_pid_file_is_left_alone(daemon: Daemon) -> None:
+    prepared(daemon)
+    pipe, link = daemon.home / "pipe", daemon.home / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("graced.pid")
+    written = daemon.config.read_text()
+    for file in (daemon.config, pipe, link, daemon.home):
+        result = run(daemon, "--pidfile", str(file))
+        assert (result.returncode, result.stderr) == (
+            78, f"graced: {file}: is there, and no PID file; give another --pidfile\n"
+        )  # fmt: skip
+    assert daemon.config.read_text() == written
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    daemon.nothing_left()
+
+
 def test_a_pid_file_is_for_daemons(daemon: Daemon) -> None:
     result = prepared(daemon).run("run", "--pidfile", str(daemon.home / "graced.pid"))
     assert result.returncode == 2
