@@ -130,7 +130,7 @@ class Site:
 def _is_of_this_host(host: str) -> bool:
     """Whether a Host header names this host by address, as localhost, or not at all."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    if name in ("", "localhost"):
+    if name.lower() in ("", "localhost"):
         return True
     try:
         ip_address(name.strip("[]"))

@@ -120,7 +120,7 @@ def test_nothing_else_is_served_and_nothing_can_be_done(daemon: Daemon, served: 
         assert served.ask("POST", "/", {}, b"x" * 10_000_000)[0] in (405, 413)
     for host in ("rebound.example", "bad.cafe"):  # one has only the letters of an address
         assert served("/", Host=host)[0] == 421, host
-    assert served("/", Host=f"localhost:{served.port}")[0] == 200
+    assert served("/", Host=f"Localhost:{served.port}")[0] == 200
     pid = web_pid(daemon)
     status = dict(re.findall(r"^(\w+):\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.M))
     assert status["CapEff"].strip("0") == ""
