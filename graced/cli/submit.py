@@ -62,21 +62,21 @@ def _payload(args: argparse.Namespace) -> str:
     if args.words:
         text = jsonvalue.written({"argv": args.words})
     else:
-        text = _checked(os.fsencode(args.json).removeprefix(BOM), "--json")
+        text = _checked(os.fsencode(args.json).removeprefix(BOM), "--json", USAGE)
     if jsonvalue.size(text) > MAX_PAYLOAD:
         raise CommandError(f"a job is at most {MAX_PAYLOAD} bytes of JSON", USAGE)
     return text
 
 
-def _checked(raw: bytes, where: str) -> str:
-    """Return one JSON value's text; CommandError if it is none."""
+def _checked(raw: bytes, where: str, status: int) -> str:
+    """Return one JSON value's text; CommandError with this exit status if it is none."""
     try:
         text = raw.decode()
         jsonvalue.read(text)
     except UnicodeDecodeError:
-        raise CommandError(f"{where}: not UTF-8", FAILED) from None
+        raise CommandError(f"{where}: not UTF-8", status) from None
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"{where}: not a JSON value: {error}", FAILED) from None
+        raise CommandError(f"{where}: not a JSON value: {error}", status) from None
     return text
 
 
@@ -125,7 +125,7 @@ def _lines(source: BinaryIO, progress: Progress) -> Iterator[str]:
         if len(stripped) > MAX_PAYLOAD:
             raise CommandError(f"standard input:{number}: longer than {MAX_PAYLOAD} bytes", FAILED)
         if stripped:
-            yield _checked(stripped, f"standard input:{number}")
+            yield _checked(stripped, f"standard input:{number}", FAILED)
             progress.show(number, len(raw))
 
 

@@ -112,7 +112,7 @@ def test_else_the_newest_that_serves(launcher: Path, path: Path) -> None:
 def test_arguments_arrive_at_another_python(launcher: Path, path: Path) -> None:
     a_python(path, "python3.99")
     done = run(launcher, path, BARE, words=("submit", "--json", "not json"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("graced: --json: not a JSON value: ")
 
 
