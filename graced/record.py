@@ -74,6 +74,9 @@ class Record(metaclass=RecordType):
         shown = ", ".join(f"{f}={getattr(self, f)!r}" for f in names(self))
         return f"{type(self).__name__}({shown})"
 
+    def __reduce__(self) -> tuple[Any, ...]:  # else a copy would be filled in, and is frozen
+        return type(self), values(self)
+
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some values changed."""
         fields = {f: getattr(self, f) for f in names(self)}

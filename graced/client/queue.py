@@ -65,6 +65,9 @@ class JobDead(Exception):
         tries = f"{job.attempts} attempt{'s' if job.attempts != 1 else ''}"
         super().__init__(f"job {job.id} is dead after {tries}: {reason}")
 
+    def __reduce__(self) -> tuple[Any, ...]:  # from one process to another
+        return JobDead, (self.job,)
+
 
 class JobInfo(Record):
     """What is known of a job. Moments are seconds since the epoch, as of time.time()."""
@@ -95,7 +98,11 @@ class NoSuchJob(QueueError, LookupError):
     """There is no job of this number, or none any more: dropped, or kept no longer."""
 
     def __init__(self, number: int) -> None:
+        self._number = number
         super().__init__(f"there is no job {number}: never was, was dropped, or is kept no longer")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NoSuchJob, (self._number,)
 
 
 class Queue:
@@ -141,10 +148,12 @@ class Queue:
         self.close()
 
     def close(self) -> None:
-        """Close the connections of all threads; those that wait get a QueueError."""
+        """Hang up the connections of all threads; those that wait get a QueueError."""
         self.closed = True
         for connection in list(self._all):
-            connection.close()
+            connection.hang_up()
+        if self._own.connection is not None:  # others close theirs: they may be in the middle
+            self._leave(self._own.connection.end)
 
     # -- new jobs
 
@@ -423,10 +432,13 @@ class _Connection:
         self.end = end
         self.pid = os.getpid()  # a forked child's copy is its parent's
 
-    def close(self) -> None:
-        """Close it: threads that sleep on it wake up."""
+    def hang_up(self) -> None:
+        """End it, from any thread: one that sleeps on it wakes up."""
         if self.pid == os.getpid():
             self.end.hang_up()
+
+    def close(self) -> None:
+        self.hang_up()
         self.end.close()
 
     __del__ = close

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from keeper_harness import DEADLINE, KeeperHarness, settle, take
+from postgresql_server import PostgreSQL
 
 import graced
 from graced import AnswerLost, JobDead, NoSuchJob, Queue, QueueError
@@ -250,6 +252,8 @@ def test_a_wait_returns_the_result_or_says_why_there_is_none(
         told[1].result()
     assert dead.value.evidence == {"reason": "the file is empty", "line": 7}
     assert dead.value.job.id == bad
+    copy = pickle.loads(pickle.dumps(dead.value))
+    assert (str(copy), copy.job) == (str(dead.value), dead.value.job)
     [attempt] = queue.job(bad).tries
     assert attempt["evidence"]["reason"] == "the file is empty"
     assert queue.wait(good, timeout=0) == {"size": 3}
@@ -317,10 +321,14 @@ def test_only_what_may_be_repeated_is_asked_of_the_next_keeper(
         assert look.result(DEADLINE)["dead"] == 0
 
 
+@pytest.mark.parametrize("where", ["keeper", "postgresql", "redis"])
 def test_a_queue_that_is_closed_wakes_who_waits(
-    harness: KeeperHarness, threads: ThreadPoolExecutor
+    where: str, request: pytest.FixtureRequest, threads: ThreadPoolExecutor
 ) -> None:
-    queue = Queue.open(f"sqlite:///{harness.file}")
+    if where == "keeper":
+        queue = Queue.open(f"sqlite:///{request.getfixturevalue('harness').file}")
+    else:
+        queue = Queue.open(request.getfixturevalue(f"{where}_server").made())
     number = queue.submit(1)
     told = threads.submit(queue.wait, number)
     until(lambda: len(queue._all) == 2)
@@ -376,6 +384,18 @@ def test_a_forked_process_has_a_connection_of_its_own(queue: Queue) -> None:
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0]
     assert len({job.id for job in queue.jobs()}) == 151
     assert all(queue.job(number).payload == "parent" for number in own)
+
+
+def test_a_forked_process_leaves_its_parent_s_session_at_a_server(
+    postgresql_server: PostgreSQL,
+) -> None:
+    with Queue.open(postgresql_server.made()) as queue:
+        number = queue.submit("before")
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if queue.job(number).payload == "before" else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert queue.submit("after") == number + 1
 
 
 def test_an_application_loads_little() -> None:

@@ -7,6 +7,7 @@ the keeper.
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from functools import partial
@@ -72,6 +73,8 @@ class Connection:
         except psycopg.Error as error:
             raise self._refusal(error) from None
         self._raw = self._session.pgconn
+        self._pid = os.getpid()
+        self.backend = int(self._raw.backend_pid)  # the process id of the server's end, as told
         self._raw.nonblocking = 1
         self._poll = select.poll()
         self._poll.register(self._raw.socket, select.POLLIN)
@@ -79,11 +82,6 @@ class Connection:
             version = self._raw.server_version // 10000
             self.close()
             raise StorageError(f"{url.shown}: PostgreSQL {version}; 13 or newer is needed")
-
-    @property
-    def backend(self) -> int:
-        """The process id of the server's end, as the connection was told."""
-        return int(self._raw.backend_pid)
 
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 once it is closed."""
@@ -95,7 +93,11 @@ class Connection:
         return "" if value is None else value.decode()
 
     def close(self) -> None:
-        """Close it."""
+        """Close it; a forked child its copy only: a farewell would end its parent's session."""
+        if self._pid != os.getpid() and not self._session.closed:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, self._raw.socket, inheritable=False)
+            os.close(null)
         self._session.close()
 
     # -- statements

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 from graced.queue.client_end import chunks
-from graced.queue.protocol import ServerGone
+from graced.queue.protocol import QueueGone, ServerGone
 from graced.queue.terms import Terms
 from graced.queue.wire import runs
 from graced.units import MAX_DURATION_S
@@ -35,9 +35,12 @@ class ServerEnd:
         """Connect. ServerGone, StorageError, ClientMissing."""
         self._connect = connect
         self._link = connect()
+        self._is_hung_up = False
 
     def _reached(self) -> Link:
-        """Return the connection, a new one if the last one was lost."""
+        """Return the connection, a new one if the last one was lost. QueueGone once hung up."""
+        if self._is_hung_up:  # by another thread, while this one waits
+            raise QueueGone("the connection to the queue was closed")
         if self._link.fileno() < 0:
             self._link = self._connect()
         return self._link
@@ -77,13 +80,17 @@ class ServerEnd:
     def _await_ring(self, seconds: float) -> None:
         if self._link.heard():  # it has come along with an answer
             return
+        fd = self._link.fileno()
+        if fd < 0:
+            return
         poll = select.poll()
-        poll.register(self._link.fileno(), select.POLLIN)
+        poll.register(fd, select.POLLIN)
         if poll.poll(seconds * 1000):
             self._link.heard()
 
     def hang_up(self) -> None:
         """Wake up whoever sleeps on the connection, in another thread: there comes nothing."""
+        self._is_hung_up = True
         with suppress(OSError), socket.socket(fileno=os.dup(self._link.fileno())) as same:
             same.shutdown(socket.SHUT_RDWR)
 
