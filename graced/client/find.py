@@ -16,7 +16,7 @@ from graced.exitcodes import CONFIG, FAILED, NO_DAEMON, USAGE
 from graced.queue.address import QueueURLError, pools_with_socket, socket_path
 from graced.queue.client_end import ClientEnd, sleep_until_ready
 from graced.queue.engines import engine_of, file_of, is_served
-from graced.queue.protocol import QueueError, QueueGone, QueueLockedError
+from graced.queue.protocol import NotPermitted, QueueError, QueueGone, QueueLockedError
 from graced.record import Record
 
 TYPE_CHECKING = False
@@ -130,10 +130,17 @@ class ConfiguredPlace:
         """Return the keeper that listens beside it; QueueNotFound if there are several."""
         folder, pool = os.path.dirname(control), self._where.pool
         found = {}
+        refusal = None
         for name in [pool] if pool is not None else pools_with_socket(folder):
-            with suppress(QueueGone):  # a name that a keeper has left behind
+            try:
                 found[name] = self._manner.connect(socket_path(folder, name))
+            except QueueGone:  # a name that a keeper has left behind
+                continue
+            except NotPermitted as error:  # members of one pool's submit_group need not name it
+                refusal = error
         if not found:
+            if refusal is not None:
+                raise refusal
             return None
         meant = self._only(list(found), control)
         for name, end in found.items():

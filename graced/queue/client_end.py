@@ -14,7 +14,7 @@ from contextlib import suppress
 from graced import program
 from graced.host import unixsocket
 from graced.queue import jsonvalue, wire
-from graced.queue.protocol import AnswerLost, QueueError, QueueGone
+from graced.queue.protocol import AnswerLost, NotPermitted, QueueError, QueueGone
 from graced.queue.terms import AS_USUAL
 from graced.queue.wire import Kind, ProtocolError
 
@@ -69,7 +69,7 @@ class ClientEnd:
             raise QueueError(str(error)) from None
         except PermissionError:
             remedy = "be root, the daemon's user or in its group"
-            raise QueueError(f"{path}: permission denied; {remedy}") from None
+            raise NotPermitted(f"{path}: permission denied; {remedy}") from None
         except OSError as error:
             raise QueueError(f"{path}: {error.strerror or error}") from None
         self._frames = wire.Frames()

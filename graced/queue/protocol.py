@@ -32,6 +32,10 @@ class QueueError(ReportedError):
     """The queue refused; the text says why and what to do."""
 
 
+class NotPermitted(QueueError):
+    """It is not for this user."""
+
+
 class QueueGone(QueueError):
     """No keeper has the queue at the moment; try again later."""
 

@@ -288,8 +288,11 @@ class Server:
             self._send(connection, Kind.REFUSED, (self._storage.trouble or "not open yet").encode())
 
     def _most_parked(self, kind: int) -> int:
-        """Return how many frames may wait for the file: a client's one only until it is tried."""
-        if kind in BY_WORKERS:
+        """Return how many frames may wait for the file: a client's one only until it is tried.
+
+        But who waits for a job's end goes on waiting.
+        """
+        if kind in BY_WORKERS or kind == Kind.WAIT:
             return MOST_PARKED
         return int(self._storage.trouble is None)
 

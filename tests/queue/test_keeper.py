@@ -34,6 +34,8 @@ from keeper_harness import (
     work_off,
 )
 
+from graced.client.daemon import Where
+from graced.client.find import ConfiguredPlace, Manner
 from graced.log.logger import Log
 from graced.queue import connections, departures, liveness, progress, server, wire
 from graced.queue.client_end import ClientEnd
@@ -404,6 +406,8 @@ def repaired(harness: KeeperHarness, why: str, repair: Callable[[], object]) -> 
     assert why in str(harness.keeper.trouble)
     with pytest.raises(QueueError, match=why):
         harness.client().submit(["1"])
+    with pytest.raises(TimeoutError):  # it may be repaired while somebody waits
+        harness.client().wait(1, timeout=0.01)
     repair()
     harness.until(lambda: harness.keeper.open and harness.keeper.trouble is None)
     harness.client().submit(["1"])
@@ -1184,13 +1188,18 @@ def test_members_of_submit_group_submit_and_nothing_else(tmp_path: Path) -> None
         harness.start()
         [others] = harness.client().submit(["1"])
         for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(folder.stat().st_mode | 0o011)
+            folder.chmod(folder.stat().st_mode | 0o055)
+        place = ConfiguredPlace(Where(), lambda: f"{tmp_path}/control.sock", Manner())
 
         def member() -> None:
+            for name in ("a", "z"):  # two pools that are not for it
+                with closing(socket.socket(socket.AF_UNIX)) as other:
+                    other.bind(f"{tmp_path}/queue-{name}.sock")
+                    os.chmod(f"{tmp_path}/queue-{name}.sock", 0o600)
             os.setgroups([group.gr_gid])
             os.setgid(12345)
             os.setuid(12345)
-            client = harness.client()
+            client = place.keeper()
             [mine] = client.submit(["2"])
             assert mine == others + 1
             with pytest.raises(QueueError, match="on the connection that has submitted it"):
