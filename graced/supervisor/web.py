@@ -50,8 +50,10 @@ class WebManager:
             return
         self._name, self._listen, self._fds = settings.name, listen, fds
         self._again_at = None
-        if self._pid is not None:
-            process.signal_process(self._pid, signal.SIGKILL)  # it is started again when reaped
+        if self._pid is not None:  # the next is started when it is reaped
+            helper = self._children.others[self._pid]
+            self._children.others[self._pid] = helper.replace(gone=self._replaced)
+            process.signal_process(self._pid, signal.SIGKILL)
         elif fds:
             self._start()
 
@@ -99,6 +101,11 @@ class WebManager:
             self._failures = 0
         wait = self._start_later()
         self._log.warning(f"web: its process {how}; starting again in {wait:g} s")
+
+    def _replaced(self, _how: str) -> None:
+        self._pid, self._failures = None, 0
+        if self._fds:
+            self._again_at = clock.monotonic()
 
     def _start_later(self) -> float:
         wait: float = min(FIRST_RESTART_S * 2 ** min(self._failures, 16), MAX_RESTART_S)

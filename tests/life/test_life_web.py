@@ -151,6 +151,7 @@ def test_it_comes_back_and_the_daemon_does_not_notice(daemon: Daemon, served: Br
     assert daemon.run("reload").returncode == 0
     daemon.until(lambda: answers(Browser(port)))
     assert not answers(served)
+    assert str(daemon.log).count("web: its process") == 1  # that was no death
     daemon.configure(daemon.settings["pools"])
     assert daemon.run("reload").returncode == 0
     daemon.until(lambda: not any(name(pid) == "graced-web" for pid in daemon.left()))
