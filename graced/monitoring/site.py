@@ -48,6 +48,7 @@ POLICY = "; ".join(
     )
 )
 HEADERS = [
+    ("Allow", "GET, HEAD"),
     ("Content-Security-Policy", POLICY),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
