@@ -50,6 +50,7 @@ PATIENCE = 60.0  # seconds for a keeper's answer, and for one that is being star
 LOOK_S = 0.5  # seconds between two looks at a file that no daemon works off
 PAGE = 500  # jobs asked for at once
 ENDED = ("done", "dead")
+BIGGEST = (1 << 63) - 1  # what any queue takes for a number
 
 
 class JobDead(Exception):
@@ -519,6 +520,8 @@ def _number(number: int) -> int:
         raise TypeError(f"a job's number is an int, not {type(number).__name__}")
     if number < 0:
         raise ValueError(f"a job's number is not negative: {number}")
+    if number > BIGGEST:
+        raise NoSuchJob(number)
     return number
 
 

@@ -124,8 +124,9 @@ def test_jobs_are_dropped_and_retried(either: Queue) -> None:
     assert either.job(number).due <= time.time() + 1
     either.drop(number)
     for ask in (either.job, either.drop, either.retry, either.wait, either.cancel):
-        with pytest.raises(NoSuchJob, match=f"job {number}"):
-            ask(number)
+        for one in (number, 1 << 63):
+            with pytest.raises(NoSuchJob, match=f"job {one}"):
+                ask(one)
 
 
 def test_a_unique_key_is_one_job_and_a_cancelled_one_is_dead(either: Queue) -> None:
