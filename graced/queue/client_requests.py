@@ -105,7 +105,7 @@ class ClientRequests:
         try:
             change.refused |= change.act(dispatcher, ids, self._storage.clock.now())
         except StorageError as trouble:
-            self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
+            self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
             return
         if len(ids) == STEP:
             self._changes.append(change)
@@ -224,7 +224,7 @@ class ClientRequests:
 
     def _refuse(self, connection: Connection, why: str) -> None:
         self._end_stream(connection)
-        self._connections.send(connection, Kind.REFUSED, why.encode())
+        self._connections.send(connection, Kind.REFUSED, wire.text(why))
 
     def _end_stream(self, connection: Connection) -> None:
         if connection.stream is not None and self._storage.dispatcher is not None:
@@ -261,7 +261,7 @@ class ClientRequests:
         try:
             page = self._storage.page(state, after, limit)
         except StorageError as trouble:
-            self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
+            self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
             return
         progress.add(page, self._file)
         self._connections.send(connection, Kind.ANSWER, wire.encode(page))
@@ -274,7 +274,7 @@ class ClientRequests:
         try:
             found = self._storage.job(id)
         except StorageError as trouble:
-            self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
+            self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
             return
         progress.add([] if found is None else [found], self._file)
         self._connections.send(connection, Kind.ANSWER, wire.encode(found))
@@ -295,7 +295,7 @@ class ClientRequests:
         try:
             dispatcher.pause(paused, self._storage.clock.now())
         except StorageError as trouble:
-            self._connections.send(connection, Kind.REFUSED, str(trouble).encode())
+            self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
             return
         self._log.info("queue: paused" if paused else "queue: resumed")
         self._replies.append((connection, Kind.ANSWER, b"null", False))

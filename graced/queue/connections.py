@@ -170,7 +170,7 @@ class Connections:
         return bool(silent)
 
     def _refuse(self, connection: Connection, why: str) -> None:
-        self.send(connection, Kind.REFUSED, why.encode())
+        self.send(connection, Kind.REFUSED, wire.text(why))
         self.close(connection)
 
     def _weigh(self, connection: Connection) -> None:

@@ -114,7 +114,7 @@ def _find_previous(plan: KeeperPlan, engine: Engine) -> socket.socket | None:
     except OSError:
         return None
     try:
-        previous.send(wire.frame(wire.Kind.YIELD, plan.address.socket.encode()))
+        previous.send(wire.frame(wire.Kind.YIELD, os.fsencode(plan.address.socket)))
     except OSError:
         previous.close()
         return None

@@ -285,7 +285,7 @@ class Server:
         elif len(connection.parked) < self._most_parked(kind):
             connection.parked.append((kind, body))
         else:
-            self._send(connection, Kind.REFUSED, (self._storage.trouble or "not open yet").encode())
+            self._send(connection, Kind.REFUSED, wire.text(self._storage.trouble or "not open yet"))
 
     def _most_parked(self, kind: int) -> int:
         """Return how many frames may wait for the file: a client's one only until it is tried.
@@ -506,7 +506,7 @@ class Server:
 
     def _yield(self, connection: Connection, body: bytes) -> None:
         """Another keeper wants the file: it gets it once our main process is gone."""
-        if body.decode(errors="replace") != self._plan.address.socket:
+        if os.fsdecode(body) != self._plan.address.socket:
             self._send(connection, Kind.REFUSED, b"our workers could not find you")
             return
         self._next = connection

@@ -123,6 +123,11 @@ def frame(kind: int, body: bytes = b"") -> bytes:
     return HEADER.pack(len(body), kind) + body
 
 
+def text(why: object) -> bytes:
+    """Return a body that a person reads; a file's name in it may be in no encoding."""
+    return str(why).encode("utf-8", "backslashreplace")
+
+
 def encode(value: Any) -> bytes:
     """Return a JSON body: pure ASCII, so that file names in no encoding come through too."""
     import json

@@ -570,6 +570,28 @@ def test_without_a_daemon_jobs_are_written_to_the_file(jobs: Daemon) -> None:
     assert {j["id"] for j in ended(jobs, "done", 2)} == {id, id + 2}
 
 
+def test_a_queue_in_a_folder_whose_name_is_no_text(jobs: Daemon) -> None:
+    state = f"{jobs.home}/\udcff"
+    jobs.environ.update(STATE_DIRECTORY=state, RUNTIME_DIRECTORY=f"{jobs.short}/\udcff")
+    jobs.configure({"jobs": {"worker": "graced.workers:Command"}}, state_dir=None, runtime_dir=None)
+    jobs.start().ready()
+    first = submitted(jobs, "--", "sleep", "1")
+    jobs.send(signal.SIGKILL)
+    jobs.ended(-signal.SIGKILL)
+    jobs.start().ready(2)  # its keeper is handed the file by the one before
+    second = submitted(jobs, "--", "true")
+    ended(jobs, "done", 2)
+    assert jobs.run("stop").returncode == 0
+    jobs.ended(0)
+    assert [job["id"] for job in listed(jobs)] == [first, second]
+    os.unlink(f"{state}/jobs.db")
+    os.mkfifo(f"{state}/jobs.db")
+    jobs.start().ready(3)
+    done = jobs.run("submit", "--", "true")
+    assert done.returncode == 1, done
+    assert f"{jobs.home}/\\udcff/jobs.db: not a regular file" in done.stderr
+
+
 def test_a_stream_is_taken_whole_or_not_at_all(jobs: Daemon) -> None:
     command(jobs).start().ready()
     lines = [*['{"argv": ["true"]}'] * 1500, "{oops"]

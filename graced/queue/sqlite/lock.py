@@ -19,8 +19,8 @@ LOOK = 0.02  # seconds between two tries
 def holder_of(file: str) -> str | None:
     """Return what the holder of a queue's file says of itself: a keeper's socket, or nothing."""
     try:
-        with open(f"{file}-keeper", encoding="utf-8", errors="replace") as lock:
-            return lock.read(4096) or None
+        with open(f"{file}-keeper", "rb") as lock:
+            return os.fsdecode(lock.read(4096)) or None
     except OSError:
         return None
 
@@ -80,7 +80,7 @@ class Lock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.pread(fd, 4096, 0).decode(errors="replace")
+            holder = os.fsdecode(os.pread(fd, 4096, 0))
             os.close(fd)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise StorageError(f"{self.path}: {error.strerror or error}") from None
@@ -91,7 +91,7 @@ class Lock:
         make_private(fd)
         try:
             os.ftruncate(fd, 0)
-            os.pwrite(fd, about.encode(), 0)
+            os.pwrite(fd, os.fsencode(about), 0)
         except OSError:  # on a full disk: it only makes the hand-over to another keeper slower
             os.ftruncate(fd, 0)
 

@@ -585,7 +585,7 @@ class View(Store):
         self._db = self._opened()
 
     def _opened(self) -> sqlite3.Connection:
-        where = quote(self.path)
+        where = quote(os.fsencode(self.path))
         try:
             try:
                 return self._checked(f"file:{where}?mode=ro")
