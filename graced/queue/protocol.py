@@ -322,6 +322,9 @@ class Storage(Protocol):
     def sleep(self, *, idle: bool) -> float:
         """Return how many seconds nothing has to be done about it."""
 
+    def patience(self) -> float:
+        """Return for how many seconds to hear more before the next commit."""
+
     def next_due(self) -> int | None:
         """Return the moment of the queue's clock at which something has to be done."""
 

@@ -120,6 +120,8 @@ class Server:
         self._turn()
         while not self._is_over():
             self._idle = not self._hear(self._timeout())
+            while (patience := self._storage.patience()) > 0 and self._hear(patience):
+                pass
             self._turn()
         return self._close()
 

@@ -13,8 +13,10 @@ from servers_simulator import LawBroken, World, world
 
 from graced.core import fence
 from graced.fencing import moments
+from graced.queue.job import Done
 from graced.queue.policy import Policy
 from graced.queue.servers.dispatcher import ServedDispatcher
+from graced.queue.servers.link import Answer, Handout
 from graced.queue.servers.storage import ServedQueue
 
 STEPS = 4000
@@ -76,3 +78,17 @@ def test_a_worker_of_another_daemon_gets_no_job_under_our_lease() -> None:
         dispatcher.join(name, [], 0)
         dispatcher.ask(name, 0)
     assert dispatcher.next_turn(30.0, looks=False).idle == [ours]
+
+
+def test_a_turn_waits_for_those_that_were_given_jobs_last_while_some_have_ended() -> None:
+    dispatcher = ServedDispatcher(Policy(), lambda: 0.5, lambda name: True, lambda text: None)
+    for name in ("now:1", "now:2"):
+        dispatcher.ask(name, 0)
+    jobs = [Handout(id, 1, f"now:{id}", "", 0, 0, 0, 0, None, "null") for id in (1, 2)]
+    dispatcher.answered(dispatcher.next_turn(30.0, looks=False), Answer(jobs=jobs))
+    assert len(dispatcher.handouts()) == 2
+    assert not dispatcher.has_stragglers, "there is nothing to say yet"
+    dispatcher.settle("now:1", 1, 1, Done(), True, 0)
+    assert dispatcher.has_stragglers
+    dispatcher.bury("now:2", None, 0)
+    assert not dispatcher.has_stragglers

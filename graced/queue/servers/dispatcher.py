@@ -114,6 +114,7 @@ class ServedDispatcher:
         self._submissions: list[tuple[Submission, Accepted]] = []
         self._adopted: set[str] = set()
         self._handouts: list[Row] = []
+        self._given: set[tuple[int, int]] = set()  # the last handouts that are still in hand
         self._cancelling: list[Row] = []
         self._ended: list[tuple[int, str]] = []
         self._interrupted: set[int] = set()  # jobs that an interrupt has cost no attempt
@@ -272,6 +273,7 @@ class ServedDispatcher:
         if consumer is not None:
             consumer.rows.pop(row.id, None)
             self._line_up(consumer)
+        self._given.discard(row.key)
         cancelled = row.cancelled and settle.kind != DONE
         self._settles[row.key] = settle.replace(cancelled=True) if cancelled else settle
 
@@ -470,7 +472,13 @@ class ServedDispatcher:
         handouts, self._handouts = self._handouts, []
         for row in handouts:
             row.unseen = False
+        self._given = {row.key for row in handouts}
         return handouts
+
+    @property
+    def has_stragglers(self) -> bool:
+        """Whether of the jobs that were handed out last some have ended, and others have not."""
+        return bool(self._settles) and bool(self._given)
 
     def _warn_late(self, id: int, token: int) -> None:
         self._warn(

@@ -74,6 +74,7 @@ class ServedQueue:
         self._look_at = 0.0  # when to ask for jobs, though nothing was rung; monotonic
         self._due_at = NEVER  # when the next job is due
         self._tidy_at = self._now() + FIRST_TIDY
+        self._gather_until = 0.0
         self._counts: dict[str, Any] = {}
         self._counts_good_until = 0.0
         self._lock: int | None = None
@@ -239,6 +240,12 @@ class ServedQueue:
             until = min(until, self._due_at - now)
         return max(min(until, self._lease.renew_at() - self._now()), 0)
 
+    def patience(self) -> float:
+        """Hear those, too, who were just given jobs and are quick: a turn takes as long for all."""
+        if self.dispatcher is None or not self.dispatcher.has_stragglers:
+            return 0
+        return max(self._gather_until - self._now(), 0)
+
     def next_due(self) -> int | None:
         """Nothing here goes by the wall's clock."""
         return None
@@ -302,6 +309,8 @@ class ServedQueue:
         self._heed(dispatcher, answer)
         self.rang()
         handouts = dispatcher.handouts()
+        answered_at = self._now()
+        self._gather_until = answered_at + (answered_at - asked_at) / 2
         if not self._lease.holds(self._now()):  # this process was stopped meanwhile
             for row in handouts:
                 dispatcher.requeue(row, 0)

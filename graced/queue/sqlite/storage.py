@@ -133,6 +133,9 @@ class QueueFile:
             return min(wait, 0 if idle else BREATH)
         return wait
 
+    def patience(self) -> float:
+        return 0  # it is heard while the file is written
+
     def next_due(self) -> int | None:
         dispatcher = self.dispatcher
         if dispatcher is None or self._writing.due is not None:
