@@ -173,9 +173,11 @@ class ScoreboardMonitor:
         return events
 
     def in_setup(self, worker: int) -> bool:
-        """Whether a worker is still in its setup()."""
+        """Whether a worker is in its setup(), and has started no program that may serve already."""
         watched = self._watched.get(worker)
-        return watched is not None and watched.record.phase == Phase.SETUP
+        if watched is None or watched.record.child_group:
+            return False
+        return watched.record.phase == Phase.SETUP
 
     def watch_rounds(self, worker: int) -> list[Event]:
         """Have the worker ring when its next round has ended well."""

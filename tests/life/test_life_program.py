@@ -99,8 +99,12 @@ def test_one_that_serves_before_it_is_ready_is_drained_where_its_reload_is_refus
     daemon.configure({"jobs": serves, "other": other}).send(signal.SIGHUP)
     with socket.create_connection(("127.0.0.1", port), timeout=SOON) as caller:
         daemon.log.wait("has a caller")
+        [new] = [w["pid"] for w in daemon.workers() if w["state"] == "starting"]
+        os.kill(new, signal.SIGSTOP)  # it is seen in its setup()
         daemon.open_gate()
         daemon.log.wait("refused.*exited with status 7")
+        assert [w["state"] for w in daemon.workers() if w["pid"] == new] == ["draining"]
+        os.kill(new, signal.SIGCONT)
         daemon.log.wait("heard SIGQUIT")
         caller.sendall(b"hello")
         assert caller.recv(100).endswith(b" 0 hello")
