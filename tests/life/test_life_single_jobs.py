@@ -66,14 +66,14 @@ def test_a_pause_outlives_reloads_restarts_and_kills(daemon: Daemon, tmp_path: P
     run(daemon, "stop")
     daemon.ended(0)
     waiting.append(submitted(daemon, "--json", "1"))
-    daemon.start().ready(2)
+    daemon.start().ready(3)  # the reload has said it, too
     for pid in daemon.left():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert daemon.process is not None
     daemon.process.wait(DEADLINE)
     wait_gone(list(daemon.left()))
-    daemon.start().ready(3)
+    daemon.start().ready(4)
     daemon.until(lambda: queue(daemon)["waiting"] == 3)
     assert run(daemon, "health", "--max-oldest", "1h").startswith("healthy")
     assert "a due job has waited" in run(daemon, "health", "--max-oldest", "1ms", status=1)
