@@ -167,13 +167,14 @@ class ZygoteHarness:
             keep=(self.feed.fd,),
             window=window,
         )
-        ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's
+        ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's,
+        last, logging.lastResort = logging.lastResort, logging.NullHandler()  # nor its stderr
         if self.channel is not None:
             self.channel.close()
         try:
             self.zygote, self.channel = fork(plan)
         finally:
-            logging.root.handlers = ours
+            logging.root.handlers, logging.lastResort = ours, last
             sink.close()
             os.close(fd)
         return self.told()
