@@ -23,7 +23,7 @@ from graced.client.find import (
 )
 from graced.exitcodes import CONFIG
 from graced.queue import jsonvalue
-from graced.queue.job import MAX_PAYLOAD
+from graced.queue.job import BIGGEST, MAX_PAYLOAD
 from graced.queue.protocol import (
     NO_SUCH_JOB,
     STATES,
@@ -50,7 +50,6 @@ PATIENCE = 60.0  # seconds for a keeper's answer, and for one that is being star
 LOOK_S = 0.5  # seconds between two looks at a file that no daemon works off
 PAGE = 500  # jobs asked for at once
 ENDED = ("done", "dead")
-BIGGEST = (1 << 63) - 1  # what any queue takes for a number
 
 
 class JobDead(Exception):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MAX_PAYLOAD = 1 << 20  # bytes of JSON in UTF-8, of a payload and of a result alike
 MAX_EVIDENCE = 64 << 10  # characters kept of one reason, one traceback or one stack
+BIGGEST = (1 << 63) - 1  # what any queue takes for a number
 MAX_DELAY = 10 * 366 * 86400.0  # seconds, ten years: what is longer is a slip of the pen
 
 

@@ -11,6 +11,7 @@ import struct
 from graced import settings
 from graced.queue import jsonvalue, wire
 from graced.queue.job import (
+    BIGGEST,
     MAX_PAYLOAD,
     NOTHING_MORE,
     Discarded,
@@ -34,7 +35,6 @@ PAGE = 500  # jobs in one listing
 MOST_IDS = 100_000  # jobs in one request to retry or to drop
 MOST_JSON = 4 << 20  # bytes of a request in JSON, which takes many times that once it is read
 LONGEST_NAME = 100  # characters of an owner's name
-BIGGEST = (1 << 63) - 1  # what a queue takes for a number: 63 bits
 OUTCOMES: tuple[Callable[[str, float], Outcome], ...] = (
     lambda text, _after: Done(text) if text else NOTHING_MORE,
     lambda text, _after: Raised(text),

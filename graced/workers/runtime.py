@@ -328,7 +328,7 @@ class Runtime:
         armed, self.armed = self.armed, True
         try:
             result = call(*args)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything; raised on
             if self.forked_by_user:
                 self._end_forked(call, error)
             raise
@@ -364,7 +364,7 @@ class Runtime:
         writer.begin_round()
         try:
             result = self.guarded(call, *args)
-        except BaseException as error:
+        except BaseException as error:  # as above
             if isinstance(alone(error), calm):
                 writer.end_good_round()
             else:

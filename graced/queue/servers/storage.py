@@ -311,7 +311,7 @@ class ServedQueue:
         handouts = dispatcher.handouts()
         answered_at = self._now()
         self._gather_until = answered_at + (answered_at - asked_at) / 2
-        if not self._lease.holds(self._now()):  # this process was stopped meanwhile
+        if not self._lease.holds(answered_at):  # this process was stopped meanwhile
             for row in handouts:
                 dispatcher.requeue(row, 0)
             return ()

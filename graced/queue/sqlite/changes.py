@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graced.queue.job import BIGGEST
 from graced.queue.protocol import NO_SUCH_JOB
 from graced.queue.sqlite.rows import DEAD, DONE, RESERVED, STAGED, TAKEN, WAITING, Row
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from graced.queue.sqlite.transitions import Transitions
 
 AT_WORK = "is being worked on"
-BIGGEST = (1 << 63) - 1  # beyond 64 bits SQLite is not to be asked
 GONE = "gone"  # the state of a job that was dropped
 
 
@@ -99,7 +99,7 @@ class Changes:
     def _each(self, ids: Iterable[int], act: Callable[[Row], str | None]) -> dict[int, str]:
         refused = {}
         for id in ids:
-            known = 0 < id <= BIGGEST
+            known = 0 < id <= BIGGEST  # beyond 64 bits SQLite is not to be asked
             row = self._rows.get(id) or self._writes.find(id) if known else None
             if row is not None and row.state == STAGED and not self._streams.accepts(row):
                 row = None
