@@ -112,11 +112,15 @@ def two_hosts(bench: Bench) -> list[Line]:
 
 @row("servers-backlog", "4 workers and many more waiting on a server: --backlog")
 def backlog(bench: Bench) -> list[Line]:
-    """Compare a short queue with a long one."""
+    """Compare a short queue with a long one, in turn."""
     lines = []
     for engine in ENGINES:
+        found: dict[int, list[float]] = {WAITING: [], bench.backlog: []}
         with serving(engine) as server:
-            few, many = (_rate(OURS, server, 4, waiting=n)[0] for n in (WAITING, bench.backlog))
+            for _ in range(bench.times(3)):
+                for waiting, rates in found.items():
+                    rates.append(_rate(OURS, server, 4, waiting=waiting)[0])
+        few, many = (statistics.median(rates) for rates in found.values())
         title = f"{engine}: jobs a second, 4 workers, {bench.backlog:,} waiting"
         lines.append(Line(title, "", {OURS.name: many}))
         share = {OURS.name: many / few}

@@ -170,11 +170,12 @@ class PostgreSQL(Server):
         self.make()
 
     def durable(self, durable: bool) -> None:
-        """Set `synchronous_commit`; once it is on, look after the tables."""
+        """Set `synchronous_commit`; once it is on, have the tables looked after and on the disk."""
         self.sql(f"ALTER SYSTEM SET synchronous_commit = {'on' if durable else 'off'}")
         self.sql("SELECT pg_reload_conf()")
         if durable:
             self.sql("VACUUM ANALYZE")
+            self.sql("CHECKPOINT")
 
     def requests(self) -> int:
         """Return how many transactions there were; each is a round trip, or a part of one."""

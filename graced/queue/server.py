@@ -86,9 +86,7 @@ class Server:
             plan.address, self._workers, self._tell_cancelled, self._to_main.append
         )
         self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
-        self._client_requests = ClientRequests(
-            self._storage, self._connections, plan
-        )
+        self._client_requests = ClientRequests(self._storage, self._connections, plan)
         self._instants = Instants(self._storage, self._to_main.append)
         self._settled: set[Connection] = set()  # settles read since the last commit
         self._quiet: set[Connection] = set()  # those that were not answered by a job
@@ -175,7 +173,8 @@ class Server:
         if not self._idle:
             self._depth.stirred(now)
         if self._depth.left(now) <= 0 and self._storage.dispatcher is not None:
-            depth = self._depth.look(self._storage.counts(), now)
+            counts = self._storage.counts()
+            depth = self._depth.look(counts, now, time.monotonic() - now)
             if depth is not None:
                 self._to_main.append(("depth", depth))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -49,3 +50,21 @@ def test_what_is_rung_while_something_else_is_answered_is_heard(
     assert not told.poll(0)
     assert keeper.sleep(idle=True) == 0
     keeper.close()
+
+
+def test_what_a_queue_reads_does_not_grow_with_those_that_wait(
+    postgresql_server: PostgreSQL,
+) -> None:
+    url, many = postgresql_server.made(), 20_000
+    with closing(ServerEngine(address).open_offline("", Pool("jobs", queue=url))) as client:
+        client.stream(["1"] * many)
+        assert client.counts()["waiting"] == many
+    asked = (
+        "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'jobs'"
+        f" AND schemaname = '{url.rpartition('=')[2]}' AND n_tup_upd = {many}"
+    )
+    while not (found := postgresql_server.sql(asked)):
+        time.sleep(0.05)  # a PostgreSQL tells what it has done some time later
+    [(scanned, fetched)] = found
+    assert scanned == 0
+    assert fetched <= 5 * many

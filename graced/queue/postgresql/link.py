@@ -75,10 +75,13 @@ class PostgresLink:
         self.rings = int(backend or 0) == self._connection.backend  # else a pooler is in between
         self._prepares = self.rings
         if self.rings:
-            # Each statement has its index, whatever the statistics of a table that was just empty.
+            # Each statement has its index, whatever the statistics of a table that was just empty,
+            # and however many rows a plan expects whose LIMIT is a parameter.
             self._connection.run(
                 "SELECT set_config('enable_seqscan', 'off', false),"
                 " set_config('enable_bitmapscan', 'off', false),"
+                " set_config('enable_hashjoin', 'off', false),"
+                " set_config('enable_mergejoin', 'off', false),"
                 " set_config('plan_cache_mode', 'force_generic_plan', false),"
                 " set_config('jit', 'off', false)",  # it takes longer than what it is for
                 limit=TURN_LIMIT,

@@ -58,7 +58,7 @@ CREATE INDEX IF NOT EXISTS jobs_ready ON jobs (queue, priority DESC, due, id) WH
 CREATE INDEX IF NOT EXISTS jobs_later ON jobs (queue, due) WHERE state = 1;
 CREATE INDEX IF NOT EXISTS jobs_taken ON jobs (host) WHERE state = 2;
 CREATE INDEX IF NOT EXISTS jobs_cancelled ON jobs (host) WHERE cancelled;
-CREATE INDEX IF NOT EXISTS jobs_staged ON jobs (stream) WHERE state = 3;
+CREATE INDEX IF NOT EXISTS jobs_staged ON jobs (stream, id) WHERE state = 3;
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_unique ON jobs (queue, unique_key)
     WHERE unique_key IS NOT NULL;
 
@@ -67,6 +67,7 @@ CREATE TABLE IF NOT EXISTS streams (
     queue text NOT NULL,
     host bigint,
     opened timestamptz NOT NULL DEFAULT clock_timestamp(),
+    staged integer NOT NULL DEFAULT 0,  -- so many jobs until now
     due timestamptz  -- it has come to its end
 );
 
@@ -131,10 +132,13 @@ AS $$ SELECT EXISTS (SELECT FROM streams WHERE id = p_stream AND due IS NOT NULL
 CREATE OR REPLACE FUNCTION waiting(p_queue text, most integer) RETURNS integer
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
-    SELECT count(*)::integer FROM (
-        SELECT FROM jobs j LEFT JOIN streams s ON s.id = j.stream
-        WHERE j.queue = p_queue AND (j.state IN (0, 1) OR (j.state = 3 AND s.due IS NOT NULL))
-        LIMIT most) AS found
+    SELECT least(most, (SELECT count(*) FROM (
+            SELECT FROM jobs WHERE queue = p_queue AND state = 0 LIMIT most) AS ready)
+        + (SELECT count(*) FROM (
+            SELECT FROM jobs WHERE queue = p_queue AND state = 1 LIMIT most) AS later)
+        + (SELECT count(*) FROM (
+            SELECT FROM streams s JOIN jobs j ON j.stream = s.id AND j.state = 3
+            WHERE s.queue = p_queue AND s.due IS NOT NULL LIMIT most) AS staged))::integer
 $$;
 
 -- Why a queue takes no further jobs, so many; NULL if it does.
@@ -588,16 +592,14 @@ DECLARE
     v_staged integer;
     v_ids bigint[];
 BEGIN
-    SELECT count(*) INTO v_staged FROM (
-        SELECT FROM jobs WHERE stream = p_stream AND state = 3
-        LIMIT (SELECT coalesce(max_waiting, 0) FROM queues WHERE name = p_queue)) AS found;
-    v_refusal := refusal(p_queue, v_staged + cardinality(payloads));
-    IF v_refusal IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '54000', MESSAGE = v_refusal;
-    END IF;
-    PERFORM FROM streams WHERE id = p_stream AND due IS NULL FOR UPDATE;
+    UPDATE streams SET staged = staged + cardinality(payloads)
+        WHERE id = p_stream AND due IS NULL RETURNING staged INTO v_staged;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the stream is gone; submit it again';
+    END IF;
+    v_refusal := refusal(p_queue, v_staged);
+    IF v_refusal IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '54000', MESSAGE = v_refusal;
     END IF;
     WITH made AS (
         INSERT INTO jobs (queue, state, priority, due, submitted, max_attempts, stream, payload)
@@ -614,14 +616,15 @@ LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_queue text;
+    v_staged bigint;
 BEGIN
     UPDATE streams SET due = clock_timestamp() + make_interval(secs => delay), host = NULL
-        WHERE id = p_stream AND due IS NULL RETURNING queue INTO v_queue;
+        WHERE id = p_stream AND due IS NULL RETURNING queue, staged INTO v_queue, v_staged;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the stream is gone; submit it again';
     END IF;
     PERFORM pg_notify(bell(v_queue), 'staged');
-    RETURN (SELECT count(*) FROM jobs WHERE stream = p_stream AND state = 3);
+    RETURN v_staged;
 END $$;
 
 CREATE OR REPLACE FUNCTION stream_abort(p_stream bigint) RETURNS void
@@ -811,19 +814,32 @@ AS $$
     ORDER BY token
 $$;
 
+-- Each count is that of one index. Of those that are ready, the oldest of each priority is found.
 CREATE OR REPLACE FUNCTION counts(p_queue text)
 RETURNS TABLE (waiting bigint, taken bigint, done bigint, dead bigint, oldest double precision,
     paused boolean)
 LANGUAGE sql STABLE SET search_path FROM CURRENT
+    SET enable_seqscan = off SET jit = off
 AS $$
-    SELECT (SELECT count(*) FROM jobs WHERE queue = p_queue AND state IN (0, 1))
-            + (SELECT count(*) FROM jobs j JOIN streams s ON s.id = j.stream
-                WHERE j.queue = p_queue AND j.state = 3 AND s.due IS NOT NULL),
+    WITH RECURSIVE oldest AS (
+        (SELECT priority, due FROM jobs WHERE queue = p_queue AND state = 0
+            ORDER BY priority DESC, due LIMIT 1)
+        UNION ALL
+        SELECT lower.priority, lower.due FROM oldest, LATERAL (
+            SELECT priority, due FROM jobs
+            WHERE queue = p_queue AND state = 0 AND priority < oldest.priority
+            ORDER BY priority DESC, due LIMIT 1) AS lower)
+    SELECT (SELECT count(*) FROM jobs WHERE queue = p_queue AND state = 0)
+            + (SELECT count(*) FROM jobs WHERE queue = p_queue AND state = 1)
+            + (SELECT count(*) FROM streams s JOIN jobs j ON j.stream = s.id AND j.state = 3
+                WHERE s.queue = p_queue AND s.due IS NOT NULL),
         (SELECT count(*) FROM jobs WHERE queue = p_queue AND state = 2),
         (SELECT count(*) FROM ended WHERE queue = p_queue AND NOT dead),
         (SELECT count(*) FROM ended WHERE queue = p_queue AND dead),
-        (SELECT extract(epoch FROM clock_timestamp() - min(due))::double precision FROM jobs
-            WHERE queue = p_queue AND state IN (0, 1) AND due <= clock_timestamp()),
+        (SELECT extract(epoch FROM clock_timestamp() - min(due))::double precision FROM (
+            SELECT due FROM oldest
+            UNION ALL SELECT min(due) FROM jobs WHERE queue = p_queue AND state = 1) AS first
+            WHERE due <= clock_timestamp()),
         coalesce((SELECT paused FROM queues WHERE name = p_queue), false)
 $$;
 
