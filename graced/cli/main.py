@@ -36,6 +36,8 @@ def command(prog: str, version: str, config: str | None = None) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    if argv is None and sys.getfilesystemencoding() != "utf-8":
+        _start_again_in_utf8()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"] and "--daemonize" not in words:
         _hold_signals()
@@ -63,6 +65,12 @@ def _bug(error: Exception) -> int:
 
     complain("a bug in graced; please report it:\n" + "".join(format_exception(error)))
     return BUG
+
+
+def _start_again_in_utf8() -> None:
+    """Name files as the configuration does, which is UTF-8; in another locale some have no name."""
+    if sys.executable and not sys.flags.utf8_mode:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _hold_signals() -> None:

@@ -109,6 +109,17 @@ def test_arrows_need_no_locale(paper: Paper) -> None:
     assert (done.returncode, done.stdout) == (0, "jobs: 2 \\u2192 3 workers\n")
 
 
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_names_beyond_ascii_need_no_locale(tmp_path: Path, locale: str) -> None:
+    place = tmp_path / "é" / "é.yaml"
+    place.parent.mkdir()
+    pool = {"worker": "graced.workers:Command", "path": ["é"], "env": {"é": "é"}}
+    place.write_text(json.dumps({"pools": {"jobs": pool}}))
+    environ = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": locale}
+    done = graced("check", "-c", str(place), env=environ, encoding="utf-8")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{place}: ok\n", "")
+
+
 def test_stacks(paper: Paper) -> None:
     paper.answers["stacks"] = {
         "ok": True,
