@@ -167,14 +167,13 @@ class ZygoteHarness:
             keep=(self.feed.fd,),
             window=window,
         )
-        ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's,
-        last, logging.lastResort = logging.lastResort, logging.NullHandler()  # nor its stderr
+        ours, logging.root.handlers = logging.root.handlers, []  # pytest's are not the child's
         if self.channel is not None:
             self.channel.close()
         try:
             self.zygote, self.channel = fork(plan)
         finally:
-            logging.root.handlers, logging.lastResort = ours, last
+            logging.root.handlers = ours
             sink.close()
             os.close(fd)
         return self.told()

@@ -532,9 +532,10 @@ class Runtime:
         pipe = self.wakeup.fileno()
         end = None if seconds is None else time.monotonic() + seconds
         while True:
+            leaving = self.leaving  # looked at first: an interrupt may come between the two looks
             if self.due():
                 self.interrupt()
-            if heed_drain and self.leaving:
+            if heed_drain and leaving:
                 return "draining"
             events = poll.poll(rest(end))
             check_open(events)

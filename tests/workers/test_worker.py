@@ -1221,6 +1221,27 @@ def test_what_an_interrupt_has_become_is_one(harness: ZygoteHarness, how: str, t
     assert bool(told) == bool(harness.log())
 
 
+def test_an_interrupt_that_hits_as_a_wait_looks_for_a_drain_is_raised(
+    harness: ZygoteHarness,
+) -> None:
+    code = """
+    import os, signal
+    from graced.workers.runtime import Runtime
+    asked = Runtime.leaving.fget
+    def hit(runtime):
+        os.kill(os.getpid(), signal.SIGINT)
+        return asked(runtime)
+    class W(Worker):
+        def step(self):
+            Runtime.leaving = property(hit)
+            try: say(f"wait: {self.wait(None)}")
+            except WorkerInterrupt: say("interrupt")
+    """
+    child = harness.worker(code)
+    assert left(child) == ExitKind.INTERRUPTED
+    harness.feed.wait("interrupt")
+
+
 def test_an_interrupt_reaches_the_code_of_another_stack() -> None:
     """As a greenlet's: no frame of ours is above it."""
     import sys
