@@ -56,8 +56,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _bug(error)
         complain(f"{error.strerror}: raise LimitNOFILE= of the unit, or ulimit -n")
         return CONFIG
+    except ImportError as error:
+        closed = _closed_folder()
+        if closed is None:
+            return _bug(error)
+        complain(f"{closed}: {error}: this user may not read the folder; chmod a+rX it")
+        return CONFIG
     except Exception as error:  # noqa: BLE001 - what was not foreseen is a bug, and has its code
         return _bug(error)
+
+
+def _closed_folder() -> str | None:
+    """Return a folder of the program's code that this user may not read; None: there is none."""
+    for folder, inner, _ in os.walk(os.path.dirname(os.path.dirname(__file__))):
+        for path in (os.path.join(folder, name) for name in inner):
+            if not os.access(path, os.R_OK | os.X_OK):
+                return path
+    return None
 
 
 def _bug(error: Exception) -> int:

@@ -294,6 +294,8 @@ def _why(error: BaseException, pool: settings.Pool) -> str:
             os.path.join(root, *parts[:depth]) for root in roots for depth in range(len(parts) + 1)
         )
     place = _place(error, pool)
+    if place is None and isinstance(error, PermissionError):
+        what += f"; let user {_who()} read it"
     if place is None:
         looked = ", ".join(pool.path) or "sys.path"
         return f"cannot import {pool.worker!r}: {what}; looked in {looked}"
@@ -305,13 +307,16 @@ def _closed_to_us(folders: Iterable[str]) -> str:
     found = [barred for folder in folders if (barred := _barred(folder)) is not None]
     if not found:
         return ""
+    return f"; user {_who()} may not enter {', '.join(dict.fromkeys(found))}: permission denied"
+
+
+def _who() -> str:
     from pwd import getpwuid
 
     try:
-        who = getpwuid(os.geteuid()).pw_name
+        return getpwuid(os.geteuid()).pw_name
     except KeyError:  # such as a container's
-        who = str(os.geteuid())
-    return f"; user {who} may not enter {', '.join(dict.fromkeys(found))}: permission denied"
+        return str(os.geteuid())
 
 
 def _barred(folder: str) -> str | None:

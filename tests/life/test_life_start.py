@@ -199,6 +199,22 @@ def test_code_that_the_user_may_not_read_is_an_import_that_fails(
     assert "cannot import 'graced.workers:Command': " in told[-1]["message"]
 
 
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("part", ["queue", "host"])
+def test_code_of_our_own_that_may_not_be_read_is_no_bug(daemon: Daemon, part: str) -> None:
+    code = daemon.short / "code" / "graced"
+    shutil.copytree(ROOT / "graced", code, ignore=shutil.ignore_patterns("__pycache__"))
+    (code / part).chmod(0)
+    packages = (code.parent, Path(yaml.__file__).parents[1])
+    done = subprocess.run(
+        [python_for("nobody"), "-m", "graced", "check", "-c", str(daemon.config)],
+        env={"PYTHONPATH": os.pathsep.join(map(str, packages))},
+        user="nobody", cwd="/", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (78, 1), done.stderr
+    assert done.stderr.startswith(f"graced: {code / part}: ")
+
+
 def test_titles_tell_who_is_who(daemon: Daemon) -> None:
     pytest.importorskip("setproctitle")
     command = {"worker": "graced.workers:Command"}
