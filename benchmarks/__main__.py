@@ -19,7 +19,7 @@ from benchmarks import (  # noqa: F401  # they enter their rows
     rows_web,
 )
 from benchmarks.bench import ROWS, Bench
-from benchmarks.contenders import PEERS, install_peers, versions
+from benchmarks.contenders import PEERS, Contender, Earlier, install_peers, versions
 from benchmarks.queues import QUEUES, SERVED
 from benchmarks.stage import Trouble
 from benchmarks.table import Line, as_json, render
@@ -45,9 +45,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _bench(options: argparse.Namespace) -> Bench:
+    earlier: list[Contender] = [Earlier(options.against)] if options.against else []
     if not options.peers:
-        return Bench(factor=options.factor, backlog=options.backlog)
-    return Bench(PEERS, options.factor, QUEUES, SERVED, options.backlog)
+        return Bench(earlier, options.factor, earlier, backlog=options.backlog)
+    return Bench([*earlier, *PEERS], options.factor, [*earlier, *QUEUES], SERVED, options.backlog)
 
 
 def _names(bench: Bench, lines: list[Line]) -> list[str]:
@@ -75,6 +76,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--factor", type=float, default=1.0, help="repeat so many times as often")
     parser.add_argument("--peers", action="store_true", help="install peers for the run, and join")
+    parser.add_argument("--against", metavar="GRACED", help="the command of another version joins")
     parser.add_argument("--backlog", type=int, default=200_000, help="jobs where many wait")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.rows if name not in ROWS]

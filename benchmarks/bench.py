@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.contenders import LIMIT, OURS, Contender
-from benchmarks.queues import Queue, ServedQueue
+from benchmarks.queues import ServedQueue
 from benchmarks.stage import Trouble
 from benchmarks.table import Line
 
@@ -22,7 +22,7 @@ class Bench:
 
     peers: list[Contender] = field(default_factory=list)
     factor: float = 1.0  # on every number of repetitions
-    queues: list[Queue] = field(default_factory=list)  # peers of the rows on jobs
+    queues: list[Contender] = field(default_factory=list)  # peers of the rows on jobs
     served: list[ServedQueue] = field(default_factory=list)  # those with a queue on a server
     backlog: int = 200_000  # jobs that wait where many do
 

@@ -63,6 +63,23 @@ class Graced(Contender):
         return [str(script)] if script.exists() else [sys.executable, "-m", "graced"]
 
 
+class Earlier(Graced):
+    """Another version, by the path of its command: what an upgrade changes."""
+
+    name = "earlier"
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def environment(self, case: Case) -> dict[str, str]:
+        """Return nothing: it is installed."""
+        return {}
+
+    def script(self) -> list[str]:
+        """Return its command."""
+        return [self._command]
+
+
 def configure(case: Case, home: Path, **more: Any) -> Path:
     """Write a configuration file, as people do."""
     worker = "heavy:Heavy" if case.heavy else case.worker

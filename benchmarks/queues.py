@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.contenders import OURS, PROGRAMS, Case, Contender, base_environment, configure
+from benchmarks.contenders import PROGRAMS, Case, Contender, Graced, base_environment, configure
 
 PAYLOAD = "null"
 
@@ -123,7 +123,7 @@ def pantry() -> Iterator[Pantry]:
 
 
 def _address(who: Contender, file: Path) -> str:
-    return f"sqlite:///{file}" if who is OURS else str(file)
+    return f"sqlite:///{file}" if isinstance(who, Graced) else str(file)
 
 
 def fill(who: Contender, file: Path, count: int) -> None:
@@ -132,9 +132,9 @@ def fill(who: Contender, file: Path, count: int) -> None:
     if isinstance(who, Queue):
         who.run(case, "fill", count)
         return
-    assert who is OURS
+    assert isinstance(who, Graced)
     with tempfile.TemporaryDirectory() as home:
-        line = [*OURS.script(), "submit", "-c", str(configure(case, Path(home))), "--json", "-"]
-        env = {**base_environment(), **OURS.environment(case)}
+        line = [*who.script(), "submit", "-c", str(configure(case, Path(home))), "--json", "-"]
+        env = {**base_environment(), **who.environment(case)}
         lines = (PAYLOAD + "\n") * count
         subprocess.run(line, input=lines, text=True, env=env, check=True, capture_output=True)
