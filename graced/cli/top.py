@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 
 from graced.cli.daemon_commands import ask
 from graced.control.client import ControlError, NoDaemonError
@@ -40,6 +41,7 @@ STYLES = {"ready": "green", "busy": "blue"}  # of workers' states; others are on
 SORTS = ("slot", "busy for", "rounds", "errors", "age", "memory")
 HELP = "q leaves   s sorts   ↑ ↓ scroll"
 UP, DOWN, LEAVE = ("\x1b[A", "k"), ("\x1b[B", "j"), frozenset("qQ\x03\x04")
+ENDS = frozenset((signal.SIGTERM, signal.SIGHUP))
 KEY = re.compile("\x1b\\[.|.", re.DOTALL)  # an arrow is three characters
 
 
@@ -63,7 +65,7 @@ def top(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, view: View, console: Console) -> int:
     from rich.live import Live
 
-    with Live(console=console, screen=True, auto_refresh=False) as live, Keys() as keys:
+    with Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             live.update(view.drawn(console.width, console.height), refresh=True)
             due = time.monotonic() + EVERY_S
@@ -91,7 +93,8 @@ class Keys:
         self._before = termios.tcgetattr(0)
         self._woken, end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._end = end
-        signal.signal(signal.SIGWINCH, lambda *_: None)
+        for number in (signal.SIGWINCH, *ENDS):
+            signal.signal(number, lambda *_: None)
         self._wakeup = signal.set_wakeup_fd(end, warn_on_full_buffer=False)
         tty.setcbreak(0)
         return self
@@ -99,18 +102,20 @@ class Keys:
     def __exit__(self, *_error: object) -> None:
         import termios
 
-        termios.tcsetattr(0, termios.TCSADRAIN, self._before)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, self._before)
         signal.set_wakeup_fd(self._wakeup)
-        signal.signal(signal.SIGWINCH, signal.SIG_DFL)
+        for number in (signal.SIGWINCH, *ENDS):
+            signal.signal(number, signal.SIG_DFL)
         os.close(self._woken)
         os.close(self._end)
 
     def read(self, seconds: float) -> list[str]:
-        """Return the keys that are pressed within so many seconds; or "resized"."""
+        """Return the keys that are pressed within so many seconds; or "resized", as "q" a kill."""
         ready, _, _ = select.select([0, self._woken], [], [], seconds)
         if self._woken in ready:
-            os.read(self._woken, 4096)
-            return ["resized"]
+            came = os.read(self._woken, 4096)
+            return ["resized"] if ENDS.isdisjoint(came) else ["q"]
         if 0 not in ready:
             return []
         pressed = os.read(0, 4096).decode("utf-8", "replace")  # a slow line brings several at once

@@ -14,6 +14,7 @@ import termios
 import time
 from pathlib import Path
 
+import pytest
 from daemon_harness import DEADLINE, Daemon
 
 
@@ -73,6 +74,34 @@ def test_it_is_live_until_q(daemon: Daemon) -> None:
     assert not before
     assert termios.tcgetattr(screen.fd)[3] & termios.ECHO  # the terminal is as it was
     os.close(screen.fd)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_kill_leaves_the_terminal_as_it_was(daemon: Daemon, number: int) -> None:
+    daemon.configure({"jobs": {"worker": "sample_workers:Silent"}}).start().ready()
+    screen = Screen(daemon, "top")
+    try:
+        screen.wait("q leaves")
+        screen.process.send_signal(number)
+        screen.wait("\x1b[?25h")  # the cursor
+        screen.wait("\x1b[?1049l")  # the first screen
+    except BaseException:
+        screen.process.kill()
+        raise
+    assert screen.process.wait(DEADLINE) == 0
+    assert termios.tcgetattr(screen.fd)[3] & termios.ECHO
+    os.close(screen.fd)
+
+
+def test_a_terminal_that_goes_is_no_bug(daemon: Daemon) -> None:
+    daemon.configure({"jobs": {"worker": "sample_workers:Silent"}}).start().ready()
+    screen = Screen(daemon, "top")
+    try:
+        screen.wait("q leaves")
+        os.close(screen.fd)
+        assert screen.process.wait(DEADLINE) in (0, 1)  # as by q, unless a write has failed
+    finally:
+        screen.process.kill()
 
 
 def test_without_a_terminal_it_is_shown_once(daemon: Daemon) -> None:
