@@ -12,10 +12,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ports import free_port
+
+if TYPE_CHECKING:
+    import psycopg
 
 DEADLINE = 60  # seconds; only reached by a failure
 SETTINGS = (
@@ -82,12 +85,16 @@ class PostgreSQL:
         make(url)
         return url
 
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement as anybody would, with psycopg."""
+    def connect(self, *, autocommit: bool = False) -> psycopg.Connection[Any]:
+        """Connect as anybody would, with psycopg."""
         import psycopg
 
         address = f"postgresql://graced@127.0.0.1:{self.port}/postgres"
-        with psycopg.connect(address, autocommit=True) as connection:
+        return psycopg.connect(address, autocommit=autocommit)
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement."""
+        with self.connect(autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 

@@ -68,3 +68,44 @@ def test_what_a_queue_reads_does_not_grow_with_those_that_wait(
     [(scanned, fetched)] = found
     assert scanned == 0
     assert fetched <= 5 * many
+
+
+def test_what_is_listed_or_changed_is_read_alone(postgresql_server: PostgreSQL) -> None:
+    url = postgresql_server.made()
+    rows, schema = "generate_series(1, 3000) n", url.rpartition("=")[2]
+    terms = "priority, due, submitted, payload) SELECT"
+    ended = f"INSERT INTO ended (id, queue, dead, at, failures, token, {terms}"
+    asked = (
+        "look('jobs', -1, true)",
+        "look('jobs', 2999, true)",
+        "listed('jobs', 'dead', -10, 500)",
+        "listed('jobs', 'taken', -10, 500)",
+        "listed('other', 'done', -10, 500)",
+        "listed('jobs', 'waiting', 3000, 10)",
+        "cancel('other', '{-1,4000}')",
+        "retry('jobs', '{-1,-50,5,4000}')",
+        "drop_jobs('jobs', '{-1,-60,7,4001}')",
+    )
+    read = (
+        "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables"
+        f" WHERE schemaname = '{schema}'"
+    )
+    with postgresql_server.connect() as connection:
+        connection.execute(f"SET search_path = {schema}")
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        for each in asked:
+            connection.execute(f"SELECT * FROM {each}")  # planned with nothing there
+        connection.execute(f"{ended} -1, 'jobs', true, now(), 1, 1, 0, now(), now(), '1'")
+        connection.execute(
+            f"{ended} -n - 10, 'jobs', false, now(), 0, 1, 0, now(), now(), '1' FROM {rows}"
+        )
+        for queue in ("other", "jobs"):
+            connection.execute(
+                f"INSERT INTO jobs (queue, state, {terms} '{queue}', 0, 0, now(), now(), '1'"
+                f" FROM {rows}"
+            )
+        for each in asked:
+            [(before,)] = connection.execute(read).fetchall()
+            connection.execute(f"SELECT * FROM {each}")
+            [(after,)] = connection.execute(read).fetchall()
+            assert after - before <= 20, each

@@ -251,7 +251,7 @@ class PostgresLink:
 
     def _each(self, function: str, ids: Sequence[int]) -> dict[int, str]:
         known = [id for id in ids if 0 < id < 1 << 63]
-        refused = {id: "no such job" for id in ids if id not in known}
+        refused = dict.fromkeys(set(ids).difference(known), "no such job")
         rows = self._call(function, [self._queue, _array(known)], limit=CALL_LIMIT)
         return refused | {int(id or 0): _read(why) for id, why in rows}
 

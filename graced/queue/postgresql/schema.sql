@@ -696,7 +696,7 @@ BEGIN
             WHERE id = ANY (ids) AND queue = p_queue AND (state <> 3 OR accepted(stream))
             ORDER BY id FOR UPDATE),
     live AS (DELETE FROM jobs WHERE id IN (SELECT id FROM known WHERE state <> 2) RETURNING id),
-    over AS (DELETE FROM ended WHERE id = ANY (ids) AND queue = p_queue RETURNING id)
+    over AS (DELETE FROM ended WHERE id = ANY (ids) AND queue || '' = p_queue RETURNING id)
     SELECT (SELECT array_agg(id) FROM (TABLE live UNION ALL TABLE over) g),
         (SELECT array_agg(id) FROM known WHERE state = 2)
         INTO v_gone, v_taken;
@@ -749,13 +749,13 @@ BEGIN
     PERFORM pg_notify(bell(p_queue), 'paused');
 END $$;
 
--- Jobs in the order of their numbers, as they are listed.
-CREATE OR REPLACE FUNCTION listed(p_queue text, p_state text, after bigint, most integer)
+-- Of these jobs, those that there are, as they are listed.
+CREATE OR REPLACE FUNCTION shown(p_queue text, ids bigint[])
 RETURNS TABLE (job bigint, listing json)
 LANGUAGE sql STABLE SET search_path FROM CURRENT
     SET enable_seqscan = off SET jit = off
 AS $$
-    (SELECT id, json_build_object('id', id, 'state',
+    SELECT id, json_build_object('id', id, 'state',
             CASE WHEN j.state = 2 THEN 'taken' ELSE 'waiting' END,
             'attempts', failures + (j.state = 2)::integer, 'max_attempts', max_attempts,
             'priority', priority, 'unique', unique_key, 'token', token,
@@ -766,13 +766,10 @@ AS $$
             'host', (SELECT name FROM hosts h WHERE h.id = j.host), 'payload', payload,
             'result', NULL, 'evidence', evidence, 'dead', false, 'progress', progress,
             'schedule', schedule, 'scheduled', extract(epoch FROM scheduled))
-        FROM jobs j WHERE queue = p_queue AND id > after
+        FROM jobs j WHERE id = ANY (ids) AND queue = p_queue
             AND (j.state <> 3 OR accepted(j.stream))
-            AND coalesce(p_state, 'waiting') IN ('waiting', 'taken')
-            AND (p_state IS NULL OR (p_state = 'taken') = (j.state = 2))
-        ORDER BY id LIMIT most)
     UNION ALL
-    (SELECT id, json_build_object('id', id, 'state', CASE WHEN dead THEN 'dead' ELSE 'done' END,
+    SELECT id, json_build_object('id', id, 'state', CASE WHEN dead THEN 'dead' ELSE 'done' END,
             'attempts', failures + (NOT dead)::integer, 'max_attempts', max_attempts,
             'priority', priority, 'unique', unique_key, 'token', token,
             'submitted', extract(epoch FROM submitted), 'due', extract(epoch FROM due),
@@ -780,11 +777,36 @@ AS $$
             'ended', extract(epoch FROM at), 'owner', NULL, 'host', NULL, 'payload', payload,
             'result', result, 'evidence', evidence, 'dead', dead, 'progress', NULL,
             'schedule', schedule, 'scheduled', extract(epoch FROM scheduled))
-        FROM ended WHERE queue = p_queue AND id > after
-            AND coalesce(p_state, 'done') IN ('done', 'dead')
-            AND (p_state IS NULL OR dead = (p_state = 'dead'))
-        ORDER BY id LIMIT most)
-    ORDER BY 1 LIMIT most
+        FROM ended WHERE id = ANY (ids) AND queue || '' = p_queue  -- not by an index of all done
+    ORDER BY 1
+$$;
+
+-- Jobs of a state, or of all, in the order of their numbers. Each state has its index.
+CREATE OR REPLACE FUNCTION listed(p_queue text, p_state text, after bigint, most integer)
+RETURNS TABLE (job bigint, listing json)
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+    SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $$
+    WITH taken AS MATERIALIZED (SELECT id FROM jobs WHERE queue = p_queue AND state = 2)
+    SELECT * FROM shown(p_queue, ARRAY(
+        (SELECT id FROM jobs WHERE queue = p_queue AND id > after AND state < 2
+            AND coalesce(p_state, 'waiting') = 'waiting' ORDER BY id LIMIT most)
+        UNION ALL
+        (SELECT j.id FROM streams s CROSS JOIN LATERAL (
+                SELECT id FROM jobs WHERE stream = s.id AND state = 3 AND id > after
+                ORDER BY id LIMIT most) j
+            WHERE s.queue = p_queue AND s.due IS NOT NULL
+            AND coalesce(p_state, 'waiting') = 'waiting')
+        UNION ALL
+        (SELECT id FROM taken WHERE id > after AND coalesce(p_state, 'taken') = 'taken'
+            ORDER BY id LIMIT most)
+        UNION ALL
+        (SELECT id FROM ended WHERE queue = p_queue AND NOT dead AND id > after
+            AND coalesce(p_state, 'done') = 'done' ORDER BY id LIMIT most)
+        UNION ALL
+        (SELECT id FROM ended WHERE queue = p_queue AND dead AND id > after
+            AND coalesce(p_state, 'dead') = 'dead' ORDER BY id LIMIT most)
+        ORDER BY 1 LIMIT most))
 $$;
 
 -- One job, to be told of when it ends where that is wanted.
@@ -801,7 +823,7 @@ BEGIN
             PERFORM pg_notify(bell(p_queue), 'new');
         END IF;
     END IF;
-    RETURN (SELECT listing FROM listed(p_queue, NULL, p_id - 1, 1) WHERE job = p_id);
+    RETURN (SELECT listing FROM shown(p_queue, ARRAY[p_id]));
 END $$;
 
 CREATE OR REPLACE FUNCTION attempts_of(p_job bigint) RETURNS SETOF json

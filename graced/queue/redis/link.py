@@ -179,7 +179,7 @@ class RedisLink:
 
     def _each(self, what: str, ids: Sequence[int]) -> dict[int, str]:
         known = [id for id in ids if 0 < id < 1 << 46]  # as many as a number of the server's holds
-        refused = {id: NO_SUCH_JOB for id in ids if id not in known}
+        refused = dict.fromkeys(set(ids).difference(known), NO_SUCH_JOB)
         return refused | {int(id): why for id, why in self._call(what, ids=known)["refused"]}
 
     def pause(self, paused: bool) -> None:

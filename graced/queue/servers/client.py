@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LOOK = 1.0  # seconds between two looks at a job that is waited for
 OVER = ("done", "dead")
 USUAL = Terms()
+STEP = 500  # jobs changed at once
 
 
 class ServerEnd:
@@ -102,13 +103,14 @@ class ServerEnd:
         return None if found is None else {**found, "tries": self._link.attempts(id)}
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
-        return self._reached().retry(ids)
+        return _in_steps(self._reached().retry, ids)
 
     def drop(self, ids: Sequence[int]) -> dict[int, str]:
-        return self._reached().drop(ids)
+        return _in_steps(self._reached().drop, ids)
 
     def cancel(self, ids: Sequence[int]) -> dict[int, str]:
-        return self._reached().cancel(ids)[0]
+        link = self._reached()
+        return _in_steps(lambda some: link.cancel(some)[0], ids)
 
     def pause(self, paused: bool) -> None:
         self._reached().pause(paused)
@@ -118,3 +120,13 @@ class ServerEnd:
 
     def close(self) -> None:
         self._link.close()
+
+
+def _in_steps(
+    act: Callable[[Sequence[int]], dict[int, str]], ids: Sequence[int]
+) -> dict[int, str]:
+    """Change jobs, a few at once: meanwhile workers have their turns. Return the refusals."""
+    refused: dict[int, str] = {}
+    for first in range(0, len(ids), STEP):
+        refused |= act(ids[first : first + STEP])
+    return refused
