@@ -37,7 +37,8 @@ class WallTimer:
 
     def set(self, at_ms: int) -> None:
         """Wait for a moment, in milliseconds of its clock; what was set before is forgotten."""
-        seconds, ms = divmod(max(at_ms, 1), 1000)
+        now_ms = time.clock_gettime_ns(self.clock) // 1_000_000  # long ago is none of libfaketime's
+        seconds, ms = divmod(max(at_ms, now_ms, 1), 1000)
         when = _ITIMERSPEC.pack(0, 0, min(seconds, _LATEST), ms * 1_000_000)
         while process.libc.timerfd_settime(self._fd, self._flags, when, None) == -1:
             error = process.c_error("timerfd_settime")

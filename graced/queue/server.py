@@ -45,6 +45,7 @@ SUBMITTING = (Kind.SUBMIT, Kind.STREAM, Kind.CHUNK, Kind.STREAM_END, Kind.WAIT)
 BY_WORKERS = (Kind.HELLO, Kind.ASK, Kind.SETTLE, Kind.LEAVE, Kind.WANT, Kind.PUT_BACK)
 MOST_PARKED = settings.MOST_AT_ONCE + 64  # frames of one worker that wait for the file
 MOST_UNREAD = 1 << 20  # bytes that a worker has not read, before it is told of further jobs
+MAX_SLEEP = 20 * 86400.0  # seconds; epoll counts milliseconds in 32 bits
 TELL_AGAIN = 0.1  # seconds until the main process may have read what it was told
 SHOWN_STATES = ("taken", "dead", "waiting")  # jobs that are shown to people,
 MAX_SHOWN = 20  #   so many of each,
@@ -197,7 +198,7 @@ class Server:
                 return 0
             self._timer.set(clock.wall(due))
             self._timer_is_for = due
-        return -1 if wait == NEVER else max(wait, 0)
+        return -1 if wait == NEVER else min(max(wait, 0), MAX_SLEEP)
 
     def _close(self) -> int:
         """Leave everything as the next keeper wants it."""

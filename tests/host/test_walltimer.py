@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from graced.host.walltimer import BootTimer, WallTimer
 
@@ -31,6 +36,15 @@ def test_it_is_readable_at_its_moment_and_not_before() -> None:
     timer.set(1)
     assert is_readable(timer, 60), "what is past is due"
     os.close(timer.fileno())
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="no faketime")
+def test_what_is_past_is_due_where_libfaketime_shifts_the_clock() -> None:
+    code = (
+        "import select; from graced.host.walltimer import WallTimer; timer = WallTimer();"
+        " timer.set(1); assert select.select([timer], [], [], 60)[0]"
+    )
+    subprocess.run(["faketime", "-f", "+30y", sys.executable, "-c", code], check=True)
 
 
 def test_the_kernel_will_tell_it_of_a_clock_that_is_set() -> None:
