@@ -84,9 +84,14 @@ class ClientRequests:
         return bool(self._questions) or (bool(self._changes) and not self._storage.write_paused)
 
     def answer(self) -> None:
-        """Answer what has been asked about what is in the file now, for a moment."""
+        """Answer what has been asked about what is in the file now, for a moment.
+
+        What is asked once more meanwhile gets its turn after the others.
+        """
         end = time.monotonic() + MOMENT
-        while self._questions and time.monotonic() < end:
+        for _ in range(len(self._questions)):
+            if time.monotonic() >= end:
+                return
             connection, question = self._questions.popleft()
             if connection is not None:
                 connection.questions -= 1
@@ -262,6 +267,9 @@ class ClientRequests:
             page = self._storage.page(state, after, limit)
         except StorageError as trouble:
             self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
+            return
+        if isinstance(page, int):
+            self.ask(lambda: self._tell_page(connection, state, page, limit), connection)
             return
         progress.add(page, self._file)
         self._connections.send(connection, Kind.ANSWER, wire.encode(page))

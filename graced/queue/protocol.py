@@ -351,8 +351,11 @@ class Storage(Protocol):
     def job(self, id: int) -> dict[str, Any] | None:
         """Return the same with all of its attempts. StorageError if it can't be read."""
 
-    def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """Return jobs in the order of their ids. StorageError if it can't be read."""
+    def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]] | int:
+        """Return jobs in the order of their ids. StorageError if it can't be read.
+
+        Where none of the next ones is in the state: the id after which to ask again, later.
+        """
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs are in each state, and `paused`; nothing while it is not open."""

@@ -14,6 +14,7 @@ import os
 import select
 import time
 from collections import deque
+from itertools import accumulate
 
 from graced import settings
 from graced.host.channel import Channel, ChannelClosed, ChannelFull
@@ -419,7 +420,7 @@ class Server:
             case ("died", owner, evidence, counts):
                 self._dead_owners.told(owner, wire.encode(evidence).decode() if counts else None)
             case ("count" | "look" as what,):
-                self._client_requests.ask(lambda: self._to_main.append(self._told(what)))
+                self._client_requests.ask(self._count if what == "count" else self._look)
             case ("schedule", *told):
                 self._instants.schedule(*told)
             case ("schedules", number):
@@ -435,25 +436,31 @@ class Server:
             case ("stop",):
                 self._stop_by = time.monotonic() + LAST_LOOKS
 
-    def _told(self, what: str) -> tuple[Any, ...]:
-        return ("counts", self._storage.counts()) if what == "count" else ("jobs", self._shown())
+    def _count(self) -> None:
+        self._to_main.append(("counts", self._storage.counts()))
 
-    def _shown(self) -> list[dict[str, Any]]:
-        """Return some jobs of each state that is worth a look, in hand and dead ones first."""
-        found: list[dict[str, Any]] = []
-        room = MAX_SHOWN_BYTES
-        for state in SHOWN_STATES:
-            try:
-                page = self._storage.page(state, 0, MAX_SHOWN)
-            except StorageError:
-                continue  # its trouble is told already
+    def _look(
+        self,
+        found: Sequence[dict[str, Any]] = (),
+        states: Sequence[str] = SHOWN_STATES,
+        after: int = 0,
+    ) -> None:
+        """Gather some jobs of each state that is worth a look, in hand and dead ones first."""
+        if not states:
+            sizes = accumulate(len(wire.encode(job)) for job in found)
+            shown = [job for job, size in zip(found, sizes) if size < MAX_SHOWN_BYTES]
+            self._to_main.append(("jobs", shown))
+            return
+        try:
+            page = self._storage.page(states[0], after, MAX_SHOWN)
+        except StorageError:
+            page = []  # its trouble is told already
+        if isinstance(page, int):
+            after = page
+        else:
             progress.add(page, self._plan.address.file)
-            for job in page:
-                shown = messages.shortened(job)
-                room -= len(wire.encode(shown))
-                if room > 0:
-                    found.append(shown)
-        return found
+            found, states, after = [*found, *map(messages.shortened, page)], states[1:], 0
+        self._client_requests.ask(lambda: self._look(found, states, after))
 
     def _listen_again(self) -> None:
         """Have a socket at its place once more, if there is none."""

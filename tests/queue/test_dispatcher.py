@@ -27,6 +27,7 @@ from graced.queue.policy import Policy
 from graced.queue.protocol import STATES, QueueError, StorageError
 from graced.queue.sqlite import bulk, window
 from graced.queue.sqlite import dispatcher as rules
+from graced.queue.sqlite import store as store_module
 from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.rows import DEAD, DONE, SHOWN, STAGED, TAKEN, WAITING, Batch, Row
 from graced.queue.sqlite.store import PAGE_BYTES, Store
@@ -868,6 +869,24 @@ def test_a_stream_that_is_accepted_is_seen_and_changed_at_once(
         dispatcher.maintain(START)
     assert store.load()[0] == {WAITING: 27, TAKEN: 1, DEAD: 1, STAGED: 1}
     assert [dispatcher.counts(START)[state] for state in STATES] == [27, 1, 0, 1]
+
+
+@pytest.mark.parametrize("state", [None, *STATES])
+def test_a_look_for_jobs_reads_no_more_the_more_there_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch, state: str | None
+) -> None:
+    monkeypatch.setattr(store_module, "LOOKED_AT", 10)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 5000, Terms(), START)
+    _commit(dispatcher, START)
+    steps: list[int] = []
+    store._db.set_progress_handler(lambda: steps.append(1), 100)
+    found = store.look_for(SHOWN[state], 0, 5, PAGE_BYTES)
+    ids = found if isinstance(found, int) else [job["id"] for job in found]
+    assert ids == ([1, 2, 3, 4, 5] if state in (None, "waiting") else 10)
+    assert store.listing(4999)["state"] == "waiting"  # type: ignore[index]
+    assert store.listing(5001) is None
+    assert len(steps) < 20
 
 
 def test_a_stream_that_was_broken_off_leaves_nothing(

@@ -43,7 +43,7 @@ from graced.queue.job import MAX_PAYLOAD, Done, Job, Postponed
 from graced.queue.keeper import Keeper
 from graced.queue.policy import Policy
 from graced.queue.protocol import QueueError, QueueGone
-from graced.queue.sqlite import dispatcher, storage
+from graced.queue.sqlite import dispatcher, storage, store
 from graced.queue.sqlite.dispatcher import Dispatcher
 from graced.queue.sqlite.lock import Lock, QueueLockedError
 from graced.queue.sqlite.place import Place, Sight
@@ -1056,6 +1056,38 @@ def test_many_jobs_are_dropped_while_others_are_served(harness: KeeperHarness) -
         assert dropper.recv(100) == wire.frame(Kind.ANSWER, b"{}")
     assert len(set(waiting)) > 3, "others were answered in between"
     assert client.drop(ids) == dict.fromkeys(ids, "no such job"), "in several requests"
+
+
+def test_others_are_answered_while_rare_jobs_are_looked_for(
+    harness: KeeperHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOOKED_AT", 100)
+    harness.start()
+    client = harness.client()
+    client.submit(["1"] * 999)
+    taken = take(harness.worker(1)).id
+    client.cancel([999])
+
+    def answers(state: str) -> list[Any]:
+        """Ask for jobs, and then for their counts; return both answers as they come."""
+        wanted = wire.encode({"state": state, "after": 0, "limit": 500})
+        frames, heard = wire.Frames(), list[Any]()
+        with wire.connect(harness.socket, blocking=True) as asker:
+            asker.sendall(wire.frame(Kind.LIST, wanted) + wire.frame(Kind.COUNTS, b"{}"))
+            while len(heard) < 2:
+                heard += [wire.decode(body) for _kind, body in frames.feed(asker.recv(wire.READ))]
+        return heard
+
+    for state, number in (("done", None), ("dead", 999)):
+        counts, jobs = answers(state)
+        assert counts["dead"] == 1
+        assert [job["id"] for job in jobs] == [number][: number is not None]
+    jobs, _counts = answers("taken")
+    assert [job["id"] for job in jobs] == [taken] == [1], "which the keeper knows"
+    client.cancel(list(range(2, 901)))
+    harness.keeper.look()
+    shown = harness.until(lambda: harness.keeper.jobs)
+    assert [job["id"] for job in shown] == [taken, *range(2, 22), *range(901, 921)]
 
 
 def test_a_flood_of_questions_is_for_who_asks_them(harness: KeeperHarness) -> None:

@@ -13,6 +13,8 @@ what clients want of single ones in :mod:`.changes`.
 
 from __future__ import annotations
 
+from itertools import chain
+
 from graced.queue import jsonvalue
 from graced.queue.job import Done, Outcome
 from graced.queue.protocol import QueueError
@@ -27,7 +29,7 @@ from graced.queue.sqlite.transitions import Transitions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from graced.queue.policy import Policy
@@ -319,6 +321,10 @@ class Dispatcher:
         if top is not None and top.due <= now:
             found["oldest"] = (now - top.due) / 1000
         return found
+
+    def owned(self) -> Iterator[int]:
+        """Return the jobs that are in workers' hands."""
+        return chain.from_iterable(consumer.rows for consumer in self.consumers.values())
 
     # -- the commit
 

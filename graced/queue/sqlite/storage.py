@@ -351,10 +351,16 @@ class QueueFile:
         """Return a job's listing with all of its attempts. StorageError if it can't be read."""
         return None if self._store is None else whole(self._store, id, self.clock)
 
-    def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        store = self._store
-        page = [] if store is None else store.page(SHOWN[state], after, limit, PAGE_BYTES)
-        return [self.clock.shown(job) for job in page]
+    def page(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]] | int:
+        store, dispatcher = self._store, self.dispatcher
+        if store is None or dispatcher is None:
+            return []
+        if state == "taken":  # a few among any number
+            ids = sorted(id for id in dispatcher.owned() if id > after)[:limit]
+            page: list[dict[str, Any]] | int = store.listed(SHOWN[state], ids, PAGE_BYTES)
+        else:
+            page = store.look_for(SHOWN[state], after, limit, PAGE_BYTES)
+        return page if isinstance(page, int) else [self.clock.shown(job) for job in page]
 
     def counts(self) -> dict[str, Any]:
         """Return how many jobs are in each state; nothing while the file is not open."""

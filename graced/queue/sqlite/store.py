@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import Counter
 from contextlib import closing, suppress
 from json.encoder import encode_basestring_ascii as escaped
 from operator import attrgetter
 from urllib.parse import quote
 
+from graced.queue.job import BIGGEST
 from graced.queue.protocol import StorageError
 from graced.queue.sqlite import schema
 from graced.queue.sqlite.errors import storage_error
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 AHEAD_CHARACTERS = 1 << 20  # of payloads that are read ahead with their rows
 PAGE_BYTES = 1 << 20  # of the texts in one listing
+LOOKED_AT = 10_000  # rows, of whatever state, in one look for some of a state
 SPARE_PAGES = 1024  # empty pages that are kept for what comes; so is a quarter of all
 SHRUNK_PAGES = 512  # given back in one step
 BUSY_WAIT = 0.2  # seconds for people who look into the file with other tools
@@ -248,13 +251,16 @@ class Store:
     def load(self) -> tuple[dict[int, int], list[Row], list[tuple[int, int | None, int]], int]:
         """Return what a keeper must know: counts by state, owned rows, streams, last id."""
         try:
-            counts = dict(self._db.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
             owned = self._rows("WHERE state IN (1, 2)", ())
+            counts = Counter(row.state for row in owned)
+            for state in (WAITING, DONE, DEAD, STAGED):  # by the index that each of them has
+                query = f"SELECT count(*) FROM jobs WHERE state = {state}"
+                counts[state] = self._db.execute(query).fetchone()[0]
             streams = self._db.execute("SELECT id, due, priority FROM streams").fetchall()
             last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='jobs'").fetchone()
         except sqlite3.Error as error:
             raise storage_error(self.path, error) from None
-        return counts, owned, streams, int(last[0]) if last else 0
+        return +counts, owned, streams, int(last[0]) if last else 0
 
     def priorities(self) -> list[int]:
         """Return the priorities of all waiting rows, each found by one look into the index."""
@@ -287,7 +293,7 @@ class Store:
 
     def failures(self) -> int:
         """Return how many attempts have failed, of all jobs there are."""
-        return int(self._read("SELECT total(failures) FROM jobs", ())[0][0])
+        return int(self._read("SELECT total(failures) FROM jobs WHERE failures > 0", ())[0][0])
 
     def standings(self) -> dict[str, Standing]:
         """Return where all schedules stand."""
@@ -345,6 +351,27 @@ class Store:
         So many that their texts take up to `size` bytes in a JSON body; one at least. What is
         staged still, of a stream that is committed, waits.
         """
+        while isinstance(found := self.look_for(states, after, limit, size), int):
+            after = found
+        return found
+
+    def look_for(
+        self, states: Sequence[int], after: int, limit: int, size: int
+    ) -> list[dict[str, Any]] | int:
+        """Return a page in bounded time, or the id after which to look on: so far there is none."""
+        query = "SELECT id FROM jobs WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
+        last = self._read(query, (after, LOOKED_AT - 1))
+        upto = int(last[0][0]) if last else BIGGEST
+        found = self._listed(states, "id > ? AND id <= ?", (after, upto), limit, size)
+        return found if found or not last else upto
+
+    def listed(self, states: Sequence[int], ids: Iterable[int], size: int) -> list[dict[str, Any]]:
+        """Return the same of the jobs with these ids."""
+        return self._listed(states, f"id IN ({', '.join(map(str, ids))})", (), -1, size)
+
+    def _listed(
+        self, states: Sequence[int], ids: str, arguments: tuple[int, ...], limit: int, size: int
+    ) -> list[dict[str, Any]]:
         accepted = self._accepted() if WAITING in states else {}
         marks = ", ".join(map(str, states))
         which = f"state IN ({marks})"
@@ -355,8 +382,8 @@ class Store:
             size,
             f"SELECT {_COLUMNS}, ended, payload, result, evidence FROM jobs"
             " JOIN payloads USING (id) LEFT JOIN endings USING (id)"
-            f" WHERE {which} AND id > ? ORDER BY id LIMIT ?",
-            (*accepted, after, limit),
+            f" WHERE {which} AND {ids} ORDER BY id LIMIT ?",
+            (*accepted, *arguments, limit),
         )
         return [_listing(columns, accepted) for columns in found]
 
@@ -367,8 +394,8 @@ class Store:
 
     def listing(self, id: int) -> dict[str, Any] | None:
         """Return the listing of one job, or None."""
-        found = self.page(range(STAGED), id - 1, 1, 0)
-        return found[0] if found and found[0]["id"] == id else None
+        found = self.listed(range(STAGED), (id,), 0)
+        return found[0] if found else None
 
     def attempts(self, id: int, size: int) -> list[dict[str, Any]]:
         """Return what became of a job's attempts that came to nothing, the first one first.
@@ -606,11 +633,15 @@ class View(Store):
             raise
         return db
 
-    def page(
+    def look_for(
         self, states: Sequence[int], after: int, limit: int, size: int
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, Any]] | int:
+        """Look as the store does; in a file in which nothing is yet, there is none."""
+        return [] if self._is_fresh else super().look_for(states, after, limit, size)
+
+    def listed(self, states: Sequence[int], ids: Iterable[int], size: int) -> list[dict[str, Any]]:
         """Return jobs as the store does; of a file in which nothing is yet, none."""
-        return [] if self._is_fresh else super().page(states, after, limit, size)
+        return [] if self._is_fresh else super().listed(states, ids, size)
 
     def clock(self) -> int:
         """Return the queue's time as it was last written down; 0 if that was never done."""
