@@ -14,7 +14,8 @@ import socket
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from errno import EADDRINUSE, EPERM
+from contextlib import suppress
+from errno import EADDRINUSE, EEXIST, EPERM
 
 from graced import program
 from graced.exitcodes import ALREADY_RUNNING, CONFIG, ReportedError
@@ -22,6 +23,7 @@ from graced.host import safepaths, unixsocket
 
 SOCKET = "control.sock"
 LOCK = "lock"
+NO_PID_FILE = "is there, and no PID file"
 NAME_RELEASE_TIMEOUT_S = 0.5  # seconds in which a daemon that dies has let go of its name, too
 
 
@@ -188,6 +190,8 @@ def lock_file(file: str) -> int:
     while True:
         fd = _open_lock(file)
         try:
+            if not _is_pid_file(fd):
+                raise FileExistsError(EEXIST, NO_PID_FILE, file)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_at(fd, file) and _is_private(fd, file):
                 return fd
@@ -208,10 +212,19 @@ def _open_lock(file: str) -> int:
             safepaths.demand_folder(file)
         except safepaths.UnsafeFolderError as error:
             raise PermissionError(EPERM, f"not locked by root: {error}", file) from None
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(file).st_mode):  # a device is not even opened
+            raise FileExistsError(EEXIST, NO_PID_FILE, file)
     try:
         return os.open(file, flags | os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError:  # root's, of a version that stayed root
         return os.open(file, flags | os.O_RDONLY)
+
+
+def _is_pid_file(fd: int) -> bool:
+    """Whether nothing is lost if this file is written over, and removed later."""
+    regular = stat.S_ISREG(os.fstat(fd).st_mode)
+    return regular and not os.pread(fd, 64, 0).strip(b"0123456789 \r\n\0")
 
 
 def _is_private(lock: int, file: str) -> bool:
@@ -243,17 +256,6 @@ def _pid(fd: int) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _may_be_pid_file(path: str) -> bool:
-    """Whether nothing is lost if this file is written over, and removed later."""
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return False
-        with open(path, "rb") as file:
-            return not file.read(64).strip(b"0123456789 \r\n\0")
-    except FileNotFoundError:
-        return True
-
-
 class PidFile:
     """A file with the daemon's process number, locked while it lives: stale ones don't block."""
 
@@ -261,8 +263,6 @@ class PidFile:
         """Lock the file. Raises AlreadyRunning or DirectoryError."""
         self.path = path
         try:
-            if not _may_be_pid_file(path):
-                raise DirectoryError(f"{path}: is there, and no PID file; give another --pidfile")
             self.fd = lock_file(path)
         except LockHeldError as error:
             raise AlreadyRunning(path, error.pid) from None

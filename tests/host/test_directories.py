@@ -10,11 +10,12 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from graced.host import directories, unixsocket
-from graced.host.directories import AlreadyRunning, DirectoryError, RuntimeDir
+from graced.host.directories import AlreadyRunning, DirectoryError, PidFile, RuntimeDir
 
 NAME = f"graced-test-{uuid.uuid4().hex[:12]}"  # a number would come back, with what it left
 OTHER = 54321  # a user that is not us
@@ -184,6 +185,24 @@ def test_a_lock_file_removed_while_we_take_it(
     with pytest.raises(AlreadyRunning):
         RuntimeDir.take(str(tmp_path))
     taken.close()
+
+
+def test_what_takes_the_name_of_a_pid_file_as_it_is_opened_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pid"
+    path.write_text("1\n")
+    real = os.open
+
+    def late(*where: Any, **how: Any) -> int:
+        monkeypatch.undo()
+        path.write_text("precious")
+        return real(*where, **how)
+
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(DirectoryError, match="is there, and no PID file; give another"):
+        PidFile(str(path))
+    assert path.read_text() == "precious"
 
 
 def test_a_longer_number_leaves_nothing_behind(tmp_path: Path) -> None:
