@@ -19,6 +19,8 @@ from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
 from graced.queue.postgresql import address
 from graced.queue.servers.engine import ServerEngine
+from graced.queue.servers.link import HostName, Submission, Turn
+from graced.queue.terms import Terms
 from graced.settings import Pool, Retry
 
 
@@ -109,3 +111,33 @@ def test_what_is_listed_or_changed_is_read_alone(postgresql_server: PostgreSQL) 
             connection.execute(f"SELECT * FROM {each}")
             [(after,)] = connection.execute(read).fetchall()
             assert after - before <= 20, each
+
+
+def test_for_all_submissions_of_a_turn_it_is_counted_once(postgresql_server: PostgreSQL) -> None:
+    url, many = postgresql_server.made(), 3000
+    schema, policy = url.rpartition("=")[2], Policy(max_waiting=many + 7)
+    engine = ServerEngine(address)
+    with closing(engine.connect(engine.check_url(url), "jobs", "test")) as link:
+        link.join(HostName("d1/jobs/1", "h1", "p1"), 60.0, policy)
+        link.submit(["1"] * many, Terms())
+        wanted = [
+            Submission(["1"], Terms(unique="a")),
+            Submission(["1"] * 4, Terms()),
+            Submission(["1"], Terms(unique="a")),
+            Submission(["1"] * 3, Terms()),
+            Submission(["1"] * 2, Terms(delay=60.0)),
+            *[Submission(["1"], Terms())] * 10,
+        ]
+        accepted = link.turn(Turn(60.0, submissions=wanted), policy).accepted
+        assert link.counts()["waiting"] == many + 7
+    assert accepted[0] == accepted[2]
+    refused = [n for n, told in enumerate(accepted) if isinstance(told, str)]
+    assert refused == [3, *range(5, 15)]
+    assert f"{many + 5} jobs wait and max_waiting is {many + 7}, too few for 3" in str(accepted[3])
+    asked = (
+        "SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'jobs'"
+        f" AND schemaname = '{schema}' AND n_tup_ins = {many + 7}"
+    )
+    while not (found := postgresql_server.sql(asked)):
+        time.sleep(0.05)  # a PostgreSQL tells what it has done some time later
+    assert found[0][0] <= 3 * many

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from graced.queue.protocol import QueueError, StorageError
 from graced.queue.redis import address
 from graced.queue.redis.link import STEP, VERSION
 from graced.queue.servers.engine import ServerEngine
+from graced.queue.terms import Terms
 
 engine = ServerEngine(address)
 
@@ -51,6 +53,23 @@ def test_a_stream_of_whole_steps_comes_to_its_end(redis_server: Redis) -> None:
         for count in (STEP, 2 * STEP):
             assert len(queue.submit_many(range(count))) == count
         assert queue.counts()["waiting"] == 3 * STEP
+
+
+def test_the_last_of_an_accepted_stream_are_found_at_once(redis_server: Redis) -> None:
+    link = engine.connect(engine.check_url(redis_server.made()), "jobs", "test")
+    with closing(link):
+        stream = link.open_stream()
+        link.stage(stream, ["1"] * STEP, Terms())
+        link.commit_stream(stream, Terms())
+        last = [job["id"] for job in link.page("waiting", STEP - 3, 9)]
+        assert last == [STEP - 2, STEP - 1, STEP]
+        redis_server.run("CONFIG", "RESETSTAT")
+        assert link.drop(last[1:]) == {}
+        assert "cmdstat_lrem" not in redis_server.run("INFO", "commandstats")  # looks through all
+        assert [job["id"] for job in link.page("waiting", STEP - 3, 9)] == last[:1]
+        while link.maintain(60.0):
+            pass
+        assert link.counts()["waiting"] == STEP - 2
 
 
 def test_a_server_that_forgets_all_is_told_of_the_lease_anew(

@@ -66,7 +66,7 @@ CREATE TABLE IF NOT EXISTS streams (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     queue text NOT NULL,
     host bigint,
-    opened timestamptz NOT NULL DEFAULT clock_timestamp(),
+    opened timestamptz NOT NULL DEFAULT clock_timestamp(),  -- -infinity: aborted
     staged integer NOT NULL DEFAULT 0,  -- so many jobs until now
     due timestamptz  -- it has come to its end
 );
@@ -141,24 +141,23 @@ AS $$
             WHERE s.queue = p_queue AND s.due IS NOT NULL LIMIT most) AS staged))::integer
 $$;
 
+-- Why there is no room for further jobs, so many; NULL if there is.
+CREATE OR REPLACE FUNCTION no_room(most integer, there integer, more integer) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
+AS $$
+    SELECT CASE WHEN there + more > most THEN format(
+        'the queue is full: %s jobs wait and max_waiting is %s, too few for %s more;'
+        ' submit fewer, or later', there, most, more)
+        END
+$$;
+
 -- Why a queue takes no further jobs, so many; NULL if it does.
 CREATE OR REPLACE FUNCTION refusal(p_queue text, more integer) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
-DECLARE
-    v_most integer;
-    v_waiting integer;
-BEGIN
-    SELECT max_waiting INTO v_most FROM queues WHERE name = p_queue;
-    IF v_most IS NULL THEN
-        RETURN NULL;
-    END IF;
-    v_waiting := waiting(p_queue, v_most + 1);
-    RETURN CASE WHEN v_waiting + more > v_most THEN format(
-        'the queue is full: %s jobs wait and max_waiting is %s, too few for %s more;'
-        ' submit fewer, or later', v_waiting, v_most, more)
-        END;
-END $$;
+    SELECT no_room(max_waiting, waiting(p_queue, max_waiting + 1), more) FROM queues
+        WHERE name = p_queue AND max_waiting IS NOT NULL
+$$;
 
 -- Accept jobs of one kind; return their numbers, that of an earlier job where one with the same
 -- key waits or is in hand, and none where its schedule has had one for that instant.
@@ -317,13 +316,28 @@ BEGIN
         WHERE j.state = 2 AND h.queue = p_queue AND h.place = p_place;
 END $$;
 
+-- Forget a stream that does not come to its end: a step of it, the others are maintain()'s.
+CREATE OR REPLACE FUNCTION stream_abort(p_stream bigint) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT
+    SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+    v_count integer;
+BEGIN
+    UPDATE streams SET host = NULL, opened = '-infinity' WHERE id = p_stream AND due IS NULL;
+    IF FOUND THEN
+        DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE stream = p_stream AND state = 3
+            ORDER BY id LIMIT 1000);
+        GET DIAGNOSTICS v_count = ROW_COUNT;
+        DELETE FROM streams WHERE id = p_stream AND v_count < 1000;
+    END IF;
+END $$;
+
 -- Give a lease back, if nothing is in hand under it.
 CREATE OR REPLACE FUNCTION host_leave(p_host bigint) RETURNS void
 LANGUAGE sql SET search_path FROM CURRENT
 AS $$
-    DELETE FROM jobs USING streams s
-        WHERE jobs.stream = s.id AND state = 3 AND s.host = p_host AND s.due IS NULL;
-    DELETE FROM streams WHERE streams.host = p_host AND streams.due IS NULL;
+    SELECT stream_abort(id) FROM streams WHERE streams.host = p_host AND streams.due IS NULL;
     DELETE FROM hosts WHERE id = p_host
         AND NOT EXISTS (SELECT FROM jobs WHERE jobs.host = p_host AND state = 2);
 $$;
@@ -423,6 +437,9 @@ DECLARE
     v_watched bigint[];
     v_count integer;
     v_last integer;
+    v_most integer;
+    v_waiting integer;
+    v_is_known boolean;
     v_refusal text;
     v_due timestamptz;
     v_next double precision;
@@ -488,10 +505,19 @@ BEGIN
     END IF;
     FOR n IN 1 .. cardinality(b_first) LOOP
         v_last := coalesce(b_first[n + 1] - 1, cardinality(payloads));
-        v_refusal := refusal(p_queue, v_last - b_first[n] + 1);
+        IF n = 1 THEN  -- counted once for all
+            SELECT max_waiting, waiting(p_queue, max_waiting + 1) INTO v_most, v_waiting
+                FROM queues WHERE name = p_queue AND max_waiting IS NOT NULL;
+        END IF;
+        v_refusal := no_room(v_most, v_waiting, v_last - b_first[n] + 1);
         IF v_refusal IS NULL THEN
+            v_is_known := EXISTS (
+                SELECT FROM jobs WHERE queue = p_queue AND unique_key = b_key[n]);
             v_ids := accept(p_queue, payloads[b_first[n] : v_last], b_delay[n], b_priority[n],
                 b_key[n], b_max[n], b_schedule[n], b_scheduled[n]);
+            IF NOT v_is_known THEN
+                v_waiting := v_waiting + coalesce(cardinality(v_ids), 0);
+            END IF;
         END IF;
         RETURN NEXT told(CASE WHEN v_refusal IS NULL THEN 'new' ELSE 'full' END, n,
             text => coalesce(v_refusal, v_ids::text));
@@ -563,9 +589,12 @@ BEGIN
         END IF;
         RETURN true;
     END IF;
-    PERFORM stream_abort(id) FROM streams  -- of a client that has died
+    PERFORM stream_abort(id) FROM streams  -- that was aborted, or of a client that has died
         WHERE queue = p_queue AND streams.due IS NULL AND host IS NULL
             AND opened < clock_timestamp() - interval '1 day';
+    IF FOUND THEN
+        RETURN true;
+    END IF;
     WITH gone AS (
         DELETE FROM ended WHERE id IN (
             SELECT id FROM ended WHERE queue = p_queue AND NOT dead
@@ -593,7 +622,7 @@ DECLARE
     v_ids bigint[];
 BEGIN
     UPDATE streams SET staged = staged + cardinality(payloads)
-        WHERE id = p_stream AND due IS NULL RETURNING staged INTO v_staged;
+        WHERE id = p_stream AND due IS NULL AND opened > '-infinity' RETURNING staged INTO v_staged;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the stream is gone; submit it again';
     END IF;
@@ -619,21 +648,14 @@ DECLARE
     v_staged bigint;
 BEGIN
     UPDATE streams SET due = clock_timestamp() + make_interval(secs => delay), host = NULL
-        WHERE id = p_stream AND due IS NULL RETURNING queue, staged INTO v_queue, v_staged;
+        WHERE id = p_stream AND due IS NULL AND opened > '-infinity'
+        RETURNING queue, staged INTO v_queue, v_staged;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the stream is gone; submit it again';
     END IF;
     PERFORM pg_notify(bell(v_queue), 'staged');
     RETURN v_staged;
 END $$;
-
-CREATE OR REPLACE FUNCTION stream_abort(p_stream bigint) RETURNS void
-LANGUAGE sql SET search_path FROM CURRENT
-AS $$
-    DELETE FROM jobs USING streams s
-        WHERE jobs.stream = p_stream AND state = 3 AND s.id = p_stream AND s.due IS NULL;
-    DELETE FROM streams WHERE id = p_stream AND due IS NULL;
-$$;
 
 -- What is done to single jobs: each returns the numbers of those that it is refused for, and why.
 CREATE OR REPLACE FUNCTION retry(p_queue text, ids bigint[])

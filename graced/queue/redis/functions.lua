@@ -17,13 +17,14 @@
 --   :cancelled     set      in hand, and not to be any more
 --   :hosts         sorted set      hosts by the end of their leases; :host:N hash, :hand:N set
 --   :daemons       hash     daemon to host
---   :streams       hash     stream to what is known of it; :stream:N list of its jobs
+--   :streams       hash     stream to what is known of it; :stream:N sorted set of its jobs by id
 --   :schedules     hash     name to where it stands
 
 local P, ME  -- the prefix and the caller of this call
 local PRIORITIES = 4398046511104  -- 2^42: more than a time in ms
 local CANCELLED = '{"reason":"cancelled","cancelled":true}'
 local MOST_TRIES = 100
+local STEP = 1000  -- jobs of a stream that are forgotten at once
 
 local function key(name) return P .. ':' .. name end
 local function text(number) return string.format('%d', number) end
@@ -176,16 +177,21 @@ end
 
 -- Hosts
 
+local function abandon(stream, about)  -- a step of it; return whether there is more
+    local popped = redis.call('ZPOPMIN', key('stream:' .. stream), STEP)
+    for i = 1, #popped, 2 do redis.call('DEL', job_key(tonumber(popped[i]))) end
+    if #popped < 2 * STEP then
+        redis.call('HDEL', key('streams'), stream)
+        return false
+    end
+    redis.call('HSET', key('streams'), stream, cjson.encode({opened = about.opened, gone = true}))
+    return true
+end
+
 local function abandon_streams(host)  -- what it has staged
     for stream, known in pairs(hash(key('streams'))) do
         local about = cjson.decode(known)
-        if about.host == host and not about.due then
-            for _, id in ipairs(redis.call('LRANGE', key('stream:' .. stream), 0, -1)) do
-                redis.call('DEL', key('job:' .. id))
-            end
-            redis.call('DEL', key('stream:' .. stream))
-            redis.call('HDEL', key('streams'), stream)
-        end
+        if about.host == host and not about.due then abandon(stream, about) end
     end
 end
 
@@ -367,16 +373,21 @@ function calls.stream_open(asked)
     return {stream = stream}
 end
 
+local function open_stream(stream)  -- what is known of it, unless it has come to its end, or is gone
+    local known = redis.call('HGET', key('streams'), stream)
+    local about = known and cjson.decode(known)
+    if about and not about.due and not about.gone then return about end
+end
+
 function calls.stream_stage(asked)
     local stream, at = text(asked.stream), now()
-    local known = redis.call('HGET', key('streams'), stream)
-    if not known or cjson.decode(known).due then return {refused = 'the stream is gone; submit it again'} end
-    local why = refusal(#asked.payloads + redis.call('LLEN', key('stream:' .. stream)))
+    if not open_stream(stream) then return {refused = 'the stream is gone; submit it again'} end
+    local why = refusal(#asked.payloads + redis.call('ZCARD', key('stream:' .. stream)))
     if why then return {refused = why} end
     local ids = {}
     for _, payload in ipairs(asked.payloads) do
         local id = make(payload, asked.terms, at, {state = 'staged', due = at, stream = stream})
-        redis.call('RPUSH', key('stream:' .. stream), text(id))
+        redis.call('ZADD', key('stream:' .. stream), id, member(id))
         ids[#ids + 1] = id
     end
     return {ids = ids}
@@ -384,10 +395,9 @@ end
 
 function calls.stream_commit(asked)
     local stream, at = text(asked.stream), now()
-    local known = redis.call('HGET', key('streams'), stream)
-    local about = known and cjson.decode(known)
-    if not about or about.due then return {refused = 'the stream is gone; submit it again'} end
-    local count = redis.call('LLEN', key('stream:' .. stream))
+    local about = open_stream(stream)
+    if not about then return {refused = 'the stream is gone; submit it again'} end
+    local count = redis.call('ZCARD', key('stream:' .. stream))
     redis.call('HSET', key('streams'), stream, cjson.encode({opened = about.opened,
         due = at + math.floor(asked.delay * 1000 + 0.5)}))
     redis.call('HINCRBY', key('meta'), 'staged', count)
@@ -397,14 +407,8 @@ end
 
 function calls.stream_abort(asked)
     local stream = text(asked.stream)
-    local known = redis.call('HGET', key('streams'), stream)
-    if known and not cjson.decode(known).due then
-        for _, id in ipairs(redis.call('LRANGE', key('stream:' .. stream), 0, -1)) do
-            redis.call('DEL', key('job:' .. id))
-        end
-        redis.call('DEL', key('stream:' .. stream))
-        redis.call('HDEL', key('streams'), stream)
-    end
+    local about = open_stream(stream)
+    if about then abandon(stream, about) end
     return {}
 end
 
@@ -415,23 +419,26 @@ local function publish_one(id, due, at)
 end
 
 local function publish(stream, due, most, at)  -- a step of a stream that has come to its end
-    local ids = redis.call('LPOP', key('stream:' .. stream), most) or {}
-    for _, name in ipairs(ids) do publish_one(tonumber(name), due, at) end
-    redis.call('HINCRBY', key('meta'), 'staged', 0 - #ids)
-    if #ids < most then redis.call('HDEL', key('streams'), stream) end
+    local popped = redis.call('ZPOPMIN', key('stream:' .. stream), most)
+    for i = 1, #popped, 2 do publish_one(tonumber(popped[i]), due, at) end
+    redis.call('HINCRBY', key('meta'), 'staged', 0 - #popped / 2)
+    if #popped < 2 * most then redis.call('HDEL', key('streams'), stream) end
     if due < at + 60000 then ring('new') end
 end
 
 function calls.maintain(asked)
-    local at = now()
+    local at, gone = now(), {}
     for stream, known in pairs(hash(key('streams'))) do
         local about = cjson.decode(known)
         if about.due then
             publish(stream, about.due, asked.most, at)
             return {more = true}
-        elseif not given(about.host) and about.opened < at - 86400000 then
-            calls.stream_abort({stream = tonumber(stream)})
+        elseif about.gone or not given(about.host) and about.opened < at - 86400000 then
+            gone[stream] = about
         end
+    end
+    for stream, about in pairs(gone) do
+        if abandon(stream, about) then return {more = true} end
     end
     local last = string.format('%.0f', at - asked.keep * 1000)
     local old = redis.call('ZRANGEBYSCORE', key('ended'), '-inf', '(' .. last, 'LIMIT', 0, asked.most)
@@ -474,7 +481,7 @@ local function each(asked, act)
         if job and job.state == 'staged' then
             local due = accepted(job)
             if due then  -- ahead of the others
-                redis.call('LREM', key('stream:' .. job.stream), 1, text(id))
+                redis.call('ZREM', key('stream:' .. job.stream), member(id))
                 redis.call('HINCRBY', key('meta'), 'staged', -1)
                 publish_one(id, due, now())
                 job = load(id)
@@ -578,30 +585,18 @@ function calls.attempts(asked)
     return {tries = found}
 end
 
-local function staged_after(stream, after, most)  -- its jobs' numbers ascend
-    local name = key('stream:' .. stream)
-    local low, high = 0, redis.call('LLEN', name)
-    while low < high do
-        local middle = math.floor((low + high) / 2)
-        if tonumber(redis.call('LINDEX', name, middle)) > after then high = middle else low = middle + 1 end
-    end
-    return redis.call('LRANGE', name, low, low + most - 1)
-end
-
 function calls.page(asked)
     local names, ids, jobs = {'waiting', 'taken', 'done', 'dead'}, {}, {}
     if given(asked.state) then names = {asked.state} end
+    if names[1] == 'waiting' then
+        for stream, known in pairs(hash(key('streams'))) do
+            if cjson.decode(known).due then names[#names + 1] = 'stream:' .. stream end
+        end
+    end
     for _, name in ipairs(names) do
         local after = '(' .. text(asked.after)
         for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(name), after, '+inf', 'LIMIT', 0, asked.limit)) do
             ids[#ids + 1] = tonumber(id)
-        end
-    end
-    if names[1] == 'waiting' then
-        for stream, known in pairs(hash(key('streams'))) do
-            if cjson.decode(known).due then
-                for _, id in ipairs(staged_after(stream, asked.after, asked.limit)) do ids[#ids + 1] = tonumber(id) end
-            end
         end
     end
     table.sort(ids)

@@ -62,9 +62,9 @@ class ServerEnd:
             raise
         except BaseException:  # taken back, whatever it is; raised on
             link.abort_stream(stream)
+            _finish(link)
             raise
-        while link.maintain(MAX_DURATION_S):  # no daemon may be there that would do it
-            pass
+        _finish(link)
         return ids
 
     def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
@@ -120,6 +120,12 @@ class ServerEnd:
 
     def close(self) -> None:
         self._link.close()
+
+
+def _finish(link: Link) -> None:
+    """Do what can wait: no daemon may be there that would."""
+    while link.maintain(MAX_DURATION_S):
+        pass
 
 
 def _in_steps(

@@ -102,7 +102,7 @@ class ServedDispatcher:
         self.consumers: dict[str, Consumer] = {}
         self.link: Link | None = None
         self.may_have = True  # jobs that are ready, for all that is known
-        self.has_staged = False  # streams of ours are to be published
+        self.has_staged = False  # streams of ours are to be published, or forgotten
         self.is_paused = False
         self._is_fresh = True  # nothing has been heard on this connection, as what is cancelled
         self._chance = chance
@@ -309,6 +309,7 @@ class ServedDispatcher:
         try:
             if self.link is not None:
                 self.link.abort_stream(stream)
+                self.has_staged = True  # what is left of it
         except StorageError as trouble:
             self._warn(f"queue: stream {stream} is not taken back yet: {trouble}")
 

@@ -146,7 +146,7 @@ class Link(Protocol):
         """Accept a stream; return how many jobs it has."""
 
     def abort_stream(self, stream: int) -> None:
-        """Forget a stream that did not come to its end."""
+        """Forget a stream that did not come to its end; maintain() does, where it is long."""
 
     def retry(self, ids: Sequence[int]) -> dict[int, str]:
         """Make jobs due now; return the refusals."""

@@ -321,6 +321,8 @@ class ServedQueue:
         now = self._now()
         self._due_at = NEVER if answer.due_in is None else now + answer.due_in
         self._put_off_look(now)
+        if answer.expired:
+            self._tidy_at = now  # what they had staged
         for host in answer.expired:
             jobs = "its job goes" if host.jobs == 1 else f"its {host.jobs} jobs go"
             self._plan.log.warning(
