@@ -444,6 +444,7 @@ class Server:
         found: Sequence[dict[str, Any]] = (),
         states: Sequence[str] = SHOWN_STATES,
         after: int = 0,
+        room: int = MAX_SHOWN,
     ) -> None:
         """Gather some jobs of each state that is worth a look, in hand and dead ones first."""
         if not states:
@@ -452,15 +453,19 @@ class Server:
             self._to_main.append(("jobs", shown))
             return
         try:
-            page = self._storage.page(states[0], after, MAX_SHOWN)
+            page = self._storage.page(states[0], after, room)
         except StorageError:
             page = []  # its trouble is told already
         if isinstance(page, int):
             after = page
         else:
             progress.add(page, self._plan.address.file)
-            found, states, after = [*found, *map(messages.shortened, page)], states[1:], 0
-        self._client_requests.ask(lambda: self._look(found, states, after))
+            found, room = [*found, *map(messages.shortened, page)], room - len(page)
+            if page and room:
+                after = page[-1]["id"]
+            else:
+                states, after, room = states[1:], 0, MAX_SHOWN
+        self._client_requests.ask(lambda: self._look(found, states, after, room))
 
     def _listen_again(self) -> None:
         """Have a socket at its place once more, if there is none."""

@@ -1084,6 +1084,11 @@ def test_others_are_answered_while_rare_jobs_are_looked_for(
         assert [job["id"] for job in jobs] == [number][: number is not None]
     jobs, _counts = answers("taken")
     assert [job["id"] for job in jobs] == [taken] == [1], "which the keeper knows"
+    client.cancel([50])
+    harness.keeper.look()
+    shown = harness.until(lambda: harness.keeper.jobs)
+    assert [job["id"] for job in shown][:3] == [taken, 50, 999], "which are far from each other"
+    harness.keeper.jobs = []
     client.cancel(list(range(2, 901)))
     harness.keeper.look()
     shown = harness.until(lambda: harness.keeper.jobs)
