@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import stat
 import struct
 import subprocess
 import termios
@@ -413,15 +414,25 @@ def repaired(harness: KeeperHarness, why: str, repair: Callable[[], object]) -> 
     harness.client().submit(["1"])
 
 
+def stays_as_it_is(file: str) -> Callable[[], object]:
+    os.chmod(file, 0o644)
+
+    def repair() -> None:
+        assert stat.S_IMODE(os.stat(file).st_mode) == 0o644
+        os.unlink(file)
+
+    return repair
+
+
 def test_a_corrupt_file(harness: KeeperHarness) -> None:
     Path(harness.file).write_bytes(os.urandom(8192))
-    repaired(harness, "not an SQLite database, or a corrupt one", lambda: os.unlink(harness.file))
+    repaired(harness, "not an SQLite database, or a corrupt one", stays_as_it_is(harness.file))
 
 
 def test_a_file_of_another_program(harness: KeeperHarness) -> None:
     with closing(sqlite3.connect(harness.file)) as db:
         db.execute("CREATE TABLE users (name)")
-    repaired(harness, "a database of another program", lambda: os.unlink(harness.file))
+    repaired(harness, "a database of another program", stays_as_it_is(harness.file))
 
 
 def test_a_file_of_a_newer_version(harness: KeeperHarness) -> None:

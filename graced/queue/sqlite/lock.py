@@ -32,15 +32,17 @@ def make_private(fd: int) -> None:
         os.fchmod(fd, 0o600)
 
 
-def make_ready(path: str) -> None:
-    """Have a queue's file that is its user's alone before anything is written to it. OSError.
-
-    By its name: to close a descriptor of the file would free the locks that SQLite has on it.
-    """
-    try:
+def make_file(path: str) -> None:
+    """Have a file that is its user's alone before anything is written to it. OSError."""
+    with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        pass
+
+
+def make_files_private(path: str) -> None:
+    """Let no other user open a queue's files, as with older versions. OSError.
+
+    By their names: to close a descriptor of the file would free the locks that SQLite has on it.
+    """
     for name in (path, f"{path}-wal", f"{path}-shm"):
         with suppress(FileNotFoundError):
             found = os.lstat(name)

@@ -19,7 +19,7 @@ from graced.queue.job import BIGGEST
 from graced.queue.protocol import StorageError
 from graced.queue.sqlite import schema
 from graced.queue.sqlite.errors import storage_error
-from graced.queue.sqlite.lock import Lock, make_ready
+from graced.queue.sqlite.lock import Lock, make_file, make_files_private
 from graced.queue.sqlite.place import Place, Sight, identity_of
 from graced.queue.sqlite.rows import DEAD, DONE, NAMES, SMALL, STAGED, TAKEN, WAITING, Batch, Row
 from graced.queue.standing import Standing
@@ -93,12 +93,15 @@ class Store:
 
     def _open(self) -> sqlite3.Connection:
         with suppress(OSError):  # SQLite says it better
-            make_ready(self.path)
+            make_file(self.path)
         try:
             db = sqlite3.connect(self.path, timeout=BUSY_WAIT, isolation_level=None)
         except sqlite3.Error as error:
             raise storage_error(self.path, error) from None
         try:
+            schema.check(db, self.path)  # what is no queue stays as it is
+            with suppress(OSError):
+                make_files_private(self.path)
             schema.prepare(db, self.path)
         except sqlite3.Error as error:
             db.close()
@@ -218,7 +221,7 @@ class Store:
         try:
             with suppress(FileNotFoundError):
                 os.unlink(path)  # one that was broken off
-            make_ready(path)
+            make_file(path)
             with closing(sqlite3.connect(path, isolation_level=None)) as copy:
                 self._db.backup(copy)
         except (OSError, sqlite3.Error) as error:
