@@ -871,6 +871,25 @@ def test_a_stream_that_is_accepted_is_seen_and_changed_at_once(
     assert [dispatcher.counts(START)[state] for state in STATES] == [27, 1, 0, 1]
 
 
+def test_many_small_streams_are_let_wait_together(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else those who submit a few jobs at a time, often, are ahead of it more and more."""
+    monkeypatch.setattr(bulk, "STEP", 10)
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    for count in (3, 3, 4, 0, 15, 2):
+        stream = dispatcher.open_stream()
+        dispatcher.stage(stream, ["{}"] * count, Terms(), START)
+        dispatcher.commit_stream(stream, Terms(), START)
+    _commit(dispatcher, START)
+    waiting = []
+    while dispatcher.needs_maintenance:
+        dispatcher.maintain(START)
+        waiting.append(store.load()[0][WAITING])
+    assert waiting == [10, 20, 27]
+    assert store.load()[2] == []
+
+
 @pytest.mark.parametrize("state", [None, *STATES])
 def test_a_look_for_jobs_reads_no_more_the_more_there_are(
     store: Store, monkeypatch: pytest.MonkeyPatch, state: str | None

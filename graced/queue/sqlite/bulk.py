@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from graced.queue.sqlite.pending import PendingWrites
     from graced.queue.terms import Terms
 
-STEP = 500  # rows changed at once by what can wait
+STEP = 500  # rows changed at once by what can wait,
+AT_ONCE = 50  #   of so many streams
 
 
 class Streams:
@@ -109,15 +110,15 @@ class Streams:
     def maintain(self) -> None:
         """Do a small step; only when nothing is pending."""
         if self._promoting:
-            self._promote(*self._promoting[0])
+            self._promote(self._promoting[:AT_ONCE])
         else:
             self._delete(self._deleting[0])
 
-    def _promote(self, stream: int, due: int, priority: int) -> None:
-        moved = self._store.promote(stream, due, STEP)
-        self._lookahead.lower_horizon(priority, (due, 0))
-        if moved < STEP:
-            del self._promoting[0]
+    def _promote(self, streams: Sequence[tuple[int, int, int]]) -> None:
+        over = self._store.promote([(stream, due) for stream, due, _priority in streams], STEP)
+        for _stream, due, priority in streams[: over + 1]:
+            self._lookahead.lower_horizon(priority, (due, 0))
+        del self._promoting[:over]
 
     def _delete(self, stream: int) -> None:
         counts = self._writes.counts

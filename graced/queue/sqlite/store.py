@@ -508,19 +508,24 @@ class Store:
             "INSERT INTO payloads VALUES (?, ?)", [(r.id, r.payload) for r in kept]
         )
 
-    def promote(self, stream: int, due: int, limit: int) -> int:
-        """Let some rows of a committed stream wait; after the last one, forget the stream."""
-        return int(self._transaction(self._promote, stream, due, limit))
+    def promote(self, streams: Sequence[tuple[int, int]], limit: int) -> int:
+        """Let some rows of committed streams wait, each with the time at which they are due.
 
-    def _promote(self, stream: int, due: int, limit: int) -> int:
-        moved = self._db.execute(
-            f"UPDATE jobs SET state={WAITING}, due=?, owner=NULL WHERE id IN"
-            " (SELECT id FROM jobs WHERE state = 5 AND owner=? ORDER BY id LIMIT ?)",
-            (due, stream_owner(stream), limit),
-        ).rowcount
-        if moved < limit:
+        One stream after another; those of which none is left are forgotten. Return how many.
+        """
+        return int(self._transaction(self._promote, streams, limit))
+
+    def _promote(self, streams: Sequence[tuple[int, int]], limit: int) -> int:
+        for over, (stream, due) in enumerate(streams):
+            limit -= self._db.execute(
+                f"UPDATE jobs SET state={WAITING}, due=?, owner=NULL WHERE id IN"
+                " (SELECT id FROM jobs WHERE state = 5 AND owner=? ORDER BY id LIMIT ?)",
+                (due, stream_owner(stream), limit),
+            ).rowcount
+            if not limit:
+                return over
             self._db.execute("DELETE FROM streams WHERE id=?", (stream,))
-        return moved
+        return len(streams)
 
     def delete_staged(self, stream: int, limit: int) -> int:
         """Delete some rows of a stream that was never committed; after the last, the stream."""
