@@ -57,9 +57,23 @@ def check_code(user: object) -> None:
     """
     for file, whose in ((os.__file__, "Python"), (__file__, "graced")):
         folder = os.path.dirname(file)
-        if not os.access(folder, os.R_OK | os.X_OK):
+        if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
             what = f"{folder}: user {user} cannot read {whose}'s own code"
             raise CredentialsError(f"{what}; install it where that user can")
+
+
+def check_code_for(uid: int, gid: int, user: object) -> None:
+    """Do so as root for a user that the process will be, as far as that can be told by then."""
+    own = os.getegid()
+    try:
+        os.setegid(gid)
+        os.seteuid(uid)
+        check_code(user)
+    except OSError:  # change_user() says so
+        pass
+    finally:
+        os.seteuid(0)
+        os.setegid(own)
 
 
 def become(uid: int, gid: int, name: str | None, *, new_privileges: bool = False) -> None:

@@ -338,18 +338,21 @@ def give(
     state_dir: str | None,
     environ: Mapping[str, str],
     owner: tuple[int, int],
-) -> None:
+) -> list[str]:
     """Make both folders as root, and give them to the user that the daemon will be.
+
+    Return those that were not there.
 
     What root can't do without following others is left to that user, who says what is wrong.
     """
     runtime = runtime_dir or _first(environ.get("RUNTIME_DIRECTORY", "")) or f"/run/{name}"
     state = state_dir or _first(environ.get("STATE_DIRECTORY", "")) or f"/var/lib/{name}"
+    made = []
     for path, mode in ((runtime, 0o755), (state, 0o750)):
-        try:
-            safepaths.give_folder(path, mode, owner)
-        except (safepaths.UnsafeFolderError, OSError):
-            pass
+        with suppress(safepaths.UnsafeFolderError, OSError):
+            if safepaths.give_folder(path, mode, owner):
+                made.append(path)
+    return made
 
 
 def state_path(name: str, configured: str | None, environ: Mapping[str, str]) -> str:

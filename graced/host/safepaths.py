@@ -86,18 +86,19 @@ def open_file(path: str, flags: int, mode: int, owner: Owner | None = None) -> i
     return fd
 
 
-def give_folder(path: str, mode: int, owner: Owner) -> None:
-    """Make a folder in one that is root's alone, and give it to `owner`.
+def give_folder(path: str, mode: int, owner: Owner) -> bool:
+    """Make a folder in one that is root's alone, and give it to `owner`; return whether it is new.
 
     So is one of root's that has nothing in it but what graced makes; any other is left as
     it is. Raises UnsafeFolderError or OSError.
     """
     parent, name = _walk(path, make=True)
+    is_new = True
     try:
         try:
             os.mkdir(name, mode, dir_fd=parent)
         except FileExistsError:
-            pass
+            is_new = False
         folder = os.open(name, _FOLDER, dir_fd=parent)
     finally:
         os.close(parent)
@@ -107,6 +108,7 @@ def give_folder(path: str, mode: int, owner: Owner) -> None:
             _give_all(folder, owner)
     finally:
         os.close(folder)
+    return is_new
 
 
 def _is_ours(name: str) -> bool:

@@ -6,6 +6,7 @@ Started by root with `user:`, the process is root from :func:`prepare`'s begin t
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from graced import clock, program
 from graced.core.daemon import Daemon
@@ -87,7 +88,7 @@ def prepare(
             credentials.change_user(settings.user, settings.group)  # group alone, if anything
             prepared = Prepared(_log(settings, environ), Notifier(environ))
         else:
-            prepared = _become(settings, environ, owner, pidfile)
+            prepared = _given(settings, environ, owner, pidfile)
         if pidfile is not None and prepared.pidfile is None:
             prepared.pidfile = PidFile(pidfile)
     except (AlreadyRunning, DirectoryError, credentials.CredentialsError) as error:
@@ -97,11 +98,25 @@ def prepare(
     return prepared
 
 
+def _given(
+    settings: Settings, environ: MutableMapping[str, str], owner: Owner, pidfile: str | None
+) -> Prepared:
+    """Become the user, with folders of its own; those made for a start that fails are removed."""
+    credentials.check_code_for(*owner, settings.user)
+    made = give(settings.name, settings.runtime_dir, settings.state_dir, environ, owner)
+    try:
+        return _become(settings, environ, owner, pidfile)
+    except Exception:  # whatever it is; raised on
+        for path in made:
+            with suppress(OSError):  # it is not empty, or we are not root any more
+                os.rmdir(path)
+        raise
+
+
 def _become(
     settings: Settings, environ: MutableMapping[str, str], owner: Owner, pidfile: str | None
 ) -> Prepared:
     """Do what only root can do, and let go of being root."""
-    give(settings.name, settings.runtime_dir, settings.state_dir, environ, owner)
     fd = _log_of_root(settings.log.file, owner)
     at_first = settings.log if fd is not None else settings.log.replace(file=None)
     prepared = Prepared(open_log(at_first, environ, fd), Notifier(environ))

@@ -179,6 +179,17 @@ def test_a_socket_in_roots_folder_is_opened_by_root_for_the_user(daemon: Daemon)
         caller.connect(str(web))
 
 
+@pytest.mark.parametrize("why", ["log", "code"])
+def test_a_start_that_fails_leaves_no_folder(daemon: Daemon, why: str) -> None:
+    run, log = daemon.short / "new", daemon.short / "no" / "log"
+    configured(daemon, runtime_dir=str(run), log={"file": str(log) if why == "log" else None})
+    if why == "code":
+        (daemon.short / "code" / "graced" / "host").chmod(0o700)
+    daemon.start().ended(78)
+    assert not run.exists()
+    assert not (daemon.short / "state").exists()
+
+
 # What others can write
 
 
