@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import contextmanager
 from itertools import islice
 
 from graced import program
@@ -17,7 +18,7 @@ from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from graced.queue.connections import Connection, Connections
     from graced.queue.plan import KeeperPlan
@@ -95,8 +96,11 @@ class ClientRequests:
             connection, question = self._questions.popleft()
             if connection is not None:
                 connection.questions -= 1
-            if connection is None or self._connections.is_here(connection):
+            if connection is None:
                 question()
+            elif self._connections.is_here(connection):
+                with self._refusing(connection):
+                    question()
 
     def change(self, dispatcher: Dispatcher) -> None:
         """Change some of the jobs for which this was asked."""
@@ -107,16 +111,21 @@ class ClientRequests:
         if not self._connections.is_here(connection):
             return
         ids = list(islice(change.ids, STEP))
-        try:
+        with self._refusing(connection):
             change.refused |= change.act(dispatcher, ids, self._storage.clock.now())
+            if len(ids) == STEP:
+                self._changes.append(change)
+                return
+            answer = wire.encode({str(id): why for id, why in change.refused.items()})
+            self._replies.append((connection, Kind.ANSWER, answer, False))
+
+    @contextmanager
+    def _refusing(self, connection: Connection) -> Iterator[None]:
+        """Tell a client if the queue can't be used for what it has asked for."""
+        try:
+            yield
         except StorageError as trouble:
             self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
-            return
-        if len(ids) == STEP:
-            self._changes.append(change)
-            return
-        answer = wire.encode({str(id): why for id, why in change.refused.items()})
-        self._replies.append((connection, Kind.ANSWER, answer, False))
 
     def committed(self, ended: Iterable[tuple[int, str]]) -> None:
         """It is written: say so, and tell those that wait for the jobs that have ended."""
@@ -263,11 +272,7 @@ class ClientRequests:
         self._be_asked(connection, lambda: self._tell_page(connection, state, after, limit))
 
     def _tell_page(self, connection: Connection, state: str | None, after: int, limit: int) -> None:
-        try:
-            page = self._storage.page(state, after, limit)
-        except StorageError as trouble:
-            self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
-            return
+        page = self._storage.page(state, after, limit)
         if isinstance(page, int):
             self.ask(lambda: self._tell_page(connection, state, page, limit), connection)
             return
@@ -279,11 +284,7 @@ class ClientRequests:
         self._be_asked(connection, lambda: self._tell_job(connection, id))
 
     def _tell_job(self, connection: Connection, id: int) -> None:
-        try:
-            found = self._storage.job(id)
-        except StorageError as trouble:
-            self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
-            return
+        found = self._storage.job(id)
         progress.add([] if found is None else [found], self._file)
         self._connections.send(connection, Kind.ANSWER, wire.encode(found))
 
@@ -300,13 +301,10 @@ class ClientRequests:
 
     def _pause(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
         paused = messages.paused(body)
-        try:
+        with self._refusing(connection):
             dispatcher.pause(paused, self._storage.clock.now())
-        except StorageError as trouble:
-            self._connections.send(connection, Kind.REFUSED, wire.text(trouble))
-            return
-        self._log.info("queue: paused" if paused else "queue: resumed")
-        self._replies.append((connection, Kind.ANSWER, b"null", False))
+            self._log.info("queue: paused" if paused else "queue: resumed")
+            self._replies.append((connection, Kind.ANSWER, b"null", False))
 
     def _counts(self, _dispatcher: Dispatcher, connection: Connection, _body: bytes) -> None:
         self._be_asked(
