@@ -164,6 +164,19 @@ class KeeperHarness:
         worker.close()
 
 
+def in_a_process(work: Callable[[], None]) -> int:
+    """Do some work in a child, which exits with 0 if nothing was raised; return its number."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
 def readdress(keeper: Keeper, **other: str) -> None:
     """Have a keeper's next process go by another address."""
     keeper.plan = keeper.plan.replace(address=keeper.plan.address.replace(**other))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from keeper_harness import DEADLINE, KeeperHarness, settle, take
+from keeper_harness import DEADLINE, KeeperHarness, in_a_process, settle, take
 from postgresql_server import PostgreSQL
 
 import graced
@@ -374,13 +374,11 @@ def test_fifty_that_submit_one_unique_key_have_one_job(
 
 def test_a_forked_process_has_a_connection_of_its_own(queue: Queue) -> None:
     queue.submit("before")
-    children = []
-    for _ in range(2):
-        pid = os.fork()
-        if pid == 0:
-            ids = [queue.submit("child", delay=3600) for _ in range(50)]
-            os._exit(0 if len(set(ids)) == 50 else 1)
-        children.append(pid)
+
+    def submit() -> None:
+        assert len({queue.submit("child", delay=3600) for _ in range(50)}) == 50
+
+    children = [in_a_process(submit) for _ in range(2)]
     own = [queue.submit("parent", delay=3600) for _ in range(50)]
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0]
     assert len({job.id for job in queue.jobs()}) == 151
@@ -392,9 +390,11 @@ def test_a_forked_process_leaves_its_parent_s_session_at_a_server(
 ) -> None:
     with Queue.open(postgresql_server.made()) as queue:
         number = queue.submit("before")
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0 if queue.job(number).payload == "before" else 1)
+
+        def look() -> None:
+            assert queue.job(number).payload == "before"
+
+        pid = in_a_process(look)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert queue.submit("after") == number + 1
 

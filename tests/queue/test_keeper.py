@@ -28,6 +28,7 @@ from keeper_harness import (
     DEADLINE,
     KeeperHarness,
     confirm,
+    in_a_process,
     readdress,
     reconnect,
     settle,
@@ -64,18 +65,6 @@ QUICK = Policy(retry=Retry(0.01, 2.0, 0.1))
 def harness(tmp_path: Path) -> Iterator[KeeperHarness]:
     with KeeperHarness(tmp_path, QUICK) as harness:
         yield harness
-
-
-def in_a_process(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
 
 
 def labour(harness: KeeperHarness, number: int, report: int) -> None:
