@@ -87,6 +87,7 @@ def test_what_is_listed_or_changed_is_read_alone(postgresql_server: PostgreSQL) 
         "cancel('other', '{-1,4000}')",
         "retry('jobs', '{-1,-50,5,4000}')",
         "drop_jobs('jobs', '{-1,-60,7,4001}')",
+        "refusal('jobs', 10)",
     )
     read = (
         "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables"
@@ -95,6 +96,7 @@ def test_what_is_listed_or_changed_is_read_alone(postgresql_server: PostgreSQL) 
     with postgresql_server.connect() as connection:
         connection.execute(f"SET search_path = {schema}")
         connection.execute("SET plan_cache_mode = force_generic_plan")
+        connection.execute("INSERT INTO queues VALUES ('jobs', false, 10000)")
         for each in asked:
             connection.execute(f"SELECT * FROM {each}")  # planned with nothing there
         connection.execute(f"{ended} -1, 'jobs', true, now(), 1, 1, 0, now(), now(), '1'")

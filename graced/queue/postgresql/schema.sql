@@ -141,6 +141,15 @@ AS $$
             WHERE s.queue = p_queue AND s.due IS NOT NULL LIMIT most) AS staged))::integer
 $$;
 
+-- The same for whoever has so many more; not counted while there is room for all numbers from the
+-- first job's to the last one's.
+CREATE OR REPLACE FUNCTION waiting_with(p_queue text, most integer, more integer) RETURNS integer
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $$
+    SELECT CASE WHEN span + more <= most THEN span ELSE waiting(p_queue, most + 1) END::integer
+    FROM (SELECT coalesce(max(id) - min(id) + 1, 0) AS span FROM jobs) AS numbers
+$$;
+
 -- Why there is no room for further jobs, so many; NULL if there is.
 CREATE OR REPLACE FUNCTION no_room(most integer, there integer, more integer) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
@@ -155,7 +164,7 @@ $$;
 CREATE OR REPLACE FUNCTION refusal(p_queue text, more integer) RETURNS text
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
-    SELECT no_room(max_waiting, waiting(p_queue, max_waiting + 1), more) FROM queues
+    SELECT no_room(max_waiting, waiting_with(p_queue, max_waiting, more), more) FROM queues
         WHERE name = p_queue AND max_waiting IS NOT NULL
 $$;
 
@@ -506,7 +515,8 @@ BEGIN
     FOR n IN 1 .. cardinality(b_first) LOOP
         v_last := coalesce(b_first[n + 1] - 1, cardinality(payloads));
         IF n = 1 THEN  -- counted once for all
-            SELECT max_waiting, waiting(p_queue, max_waiting + 1) INTO v_most, v_waiting
+            SELECT max_waiting, waiting_with(p_queue, max_waiting, cardinality(payloads))
+                INTO v_most, v_waiting
                 FROM queues WHERE name = p_queue AND max_waiting IS NOT NULL;
         END IF;
         v_refusal := no_room(v_most, v_waiting, v_last - b_first[n] + 1);
