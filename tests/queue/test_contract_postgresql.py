@@ -19,7 +19,7 @@ from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
 from graced.queue.postgresql import address
 from graced.queue.servers.engine import ServerEngine
-from graced.queue.servers.link import HostName, Submission, Turn
+from graced.queue.servers.link import DEAD, DONE, HostName, Settle, Submission, Turn
 from graced.queue.terms import Terms
 from graced.settings import Pool, Retry
 
@@ -143,3 +143,19 @@ def test_for_all_submissions_of_a_turn_it_is_counted_once(postgresql_server: Pos
     while not (found := postgresql_server.sql(asked)):
         time.sleep(0.05)  # a PostgreSQL tells what it has done some time later
     assert found[0][0] <= 3 * many
+
+
+def test_of_what_is_forgotten_no_attempt_is_left(postgresql_server: PostgreSQL) -> None:
+    url, policy, engine = postgresql_server.made(), Policy(), ServerEngine(address)
+    asked = f"SELECT count(*) FROM {url.rpartition('=')[2]}.attempts"
+    with closing(engine.connect(engine.check_url(url), "jobs", "test")) as link:
+        link.join(HostName("d1/jobs/1", "h1", "p1"), 60.0, policy)
+        [id] = link.submit(["1"], Terms())
+        for kind, text in ((DEAD, "{}"), (DONE, None)):
+            [job] = link.turn(Turn(60.0, idle=["w"]), policy).jobs
+            link.turn(Turn(60.0, [Settle(id, job.token, kind, text)]), policy)
+            link.retry([id])
+        assert postgresql_server.sql(asked) == [(1,)]
+        while link.look(id):
+            link.maintain(0.0)
+    assert postgresql_server.sql(asked) == [(0,)]

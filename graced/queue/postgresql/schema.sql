@@ -610,8 +610,8 @@ BEGIN
             SELECT id FROM ended WHERE queue = p_queue AND NOT dead
                 AND at < clock_timestamp() - make_interval(secs => keep)
             ORDER BY at LIMIT most FOR UPDATE SKIP LOCKED)
-        RETURNING id, failures),
-    tried AS (DELETE FROM attempts WHERE job IN (SELECT id FROM gone WHERE failures > 0))
+        RETURNING id),
+    tried AS (DELETE FROM attempts WHERE job IN (SELECT id FROM gone))
     SELECT count(*) INTO v_count FROM gone;
     RETURN v_count = most;
 END $$;
