@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import sys
+from contextlib import suppress
 
 from graced.exitcodes import CONFIG, ReportedError
 from graced.host.process import libc, prctl
@@ -62,18 +63,20 @@ def check_code(user: object) -> None:
             raise CredentialsError(f"{what}; install it where that user can")
 
 
-def check_code_for(uid: int, gid: int, user: object) -> None:
-    """Do so as root for a user that the process will be, as far as that can be told by then."""
-    own = os.getegid()
-    try:
-        os.setegid(gid)
-        os.seteuid(uid)
-        check_code(user)
-    except OSError:  # change_user() says so
-        pass
-    finally:
-        os.seteuid(0)
-        os.setegid(own)
+def check_code_for(user: str, group: str | None) -> None:
+    """Do so as root, who is that user meanwhile, before anything is made for it."""
+    uid, gid, _, name = account(user, group)
+    own, groups = os.getegid(), os.getgroups()
+    with suppress(OSError):  # change_user() says so
+        try:
+            os.setgroups([gid] if name is None else os.getgrouplist(name, gid))
+            os.setegid(gid)
+            os.seteuid(uid)
+            check_code(user)
+        finally:
+            os.seteuid(0)
+            os.setegid(own)
+            os.setgroups(groups)
 
 
 def become(uid: int, gid: int, name: str | None, *, new_privileges: bool = False) -> None:

@@ -102,7 +102,8 @@ def _given(
     settings: Settings, environ: MutableMapping[str, str], owner: Owner, pidfile: str | None
 ) -> Prepared:
     """Become the user, with folders of its own; those made for a start that fails are removed."""
-    credentials.check_code_for(*owner, settings.user)
+    if settings.user is not None:
+        credentials.check_code_for(settings.user, settings.group)
     made = give(settings.name, settings.runtime_dir, settings.state_dir, environ, owner)
     try:
         return _become(settings, environ, owner, pidfile)

@@ -18,6 +18,8 @@ import yaml
 from daemon_harness import ROOT, Daemon, children
 from test_life_start import python_for
 
+from graced.host import credentials
+
 pytestmark = pytest.mark.usefixtures("as_root")
 NOBODY = pwd.getpwnam("nobody")
 OURS = {"worker": "graced.workers:Command", "path": []}
@@ -188,6 +190,22 @@ def test_a_start_that_fails_leaves_no_folder(daemon: Daemon, why: str) -> None:
     daemon.start().ended(78)
     assert not run.exists()
     assert not (daemon.short / "state").exists()
+
+
+def test_code_that_the_user_reads_by_another_group_will_do(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, groups = daemon.short / "of-a-group", os.getgroups()
+    code.mkdir()
+    code.chmod(0o750)
+    os.chown(code, 0, 4242)
+    for module in (os, credentials):
+        monkeypatch.setattr(module, "__file__", str(code / "module.py"))
+    with pytest.raises(credentials.CredentialsError, match="cannot read"):
+        credentials.check_code_for("nobody", None)
+    monkeypatch.setattr(os, "getgrouplist", lambda _name, gid: [gid, 4242])
+    credentials.check_code_for("nobody", None)
+    assert (os.geteuid(), os.getgroups()) == (0, groups)
 
 
 # What others can write
