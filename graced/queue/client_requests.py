@@ -85,14 +85,9 @@ class ClientRequests:
         return bool(self._questions) or (bool(self._changes) and not self._storage.write_paused)
 
     def answer(self) -> None:
-        """Answer what has been asked about what is in the file now, for a moment.
-
-        What is asked once more meanwhile gets its turn after the others.
-        """
+        """Answer what has been asked about what is in the file now, for a moment."""
         end = time.monotonic() + MOMENT
-        for _ in range(len(self._questions)):
-            if time.monotonic() >= end:
-                return
+        while self._questions and time.monotonic() < end:
             connection, question = self._questions.popleft()
             if connection is not None:
                 connection.questions -= 1

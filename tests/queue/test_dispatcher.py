@@ -369,6 +369,16 @@ class Histories(RuleBasedStateMachine):
             assert mine == counts
 
     @invariant()
+    def few_jobs_are_found(self) -> None:
+        if self.dispatcher.pending or self.store.full:
+            return
+        for state in STATES:
+            listed = [job["id"] for job in self.store.page(SHOWN[state], 0, 1000, PAGE_BYTES)]
+            for after in (0, *listed[:1]):
+                found = self.dispatcher.few(state, after, 1000)
+                assert found == [id for id in listed if id > after] or found is None
+
+    @invariant()
     def what_became_of_jobs_is_counted(self) -> None:
         """And a keeper that dies takes none of it along."""
         if not self.dispatcher.pending:

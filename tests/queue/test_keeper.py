@@ -1062,6 +1062,7 @@ def test_others_are_answered_while_rare_jobs_are_looked_for(
     harness: KeeperHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "LOOKED_AT", 100)
+    monkeypatch.setattr(dispatcher, "FEW", -1)
     harness.start()
     client = harness.client()
     client.submit(["1"] * 999)
@@ -1078,12 +1079,12 @@ def test_others_are_answered_while_rare_jobs_are_looked_for(
                 heard += [wire.decode(body) for _kind, body in frames.feed(asker.recv(wire.READ))]
         return heard
 
-    for state, number in (("done", None), ("dead", 999)):
-        counts, jobs = answers(state)
-        assert counts["dead"] == 1
-        assert [job["id"] for job in jobs] == [number][: number is not None]
-    jobs, _counts = answers("taken")
-    assert [job["id"] for job in jobs] == [taken] == [1], "which the keeper knows"
+    counts, jobs = answers("done")
+    assert (counts["done"], jobs) == (0, [])
+    for state, number in (("taken", taken), ("dead", 999)):
+        jobs, counts = answers(state)
+        assert [job["id"] for job in jobs] == [number], "at once: that is known"
+        assert counts[state] == 1
     client.cancel([50])
     harness.keeper.look()
     shown = harness.until(lambda: harness.keeper.jobs)

@@ -29,7 +29,7 @@ from graced.queue.sqlite.transitions import Transitions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from graced.queue.policy import Policy
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ROW_BYTES = 200  # that a job takes besides its payload, with its places in the indexes
 CLOCK_STEP = 1000  # ms of the queue's time that may be lost with its keeper
+FEW = 10_000  # jobs in a state that are found by its index, whatever the order of that is
 SHORTEST = 10_000  # ms for which a done job is kept, whatever ``keep_done`` says
 
 
@@ -322,9 +323,23 @@ class Dispatcher:
             found["oldest"] = (now - top.due) / 1000
         return found
 
-    def owned(self) -> Iterator[int]:
-        """Return the jobs that are in workers' hands."""
-        return chain.from_iterable(consumer.rows for consumer in self.consumers.values())
+    def few(self, state: str | None, after: int, limit: int) -> list[int] | None:
+        """Return the ids of the next jobs in a state, None if those are to be looked for."""
+        consumers = self.consumers.values()
+        known: Iterable[int] = ()
+        found: list[int] = []
+        if state == "taken":
+            known = chain.from_iterable(consumer.rows for consumer in consumers)
+        elif state == "waiting":
+            if self._streams.needs_maintenance or self._counts[WAITING] > FEW:
+                return None
+            known = chain.from_iterable(consumer.prefetched for consumer in consumers)
+            found = self._store.few(WAITING, after, limit)
+        elif state == "dead" or (state == "done" and self._counts[DONE] <= FEW):
+            found = self._store.few(NAMES.index(state), after, limit)
+        else:
+            return None
+        return sorted({*found, *(id for id in known if id > after)})[:limit]
 
     # -- the commit
 

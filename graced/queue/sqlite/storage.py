@@ -355,11 +355,12 @@ class QueueFile:
         store, dispatcher = self._store, self.dispatcher
         if store is None or dispatcher is None:
             return []
-        if state == "taken":  # a few among any number
-            ids = sorted(id for id in dispatcher.owned() if id > after)[:limit]
-            page: list[dict[str, Any]] | int = store.listed(SHOWN[state], ids, PAGE_BYTES)
-        else:
+        ids = dispatcher.few(state, after, limit)
+        page: list[dict[str, Any]] | int
+        if ids is None:
             page = store.look_for(SHOWN[state], after, limit, PAGE_BYTES)
+        else:
+            page = store.listed(SHOWN[state], ids, PAGE_BYTES)
         return page if isinstance(page, int) else [self.clock.shown(job) for job in page]
 
     def counts(self) -> dict[str, Any]:

@@ -55,6 +55,7 @@ _INSERT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _GONE = f"UPDATE gone SET {', '.join(f'{name} = {name} + :{name}' for name in OUTCOMES)}"
+_INDEXES = {WAITING: "waiting", DONE: "ended", DEAD: "dead"}
 _updated = attrgetter(
     "state", "due", "failures", "owner", "ended", "token", "began", "cancelled", "id"
 )
@@ -367,6 +368,14 @@ class Store:
         upto = int(last[0][0]) if last else BIGGEST
         found = self._listed(states, "id > ? AND id <= ?", (after, upto), limit, size)
         return found if found or not last else upto
+
+    def few(self, state: int, after: int, limit: int) -> list[int]:
+        """Return the ids of the next jobs in a state, by its index: of dead ones, or of a few."""
+        query = (
+            f"SELECT id FROM jobs INDEXED BY {_INDEXES[state]}"
+            f" WHERE state = {state} AND id > ? ORDER BY id LIMIT ?"
+        )
+        return [id for (id,) in self._read(query, (after, limit))]
 
     def listed(self, states: Sequence[int], ids: Iterable[int], size: int) -> list[dict[str, Any]]:
         """Return the same of the jobs with these ids."""
