@@ -43,7 +43,7 @@ def _daemonize(config: str | None, sets: list[str], pidfile: str | None) -> int:
     from graced.host import descriptors, memoryfile, signals
     from graced.supervisor.start import prepare, start
 
-    descriptors.remember_open_fds(None)
+    descriptors.remember_open_fds(os.environ.get("LISTEN_FDS"))
     path = reader.absolute_path(reader.find(config, os.environ))  # it will leave this folder
     reading, again = _read(path, sets)
     settings = reading.settings

@@ -87,6 +87,7 @@ def prepare(
         if owner is None:
             credentials.change_user(settings.user, settings.group)  # group alone, if anything
             prepared = Prepared(_log(settings, environ), Notifier(environ))
+            _take_sockets(prepared, settings, environ)  # they are for this PID
         else:
             prepared = _given(settings, environ, owner, pidfile)
         if pidfile is not None and prepared.pidfile is None:
@@ -258,24 +259,31 @@ def _errno(error: Exception) -> int | None:
     return cause.errno if isinstance(cause, OSError) else None
 
 
+def _take_sockets(
+    prepared: Prepared, settings: Settings, environ: MutableMapping[str, str]
+) -> None:
+    """Take what systemd hands over, if something is listened on."""
+    if prepared.sockets is None and ("LISTEN_FDS" in environ or has_addresses(settings)):
+        from graced.host.listeners import given
+        from graced.supervisor.sockets import Sockets
+
+        prepared.sockets = Sockets(given(environ), prepared.notifier, prepared.log)
+
+
 def _open_sockets(
     prepared: Prepared,
     settings: Settings,
     environ: MutableMapping[str, str],
     owner: Owner | None = None,
 ) -> None:
-    """Open what the pools listen on, if they do; take what systemd hands over. ListenError.
+    """Open what the pools listen on, if they do. ListenError.
 
     With `owner` what root alone may be able to open, and a failure is kept for later: a daemon
     that runs already is a better reason.
     """
+    _take_sockets(prepared, settings, environ)
     if prepared.sockets is None:
-        if "LISTEN_FDS" not in environ and not has_addresses(settings):
-            return
-        from graced.host.listeners import given
-        from graced.supervisor.sockets import Sockets
-
-        prepared.sockets = Sockets(given(environ), prepared.notifier, prepared.log)
+        return
     from graced.host.listeners import ListenError
 
     if prepared.trouble is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -497,6 +498,25 @@ def test_a_reload_takes_what_was_handed_over_before(daemon: Daemon, port: int) -
     greet(daemon, "fd:web")
     assert daemon.run("reload").returncode == 0
     assert call(port)[1] == "2"
+
+
+def test_a_daemon_that_leaves_its_terminal_takes_them_along(daemon: Daemon, port: int) -> None:
+    pool = {"worker": "sample_workers:Greeter", "listen": ["fd:web"]}
+    daemon.configure({"jobs": pool}, log={"file": str(daemon.home / "log")})
+    file = daemon.home / "pid"
+    line = daemon.command("run", "--daemonize", "--pidfile", str(file), "-c", str(daemon.config))
+    daemon.pump.start()
+    subprocess.run(
+        [daemon.python, "-c", HAND_OVER, f"web={port}", *line],
+        cwd=daemon.short,
+        env=daemon.environment(),
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        check=True,
+    )
+    assert call(port)[1] == "1"
+    assert daemon.run("stop").returncode == 0
+    daemon.nothing_left()
 
 
 def test_sockets_of_another_process_are_not_touched(daemon: Daemon, port: int) -> None:
