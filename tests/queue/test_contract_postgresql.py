@@ -88,6 +88,7 @@ def test_what_is_listed_or_changed_is_read_alone(postgresql_server: PostgreSQL) 
         "retry('jobs', '{-1,-50,5,4000}')",
         "drop_jobs('jobs', '{-1,-60,7,4001}')",
         "refusal('jobs', 10)",
+        "maintain('jobs', 60, 10)",
     )
     read = (
         "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables"

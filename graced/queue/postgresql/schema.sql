@@ -580,6 +580,7 @@ LANGUAGE plpgsql SET search_path FROM CURRENT
     SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
+    v_old timestamptz := clock_timestamp() - make_interval(secs => keep);  -- an index finds it
     v_stream record;
     v_count integer;
 BEGIN
@@ -607,8 +608,7 @@ BEGIN
     END IF;
     WITH gone AS (
         DELETE FROM ended WHERE id IN (
-            SELECT id FROM ended WHERE queue = p_queue AND NOT dead
-                AND at < clock_timestamp() - make_interval(secs => keep)
+            SELECT id FROM ended WHERE queue = p_queue AND NOT dead AND at < v_old
             ORDER BY at LIMIT most FOR UPDATE SKIP LOCKED)
         RETURNING id),
     tried AS (DELETE FROM attempts WHERE job IN (SELECT id FROM gone))
