@@ -148,6 +148,8 @@ class Supervisor:
         gc.enable()
         while not self._over():
             ready = self.selector.select(self._timeout())
+            if not ready:  # a wait that SIGCONT cut short, its time over, looks at nothing more
+                ready = self.selector.select(0)  # what came in time is heard before what is due
             for key, events in ready:
                 key.data(events)
             self._look_at_clock()

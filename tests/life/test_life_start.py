@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,22 @@ from test_imports import HEAVY
 KEYS_OF_STATUS = set("name version pid state generation ready uptime last_reload pools".split())
 KEYS_OF_POOL = set("target ready busy deaths backoff queue workers last_deaths".split())
 KEYS_OF_WORKER = set("slot pid state generation rounds errors busy_for age rss".split())
+
+
+def test_who_is_ready_in_time_is_heard_by_a_daemon_that_stood_still(daemon: Daemon) -> None:
+    daemon.pool("sample_workers:GatedSetup", options={"gate": daemon.gate()}, ready_timeout="3s")
+    daemon.start().events.wait("^setting-up")
+    daemon.until(lambda: stat(daemon.pid)[0] == "S")  # it has nothing to do but wait
+    daemon.send(signal.SIGSTOP)
+    try:
+        over = time.monotonic() + 3.0
+        daemon.open_gate()
+        daemon.events.wait("^setup ")
+        daemon.until(lambda: time.monotonic() > over)
+    finally:
+        daemon.send(signal.SIGCONT)
+    daemon.ready()
+    assert daemon.status()["pools"]["jobs"]["deaths"] == 0
 
 
 def test_ready_is_said_once_all_workers_are(daemon: Daemon) -> None:
