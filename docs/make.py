@@ -98,7 +98,9 @@ Only the values that are left after merging are checked.
   flag, from the folder of the main file.
 - A **whole number** has no leading zeros; **true** and **false** have no other spellings.
 
-The file is UTF-8, regular (no pipe), at most 1 MiB, one document; its only tag is `!file`.
+The file is UTF-8 whatever the locale (where Python would encode names otherwise, graced starts
+itself again with `-X utf8`), regular (no pipe), at most 1 MiB, one document; its only tag is
+`!file`.
 Anchors, aliases and `<<` work; keys that are set twice, and aliases that contain themselves or blow
 up, are errors.
 

@@ -213,8 +213,8 @@ def _open_lock(file: str) -> int:
         except safepaths.UnsafeFolderError as error:
             raise PermissionError(EPERM, f"not locked by root: {error}", file) from None
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.lstat(file).st_mode):  # a device is not even opened
-            raise FileExistsError(EEXIST, NO_PID_FILE, file)
+        if stat.S_IFMT(os.lstat(file).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise FileExistsError(EEXIST, NO_PID_FILE, file)  # a device is not even opened
     try:
         return os.open(file, flags | os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError:  # root's, of a version that stayed root
@@ -267,7 +267,8 @@ class PidFile:
         except LockHeldError as error:
             raise AlreadyRunning(path, error.pid) from None
         except OSError as error:
-            raise DirectoryError(f"{path}: {error.strerror}; give another --pidfile") from error
+            why = NO_PID_FILE if isinstance(error, IsADirectoryError) else error.strerror
+            raise DirectoryError(f"{path}: {why}; give another --pidfile") from error
 
     def __enter__(self) -> PidFile:
         sign(self.fd)
