@@ -6,7 +6,6 @@ import ctypes
 import errno
 import os
 import sys
-from contextlib import suppress
 
 from graced.exitcodes import CONFIG, ReportedError
 from graced.host.process import libc, prctl
@@ -67,15 +66,18 @@ def check_code_for(user: str, group: str | None) -> None:
     """Do so as root, who is that user meanwhile, before anything is made for it."""
     uid, gid, _, name = account(user, group)
     own, groups = os.getegid(), os.getgroups()
-    with suppress(OSError):  # change_user() says so
-        try:
-            os.setgroups([gid] if name is None else os.getgrouplist(name, gid))
-            os.setegid(gid)
-            os.seteuid(uid)
-            check_code(user)
-        finally:
-            os.seteuid(0)
-            os.setegid(own)
+    try:
+        os.setgroups([gid] if name is None else os.getgrouplist(name, gid))
+        os.setegid(gid)
+        os.seteuid(uid)
+    except OSError:  # change_user() says so
+        return
+    else:
+        check_code(user)
+    finally:
+        os.seteuid(0)
+        os.setegid(own)
+        if os.getgroups() != groups:
             os.setgroups(groups)
 
 

@@ -14,7 +14,6 @@ import socket
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from errno import EADDRINUSE, EEXIST, EPERM
 
 from graced import program
@@ -212,9 +211,11 @@ def _open_lock(file: str) -> int:
             safepaths.demand_folder(file)
         except safepaths.UnsafeFolderError as error:
             raise PermissionError(EPERM, f"not locked by root: {error}", file) from None
-    with suppress(FileNotFoundError):
+    try:
         if stat.S_IFMT(os.lstat(file).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             raise FileExistsError(EEXIST, NO_PID_FILE, file)  # a device is not even opened
+    except FileNotFoundError:
+        pass
     try:
         return os.open(file, flags | os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError:  # root's, of a version that stayed root
@@ -350,9 +351,11 @@ def give(
     state = state_dir or _first(environ.get("STATE_DIRECTORY", "")) or f"/var/lib/{name}"
     made = []
     for path, mode in ((runtime, 0o755), (state, 0o750)):
-        with suppress(safepaths.UnsafeFolderError, OSError):
+        try:
             if safepaths.give_folder(path, mode, owner):
                 made.append(path)
+        except (safepaths.UnsafeFolderError, OSError):
+            pass
     return made
 
 

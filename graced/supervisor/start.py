@@ -6,7 +6,6 @@ Started by root with `user:`, the process is root from :func:`prepare`'s begin t
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 from graced import clock, program
 from graced.core.daemon import Daemon
@@ -110,8 +109,10 @@ def _given(
         return _become(settings, environ, owner, pidfile)
     except Exception:  # whatever it is; raised on
         for path in made:
-            with suppress(OSError):  # it is not empty, or we are not root any more
+            try:
                 os.rmdir(path)
+            except OSError:  # it is not empty, or we are not root any more
+                pass
         raise
 
 
