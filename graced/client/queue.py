@@ -199,10 +199,20 @@ class Queue:
         terms = _terms(delay, priority, max_attempts)
         ranges = self._do(
             self._place.open,
-            lambda end: end.stream(texts, terms),
+            lambda end: self._streamed(end, texts, terms),
             lambda _error: not texts.begun,
         )
         return Numbers(ranges)
+
+    def _streamed(self, end: ClientQueue, texts: _Texts, terms: Terms) -> list[range]:
+        """Stream payloads. A file has no other end meanwhile: what they ask of it goes by this."""
+        own = self._own
+        before = own.file
+        own.file = None if end.shared else (end, os.getpid())
+        try:
+            return end.stream(texts, terms)
+        finally:
+            own.file = before
 
     # -- what becomes of them
 
@@ -342,7 +352,7 @@ class Queue:
         while True:
             end: E = self._connected() or self._found(find)  # type: ignore[assignment]  # a ClientEnd is all
             try:
-                return act(end)
+                return self._asked(end, act)
             except QueueGone as error:
                 self._leave(end)
                 if not may_repeat(error) or time.monotonic() >= patience or self.closed:
@@ -353,16 +363,31 @@ class Queue:
                 self._leave(end)
                 raise
             finally:
-                if not end.shared:
+                if not end.shared and end is not self._file():
                     end.close()
             time.sleep(POLL_INTERVAL_S)
+
+    def _asked(self, end: E, act: Callable[[E], T]) -> T:
+        """Ask something. A signal's handler, or what yields payloads, may ask meanwhile: by another
+        connection, for the answers of this one would be taken for its own.
+        """
+        used, self._own.connection = self._own.connection, None
+        try:
+            return act(end)
+        finally:
+            self._own.connection = used
+
+    def _file(self) -> ClientQueue | None:
+        """Return the file's end that this thread has open, while it reads payloads for it."""
+        end, pid = self._own.file or (None, 0)
+        return end if pid == os.getpid() else None
 
     def _connected(self) -> ClientQueue | None:
         """Return this thread's connection, if it has one and is not the parent's."""
         if self.closed:
             raise QueueError("this Queue is closed; open another one")
         own = self._own.connection
-        return own.end if own is not None and own.pid == os.getpid() else None
+        return own.end if own is not None and own.pid == os.getpid() else self._file()
 
     def _found(self, find: Callable[[], E | None]) -> E | _NoQueue:
         end = find()
@@ -423,6 +448,7 @@ class _Own(threading.local):
     """What each thread has of its own."""
 
     connection: _Connection | None = None
+    file: tuple[ClientQueue, int] | None = None  # and the process that has opened it
 
 
 class _Connection:

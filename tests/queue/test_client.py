@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -116,6 +117,42 @@ def test_many_are_submitted_all_or_none(either: Queue) -> None:
         either.submit_many(1 // (1500 - n) for n in range(2500))
     until(lambda: either.counts()["waiting"] == 2500)
     assert list(either.submit_many([])) == []
+
+
+def test_what_yields_payloads_may_ask_the_same_queue(either: Queue) -> None:
+    inner: list[int] = []
+
+    def payloads(more: int) -> Iterator[int]:
+        for n in range(more):
+            if more > 2 and n in (0, 1500):
+                inner.append(either.submit("one"))
+                inner.extend(either.submit_many(payloads(2)))
+                assert either.job(inner[-1]).state == "waiting"
+                with pytest.raises(NoSuchJob):
+                    either.drop(1 << 40)
+            yield n
+
+    numbers = list(either.submit_many(payloads(2500)))
+    assert [either.job(number).payload for number in inner] == ["one", 0, 1] * 2
+    found = {job.id: job.payload for job in either.jobs()}
+    assert [found[number] for number in numbers] == list(range(2500))
+    assert len(found) == len(numbers) + len(inner)
+
+
+def test_a_signal_s_handler_may_ask_while_a_job_is_waited_for(queue: Queue) -> None:
+    number = queue.submit(1, delay=3600)
+
+    def cancel(*_: object) -> None:
+        queue.cancel(number)
+        assert queue.counts()["dead"] == 1
+
+    before = signal.signal(signal.SIGALRM, cancel)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(JobDead, match="cancelled"):
+            queue.wait(number, timeout=DEADLINE)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_jobs_are_dropped_and_retried(either: Queue) -> None:

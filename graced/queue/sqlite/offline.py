@@ -94,7 +94,11 @@ class FileEnd:
 
     def submit(self, payloads: Sequence[str], terms: Terms = AS_USUAL) -> Sequence[int]:
         ids = self._dispatcher.submit(payloads, terms, self._clock.now())
-        self._commit()
+        try:
+            self._commit()
+        except BaseException:  # a stream may go on; raised on
+            self._dispatcher.refuse_submits()
+            raise
         return ids
 
     def stream(self, payloads: Iterable[str], terms: Terms = AS_USUAL) -> list[range]:
