@@ -563,11 +563,11 @@ def _terms(
         raise TypeError(f"delay={delay!r}: write a number of seconds")
     if max_attempts is not None and max_attempts < 1:
         raise ValueError(f"max_attempts={max_attempts!r}: write 1 or more")
-    terms = Terms(float(delay), max_attempts or 0, priority, unique)
+    terms = Terms(delay, max_attempts or 0, priority, unique)
     problem = terms.problem()
     if problem is not None:
         raise ValueError(problem)
-    return terms
+    return terms.replace(delay=float(delay))
 
 
 def _info(job: dict[str, Any]) -> JobInfo:

@@ -329,7 +329,7 @@ class _Jobs:
         if hand.cut is not None:
             return self._was_cut(hand, error), error
         what = f"{hand.about}: handle() raised"
-        runtime.last_words = f"handle() raised {in_one_line(error)}"
+        runtime.last_error = f"handle() raised {in_one_line(error)}"
         self._tell(hand, what, error)
         return self._worker._failure(job, error), error
 
@@ -346,7 +346,7 @@ class _Jobs:
                 return Raised(evidence("cancelled"))
         took = format_duration((time.monotonic_ns() - hand.started) / NS_PER_S)
         why = f"took longer than round_timeout and was cancelled after {took}"
-        self._runtime.last_words = f"a job {why}"
+        self._runtime.last_error = f"a job {why}"
         self._runtime.log.error(f"{hand.about} {why}", job=hand.job.id)
         return Raised(evidence(why, timed_out=True))
 

@@ -306,7 +306,7 @@ def _asked_for(runtime: Runtime) -> ExitReport:
         return _DRAINED
     if runtime.over:
         count = runtime.writer.errors_in_row
-        text = f"{count} rounds in a row raised, the last: {runtime.last_words}"
+        text = f"{count} rounds in a row raised, the last: {runtime.last_error}"
         return ExitReport(ExitKind.MAX_ERRORS, 1, text)
     return _by_itself(runtime, ExitKind.RETURNED, 0, "run() returned")
 

@@ -227,7 +227,7 @@ def outcome_of(result: Any) -> Done | Raised:
         return NOTHING_MORE
     try:
         text = jsonvalue.written(result)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001  # a dict of the user's own may raise anything
         return Raised(evidence(unusable(result), error=in_one_line(error)))
     size = jsonvalue.size(text)
     if size > MAX_PAYLOAD:

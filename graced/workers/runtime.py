@@ -91,7 +91,8 @@ class Runtime:
         self.took_sigterm = False  # user code has heard SIGTERM: we may have been asked to leave
         self.forked_by_user = False  # a process that user code forked: see _forget()
         self.raised: WorkerInterrupt | None = None
-        self.last_words = ""  # what the last round that went wrong said
+        self.last_words = ""  # what has had this worker end
+        self.last_error = ""  # of the last round that raised
         self._max_errors = context.pool.max_errors
         self._stacks_fd = -1
         self._mask_at_fork: set[int] = set()
@@ -389,7 +390,7 @@ class Runtime:
             self.last_words = f"{what} called sys.exit({error.code!r})"
         else:
             self.writer.count_error()
-            self.last_words = f"{what} raised {in_one_line(error)}"
+            self.last_error = f"{what} raised {in_one_line(error)}"
             self.tell(f"{of}{what} raised", error, self.guarded)
 
     def is_interrupt(self, error: BaseException) -> bool:

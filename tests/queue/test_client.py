@@ -186,6 +186,7 @@ def test_a_unique_key_is_one_job_and_a_cancelled_one_is_dead(either: Queue) -> N
         ("x" * (1 << 20), {}, ValueError),
         (1, {"delay": -1}, ValueError),
         (1, {"delay": 1e9}, ValueError),
+        (1, {"delay": 10**400}, ValueError),
         (1, {"delay": "30s"}, TypeError),
         (1, {"max_attempts": 0}, ValueError),
         (1, {"max_attempts": 1.5}, TypeError),

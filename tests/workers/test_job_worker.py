@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import NoReturn
 
 import pytest
 
 from graced.queue.job import Discard, Discarded, Job, Outcome, Postponed, Raised, Retry
 from graced.workers.job_worker import JobWorker
+from graced.workers.job_worker import outcome_of as result_of
 from graced.workers.runtime import DRAIN, Runtime, WorkerInterrupt
 
 
@@ -105,6 +107,17 @@ def test_what_a_job_says_of_itself_when_interrupted_holds(interrupted: JobWorker
     retry = Retry(after=5)
     retry.__context__ = interrupted._graced.raised
     assert isinstance(outcome_of(interrupted, retry), Postponed)
+
+
+class Sly(dict[str, int]):
+    def items(self) -> NoReturn:
+        raise ZeroDivisionError("sly")
+
+
+def test_a_result_that_raises_while_it_is_read_fails_its_job_alone() -> None:
+    outcome = result_of(Sly(a=1))
+    assert isinstance(outcome, Raised)
+    assert json.loads(outcome.evidence)["error"] == "ZeroDivisionError: sly"
 
 
 def test_the_evidence_of_a_long_traceback_has_its_end() -> None:

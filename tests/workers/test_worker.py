@@ -168,6 +168,19 @@ def test_leaving_by_oneself(harness: ZygoteHarness) -> None:
     harness.feed.wait("teardown")
 
 
+def test_an_older_error_is_not_told_as_why_it_leaves(harness: ZygoteHarness) -> None:
+    code = """
+    class Mute(Exception):
+        def __str__(self): sys.exit(3)
+    class W(Worker):
+        errors = [Mute(), ValueError("old")]
+        def step(self): raise self.errors.pop()
+    """
+    child = harness.worker(code)
+    assert left(child, 3) == ExitKind.DIED
+    assert child.record.text == "run() called sys.exit(3)"
+
+
 def test_phases_and_clock_of_a_round(harness: ZygoteHarness) -> None:
     code = """
     class W(Worker):
