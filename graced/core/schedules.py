@@ -88,6 +88,7 @@ class Schedules:
         self._zone = zone
         self._watched: dict[str, _Watched] = {}
         self._adopted: Mapping[str, Schedule] = {}
+        self._removed: set[str] = set()  # were looked after, until a reload removed them
         self._offset: float | None = None  # from the clock that is never set to the wall's
 
     def next_instant(self) -> float | None:
@@ -144,16 +145,20 @@ class Schedules:
     def _adopt(self, wall: int) -> None:
         """Look after the schedules that are in force now."""
         before, self._watched = self._watched, {}
+        anew: dict[str, Wanted] = {}  # a queue that hosts share does not forget what one removes
         self._adopted = self._fleet.settings.schedules
         for name, settings in self._adopted.items():
             watched = _Watched(settings, self._zone(settings.zone), wall)
             old = before.get(name)
             if old is not None and old.key == watched.key:
                 watched, old.settings = old, settings
+            elif old is not None or name in self._removed:
+                anew[name] = Wanted(rule_text(settings), wall)
             self._watched[name] = watched
+        self._removed = (self._removed | before.keys()) - self._watched.keys()
         pools = [w.settings.pool for w in (*before.values(), *self._watched.values())]
         for pool in dict.fromkeys(pools):
-            self._tell(pool)
+            self._tell(pool, **anew)
 
     def _tell(self, pool: str, **changed: Wanted) -> None:
         """Tell a queue which schedules it has."""

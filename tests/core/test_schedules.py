@@ -24,12 +24,13 @@ HOUR = 3600
 class Queue:
     """What outlives daemons: the jobs, and where the schedules stand."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_shared: bool = False) -> None:
+        self.is_shared = is_shared  # what one host removes others may have
         self.standings: dict[str, Standing] = {}
         self.jobs: list[tuple[str, int]] = []
 
     def watch(self, wanted: dict[str, ac.Wanted], now: int) -> dict[str, tuple[int, int | None]]:
-        for name in self.standings.keys() - wanted.keys():
+        for name in () if self.is_shared else self.standings.keys() - wanted.keys():
             self.standings[name] = self.standings[name].replace(rule="")
         for name, w in wanted.items():
             told = (w.rule, w.since, w.forget)
@@ -285,6 +286,20 @@ def test_a_reload_changes_what_it_changes() -> None:
     play.reload(every=60.0)  # once more there, it starts now
     play.sleep(60)
     assert play.minutes == [10, 20, 21, 22, 83]
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_one_that_a_reload_brings_back_starts_anew(is_shared: bool) -> None:
+    play = Play(Queue(is_shared=is_shared), missed="all")
+    play.sleep(15 * 60)
+    play.daemon.settings = Settings(pools={"jobs": Pool("jobs")})
+    play.look()
+    play.sleep(HOUR)
+    play.reload(missed="all")
+    play.sleep(10 * 60)
+    assert play.minutes == [10, 80]
+    play.start()
+    assert play.minutes == [10, 80]
 
 
 def test_two_daemons_at_one_queue() -> None:
