@@ -77,6 +77,10 @@ def test_a_url_without_a_password_is_shown_as_it_is(plain: str) -> None:
         "postgresql://h/d?PASSWORD=s3cret",
         "postgresql://h/d?pass%77ord=s3cret",
         "sqlite://u:s3cret@h/d",
+        "postgresql+psycopg://u:s3cret@h/d",
+        "postgresql:/u:s3cret@h/d",
+        "postgresql:u:s3cret@h/d",
+        "rediss://h/0?ssl_password=s3cret",
     ],
 )
 def test_a_password_is_hidden_however_it_is_spelt(text: str) -> None:

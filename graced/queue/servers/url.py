@@ -12,13 +12,13 @@ from graced.queue.address import QueueURLError
 from graced.record import Record
 
 OWN = ("queue", "schema", "poll")  # the parameters that are ours, and not the library's
-SECRET = ("password", "sslpassword", "oauth_client_secret", "scram_client_key")
+SECRET = ("password", "sslpassword", "ssl_password", "oauth_client_secret", "scram_client_key")
 LONGEST_NAME = 100  # characters of a queue's name
 LONGEST_SCHEMA = 60  # bytes
 SHORTEST_POLL = 0.1  # seconds
 HIDDEN = "***"
 
-_START = r"(\w+://[^@/?#:]*):"
+_START = r"([^@/?#:]+:/{0,2}[^@/?#:]*):"
 _REST = r"[^@?]*(?:\?(?:[\w%]+=.*)?)?"
 _PASSWORD = re.compile(rf"{_START}([^@/?#]*)@({_REST})", re.DOTALL)
 _PORT = rf"[\w.,:\]-]*(?:/{_REST})?"  # or ports, of several hosts
