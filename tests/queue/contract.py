@@ -347,6 +347,9 @@ class QueueContract:
         settle(worker, taken)
         again = take(worker)
         assert (again.id, again.attempt) == (first, 1)
+        job = client.job(first)
+        assert job is not None
+        assert [t["token"] for t in job["tries"]] == [1], "what became of it before is told still"
         assert client.wait(third)["state"] == "gone"
 
     def test_of_due_jobs_the_higher_goes_first_and_of_equals_the_older(

@@ -510,7 +510,6 @@ function calls.retry(asked)
                 redis.call('HSET', key('unique'), job.unique, text(job.id))
             end
             fields.due, fields.failures, fields.ended, fields.evidence = at, 0, false, false
-            redis.call('DEL', key('tries:' .. text(job.id)))
         end
         take_out(job.id)
         set(job_key(job.id), fields)
