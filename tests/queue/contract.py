@@ -386,6 +386,17 @@ class QueueContract:
         assert client.retry([id]) == {}
         assert list(client.submit(["2"], key)) == [id], "it waits again"
 
+    def test_a_full_queue_has_room_for_a_job_that_is_there_already(
+        self, queue: KeeperHarness
+    ) -> None:
+        queue.keeper.apply(Policy(max_waiting=1))
+        client = queue.client()
+        [id] = client.submit(["1"], Terms(unique="u"))
+        assert list(client.submit(["2"], Terms(unique="u"))) == [id]
+        with pytest.raises(QueueError, match="full"):
+            client.submit(["2"], Terms(unique="v"))
+        assert client.counts()["waiting"] == 1
+
     def test_a_token_grows_with_each_time_that_a_job_is_handed_out(
         self, queue: KeeperHarness
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from graced.queue.address import QueueAddress
 from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
 from graced.queue.postgresql import address
+from graced.queue.protocol import QueueError
 from graced.queue.servers.engine import ServerEngine
 from graced.queue.servers.link import DEAD, DONE, HostName, Settle, Submission, Turn
 from graced.queue.terms import Terms
@@ -87,7 +89,7 @@ def test_what_is_listed_or_changed_is_read_alone(postgresql_server: PostgreSQL) 
         "cancel('other', '{-1,4000}')",
         "retry('jobs', '{-1,-50,5,4000}')",
         "drop_jobs('jobs', '{-1,-60,7,4001}')",
-        "refusal('jobs', 10)",
+        "refusal('jobs', 10, 'u')",
         "maintain('jobs', 60, 10)",
     )
     read = (
@@ -144,6 +146,31 @@ def test_for_all_submissions_of_a_turn_it_is_counted_once(postgresql_server: Pos
     while not (found := postgresql_server.sql(asked)):
         time.sleep(0.05)  # a PostgreSQL tells what it has done some time later
     assert found[0][0] <= 3 * many
+
+
+def test_nobody_waits_for_a_transaction_that_is_open_and_has_the_same_unique_key(
+    postgresql_server: PostgreSQL,
+) -> None:
+    url, engine = postgresql_server.made(), ServerEngine(address)
+    submit = f"SELECT {url.rpartition('=')[2]}.submit('jobs', '1', unique_key => 'u')"
+    key, later = Terms(unique="u"), "that is open .* try again later"
+    with (
+        postgresql_server.connect() as connection,
+        closing(engine.connect(engine.check_url(url), "jobs", "test")) as link,
+    ):
+        link.join(HostName("d1/jobs/1", "h1", "p1"), 60.0, Policy())
+        [other] = link.submit(["0"], Terms())
+        connection.execute(submit)
+        wanted = [Submission(["2"], key)] * 100 + [Submission(["3"], Terms(unique="v"))]
+        answer = link.turn(Turn(60.0, submissions=wanted, idle=["d1:1"]), Policy())
+        assert all(re.search(later, str(told)) for told in answer.accepted[:100])
+        assert isinstance(answer.accepted[100], list)
+        assert [job.id for job in answer.jobs] == [other], "all else goes on"
+        with pytest.raises(QueueError, match=later):
+            link.submit(["2"], key)
+        connection.rollback()
+        [id] = link.submit(["2"], key)
+        assert connection.execute(submit).fetchall() == [(id,)]
 
 
 def test_of_what_is_forgotten_no_attempt_is_left(postgresql_server: PostgreSQL) -> None:

@@ -188,12 +188,14 @@ class PostgresLink:
     # -- new jobs
 
     def submit(self, payloads: Sequence[str], terms: Terms) -> list[int]:
-        refusal = self._call("refusal", [self._queue, _number(len(payloads))], limit=CALL_LIMIT)
+        asked = [self._queue, _number(len(payloads)), _text(terms.unique)]
+        refusal = self._call("refusal", asked, limit=CALL_LIMIT)
         if refusal[0][0] is not None:
             raise QueueError(refusal[0][0].decode())
         [[ids]] = self._call(
-            "accept",
+            "accept_soon",
             [
+                b"1s",
                 self._queue,
                 _array(payloads),
                 _number(terms.delay),

@@ -160,12 +160,13 @@ AS $$
         END
 $$;
 
--- Why a queue takes no further jobs, so many; NULL if it does.
-CREATE OR REPLACE FUNCTION refusal(p_queue text, more integer) RETURNS text
+-- Why a queue takes no further jobs, so many; NULL if it does, or has an open one with that key.
+CREATE OR REPLACE FUNCTION refusal(p_queue text, more integer, p_key text) RETURNS text
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
     SELECT no_room(max_waiting, waiting_with(p_queue, max_waiting, more), more) FROM queues
         WHERE name = p_queue AND max_waiting IS NOT NULL
+            AND NOT EXISTS (SELECT FROM jobs WHERE queue = p_queue AND unique_key = p_key)
 $$;
 
 -- Accept jobs of one kind; return their numbers, that of an earlier job where one with the same
@@ -223,6 +224,22 @@ BEGIN
     RETURN v_ids;
 END $$;
 
+-- The same for who can't wait for another's transaction that is open and has the same unique key: a
+-- keeper has a lease to renew.
+CREATE OR REPLACE FUNCTION accept_soon(
+    patience text, p_queue text, payloads text[], delay double precision, p_priority integer,
+    p_key text, p_max integer, p_schedule text, p_scheduled double precision
+) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = 0
+AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', patience, true);
+    RETURN accept(p_queue, payloads, delay, p_priority, p_key, p_max, p_schedule, p_scheduled);
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE =
+        'a transaction that is open has submitted a job with the same unique key; try again later';
+END $$;
+
 -- Watch a schedule: one that is new, or has another rule, starts now.
 CREATE OR REPLACE FUNCTION adopt(
     p_queue text, p_name text, p_rule text, p_since bigint, p_forget boolean, p_now bigint
@@ -245,7 +262,7 @@ CREATE OR REPLACE FUNCTION submit(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
-    v_refusal text := refusal(submit.queue, 1);
+    v_refusal text := refusal(submit.queue, 1, submit.unique_key);
 BEGIN
     IF v_refusal IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '54000', MESSAGE = v_refusal;
@@ -449,6 +466,7 @@ DECLARE
     v_most integer;
     v_waiting integer;
     v_is_known boolean;
+    v_patience text := '1s';
     v_refusal text;
     v_due timestamptz;
     v_next double precision;
@@ -519,15 +537,23 @@ BEGIN
                 INTO v_most, v_waiting
                 FROM queues WHERE name = p_queue AND max_waiting IS NOT NULL;
         END IF;
-        v_refusal := no_room(v_most, v_waiting, v_last - b_first[n] + 1);
-        IF v_refusal IS NULL THEN
-            v_is_known := EXISTS (
-                SELECT FROM jobs WHERE queue = p_queue AND unique_key = b_key[n]);
+        v_is_known := EXISTS (SELECT FROM jobs WHERE queue = p_queue AND unique_key = b_key[n]);
+        v_refusal := CASE WHEN NOT v_is_known
+            THEN no_room(v_most, v_waiting, v_last - b_first[n] + 1) END;
+        IF v_refusal IS NULL AND b_key[n] IS NULL THEN
             v_ids := accept(p_queue, payloads[b_first[n] : v_last], b_delay[n], b_priority[n],
-                b_key[n], b_max[n], b_schedule[n], b_scheduled[n]);
-            IF NOT v_is_known THEN
-                v_waiting := v_waiting + coalesce(cardinality(v_ids), 0);
-            END IF;
+                NULL, b_max[n], b_schedule[n], b_scheduled[n]);
+        ELSIF v_refusal IS NULL THEN
+            BEGIN
+                v_ids := accept_soon(v_patience, p_queue, payloads[b_first[n] : v_last],
+                    b_delay[n], b_priority[n], b_key[n], b_max[n], b_schedule[n], b_scheduled[n]);
+            EXCEPTION WHEN object_not_in_prerequisite_state THEN
+                v_refusal := SQLERRM;
+                v_patience := '10ms';  -- once is enough in a turn
+            END;
+        END IF;
+        IF v_refusal IS NULL AND NOT v_is_known THEN
+            v_waiting := v_waiting + coalesce(cardinality(v_ids), 0);
         END IF;
         RETURN NEXT told(CASE WHEN v_refusal IS NULL THEN 'new' ELSE 'full' END, n,
             text => coalesce(v_refusal, v_ids::text));
@@ -636,7 +662,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the stream is gone; submit it again';
     END IF;
-    v_refusal := refusal(p_queue, v_staged);
+    v_refusal := refusal(p_queue, v_staged, NULL);
     IF v_refusal IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '54000', MESSAGE = v_refusal;
     END IF;

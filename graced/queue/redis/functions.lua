@@ -131,10 +131,14 @@ local function waiting()
     return redis.call('ZCARD', key('waiting')) + tonumber(redis.call('HGET', key('meta'), 'staged') or 0)
 end
 
-local function refusal(more)
+local function open_with(unique)  -- the open job that has this key
+    return unique and redis.call('HGET', key('unique'), unique)
+end
+
+local function refusal(more, unique)
     local most = tonumber(redis.call('HGET', key('meta'), 'max_waiting') or nil)
     local there = most and waiting()
-    if most and there + more > most then
+    if most and there + more > most and not open_with(unique) then
         return string.format('the queue is full: %d jobs wait and max_waiting is %d, too few for %d more;' ..
             ' submit fewer, or later', there, most, more)
     end
@@ -160,10 +164,8 @@ local function accept(payloads, terms)
         stands.last = terms.scheduled
         redis.call('HSET', key('schedules'), schedule, cjson.encode(stands))
     end
-    if unique then
-        local open = redis.call('HGET', key('unique'), unique)
-        if open then return {tonumber(open)} end
-    end
+    local open = open_with(unique)
+    if open then return {tonumber(open)} end
     local due = at + math.floor(terms.delay * 1000 + 0.5)
     for _, payload in ipairs(payloads) do
         local id = make(payload, terms, at, {state = 'waiting', due = due})
@@ -341,7 +343,8 @@ function calls.turn(asked)
         end
     end
     for n, submission in ipairs(asked.submissions) do
-        answer.accepted[n] = refusal(#submission.payloads) or accept(submission.payloads, submission.terms)
+        answer.accepted[n] = refusal(#submission.payloads, given(submission.terms.unique))
+            or accept(submission.payloads, submission.terms)
     end
     answer.expired = asked.looks and expire(asked.policy, at) or {}
     answer.paused = redis.call('HGET', key('meta'), 'paused') == '1'
@@ -362,7 +365,7 @@ function calls.turn(asked)
 end
 
 function calls.submit(asked)
-    local why = refusal(#asked.payloads)
+    local why = refusal(#asked.payloads, given(asked.terms.unique))
     if why then return {refused = why} end
     return {ids = accept(asked.payloads, asked.terms)}
 end
@@ -505,7 +508,7 @@ function calls.retry(asked)
         local fields = {state = 'waiting', due = due}
         if job.state == 'dead' then
             if job.unique then
-                local open = redis.call('HGET', key('unique'), job.unique)
+                local open = open_with(job.unique)
                 if open then return string.format('job %s with the same unique key is open', open) end
                 redis.call('HSET', key('unique'), job.unique, text(job.id))
             end
