@@ -132,7 +132,9 @@ class NoteEnd(Record):
 
 
 class TellReady(Record):
-    """READY=1."""
+    """READY=1: the start is over, or the reload that `end` is the end of."""
+
+    end: EndReload | None = None
 
 
 class TellReloading(Record):

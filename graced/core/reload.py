@@ -68,7 +68,7 @@ class Reloads:
     def ask(self, now: float) -> None:
         """Reload: now, or exactly once after the one under way."""
         if self._fleet.stopping:
-            self._tell(False, "the daemon is stopping")
+            self._tell(EndReload(False, "the daemon is stopping"))
         else:
             self.queued = True
 
@@ -101,7 +101,7 @@ class Reloads:
         """The daemon stops: whatever is under way is over."""
         if self.current is not None or self.queued:
             incomplete, self.current = self._committed, None
-            self._tell(False, "the daemon is stopping", incomplete=incomplete)
+            self._tell(EndReload(False, "the daemon is stopping", incomplete))
         self.queued = False
 
     # -- what follows from the state --------------------------------------------
@@ -230,14 +230,14 @@ class Reloads:
 
     def _end(self, ok: bool, reason: str | None) -> None:
         assert self.current is not None
+        end = EndReload(ok, reason, self._committed and not ok)
         if not self.current.quiet:
             self._fleet.state = DaemonState.RUNNING
-            self._fleet.out.append(TellReady())
-        incomplete = self._committed and not ok
+            self._fleet.out.append(TellReady(end))
         self.current = None
-        self._tell(ok, reason, incomplete=incomplete)
+        self._tell(end)
 
-    def _tell(self, ok: bool, reason: str | None, *, incomplete: bool = False) -> None:
-        result = "ok" if ok else "incomplete" if incomplete else "refused"
+    def _tell(self, end: EndReload) -> None:
+        result = "ok" if end.ok else "incomplete" if end.incomplete else "refused"
         count(self._fleet.context.counters.reloads, result)
-        self._fleet.out.append(EndReload(ok, reason, incomplete))
+        self._fleet.out.append(end)

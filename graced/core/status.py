@@ -121,19 +121,24 @@ def line(
     readings: Mapping[int, WorkerReading],
     last_reload: LastReload | None,
     now: float,
+    state: DaemonState | None = None,
 ) -> str:
-    """Return the STATUS= line: what a person wants to know, in words."""
+    """Return the STATUS= line: what a person wants to know, in words.
+
+    `state`: to be told in place of the daemon's.
+    """
+    state = state or daemon.state
     if daemon.failure is not None:
         return f"failed: {daemon.failure}"
-    if daemon.state is DaemonState.DRAINING:
+    if state is DaemonState.DRAINING:
         return _draining(daemon, readings, now)
-    if daemon.state is DaemonState.STOPPING:
+    if state is DaemonState.STOPPING:
         return f"stopping: {count(len(daemon.members()), 'worker')} left"
     parts = [_ready(daemon)]
-    if daemon.state is not DaemonState.RUNNING:
-        parts = [f"{daemon.state.value}: {parts[0]}"]
+    if state is not DaemonState.RUNNING:
+        parts = [f"{state.value}: {parts[0]}"]
     parts += [_trouble(pool, now) for pool in daemon.pools.values() if pool.restarts.backoff.active]
-    if last_reload is not None and not last_reload.ok and daemon.state is DaemonState.RUNNING:
+    if last_reload is not None and not last_reload.ok and state is DaemonState.RUNNING:
         how = "incomplete" if last_reload.incomplete else "refused"
         parts.append(f"reload {how}: {last_reload.reason}")
     return "; ".join(parts)

@@ -99,16 +99,21 @@ class StatusReporter:
 
     def tell(self, word: TellReady | TellReloading | TellStopping | Extend) -> None:
         """Say one of the words that must not be lost."""
-        status = self._compose(clock.monotonic())
         match word:
-            case TellReady():
-                self._notifier.ready(status)
+            case TellReady(end):
+                self._tell_ready(end)
             case TellReloading():
-                self._notifier.reloading(status)
+                self._notifier.reloading(self.words())
             case TellStopping():
-                self._notifier.stopping(status)
+                self._notifier.stopping(self.words())
             case Extend(seconds):
                 self._notifier.extend(seconds)
+
+    def _tell_ready(self, end: EndReload | None) -> None:
+        """Say how it went, though the next reload may have begun by now."""
+        if end is not None:
+            self.reload_ended(end)
+        self._notifier.ready(self._compose(clock.monotonic(), DaemonState.RUNNING))
 
     def reload_ended(self, end: EndReload) -> None:
         """Keep what ``graced status`` says of the last reload."""
@@ -132,9 +137,9 @@ class StatusReporter:
             self._notifier.failed(end.code)
         self._notifier.final(LAST_NOTICES_TIMEOUT_S)
 
-    def _compose(self, now: float) -> str:
+    def _compose(self, now: float, state: DaemonState | None = None) -> str:
         readings = self._monitor.readings(now) if self._daemon.state is DaemonState.DRAINING else {}
-        text = line(self._daemon, readings, self.last_reload, now)
+        text = line(self._daemon, readings, self.last_reload, now, state)
         trouble = self._waiting() or (None if self._daemon.stopping else self._trouble())
         return text if trouble is None else f"{text}; {trouble}"
 

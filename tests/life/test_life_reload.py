@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import itertools
 import json
 import os
 import pwd
@@ -357,6 +358,23 @@ def test_one_reload_follows_however_many_were_asked_for(daemon: Daemon, count: i
     asked = daemon.send(signal.SIGTERM)
     assert daemon.ended(0) - asked < SOON
     daemon.nothing_left()
+
+
+def test_each_ready_says_how_its_own_reload_went(daemon: Daemon) -> None:
+    slow_setup(daemon, 0).start().ready()
+    daemon.pool("sample_workers:GatedSetup", options={"gate": daemon.gate()})
+    daemon.send(signal.SIGHUP)
+    canary = daemon.events.wait("^setting-up", 2)[1].pid
+    daemon.send(signal.SIGHUP)
+    daemon.status()  # it has heard of both
+    os.kill(canary, signal.SIGKILL)
+    daemon.open_gate()
+    daemon.ready(3)
+    said = [line.text for line in daemon.notices.lines]
+    told = [then for word, then in itertools.pairwise(said) if word == "READY=1"]
+    refused = "STATUS=1/1 workers ready; reload refused: pool jobs: killed by SIGKILL in setup()"
+    assert told == ["STATUS=1/1 workers ready", refused, "STATUS=1/1 workers ready"]
+    stop(daemon)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
