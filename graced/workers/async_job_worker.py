@@ -48,12 +48,24 @@ class Cut(Enum):
 class Hand:
     """A job in hand: its task, and the time that it has. Times are those of the loop."""
 
-    __slots__ = ("cut", "deadline", "job", "leased_until", "started", "task", "to_be_cut")
+    __slots__ = (
+        "cut",
+        "deadline",
+        "job",
+        "leased_until",
+        "left",
+        "started",
+        "task",
+        "to_be_cut",
+        "waits",
+    )
 
     def __init__(self, job: Job, started: int, deadline: float | None) -> None:
         self.job = job
         self.started = started  # monotonic ns
         self.deadline = deadline  # of the job; of its end, once it was cut for being late
+        self.waits = 0  # of its tasks that wait
+        self.left: float | None = None  # of its time, meanwhile
         self.leased_until = 0.0  # it is in a critical section
         self.to_be_cut: Cut | None = None  # at the end of that
         self.cut: Cut | None = None
@@ -125,17 +137,22 @@ class AsyncJobWorker(Asynchronous, JobWorker):
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        """Let the job's clock stand still, and no other's."""
+        """Let the job's clock stand still while one of its tasks waits, and no other's."""
         hand = _hand.get()
-        if hand is None or hand.deadline is None or hand.cut is not None:
+        if hand is None:
             yield
             return
-        left, hand.deadline = hand.deadline - time.monotonic(), None
+        if hand.deadline is not None and hand.cut is None:
+            hand.left, hand.deadline = hand.deadline - time.monotonic(), None
+        hand.waits += 1
         try:
             yield
         finally:
-            if hand.cut is None and hand.deadline is None:
-                self._jobs.give_time(hand, left)
+            hand.waits -= 1
+            if not hand.waits:
+                left, hand.left = hand.left, None
+                if left is not None and hand.cut is None and hand.deadline is None:
+                    self._jobs.give_time(hand, left)
 
     @classmethod
     def _create(cls, runtime: Runtime) -> Worker:

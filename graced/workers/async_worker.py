@@ -5,8 +5,6 @@ How a worker lives is in :mod:`.runtime`, its event loop in :mod:`.event_loop`.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 from graced.host.scoreboard import Phase
 from graced.workers.base import Worker
 from graced.workers.event_loop import EventLoop
@@ -15,7 +13,8 @@ from graced.workers.runtime import descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from graced.workers.runtime import HasFileno
@@ -56,14 +55,9 @@ class Asynchronous(Worker):
         with self._waiting():
             return await self._event_loop.readable(number, seconds)
 
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _waiting(self) -> AbstractContextManager[None]:
         """Let the round's clock stand still."""
-        pause = self._graced.writer.pause()
-        try:
-            yield
-        finally:
-            self._graced.writer.resume(pause)
+        return self._event_loop.waiting()
 
     @property
     def _event_loop(self) -> EventLoop:

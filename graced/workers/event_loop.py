@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from graced.text import in_one_line
 
@@ -28,6 +30,16 @@ _NO_UVLOOP = (
 )
 
 
+class _Call:
+    """A coroutine function that is called, a round say, with the tasks that it starts."""
+
+    waits = 0  # of its tasks that wait
+    pause: tuple[int, int | None] | None = None  # of its clock, meanwhile
+
+
+_call: ContextVar[_Call | None] = ContextVar("graced_call", default=None)
+
+
 class EventLoop:
     """One loop, for as long as its worker lives."""
 
@@ -37,6 +49,7 @@ class EventLoop:
         self.draining = asyncio.Event()
         self.asked: list[Callable[[], None]] = []  # called when the worker has been asked to leave
         self._cut: Callable[[], object] | None = None  # cancels what is at work
+        self._call: _Call | None = None  # what is at work
         self._knock = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.loop.add_reader(self._knock, self._look)
         self.loop.set_exception_handler(self._not_awaited)
@@ -67,8 +80,11 @@ class EventLoop:
     def _run(
         self, coroutine: Coroutine[Any, Any, Any], name: str, cut: Callable[[], object] | None
     ) -> Any:
-        runtime, task = self._runtime, self.loop.create_task(coroutine, name=f"{name}()")
-        before, self._cut = self._cut, cut or task.cancel
+        runtime, call = self._runtime, _Call()
+        token = _call.set(call)
+        task = self.loop.create_task(coroutine, name=f"{name}()")
+        _call.reset(token)
+        before, self._cut, self._call = self._cut, cut or task.cancel, call
         self.knock()  # it may have been asked before
         try:
             return self.loop.run_until_complete(task)
@@ -79,7 +95,9 @@ class EventLoop:
                 runtime.tell(f"{name}() raised when it was interrupted", error)
             raise runtime.raised from None
         finally:
-            self._cut = before
+            self._cut, self._call = before, None
+            if call.waits:
+                runtime.writer.resume(call.pause)
             if task.done() and not task.cancelled():
                 task.exception()  # it is told here, if it has left the loop as well
 
@@ -95,6 +113,26 @@ class EventLoop:
             self._cut()
         for each in self.asked:
             each()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let the clock stand still of what is at work, while one of its tasks waits.
+
+        A task that was started by something else, an earlier round say, has no say in that.
+        """
+        call, writer = _call.get(), self._runtime.writer
+        if call is None or call is not self._call:
+            yield
+            return
+        if not call.waits:
+            call.pause = writer.pause()
+        call.waits += 1
+        try:
+            yield
+        finally:
+            call.waits -= 1
+            if not call.waits and call is self._call:
+                writer.resume(call.pause)
 
     async def sleep(self, seconds: float | None) -> bool:
         """Sleep until the worker is asked to leave (True), or the time is over (False)."""

@@ -55,6 +55,7 @@ class Jobs(AsyncJobWorker):
 
     async def extended(self, payload: dict[str, object]) -> str:
         """Take longer than the round_timeout that the test gives, as it may."""
+        await asyncio.gather(self.wait(0.1), self.wait(1))
         self.extend(30)
         with self.critical(30):
             await asyncio.sleep(0.5)
@@ -126,6 +127,29 @@ class Steps(AsyncWorker):
         assert self.beats
         await asyncio.sleep(0.01)
         say("teardown", await self.wait(30))
+
+
+class Company(AsyncWorker):
+    """Waits in several tasks at once: one of the first round, and two of the second."""
+
+    async def setup(self) -> None:
+        self.pipes = [os.pipe(), os.pipe()]
+        self.first: asyncio.Task[None] | None = None
+
+    async def hear(self, number: int) -> None:
+        assert await self.wait_for(self.pipes[number][0])
+        say("heard", number)
+
+    async def write(self) -> None:
+        for _, write in self.pipes:
+            os.write(write, b"x")
+
+    async def step(self) -> None:
+        if self.first is None:
+            self.first = asyncio.create_task(self.hear(0))
+            await asyncio.sleep(0)
+        else:
+            await asyncio.gather(self.hear(1), self.wait(), self.write())
 
 
 class Loop(AsyncWorker):

@@ -210,6 +210,15 @@ def test_rounds_of_an_async_worker(daemon: Daemon) -> None:
     assert said[-4:] == ["out", "woken True", "teardown True", "stopped"]
 
 
+def test_a_round_waits_as_long_as_one_of_its_tasks_and_no_other(daemon: Daemon) -> None:
+    steps(daemon, "Company").start().ready()
+    daemon.events.wait("heard 0")
+    daemon.events.wait("heard 1")
+    assert daemon.workers()[0]["state"] == "ready"
+    daemon.send(signal.SIGTERM)
+    daemon.ended(0)
+
+
 def test_an_interrupt_cancels_the_step(daemon: Daemon) -> None:
     steps(daemon).start().ready()
     daemon.events.wait("waits")
