@@ -332,6 +332,24 @@ class QueueContract:
         assert [j["id"] for j in client.jobs("waiting", ids[1], 10)] == [ids[2]]
         assert [j["payload"] for j in client.jobs("waiting", 0, 1)] == ["2"]
 
+    def test_of_long_texts_so_many_are_told_as_an_answer_has_room_for(
+        self, queue: KeeperHarness
+    ) -> None:
+        client, long, many = queue.client(), "x" * 1_000_000, 10
+        [tried] = client.submit(["1"], Terms(max_attempts=many))
+        worker = queue.worker(1)
+        for _ in range(many):
+            settle(worker, take(worker), Raised(f'{{"reason":"{long}"}}'))
+        job = client.job(tried)
+        assert job is not None
+        assert job["state"] == "dead"
+        assert job["tries"][-1]["attempt"] == many
+        ids = [tried, *(client.submit([f'"{long}"'])[0] for _ in range(many))]
+        found: list[int] = []
+        while page := client.jobs(None, found[-1] if found else 0, 500):
+            found += [job["id"] for job in page]
+        assert found == ids
+
     def test_jobs_are_retried_and_dropped(self, queue: KeeperHarness) -> None:
         client = queue.client()
         first, second, third = client.submit(["1", "2", "3"], Terms(0, 1))

@@ -839,32 +839,42 @@ AS $$
     ORDER BY 1
 $$;
 
--- Jobs of a state, or of all, in the order of their numbers. Each state has its index.
+-- Jobs of a state, or of all, in the order of their numbers: one, or as many as have 1 MiB of text.
+-- Each state has its index.
 CREATE OR REPLACE FUNCTION listed(p_queue text, p_state text, after bigint, most integer)
 RETURNS TABLE (job bigint, listing json)
 LANGUAGE sql STABLE SET search_path FROM CURRENT
     SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
-    WITH taken AS MATERIALIZED (SELECT id FROM jobs WHERE queue = p_queue AND state = 2)
-    SELECT * FROM shown(p_queue, ARRAY(
-        (SELECT id FROM jobs WHERE queue = p_queue AND id > after AND state < 2
+    WITH taken AS MATERIALIZED (
+        SELECT id, octet_length(payload) + coalesce(octet_length(evidence), 0) AS size FROM jobs
+            WHERE queue = p_queue AND state = 2)
+    SELECT * FROM shown(p_queue, ARRAY(SELECT id FROM (
+        SELECT id, row_number() OVER upto AS n, sum(size) OVER upto AS size FROM (
+        (SELECT id, octet_length(payload) + coalesce(octet_length(evidence), 0) AS size FROM jobs
+            WHERE queue = p_queue AND id > after AND state < 2
             AND coalesce(p_state, 'waiting') = 'waiting' ORDER BY id LIMIT most)
         UNION ALL
-        (SELECT j.id FROM streams s CROSS JOIN LATERAL (
-                SELECT id FROM jobs WHERE stream = s.id AND state = 3 AND id > after
+        (SELECT j.id, octet_length(j.payload) FROM streams s CROSS JOIN LATERAL (
+                SELECT id, payload FROM jobs WHERE stream = s.id AND state = 3 AND id > after
                 ORDER BY id LIMIT most) j
             WHERE s.queue = p_queue AND s.due IS NOT NULL
             AND coalesce(p_state, 'waiting') = 'waiting')
         UNION ALL
-        (SELECT id FROM taken WHERE id > after AND coalesce(p_state, 'taken') = 'taken'
+        (SELECT id, size FROM taken WHERE id > after AND coalesce(p_state, 'taken') = 'taken'
             ORDER BY id LIMIT most)
         UNION ALL
-        (SELECT id FROM ended WHERE queue = p_queue AND NOT dead AND id > after
+        (SELECT id, octet_length(payload) + coalesce(octet_length(result), 0)
+            + coalesce(octet_length(evidence), 0)
+            FROM ended WHERE queue = p_queue AND NOT dead AND id > after
             AND coalesce(p_state, 'done') = 'done' ORDER BY id LIMIT most)
         UNION ALL
-        (SELECT id FROM ended WHERE queue = p_queue AND dead AND id > after
+        (SELECT id, octet_length(payload) + coalesce(octet_length(result), 0)
+            + coalesce(octet_length(evidence), 0)
+            FROM ended WHERE queue = p_queue AND dead AND id > after
             AND coalesce(p_state, 'dead') = 'dead' ORDER BY id LIMIT most)
-        ORDER BY 1 LIMIT most))
+        ORDER BY 1 LIMIT most) AS first WINDOW upto AS (ORDER BY id)) AS sized
+        WHERE n = 1 OR size <= 1048576 ORDER BY id))
 $$;
 
 -- One job, to be told of when it ends where that is wanted.
@@ -890,7 +900,9 @@ AS $$
     SELECT json_build_object('token', token, 'attempt', number,
         'began', extract(epoch FROM began), 'ended', extract(epoch FROM ended), 'owner', owner,
         'host', host, 'counts', counts, 'evidence', evidence)
-    FROM (SELECT * FROM attempts WHERE job = p_job ORDER BY token DESC LIMIT 100) a
+    FROM (SELECT *, sum(octet_length(evidence)) OVER (ORDER BY token DESC) AS size
+        FROM attempts WHERE job = p_job ORDER BY token DESC LIMIT 100) a
+    WHERE size <= 1048576 OR size = octet_length(evidence)  -- the last ones; one at least
     ORDER BY token
 $$;
 

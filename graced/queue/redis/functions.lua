@@ -24,6 +24,7 @@ local P, ME  -- the prefix and the caller of this call
 local PRIORITIES = 4398046511104  -- 2^42: more than a time in ms
 local CANCELLED = '{"reason":"cancelled","cancelled":true}'
 local MOST_TRIES = 100
+local MOST_TEXT = 1048576  -- bytes in one answer that are of several jobs, or attempts
 local STEP = 1000  -- jobs of a stream that are forgotten at once
 
 local function key(name) return P .. ':' .. name end
@@ -582,8 +583,13 @@ function calls.look(asked)
 end
 
 function calls.attempts(asked)
-    local found = {}
-    for n, try in ipairs(redis.call('LRANGE', key('tries:' .. text(asked.id)), 0, -1)) do found[n] = cjson.decode(try) end
+    local found, size = {}, 0
+    local tries = redis.call('LRANGE', key('tries:' .. text(asked.id)), 0, -1)
+    for n = #tries, 1, -1 do  -- of too many the last ones
+        size = size + #tries[n]
+        if size > MOST_TEXT and #found > 0 then break end
+        table.insert(found, 1, cjson.decode(tries[n]))
+    end
     return {tries = found}
 end
 
@@ -602,7 +608,13 @@ function calls.page(asked)
         end
     end
     table.sort(ids)
-    for n = 1, math.min(#ids, asked.limit) do jobs[#jobs + 1] = listing(ids[n]) end
+    local size = 0
+    for n = 1, math.min(#ids, asked.limit) do
+        local job = listing(ids[n])
+        size = size + #job.payload + #(job.result or '') + #(job.evidence or '')
+        if size > MOST_TEXT and n > 1 then break end
+        jobs[n] = job
+    end
     return {jobs = jobs}
 end
 
