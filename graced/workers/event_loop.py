@@ -145,15 +145,17 @@ class EventLoop:
 
     async def readable(self, fd: int, seconds: float | None) -> bool:
         """Sleep until a descriptor is readable: True; the time is over or a drain asked: False."""
+        ours = os.dup(fd)  # a loop has one reader for each, and others may wait for it, too
         found = self.loop.create_future()
         drained = self.loop.create_task(self.draining.wait())
-        self.loop.add_reader(fd, _set, found)
         try:
+            self.loop.add_reader(ours, _set, found)
             await asyncio.wait(
                 (found, drained), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
-            self.loop.remove_reader(fd)
+            self.loop.remove_reader(ours)
+            os.close(ours)
             drained.cancel()
         return found.done()
 

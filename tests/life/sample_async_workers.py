@@ -130,7 +130,7 @@ class Steps(AsyncWorker):
 
 
 class Company(AsyncWorker):
-    """Waits in several tasks at once: one of the first round, and two of the second."""
+    """Waits in several tasks at once: one of the first round, and some of the second."""
 
     async def setup(self) -> None:
         self.pipes = [os.pipe(), os.pipe()]
@@ -149,7 +149,7 @@ class Company(AsyncWorker):
             self.first = asyncio.create_task(self.hear(0))
             await asyncio.sleep(0)
         else:
-            await asyncio.gather(self.hear(1), self.wait(), self.write())
+            await asyncio.gather(self.hear(1), self.hear(1), self.wait(), self.write())
 
 
 class Loop(AsyncWorker):

@@ -213,7 +213,7 @@ def test_rounds_of_an_async_worker(daemon: Daemon) -> None:
 def test_a_round_waits_as_long_as_one_of_its_tasks_and_no_other(daemon: Daemon) -> None:
     steps(daemon, "Company").start().ready()
     daemon.events.wait("heard 0")
-    daemon.events.wait("heard 1")
+    daemon.events.wait("heard 1", 2)
     assert daemon.workers()[0]["state"] == "ready"
     daemon.send(signal.SIGTERM)
     daemon.ended(0)
