@@ -267,6 +267,9 @@ class _DetachedRuntime(Runtime):
         self._ask(what)
         self.wakeup.wake()
 
+    def _interrupt_main_thread(self) -> None:
+        self.interrupt()  # whichever it is: a signal would be the test's
+
     def close(self) -> None:
         for each in self.sockets():
             each.close()

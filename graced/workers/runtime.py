@@ -560,7 +560,13 @@ class Runtime:
         if self.on_asked is not None:
             self.on_asked()
         elif self.due():
+            self._interrupt_main_thread()
+
+    def _interrupt_main_thread(self) -> None:
+        """Raise WorkerInterrupt there; from another thread by the signal that asks for it."""
+        if get_ident() == self._thread or self.forked_by_user:
             self.interrupt()
+        signal.pthread_kill(self._thread, signal.SIGINT)
 
     # -- stations ----------------------------------------------------------------
 

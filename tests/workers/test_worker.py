@@ -973,6 +973,33 @@ def test_a_critical_section_is_not_interrupted_but_then(harness: ZygoteHarness) 
     assert child.record.lease_until == 0
 
 
+def test_a_section_in_another_thread_leaves_the_interrupt_to_the_main_one(
+    harness: ZygoteHarness,
+) -> None:
+    code = """
+    import threading
+    class W(Worker):
+        def step(self):
+            thread = threading.Thread(target=self.section)
+            thread.start()
+            try: time.sleep(60)
+            finally: thread.join()
+        def section(self):
+            with self.critical(60):
+                say("begin")
+                while not os.path.exists(GO): time.sleep(0.001)
+            say("after")
+        def teardown(self): say("teardown")
+    """
+    child = harness.worker(gated(harness, code)).ready()
+    harness.feed.wait("begin")
+    child.send(signal.SIGINT)
+    go(harness)
+    assert left(child) == ExitKind.INTERRUPTED
+    harness.feed.take()
+    assert sorted(harness.feed.lines) == ["after", "begin", "teardown"]
+
+
 def test_a_lease_is_seen_and_its_end_is_told(harness: ZygoteHarness) -> None:
     child = harness.worker(gated(harness, LEASED)).ready()
     harness.feed.wait("begin")
