@@ -151,25 +151,35 @@ def test_for_all_submissions_of_a_turn_it_is_counted_once(postgresql_server: Pos
 def test_nobody_waits_for_a_transaction_that_is_open_and_has_the_same_unique_key(
     postgresql_server: PostgreSQL,
 ) -> None:
-    url, engine = postgresql_server.made(), ServerEngine(address)
+    url, engine, policy = postgresql_server.made(), ServerEngine(address), Policy()
     submit = f"SELECT {url.rpartition('=')[2]}.submit('jobs', '1', unique_key => 'u')"
-    key, later = Terms(unique="u"), "that is open .* try again later"
+    key, later = Terms(unique="u"), "that is open .*same unique key"
+    instant = Submission(["4"], Terms(unique="u", schedule="s", scheduled=1000))
     with (
         postgresql_server.connect() as connection,
         closing(engine.connect(engine.check_url(url), "jobs", "test")) as link,
     ):
-        link.join(HostName("d1/jobs/1", "h1", "p1"), 60.0, Policy())
+        link.join(HostName("d1/jobs/1", "h1", "p1"), 60.0, policy)
+        [dead] = link.submit(["0"], key)
+        [job] = link.turn(Turn(60.0, idle=["d1:1"]), policy).jobs
+        link.turn(Turn(60.0, [Settle(dead, job.token, DEAD, "{}")]), policy)
         [other] = link.submit(["0"], Terms())
         connection.execute(submit)
-        wanted = [Submission(["2"], key)] * 100 + [Submission(["3"], Terms(unique="v"))]
-        answer = link.turn(Turn(60.0, submissions=wanted, idle=["d1:1"]), Policy())
-        assert all(re.search(later, str(told)) for told in answer.accepted[:100])
-        assert isinstance(answer.accepted[100], list)
+        wanted = [Submission(["2"], key)] * 100 + [instant]
+        wanted.append(Submission(["3"], Terms(unique="v")))
+        answer = link.turn(Turn(60.0, submissions=wanted, idle=["d1:1"]), policy)
+        assert all(re.search(later, str(told)) for told in answer.accepted[:101])
+        assert isinstance(answer.accepted[101], list)
         assert [job.id for job in answer.jobs] == [other], "all else goes on"
         with pytest.raises(QueueError, match=later):
             link.submit(["2"], key)
+        assert re.search(later, link.retry([dead])[dead])
+        end = time.monotonic() + 20
+        for _ in range(50):  # as of clients that try it again and again
+            link.turn(Turn(60.0, submissions=[instant]), policy)
+            assert time.monotonic() < end, "each turn waits"
         connection.rollback()
-        [id] = link.submit(["2"], key)
+        [[id]] = link.turn(Turn(60.0, submissions=[instant]), policy).accepted
         assert connection.execute(submit).fetchall() == [(id,)]
 
 

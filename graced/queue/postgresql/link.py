@@ -7,6 +7,7 @@ What the statements do is in schema.sql; what is asked, and why, in
 from __future__ import annotations
 
 import json
+import time
 
 from graced import program
 from graced.queue.postgresql.connection import Connection
@@ -33,6 +34,11 @@ CALL_LIMIT = 20.0  # and for what takes its time
 DURABILITY = ("synchronous_commit", "fsync", "synchronous_standby_names")
 STEP = 1000  # jobs in one step of what can wait
 
+# How long a submit waits for a transaction that is open and has the same unique key: less than
+# the server's deadlock_timeout. All else in a keeper's turn waits along, so seldom that long.
+PATIENCE, IMPATIENCE = b"500ms", b"10ms"
+IMPATIENT_FOR = 20.0  # seconds after it was in vain
+
 
 class PostgresLink:
     """See :class:`graced.queue.servers.link.Link`."""
@@ -45,6 +51,7 @@ class PostgresLink:
         self._connection = Connection(url, about)
         self._host = self._session = b""
         self._limit = TURN_LIMIT
+        self._patient_from = 0.0
         try:
             self._check()
         except BaseException:  # closed, whatever it is; raised on
@@ -151,9 +158,12 @@ class PostgresLink:
                 _array(turn.idle),
                 b"t" if turn.looks else b"f",
                 _array((policy.max_attempts, retry.first, retry.factor, retry.limit)),
+                PATIENCE if time.monotonic() >= self._patient_from else IMPATIENCE,
             ],
             limit=self._limit,
         )
+        if asked and any(row[0] == b"busy" for row in rows):
+            self._patient_from = time.monotonic() + IMPATIENT_FOR
         return _answer(rows, len(asked))
 
     def leave(self) -> None:
@@ -195,7 +205,7 @@ class PostgresLink:
         [[ids]] = self._call(
             "accept_soon",
             [
-                b"1s",
+                PATIENCE,
                 self._queue,
                 _array(payloads),
                 _number(terms.delay),
@@ -406,7 +416,7 @@ def _answer(rows: Sequence[Row], asked: int) -> Answer:
             cancelled.append((int(id or 0), int(token or 0)))
         elif kind == b"new":
             accepted[int(id or 0) - 1] = _numbers(text)
-        elif kind == b"full":
+        elif kind in (b"full", b"busy"):
             accepted[int(id or 0) - 1] = _read(text)
         elif kind == b"expired":
             count = int(failures or 0)

@@ -449,7 +449,7 @@ CREATE OR REPLACE FUNCTION turn(
     s_after double precision[], s_text text[],
     b_first integer[], b_delay double precision[], b_priority integer[], b_key text[],
     b_max integer[], b_schedule text[], b_scheduled double precision[], payloads text[],
-    adopted text[], idle text[], looks boolean, policy double precision[]
+    adopted text[], idle text[], looks boolean, policy double precision[], patience text
 ) RETURNS SETOF handout
 LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
@@ -466,8 +466,8 @@ DECLARE
     v_most integer;
     v_waiting integer;
     v_is_known boolean;
-    v_patience text := '1s';
     v_refusal text;
+    v_kind text;
     v_due timestamptz;
     v_next double precision;
     v_more boolean := false;
@@ -540,23 +540,24 @@ BEGIN
         v_is_known := EXISTS (SELECT FROM jobs WHERE queue = p_queue AND unique_key = b_key[n]);
         v_refusal := CASE WHEN NOT v_is_known
             THEN no_room(v_most, v_waiting, v_last - b_first[n] + 1) END;
+        v_kind := CASE WHEN v_refusal IS NULL THEN 'new' ELSE 'full' END;
         IF v_refusal IS NULL AND b_key[n] IS NULL THEN
             v_ids := accept(p_queue, payloads[b_first[n] : v_last], b_delay[n], b_priority[n],
                 NULL, b_max[n], b_schedule[n], b_scheduled[n]);
         ELSIF v_refusal IS NULL THEN
             BEGIN
-                v_ids := accept_soon(v_patience, p_queue, payloads[b_first[n] : v_last],
+                v_ids := accept_soon(patience, p_queue, payloads[b_first[n] : v_last],
                     b_delay[n], b_priority[n], b_key[n], b_max[n], b_schedule[n], b_scheduled[n]);
             EXCEPTION WHEN object_not_in_prerequisite_state THEN
                 v_refusal := SQLERRM;
-                v_patience := '10ms';  -- once is enough in a turn
+                v_kind := 'busy';
+                patience := '1ms';  -- once is enough in a turn
             END;
         END IF;
         IF v_refusal IS NULL AND NOT v_is_known THEN
             v_waiting := v_waiting + coalesce(cardinality(v_ids), 0);
         END IF;
-        RETURN NEXT told(CASE WHEN v_refusal IS NULL THEN 'new' ELSE 'full' END, n,
-            text => coalesce(v_refusal, v_ids::text));
+        RETURN NEXT told(v_kind, n, text => coalesce(v_refusal, v_ids::text));
     END LOOP;
     IF looks THEN
         RETURN QUERY SELECT * FROM expire(p_queue, policy[1]::integer, policy[2], policy[3],
@@ -697,7 +698,7 @@ END $$;
 CREATE OR REPLACE FUNCTION retry(p_queue text, ids bigint[])
 RETURNS TABLE (job bigint, why text)
 LANGUAGE plpgsql SET search_path FROM CURRENT
-    SET enable_seqscan = off SET jit = off
+    SET enable_seqscan = off SET jit = off SET lock_timeout = '500ms'
 AS $$
 DECLARE
     v_id bigint;
@@ -722,19 +723,25 @@ BEGIN
         ELSIF NOT v_old.dead THEN
             RETURN QUERY SELECT v_id, 'is done';
         ELSE
-            INSERT INTO jobs (id, queue, state, priority, due, submitted, max_attempts, token,
-                unique_key, schedule, scheduled, payload)
-                OVERRIDING SYSTEM VALUE
-                VALUES (v_id, p_queue, 0, v_old.priority, v_now, v_old.submitted,
-                    v_old.max_attempts, v_old.token, v_old.unique_key, v_old.schedule,
-                    v_old.scheduled, v_old.payload)
-                ON CONFLICT (queue, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
-            IF FOUND THEN
-                DELETE FROM ended WHERE id = v_id;
-            ELSE
-                RETURN QUERY SELECT v_id, format('job %s with the same unique key is open', id)
-                    FROM jobs WHERE queue = p_queue AND unique_key = v_old.unique_key;
-            END IF;
+            BEGIN
+                INSERT INTO jobs (id, queue, state, priority, due, submitted, max_attempts, token,
+                    unique_key, schedule, scheduled, payload)
+                    OVERRIDING SYSTEM VALUE
+                    VALUES (v_id, p_queue, 0, v_old.priority, v_now, v_old.submitted,
+                        v_old.max_attempts, v_old.token, v_old.unique_key, v_old.schedule,
+                        v_old.scheduled, v_old.payload)
+                    ON CONFLICT (queue, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
+                IF FOUND THEN
+                    DELETE FROM ended WHERE id = v_id;
+                ELSE
+                    RETURN QUERY SELECT v_id, format('job %s with the same unique key is open', id)
+                        FROM jobs WHERE queue = p_queue AND unique_key = v_old.unique_key;
+                END IF;
+            EXCEPTION WHEN lock_not_available THEN
+                PERFORM set_config('lock_timeout', '1ms', true);  -- once is enough
+                RETURN QUERY SELECT v_id,
+                    'a transaction that is open has submitted a job with the same unique key';
+            END;
         END IF;
     END LOOP;
     PERFORM pg_notify(bell(p_queue), 'new');
