@@ -6,6 +6,7 @@ Rules, for the workers of the pool that have a job in hand:
 2.  They are killed one second before it ends, also in a critical section.
 3.  Holders of one are looked for at both moments and again and again until the lease is over: a job
     may have been on its way. Nothing is looked for before, since a lease is renewed long before.
+    Whoever could not look in time, having been stopped itself, does so as soon as it goes on.
 4.  A lease that is renewed takes all of that back.
 
 Whether the lease was renewed is what the keeper last said, whatever that does now; the supervisor
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from graced.core.member import Member
 
 LOOK_AGAIN_S = 0.2  # seconds between two looks for workers with a job
-LAST_LOOK_S = 1.0  # seconds after the end of a lease in which one may still be found
+LAST_LOOK_S = 1.0  # seconds after the end of a lease, or the first look to kill, until the last one
 
 
 class FenceState(Enum):
@@ -49,6 +50,7 @@ class Fence:
         self._until: float | None = None  # None: its jobs are not on a server
         self._interrupt_at = 0.0
         self._kill_at = 0.0
+        self._shut_at = 0.0
         self._look_at: float | None = None
 
     def held(self, until: float, length: float, stop_timeout: float) -> None:
@@ -79,12 +81,13 @@ class Fence:
     def _advance(self, name: str, now: float) -> list[Action]:
         assert self._until is not None
         before = self.state
-        if now >= self._until + LAST_LOOK_S:
-            self.state = FenceState.SHUT
-        elif now >= self._kill_at:
-            self.state = FenceState.KILLING
-        else:
+        if now < self._kill_at:
             self.state = FenceState.INTERRUPTING
+        elif before is not FenceState.KILLING:
+            self.state = FenceState.KILLING
+            self._shut_at = max(self._until, now) + LAST_LOOK_S
+        elif now >= self._shut_at:
+            self.state = FenceState.SHUT
         if before is not FenceState.OPEN:
             return []
         left = self._until - now

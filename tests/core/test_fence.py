@@ -108,3 +108,18 @@ def test_who_has_a_job_that_is_lost_is_killed_at_once() -> None:
     assert not lost.alive
     assert other.alive
     assert made.pool().members[other.id].state is WorkerState.READY
+
+
+@pytest.mark.parametrize("late", [KILL_BEFORE_S + 0.1, 500.0])
+def test_a_daemon_that_stood_still_until_the_lease_was_over_kills_as_soon_as_it_goes_on(
+    late: float,
+) -> None:
+    made, lease = begin(POLITE, FROZEN, CRITICAL)
+    workers = made.alive()
+    made.now = lease.until + late
+    made.run(0.3)
+    assert not any(worker.alive for worker in workers)
+    looked = len(made.actions(ac.LookForJob))
+    made.run(100.0)
+    assert len(made.serving()) == 3
+    assert len(made.actions(ac.LookForJob)) - looked < 24, "and then nothing is looked for"
