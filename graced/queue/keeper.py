@@ -170,6 +170,7 @@ class Keeper:
         match message:
             case ("ready",):
                 self.open = True
+                self.trouble = None
             case ("buried", owner):
                 self._deaths.pop(owner, None)
             case ("standings", _, number):
@@ -179,7 +180,7 @@ class Keeper:
                         self._schedules[name] = (rule, None, False)
             case ("kept", schedule, instant, _, _):
                 self._instants.pop((schedule, instant), None)
-            case ("degraded", why) | ("still", why):
+            case ("degraded" | "still" | "failed", why):
                 self.trouble = why
             case ("well",):
                 self.trouble = None

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 FIRST_RESTART_S = 0.1  # seconds until a keeper that died is started again; doubled each time
 MAX_RESTART_S = 10.0  # seconds of that wait at most
-NOTABLE_S = 0.005  # seconds by which the end of a lease has to differ to be told
+NOTABLE_S = 0.05  # seconds by which the end of a lease has to differ to be told
 COUNT_TIMEOUT_S = 1.0  # seconds that a keeper gets to count
 EXIT_TIMEOUT_S = 10.0  # seconds that a keeper gets to write what it has
 STATES = ("waiting", "taken", "done", "dead")
@@ -83,6 +83,14 @@ class _PoolKeeper:
         if pid is None or not process.is_stopped(pid):
             return None
         return f"its keeper (pid {pid}) is stopped"
+
+    @property
+    def lease_left(self) -> float | None:
+        """The seconds for which this host still has the lease; None where there was none."""
+        record = self.handle.plan.record
+        if record is None or not record.host_lease_until:
+            return None
+        return record.host_lease_until / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     @property
     def trouble(self) -> str | None:
@@ -140,7 +148,12 @@ class KeeperManager:
             return None
         counts = dict(keeper.handle.counts or _unknown(keeper.handle.plan))
         counts.pop("trouble", None)
+        left = keeper.lease_left
+        if left is not None:  # the keeper may say nothing for long
+            counts["lease_left"] = round(max(left, 0.0), 1)
         trouble = keeper.stopped or keeper.trouble
+        if trouble is None and left is not None and left <= 0:
+            trouble = "this host's lease is over: the server has not renewed it"
         return counts if trouble is None else {**counts, "trouble": trouble}
 
     def tallies(self) -> dict[str, Any]:
@@ -276,11 +289,9 @@ class KeeperManager:
 
     def _lease(self, keeper: _PoolKeeper, now: float) -> HostLease | None:
         """Read the scoreboard: it counts the time of a suspend, and the core does not."""
-        record = keeper.handle.plan.record
-        until = 0 if record is None else record.host_lease_until
-        if record is None or not until:
+        record, left = keeper.handle.plan.record, keeper.lease_left
+        if record is None or left is None:
             return None
-        left = until / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME)
         return HostLease(keeper.handle.plan.pool, now + left, record.host_lease / 1e9)
 
     def _new_handle(self, pool: Pool, settings: Settings) -> Keeper:
@@ -438,10 +449,8 @@ class KeeperManager:
         match message:
             case ("ready",):
                 keeper.failures = 0
-                keeper.handle.trouble = None
                 self._log.info(f"queue {pool}: {place_of(keeper.handle.plan)} is open")
             case ("degraded", str(why)) | ("failed", str(why)):
-                keeper.handle.trouble = why
                 self._log.error(f"queue {pool}: {why}")
                 self._note("trouble", pool=pool, reason=why)
             case ("well",):

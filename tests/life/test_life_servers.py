@@ -130,6 +130,8 @@ def test_a_host_that_cannot_renew_its_lease_has_no_job_when_that_ends(
         b.begun(id, 2)
     a.log.wait("the lease of its queue is not renewed")
     in_order(a, b)
+    queue = a.status()["pools"]["jobs"]["queue"]
+    assert (queue["lease_left"], "is stopped" in queue["trouble"]) == (0, True)
     go(b)
     for id in ids:
         done = b.until(lambda id=id: (job := b.job(id))["state"] == "done" and job)
@@ -171,6 +173,25 @@ def test_a_server_that_is_gone_for_a_while_costs_nothing(
     assert (done["attempts"], a.worker_pids(), a.keeper()) == (1, [worker], keeper)
     again = a.submitted("politely")
     a.until(lambda: a.job(again)["state"] == "done")
+
+
+def test_a_server_that_is_back_when_the_daemon_hears_of_it_is_no_trouble(
+    hosts: tuple[Host, Host], server: Server
+) -> None:
+    a, _ = hosts
+    a.serve()
+    a.begun(a.submitted("politely"), 1)
+    os.kill(a.pid, signal.SIGSTOP)
+    try:
+        server.stop()
+        a.until(lambda: a.run("submit", "--json", '"politely"').returncode != 0)
+        server.start()
+        a.until(lambda: a.run("submit", "--json", '"politely"').returncode == 0)
+    finally:
+        os.kill(a.pid, signal.SIGCONT)
+    a.log.wait("queue jobs: works again")
+    assert "trouble" not in a.status()["pools"]["jobs"]["queue"]
+    go(a)
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
