@@ -151,6 +151,8 @@ class ClientEnd:
             raise AnswerLost(f"{why}; it is not known whether it was done") from None
         if answer == Kind.REFUSED:
             raise QueueError(said.decode(errors="replace"))
+        if answer == Kind.LOST:
+            raise AnswerLost(said.decode(errors="replace"))
         if answer != expected:
             raise QueueError("the queue's keeper is of another version; restart the daemon")
         return said

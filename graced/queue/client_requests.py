@@ -13,7 +13,7 @@ from itertools import islice
 
 from graced import program
 from graced.queue import messages, progress, wire
-from graced.queue.protocol import Accepted, QueueError, StorageError
+from graced.queue.protocol import Accepted, AnswerLost, QueueError, StorageError
 from graced.queue.wire import Kind, ProtocolError
 
 TYPE_CHECKING = False
@@ -124,18 +124,26 @@ class ClientRequests:
 
     def committed(self, ended: Iterable[tuple[int, str]]) -> None:
         """It is written: say so, and tell those that wait for the jobs that have ended."""
+        self.tell_refused()
         replies, self._replies = self._replies, []
         for connection, kind, said, _new in replies:
-            if isinstance(said, Accepted) and said.refusal is not None:
-                self._refuse(connection, said.refusal)
-            else:
-                body = said if isinstance(said, bytes) else _told(said)
-                self._connections.send(connection, kind, body)
+            body = said if isinstance(said, bytes) else _told(said)
+            self._connections.send(connection, kind, body)
         for id, state in ended:
             self._say_end(id, state)
             for connection in self._waiters.pop(id, ()):
                 connection.waits.discard(id)
                 self.ask(lambda v=connection, i=id: self._tell_end(v, i), connection)  # type: ignore[misc]
+
+    def tell_refused(self) -> None:
+        """Tell which new jobs a server did not take; what else was asked has to wait for it."""
+        replies, self._replies = self._replies, []
+        for reply in replies:
+            said = reply[2]
+            if isinstance(said, Accepted) and said.refusal is not None:
+                self._refuse(reply[0], said.refusal)
+            else:
+                self._replies.append(reply)
 
     def _say_end(self, id: int, state: str) -> None:
         if state == "done":
@@ -227,13 +235,14 @@ class ClientRequests:
         try:
             kind, body = accept()
         except QueueError as error:
-            self._refuse(connection, str(error))
+            self._refuse(connection, error)
             return
         self._replies.append((connection, kind, body, True))
 
-    def _refuse(self, connection: Connection, why: str) -> None:
+    def _refuse(self, connection: Connection, why: QueueError | str) -> None:
         self._end_stream(connection)
-        self._connections.send(connection, Kind.REFUSED, wire.text(why))
+        kind = Kind.LOST if isinstance(why, AnswerLost) else Kind.REFUSED
+        self._connections.send(connection, kind, wire.text(why))
 
     def _end_stream(self, connection: Connection) -> None:
         if connection.stream is not None and self._storage.dispatcher is not None:

@@ -60,6 +60,10 @@ class StorageError(QueueError):
 class ServerGone(StorageError):
     """The server that keeps the queue can't be reached; what was asked may have been done."""
 
+    def lost(self) -> AnswerLost:
+        """Return what to raise where that matters to whoever has asked."""
+        return AnswerLost(f"{self}; it is not known whether it was done")
+
 
 class ClientMissing(QueueError):
     """The client library of an engine is not installed."""
@@ -133,11 +137,11 @@ class ClientQueue(QueueView, Protocol):
 class Accepted(list[int]):
     """The ids of jobs that are accepted, or refused, with the next commit alone."""
 
-    refusal: str | None = None
+    refusal: QueueError | str | None = None
 
-    def tell(self, told: list[int] | str) -> None:
+    def tell(self, told: list[int] | QueueError | str) -> None:
         """Take the ids, or the reason why there are none."""
-        if isinstance(told, str):
+        if isinstance(told, (QueueError, str)):
             self.refusal = told
         else:
             self[:] = told

@@ -240,6 +240,7 @@ class Server:
         listen, self._handed_out = self._hear if self._handed_out else None, False
         handouts = storage.commit(dispatcher, listen, self._refuse_new)
         if handouts is None:
+            self._client_requests.tell_refused()
             return
         self._tally.counted(*dispatcher.counted())
         self._hand_out_all(dispatcher, handouts)

@@ -63,6 +63,7 @@ class Kind(IntEnum):
     TAKEN_IN = 57  # {"ids"}: the chunk is durable
     ANSWER = 22  # any JSON
     REFUSED = 23  # text: why not, and what to do
+    LOST = 58  # text: why it is not known whether it was done
     # Keepers among themselves
     YIELD = 30  # leave the file to me, once your main process is gone
     OCCUPIED = 31  # text: not yet

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 from keeper_harness import KeeperHarness, settle, take
-from redis_server import Redis
+from redis_server import DEADLINE, Redis
 
 from graced import Queue
 from graced.queue.policy import Policy
-from graced.queue.protocol import QueueError, StorageError
+from graced.queue.protocol import AnswerLost, QueueError, StorageError
 from graced.queue.redis import address
 from graced.queue.redis.link import STEP, VERSION
 from graced.queue.servers.engine import ServerEngine
@@ -154,3 +156,26 @@ def test_it_is_reached_by_its_socket_file(tmp_path: Path, redis_server: Redis) -
 def test_what_the_library_does_not_know_in_a_url_is_told(redis_server: Redis) -> None:
     with pytest.raises(StorageError, match=r"redis://shop:\*\*\*@.*sslcert"):
         engine.status(f"redis://shop:s3cret@127.0.0.1:{redis_server.port}/0?sslcert=x", "jobs", "")
+
+
+@pytest.mark.parametrize("has_keeper", [True, False])
+def test_whoever_submits_to_a_server_that_goes_meanwhile_is_told_at_once_that_nobody_knows(
+    tmp_path: Path, redis_server: Redis, has_keeper: bool
+) -> None:
+    url = redis_server.made()
+    with ExitStack() as stack:
+        if has_keeper:
+            harness = stack.enter_context(KeeperHarness(tmp_path, Policy(lease=3600.0), url=url))
+            ask: Callable[[], object] = partial(harness.start().client().submit, ["1"])
+        else:
+            ask = partial(stack.enter_context(Queue.open(url, pool="jobs")).submit, 1)
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        thread.submit(ask).result(DEADLINE)  # it is connected
+        stack.callback(redis_server.run, "CLIENT", "UNPAUSE")
+        redis_server.run("CLIENT", "PAUSE", "600000", "WRITE")
+        asked = thread.submit(ask)
+        while redis_server.run("INFO", "clients")["blocked_clients"] == 0:
+            assert not asked.done(), "the server has it, and does not answer"
+        redis_server.run("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with pytest.raises(AnswerLost, match="not known whether it was done"):
+            asked.result(DEADLINE)

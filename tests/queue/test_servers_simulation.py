@@ -42,7 +42,10 @@ def broken(change: Callable[[World], None] = lambda _world: None) -> None:
         deque((play(seed, change) for seed in range(40)), maxlen=0)
 
 
-def test_the_law_finds_a_late_settle_that_is_accepted() -> None:
+def test_the_law_finds_a_late_settle_that_is_said_and_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ServedDispatcher, "_not_ours", lambda *_: None)
     broken(lambda made: setattr(made.server, "accepts_late", True))
 
 
@@ -78,6 +81,24 @@ def test_a_worker_of_another_daemon_gets_no_job_under_our_lease() -> None:
         dispatcher.join(name, [], 0)
         dispatcher.ask(name, 0)
     assert dispatcher.next_turn(30.0, looks=False).idle == [ours]
+
+
+def test_what_ended_under_a_lease_that_is_over_is_not_said_of_another_job_of_its_number() -> None:
+    said: list[str] = []
+    dispatcher = ServedDispatcher(Policy(), lambda: 0.5, lambda name: True, said.append)
+    ids = range(1, 4)
+    for id in ids:
+        dispatcher.ask(f"now:{id}", 0)
+    jobs = [Handout(id, 1, f"now:{id}", "", 0, 0, 0, 0, None, "null") for id in ids]
+    dispatcher.answered(dispatcher.next_turn(30.0, looks=False), Answer(jobs=jobs))
+    for id in (1, 2):
+        dispatcher.settle(f"now:{id}", id, 1, Done(), False, 0)
+    dispatcher.unanswered(dispatcher.next_turn(30.0, looks=False))
+    dispatcher.settle("now:3", 3, 1, Done(), False, 0)
+    dispatcher.joined(jobs[:1], first=False, was_over=True)
+    assert [settle.id for settle in dispatcher.next_turn(30.0, looks=False).settles] == [1]
+    assert ["if it came too late" in text for text in said] == [True, False]
+    assert ["settled too late" in text for text in said] == [False, True]
 
 
 def test_a_turn_waits_for_those_that_were_given_jobs_last_while_some_have_ended() -> None:

@@ -42,24 +42,32 @@ class ServerEnd:
         """Return the connection, a new one if the last one was lost. QueueGone once hung up."""
         if self._is_hung_up:  # by another thread, while this one waits
             raise QueueGone("the connection to the queue was closed")
+        with suppress(ServerGone):  # since we asked last: that closes it
+            self._link.heard()
         if self._link.fileno() < 0:
             self._link = self._connect()
         return self._link
 
     def submit(self, payloads: Sequence[str], terms: Terms = USUAL) -> Sequence[int]:
-        return self._reached().submit(payloads, terms)
+        link = self._reached()
+        try:
+            return link.submit(payloads, terms)
+        except ServerGone as error:
+            raise error.lost() from None
 
     def stream(self, payloads: Iterable[str], terms: Terms = USUAL) -> list[range]:
         link = self._reached()
         stream = link.open_stream()
         ids: list[range] = []
+        is_staged = False
         try:
             for chunk in chunks(payloads):
                 staged = link.stage(stream, chunk, terms)
                 ids += [range(first, first + count) for first, count in runs(staged)]
+            is_staged = True
             link.commit_stream(stream, terms)
-        except ServerGone:
-            raise
+        except ServerGone as error:
+            raise error.lost() if is_staged else error from None
         except BaseException:  # taken back, whatever it is; raised on
             link.abort_stream(stream)
             _finish(link)

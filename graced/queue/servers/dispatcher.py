@@ -12,7 +12,7 @@ import random
 from operator import itemgetter
 
 from graced.queue.job import Discarded, Done, Postponed
-from graced.queue.protocol import Accepted, StorageError
+from graced.queue.protocol import Accepted, ServerGone, StorageError
 from graced.queue.servers.link import DEAD, DONE, WAITS, Settle, Submission, Turn
 from graced.queue.tally import OUTCOMES
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from graced.queue.job import Outcome
     from graced.queue.policy import Policy
+    from graced.queue.protocol import QueueError
     from graced.queue.servers.link import Answer, Handout, Link
     from graced.queue.standing import Standing, Wanted
     from graced.queue.terms import Terms
@@ -299,7 +300,10 @@ class ServedDispatcher:
 
     def commit_stream(self, stream: int, terms: Terms, now: int) -> int:
         """Accept a stream; return how many jobs it has."""
-        count = self._reached().commit_stream(stream, terms)
+        try:
+            count = self._reached().commit_stream(stream, terms)
+        except ServerGone as error:
+            raise error.lost() from None
         self._counted["submitted"] += count
         self.has_staged = True
         return count
@@ -426,8 +430,8 @@ class ServedDispatcher:
                 self._count(settle)
                 if settle.kind != WAITS:
                     self._ended.append((settle.id, "done" if settle.kind == DONE else "dead"))
-            elif key not in self._said and (settle.kind != WAITS or settle.text is not None):
-                self._warn_late(*key)
+            elif key not in self._said:
+                self._late(settle)
             self._said.discard(key)
         for (_, accepted), ids in zip(self._submissions, answer.accepted, strict=True):
             accepted.tell(ids)
@@ -481,6 +485,10 @@ class ServedDispatcher:
         """Whether of the jobs that were handed out last some have ended, and others have not."""
         return bool(self._settles) and bool(self._given)
 
+    def _late(self, settle: Settle) -> None:
+        if settle.kind != WAITS or settle.text is not None:  # else it was only given back
+            self._warn_late(settle.id, settle.token)
+
     def _warn_late(self, id: int, token: int) -> None:
         self._warn(
             f"job {id}: settled too late, for its hand-out {token} is over; that changed nothing"
@@ -490,7 +498,7 @@ class ServedDispatcher:
         """Nobody knows whether the server has heard a turn: what was to be settled is kept."""
         self._said.update((settle.id, settle.token) for settle in turn.settles)
 
-    def refuse_submits(self, why: str) -> None:
+    def refuse_submits(self, why: QueueError) -> None:
         """The server can't be asked to accept jobs now."""
         for _, accepted in self._submissions:
             accepted.tell(why)
@@ -498,7 +506,9 @@ class ServedDispatcher:
 
     # -- a new connection
 
-    def joined(self, held: Iterable[Handout], *, first: bool) -> list[Row]:
+    def joined(
+        self, held: Iterable[Handout], *, first: bool, was_over: bool = False
+    ) -> list[Row]:
         """We are connected, the first time or once more; return the jobs that were lost meanwhile.
 
         What the server says to be in hand here is: what we know nothing of was claimed by a turn
@@ -519,8 +529,25 @@ class ServedDispatcher:
         lost = [row for key, row in known.items() if key not in there]
         for row in lost:
             self._lose(row)
+        for key in [key for key in self._settles if key not in there]:
+            self._not_ours(key, was_over)
         self.may_have = self._is_fresh = True
         return lost
+
+    def _not_ours(self, key: tuple[int, int], was_over: bool) -> None:
+        """A settle is not to be said (again): its hand-out is over, or it was heard before.
+
+        A server that has lost some of what it knew may give its number to another job.
+        """
+        settle = self._settles.pop(key)
+        if key not in self._said:
+            self._late(settle)
+        elif was_over:
+            self._warn(
+                f"job {settle.id}: settled, but that was not answered before the lease was over:"
+                " if it came too late, it changed nothing"
+            )
+        self._said.discard(key)
 
     def _lose(self, row: Row) -> None:
         consumer = self.consumers.get(row.owner or "")

@@ -168,13 +168,14 @@ class ServedQueue:
         if is_open and self._limit == self._policy.max_waiting:
             return True
         self._disconnect()
+        was_over = not self._lease.left(self._now())
         try:
             held = self._ours_to_judge(self._joined())
         except (StorageError, ClientMissing, OSError) as trouble:
             self.failed(_as_storage_error(trouble))
             return False
         dispatcher.link = self._link
-        self._say_lost(dispatcher.joined(held, first=False))
+        self._say_lost(dispatcher.joined(held, first=False, was_over=was_over))
         return True
 
     def _say_lost(self, lost: Sequence[Row]) -> None:
@@ -278,7 +279,7 @@ class ServedQueue:
     ) -> Sequence[Row] | None:
         """Say all there is to say; return the jobs that were claimed, None if it can't be said."""
         if not self._connected(dispatcher):
-            dispatcher.refuse_submits(str(self.trouble))
+            dispatcher.refuse_submits(StorageError(str(self.trouble)))
             return None
         renews = self._now() >= self._lease.renew_at() or self.trouble is not None
         now = self._now()
@@ -298,7 +299,9 @@ class ServedQueue:
             answer = link.turn(turn, self._policy)
         except StorageError as trouble:
             dispatcher.unanswered(turn)
-            dispatcher.refuse_submits(str(trouble))
+            dispatcher.refuse_submits(
+                trouble.lost() if isinstance(trouble, ServerGone) else trouble
+            )
             self.failed(trouble)
             return None
         if answer.lost:
