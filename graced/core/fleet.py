@@ -44,6 +44,13 @@ class Fleet:
         """Whether it is on its way out."""
         return self.state in (DaemonState.DRAINING, DaemonState.STOPPING)
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there are processes of another generation than the one in force."""
+        generations = {m.generation for m in self.members()}
+        generations |= {z.generation for p in self.pools.values() for z in p.zygotes.values()}
+        return not generations <= {self.generation}
+
     def members(self) -> list[Member]:
         """All workers."""
         return [m for pool in self.pools.values() for m in pool.members.values()]

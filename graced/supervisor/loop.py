@@ -270,11 +270,19 @@ class Supervisor:
                 for news in (*self.monitor.leases(now), *self.keepers.leases(now)):
                     self._perform(self.daemon.handle(news, now))
             self._perform(self.daemon.handle(event, now))
-        if self._sockets is not None and self.daemon.stopping:
-            self._sockets.stop_listening(self._silent_pools(), self.settings)
+        self._tend_sockets()
         self.keepers.retain(self.daemon.pools)
         self.instants.set(self.daemon.next_instant())
         self.reporter.refresh(self.selector, clock.monotonic())
+
+    def _tend_sockets(self) -> None:
+        """Let go of addresses as soon as no worker can serve them any more."""
+        if self._sockets is None:
+            return
+        if self.daemon.stopping:
+            self._sockets.stop_listening(self._silent_pools(), self.settings)
+        if self._sockets.has_dropped and (self.daemon.stopping or not self.daemon.is_mixed):
+            self._sockets.close_dropped()
 
     def _silent_pools(self) -> set[str]:
         """Return the pools that serve no client any more; a loop of the user's own may yet."""
@@ -380,6 +388,7 @@ class Supervisor:
             case ac.EndReload():
                 if self._sockets is not None and not action.ok:
                     self._sockets.forget_new()
+                    self._tend_sockets()
                 self.reporter.reload_ended(action)
                 self._note_reload(action)
                 self.requests.reload_ended(action)

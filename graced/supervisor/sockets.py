@@ -64,6 +64,7 @@ class Sockets:
         self._log = log
         self._open: dict[str, _Socket] = {}  # by place; what is not systemd's
         self._new: dict[str, _Socket] = {}  # opened for settings that are not yet in force
+        self._dropped: dict[str, int] = {}  # TCP; workers that leave may have them yet
         self._silent: set[str] = set()  # places where callers are refused, in a stop
         self._stored: set[str] = set()  # names under which systemd keeps them
 
@@ -114,6 +115,17 @@ class Sockets:
         self._store()
         self._forget_left_overs()
 
+    @property
+    def has_dropped(self) -> bool:
+        """Whether :meth:`close_dropped` is to follow, once no worker has what was dropped."""
+        return bool(self._dropped)
+
+    def close_dropped(self) -> None:
+        """Close what is dropped: no process is left that has it, so the address is free then."""
+        for fd in self._dropped.values():
+            os.close(fd)
+        self._dropped.clear()
+
     def alone(self) -> tuple[int, ...]:
         """Return the descriptors of sockets that no process keeps but this daemon's children."""
         mine = (*self._open.values(), *self._new.values())
@@ -154,6 +166,7 @@ class Sockets:
             stored = stored_name(each.address) in self._stored
             put_away(each.fd, each.address, None if stored else each.file)
         self._open.clear()
+        self.close_dropped()
 
     # -- one by one ---------------------------------------------------------------
 
@@ -170,7 +183,9 @@ class Sockets:
         elif place not in self._new and (place not in self._open or self._open[place].is_gone):
             try:
                 _keep_root_out(address)
-                fd = None if place in self._open else self._stored_before(address)
+                fd = self._dropped.pop(place, None)
+                if fd is None and place not in self._open:
+                    fd = self._stored_before(address)
                 fd = self._opened(address, end) if fd is None else fd
             except ListenError as error:
                 raise ListenError(f"{where}: {error}") from error.__cause__
@@ -221,12 +236,19 @@ class Sockets:
         return None
 
     def _drop(self, each: _Socket, *, is_stored: bool) -> None:
-        """Close one for good; systemd forgets it too, if it is the one that is stored."""
+        """Close one for good; systemd forgets it too, if it is the one that is stored.
+
+        A port is taken as long as workers that leave have it: until then it is kept here, for
+        settings that want it again.
+        """
         name = stored_name(each.address)
         if is_stored and name in self._stored:
             self._stored.remove(name)
             self._notifier.unstore(name)
-        put_away(each.fd, each.address, each.file)
+        if each.address.kind == "tcp":
+            self._dropped[each.address.place] = each.fd
+        else:
+            put_away(each.fd, each.address, each.file)
 
     def _store(self) -> None:
         for each in self._open.values():

@@ -6,6 +6,7 @@ answer names the process and the generation that gave it.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -264,6 +265,28 @@ def test_a_reload_opens_and_closes(daemon: Daemon, port: int) -> None:
         assert daemon.run("reload").returncode == 0
         callers.more(20)
     daemon.until(lambda: not os.path.exists(path))
+
+
+def test_a_port_that_was_dropped_can_be_had_again(daemon: Daemon, port: int) -> None:
+    greet(daemon, f"tcp://127.0.0.1:{port}").start().ready()
+    with connect(port) as sock:  # a round that is longer than all that follows
+        sock.sendall(b"hang")
+        busy = daemon.events.wait("^waiting")[0].pid
+        daemon.pool("sample_workers:Idle", workers=2)
+        assert daemon.run("reload").returncode == 0
+        greet(daemon, f"tcp://127.0.0.1:{port}")
+        again = daemon.run("reload")
+        assert again.returncode == 0, again
+        assert call(port)[1] == "3"
+        os.kill(busy, signal.SIGKILL)
+    daemon.pool("sample_workers:Idle", workers=2)
+    assert daemon.run("reload").returncode == 0
+    daemon.until(lambda: is_refused(port))
+
+
+def is_refused(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 def test_a_reload_without_its_address_is_refused_by_name(daemon: Daemon, port: int) -> None:
