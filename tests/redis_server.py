@@ -86,7 +86,7 @@ class Redis:
 
 
 @contextmanager
-def redis() -> Iterator[Redis]:
+def redis(*options: str) -> Iterator[Redis]:
     """Run a server. Skips where none is installed."""
     pytest.importorskip("redis")
     program = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -95,7 +95,7 @@ def redis() -> Iterator[Redis]:
     folder = tempfile.mkdtemp(prefix="graced-redis-", dir="/tmp")  # a socket's path is short
     try:
         server = Redis(program, folder)
-        server.start()
+        server.start(*options)
         try:
             yield server
         finally:

@@ -18,8 +18,9 @@ from graced.log.logger import Log
 from graced.queue.address import QueueAddress
 from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
-from graced.queue.postgresql import address
-from graced.queue.protocol import QueueError
+from graced.queue.postgresql import address, connection
+from graced.queue.postgresql.link import VERSION
+from graced.queue.protocol import QueueError, StorageError
 from graced.queue.servers.engine import ServerEngine
 from graced.queue.servers.link import DEAD, DONE, HostName, Settle, Submission, Turn
 from graced.queue.terms import Terms
@@ -96,25 +97,25 @@ def test_what_is_listed_or_changed_is_read_alone(postgresql_server: PostgreSQL) 
         "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables"
         f" WHERE schemaname = '{schema}'"
     )
-    with postgresql_server.connect() as connection:
-        connection.execute(f"SET search_path = {schema}")
-        connection.execute("SET plan_cache_mode = force_generic_plan")
-        connection.execute("INSERT INTO queues VALUES ('jobs', false, 10000)")
+    with postgresql_server.connect() as session:
+        session.execute(f"SET search_path = {schema}")
+        session.execute("SET plan_cache_mode = force_generic_plan")
+        session.execute("INSERT INTO queues VALUES ('jobs', false, 10000)")
         for each in asked:
-            connection.execute(f"SELECT * FROM {each}")  # planned with nothing there
-        connection.execute(f"{ended} -1, 'jobs', true, now(), 1, 1, 0, now(), now(), '1'")
-        connection.execute(
+            session.execute(f"SELECT * FROM {each}")  # planned with nothing there
+        session.execute(f"{ended} -1, 'jobs', true, now(), 1, 1, 0, now(), now(), '1'")
+        session.execute(
             f"{ended} -n - 10, 'jobs', false, now(), 0, 1, 0, now(), now(), '1' FROM {rows}"
         )
         for queue in ("other", "jobs"):
-            connection.execute(
+            session.execute(
                 f"INSERT INTO jobs (queue, state, {terms} '{queue}', 0, 0, now(), now(), '1'"
                 f" FROM {rows}"
             )
         for each in asked:
-            [(before,)] = connection.execute(read).fetchall()
-            connection.execute(f"SELECT * FROM {each}")
-            [(after,)] = connection.execute(read).fetchall()
+            [(before,)] = session.execute(read).fetchall()
+            session.execute(f"SELECT * FROM {each}")
+            [(after,)] = session.execute(read).fetchall()
             assert after - before <= 20, each
 
 
@@ -156,21 +157,21 @@ def test_nobody_waits_for_a_transaction_that_is_open_and_has_the_same_unique_key
     key, later = Terms(unique="u"), "that is open .*same unique key"
     instant = Submission(["4"], Terms(unique="u", schedule="s", scheduled=1000))
     with (
-        postgresql_server.connect() as connection,
+        postgresql_server.connect() as other,
         closing(engine.connect(engine.check_url(url), "jobs", "test")) as link,
     ):
         link.join(HostName("d1/jobs/1", "h1", "p1"), 60.0, policy)
         [dead] = link.submit(["0"], key)
         [job] = link.turn(Turn(60.0, idle=["d1:1"]), policy).jobs
         link.turn(Turn(60.0, [Settle(dead, job.token, DEAD, "{}")]), policy)
-        [other] = link.submit(["0"], Terms())
-        connection.execute(submit)
+        [id] = link.submit(["0"], Terms())
+        other.execute(submit)
         wanted = [Submission(["2"], key)] * 100 + [instant]
         wanted.append(Submission(["3"], Terms(unique="v")))
         answer = link.turn(Turn(60.0, submissions=wanted, idle=["d1:1"]), policy)
         assert all(re.search(later, str(told)) for told in answer.accepted[:101])
         assert isinstance(answer.accepted[101], list)
-        assert [job.id for job in answer.jobs] == [other], "all else goes on"
+        assert [job.id for job in answer.jobs] == [id], "all else goes on"
         with pytest.raises(QueueError, match=later):
             link.submit(["2"], key)
         assert re.search(later, link.retry([dead])[dead])
@@ -178,9 +179,36 @@ def test_nobody_waits_for_a_transaction_that_is_open_and_has_the_same_unique_key
         for _ in range(50):  # as of clients that try it again and again
             link.turn(Turn(60.0, submissions=[instant]), policy)
             assert time.monotonic() < end, "each turn waits"
-        connection.rollback()
+        other.rollback()
         [[id]] = link.turn(Turn(60.0, submissions=[instant]), policy).accepted
-        assert connection.execute(submit).fetchall() == [(id,)]
+        assert other.execute(submit).fetchall() == [(id,)]
+
+
+def test_init_leaves_alone_what_a_newer_graced_has_made(postgresql_server: PostgreSQL) -> None:
+    url, engine = postgresql_server.made(), ServerEngine(address)
+    schema = url.rpartition("=")[2]
+    postgresql_server.sql(
+        f"UPDATE {schema}.meta SET version = {VERSION + 1};"
+        f" CREATE OR REPLACE FUNCTION {schema}.bell(queue text) RETURNS text"
+        " LANGUAGE sql AS 'SELECT ''new'''"
+    )
+    told = rf"newer graced \(version {VERSION + 1}, ours is {VERSION}\); upgrade graced"
+    for refused in (engine.init, lambda url: engine.status(url, "jobs", "")):
+        with pytest.raises(StorageError, match=told):
+            refused(url)
+    asked = f"SELECT version, {schema}.bell('jobs') FROM {schema}.meta"
+    assert postgresql_server.sql(asked) == [(VERSION + 1, "new")]
+
+
+def test_init_makes_nothing_on_a_server_that_is_too_old(
+    postgresql_server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql_server.url()
+    monkeypatch.setattr(connection, "OLDEST", 10_000_000)
+    with pytest.raises(StorageError, match=r": PostgreSQL \d+; 13 or newer is needed"):
+        ServerEngine(address).init(url)
+    asked = f"SELECT count(*) FROM pg_namespace WHERE nspname = '{url.rpartition('=')[2]}'"
+    assert postgresql_server.sql(asked) == [(0,)]
 
 
 def test_of_what_is_forgotten_no_attempt_is_left(postgresql_server: PostgreSQL) -> None:

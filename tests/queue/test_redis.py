@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from keeper_harness import KeeperHarness, settle, take
-from redis_server import DEADLINE, Redis
+from redis_server import DEADLINE, Redis, redis
 
 from graced import Queue
 from graced.queue.policy import Policy
@@ -111,6 +111,14 @@ def test_what_a_newer_graced_keeps_is_left_alone(redis_server: Redis) -> None:
     redis_server.run("HSET", f"{schema}:{{jobs}}:meta", "version", str(VERSION + 1))
     with pytest.raises(StorageError, match="newer graced"):
         engine.connect(engine.check_url(url), "jobs", "test")
+
+
+def test_init_tells_that_a_server_is_too_old() -> None:
+    with (
+        redis("--rename-command", "FUNCTION", "") as older,  # which knows no such command
+        pytest.raises(StorageError, match=r": the server is older than Redis 7\.0"),
+    ):
+        engine.init(older.url())
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,12 @@ def client_library() -> Any:
     return psycopg
 
 
+def check_version(found: int, url: ServerURL) -> None:
+    """Raise StorageError if a server is too old."""
+    if found < OLDEST:
+        raise StorageError(f"{url.shown}: PostgreSQL {found // 10000}; 13 or newer is needed")
+
+
 class Connection:
     """One session. ServerGone closes it; ``close`` may be called again and again."""
 
@@ -78,10 +84,11 @@ class Connection:
         self._raw.nonblocking = 1
         self._poll = select.poll()
         self._poll.register(self._raw.socket, select.POLLIN)
-        if self._raw.server_version < OLDEST:
-            version = self._raw.server_version // 10000
+        try:
+            check_version(self._raw.server_version, url)
+        except StorageError:
             self.close()
-            raise StorageError(f"{url.shown}: PostgreSQL {version}; 13 or newer is needed")
+            raise
 
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 once it is closed."""

@@ -10,6 +10,15 @@ CREATE TABLE IF NOT EXISTS meta (
     version integer NOT NULL
 );
 
+DO $$ DECLARE
+    v_found integer := (SELECT max(version) FROM meta);
+BEGIN
+    IF v_found > 1 THEN
+        RAISE EXCEPTION 'its tables are those of a newer graced (version %, ours is 1);'
+            ' upgrade graced on this host', v_found;
+    END IF;
+END $$;
+
 CREATE TABLE IF NOT EXISTS queues (
     name text PRIMARY KEY,
     paused boolean NOT NULL DEFAULT false,

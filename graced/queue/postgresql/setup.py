@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from graced.queue.postgresql.address import check_url
-from graced.queue.postgresql.connection import client_library
+from graced.queue.postgresql.connection import check_version, client_library
 from graced.queue.protocol import StorageError
 
 TYPE_CHECKING = False
@@ -42,6 +42,7 @@ def make(url: str) -> str:
     found: ServerURL = check_url(url)
     try:
         with psycopg.connect(found.library, autocommit=True) as connection:
+            check_version(connection.info.server_version, found)
             connection.execute(script(url))
     except psycopg.Error as error:
         words = found.scrub(str(error).strip().splitlines()[0])

@@ -133,7 +133,7 @@ class Connection:
         place = self.url.shown
         if "Function not found" in words:
             return StorageError(f"{place}: the queue's functions are missing; {INIT}")
-        if "unknown command" in words and "FCALL" in words:
+        if "unknown command" in words and ("FCALL" in words or "FUNCTION" in words):
             return StorageError(f"{place}: the server is older than Redis 7.0, which is needed")
         if "READONLY" in words or "read only replica" in words:
             return StorageError(f"{place}: the server is a replica, and read-only")
