@@ -72,6 +72,18 @@ class Hand:
         self.task: asyncio.Task[Any] | None = None
 
     @property
+    def to_look(self) -> float | None:
+        """When it is to be cut."""
+        return self.deadline if self.to_be_cut is None else self.leased_until
+
+    @property
+    def to_kill(self) -> float | None:
+        """When its time is over, though it was cut, or because that could not be."""
+        if self.deadline is None or self.cut is not None:
+            return self.deadline
+        return max(self.deadline, self.to_look or 0) + LATE_S
+
+    @property
     def about(self) -> str:
         return f"job {self.job.id} (attempt {self.job.attempt})"
 
@@ -258,6 +270,7 @@ class _Jobs:
             hand = self._hands.get(id)
             if hand is not None and hand.job.token == token:
                 self._cut(hand, Cut.CANCELLED)
+                self.lease_ended(hand)
 
     def _arm_retry(self) -> None:
         """Have the queue looked at again: when its socket is readable, or after some time."""
@@ -397,9 +410,6 @@ class _Jobs:
             return
         now = time.monotonic()
         if not at_once and now < hand.leased_until:
-            if hand.to_be_cut is None:
-                later = hand.leased_until - now
-                asyncio.get_running_loop().call_later(later, self.lease_ended, hand)
             hand.to_be_cut = why
             return
         hand.cut = why
@@ -409,7 +419,7 @@ class _Jobs:
     def lease_ended(self, hand: Hand) -> None:
         """Cancel a job's task, if that was held up by a critical section."""
         if hand.to_be_cut is not None:
-            self._cut(hand, hand.to_be_cut)
+            self.look_at_deadlines()
 
     def give_time(self, hand: Hand, seconds: float) -> None:
         """Let a job take so long from now on."""
@@ -428,17 +438,17 @@ class _Jobs:
             self._alarm = None
         now = time.monotonic()
         for hand in list(self._hands.values()):
-            if hand.cut is None and hand.deadline is not None and hand.deadline <= now:
+            if hand.to_be_cut is not None:
+                self._cut(hand, hand.to_be_cut)
+            elif hand.deadline is not None and hand.deadline <= now:
                 self._cut(hand, Cut.TIMED_OUT)
         hands = self._hands.values()
-        timed = [hand for hand in hands if hand.deadline is not None and hand.to_be_cut is None]
-        looks = [hand.deadline or 0 for hand in timed if hand.cut is None]
-        kills = [hand.deadline or 0 for hand in timed if hand.cut is not None]
+        looks = [at for hand in hands if hand.cut is None and (at := hand.to_look) is not None]
+        kills = [at for hand in hands if (at := hand.to_kill) is not None]
         self._look_at = min(looks, default=None)
         if self._look_at is not None:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(max(self._look_at - now, 0), self.look_at_deadlines)
-            kills.append(self._look_at + LATE_S)
         self._runtime.writer.watch_beside(int(min(kills, default=0) * NS_PER_S))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -65,6 +66,18 @@ class Jobs(AsyncJobWorker):
 
     async def blocks(self, payload: dict[str, object]) -> None:
         time.sleep(3600)
+
+    async def blocks_in_section(self, payload: dict[str, object]) -> None:
+        with self.critical(0.5):
+            await asyncio.sleep(0.4)
+            time.sleep(3600)
+
+    async def goes_on(self, payload: dict[str, object]) -> None:
+        with self.critical(30):
+            await asyncio.sleep(0.4)
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
 
     async def forgets(self, payload: dict[str, object]) -> None:
         async def lost() -> None:

@@ -114,14 +114,15 @@ def test_a_job_that_takes_too_long_is_cancelled_alone(daemon: Daemon) -> None:
     assert len(daemon.events.matching(f"^end {waits}")) == 1
 
 
-def test_a_loop_that_is_blocked_is_killed_with_its_stack(daemon: Daemon) -> None:
-    pool(daemon, round_timeout="300ms", max_attempts=1).start().ready()
-    blocked = submit(daemon, "blocks")
+@pytest.mark.parametrize("how", ["blocks", "blocks_in_section", "goes_on"])
+def test_what_no_cancelling_ends_is_killed_with_its_stack(daemon: Daemon, how: str) -> None:
+    pool(daemon, round_timeout="300ms", stop_timeout="300ms", max_attempts=1).start().ready()
+    late = submit(daemon, how)
     [job] = ended(daemon, "dead")
-    assert job["id"] == blocked
-    assert "in blocks" in job["evidence"]["stack"]
+    assert job["id"] == late
+    assert f"in {how}" in job["evidence"]["stack"]
     daemon.log.wait("is stuck")
-    daemon.log.wait("in blocks")
+    daemon.log.wait(f"in {how}")
 
 
 def test_a_job_is_cancelled_alone(daemon: Daemon) -> None:
