@@ -523,7 +523,9 @@ class Runtime:
     def _open_queue(self, pool: str) -> Queue:
         from graced.client.find import DaemonPlace, Manner
         from graced.client.queue import PATIENCE, Queue
+        from graced.queue.client_end import chunks
 
+        _CALLERS.add(chunks.__code__)  # what yields payloads may be interrupted
         if self.context.runtime_dir is None:
             raise RuntimeError("there is no queue outside of a daemon; see graced.Queue.open()")
         manner = Manner(patience=PATIENCE, sleep=self.sleep_until_ready)
@@ -611,6 +613,7 @@ def _is_ours(handler: object) -> bool:
 
 
 _GUARDED = Runtime.guarded.__code__
+_CALLERS = {_GUARDED}  # of ours, that call user code
 _HERE = os.path.dirname(os.path.dirname(_GUARDED.co_filename)) + os.sep  # all of graced
 
 
@@ -624,7 +627,7 @@ def _is_user_code(frame: FrameType | None) -> bool:
         return False
     while frame is not None and frame.f_code.co_name != "__del__":
         if frame.f_code.co_filename.startswith(_HERE):
-            return frame.f_code is _GUARDED
+            return frame.f_code in _CALLERS
         frame = frame.f_back
     return frame is None
 

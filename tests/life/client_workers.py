@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from sample_workers import pass_gate
@@ -55,6 +57,15 @@ class Asks(JobWorker):
     def forever(self) -> None:
         self.log.info("waiting")
         self.queue().wait(self.queue().submit("own", delay=3600))
+
+
+    def slowly(self) -> None:
+        def payloads() -> Iterator[int]:
+            yield 1
+            self.progress(0.5)
+            time.sleep(3600)
+
+        self.queue().submit_many(payloads())
 
 
 class Echo(JobWorker):

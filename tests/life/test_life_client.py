@@ -86,6 +86,14 @@ def test_an_interrupt_ends_a_wait_for_a_job(daemon: Daemon, asks: Queue) -> None
     assert asks.counts()["waiting"] == 2
 
 
+def test_an_interrupt_reaches_what_yields_payloads(daemon: Daemon, asks: Queue) -> None:
+    number = asks.submit("slowly")
+    daemon.until(lambda: asks.job(number).progress)
+    daemon.send(signal.SIGINT)
+    daemon.ended(0)
+    assert asks.counts()["waiting"] == 1
+
+
 def test_a_cancelled_job_is_dead_for_who_waits(daemon: Daemon, asks: Queue) -> None:
     number = asks.submit("forever")
     daemon.until(lambda: asks.job(number).state == "taken")
