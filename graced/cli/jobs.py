@@ -40,6 +40,8 @@ def _jobs(args: argparse.Namespace, control: str) -> int:
     show = json_line if args.json else Table()
     for job in _all(end, args.state):
         print(show(job))
+    if end is not None:
+        end.close()
     return 0
 
 
@@ -56,6 +58,8 @@ def _show(args: argparse.Namespace, control: str) -> int:
             refused[id] = "no such job"
         else:
             print(json_whole(job) if args.json else in_full(job))
+    if end is not None:
+        end.close()
     return _refused(refused)
 
 

@@ -556,6 +556,24 @@ def test_a_worker_that_cannot_have_its_lock_says_so(jobs: Daemon) -> None:
 # submit and jobs
 
 
+def test_who_looks_at_jobs_leaves_nothing_open(jobs: Daemon) -> None:
+    command(jobs).start().ready()
+    id = submitted(jobs, "--", "true")
+    for words in (["jobs"], ["jobs", str(id)]):
+        python, *rest = jobs.command(*words)
+        done = subprocess.run(
+            [python, "-X", "dev", *rest],  # tells of what is not closed
+            cwd=jobs.short,
+            env={**jobs.environment(), **jobs.address()},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert done.returncode == 0
+        assert "ResourceWarning" not in done.stderr, done.stderr
+
+
 def test_without_a_daemon_jobs_are_written_to_the_file(jobs: Daemon) -> None:
     command(jobs)
     assert listed(jobs) == []
