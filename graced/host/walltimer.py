@@ -38,7 +38,8 @@ class WallTimer:
     def set(self, at_ms: int) -> None:
         """Wait for a moment, in milliseconds of its clock; what was set before is forgotten."""
         now_ms = time.clock_gettime_ns(self.clock) // 1_000_000  # long ago is none of libfaketime's
-        seconds, ms = divmod(max(at_ms, now_ms, 1), 1000)
+        at_ms = max(at_ms, now_ms, 1)
+        seconds, ms = divmod(at_ms if self._flags else max(at_ms - now_ms, 1), 1000)
         when = _ITIMERSPEC.pack(0, 0, min(seconds, _LATEST), ms * 1_000_000)
         while process.libc.timerfd_settime(self._fd, self._flags, when, None) == -1:
             error = process.c_error("timerfd_settime")
@@ -61,4 +62,4 @@ class BootTimer(WallTimer):
     """The same for the clock that goes on in a suspend: readable at once when that is over."""
 
     clock = time.CLOCK_BOOTTIME
-    _flags = _ABSOLUTE
+    _flags = 0  # libfaketime shifts what is absolute as if it were of the wall clock
