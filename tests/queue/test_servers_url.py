@@ -87,6 +87,18 @@ def test_a_password_is_hidden_however_it_is_spelt(text: str) -> None:
     assert "s3cret" not in url.shown(text)
 
 
+@pytest.mark.parametrize(
+    ("mine", "anybodys"),
+    [
+        ("redis://h/0", "redis://h/0?queue=thumbs"),
+        ("postgresql://h/d?schema=s", "postgresql://h/d?schema=s&queue=thumbs"),
+        ("redis://h/0?queue=q", "redis://h/0?queue=q"),
+    ],
+)
+def test_the_url_by_which_any_pool_has_a_queue_names_the_queue(mine: str, anybodys: str) -> None:
+    assert engines.engine_of(mine).described(mine, "/s/thumbs.queue") == (mine, anybodys)
+
+
 @pytest.mark.parametrize("place", ["h:port/0", "h:99999/0", "h/shop", "h/-1"])
 def test_a_place_where_no_redis_can_be_is_refused(place: str) -> None:
     with pytest.raises(QueueURLError) as refused:

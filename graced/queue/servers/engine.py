@@ -5,6 +5,7 @@ Light to import: the client library is loaded by whoever connects.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 from graced import program
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from graced.queue.servers.link import Link
     from graced.queue.servers.url import ServerURL
     from graced.settings import Pool
+
+_LOCKS = ".queue"  # a pool's locks are in a file's place that has its name and this
 
 
 class ServerEngine:
@@ -45,12 +48,15 @@ class ServerEngine:
     def file_of(self, url: str | None, pool: str, state_dir: str) -> str:
         """Return where the locks of a host's workers are. Raises QueueURLError."""
         self.check_url(url or "")
-        return f"{state_dir}/{pool}.queue"
+        return f"{state_dir}/{pool}{_LOCKS}"
 
     def described(self, url: str | None, file: str) -> tuple[str, str]:
         """Return what people are told that the queue is kept in, and the URL that leads to it."""
-        shown = self.check_url(url or "").shown
-        return shown, shown
+        found = self.check_url(url or "")
+        if found.queue is not None:
+            return found.shown, found.shown
+        pool = os.path.basename(file).removesuffix(_LOCKS)
+        return found.shown, f"{found.shown}{'&' if '?' in found.shown else '?'}queue={pool}"
 
     def keeper_of(self, file: str) -> None:
         """No keeper has a queue for itself."""
