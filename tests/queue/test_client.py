@@ -167,15 +167,16 @@ def test_jobs_are_dropped_and_retried(either: Queue) -> None:
 
 
 def test_a_unique_key_is_one_job_and_a_cancelled_one_is_dead(either: Queue) -> None:
-    number = either.submit(1, delay=3600, unique="a.png", priority=7)
-    assert either.submit(2, unique="a.png") == number
+    key = "Screenshot 10.30\u202fPM\u3000\U0001f468\u200d\U0001f467.png"  # as files are named
+    number = either.submit(1, delay=3600, unique=key, priority=7)
+    assert either.submit(2, unique=key) == number
     job = either.job(number)
-    assert (job.payload, job.unique, job.priority) == (1, "a.png", 7)
+    assert (job.payload, job.unique, job.priority) == (1, key, 7)
     either.cancel(number)
     assert either.job(number).state == "dead"
     with pytest.raises(JobDead, match="cancelled"):
         either.wait(number)
-    assert either.submit(3, delay=3600, unique="a.png") != number
+    assert either.submit(3, delay=3600, unique=key) != number
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,7 @@ def test_a_unique_key_is_one_job_and_a_cancelled_one_is_dead(either: Queue) -> N
         (1, {"priority": 101}, ValueError),
         (1, {"unique": ""}, ValueError),
         (1, {"unique": 5}, TypeError),
+        (1, {"unique": "a\x85"}, ValueError),
         (1, {"unique": "ä" * 101}, ValueError),
     ],
 )
