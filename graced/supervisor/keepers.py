@@ -333,6 +333,9 @@ class KeeperManager:
         if not why or not waiting:
             return
         plan = keeper.handle.plan
+        others = [each.handle.plan for each in self._keepers.values() if each is not keeper]
+        if url_of(plan) in map(url_of, others):  # of a pool that has another name now
+            return
         jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
         self._log.warning(
             f"queue {plan.pool}: {why}, and {jobs} in {place_of(plan)}:"

@@ -1016,6 +1016,16 @@ def test_a_reload_warns_of_jobs_that_nobody_will_do(jobs: Daemon) -> None:
     jobs.log.wait("queue renamed: its workers take no jobs any more, and 1 job waits in ")
 
 
+def test_a_pool_that_is_renamed_and_keeps_its_queue_leaves_no_job_behind(jobs: Daemon) -> None:
+    command(jobs).start().ready()
+    submitted(jobs, "--delay", "1s", "--", "true")
+    jobs.configure({"renamed": {"queue": f"sqlite:///{jobs.home}/state/jobs.db"}})
+    assert jobs.run("reload").returncode == 0
+    jobs.until(lambda: listed(jobs, "--state", "done"))
+    assert jobs.run("stop").returncode == 0
+    assert not jobs.log.matching("the pool is gone")
+
+
 def test_reload_keeps_the_queue(jobs: Daemon) -> None:
     pool(jobs, "sample_job_workers:Counting", options={"seconds": 0.3}).start().ready()
     assert stream(jobs, ["1"] * 6).returncode == 0
