@@ -201,9 +201,23 @@ class Sockets:
             except ListenError as error:
                 reason = error.__cause__
                 taken = isinstance(reason, OSError) and reason.errno == EADDRINUSE
+                if taken and (own := self._in_the_way(address)):
+                    what = f"cannot listen on {address.place}: this daemon listens on {own}"
+                    remedy = "write one of the two; for another instead, restart it"
+                    raise ListenError(f"{what}; {remedy}") from reason
                 if not taken or time.monotonic() >= end:
                     raise
             time.sleep(ADDRESS_RETRY_S)
+
+    def _in_the_way(self, address: Address) -> str | None:
+        """Return an address of ours on the same port, if one of the two stands for all hosts."""
+        for each in (*self._open.values(), *self._new.values()):
+            mine = each.address
+            like = mine.kind == address.kind == "tcp" and mine.port == address.port
+            hosts = {mine.host, address.host}
+            if like and hosts & {"0.0.0.0", "::"} and len({":" in host for host in hosts}) == 1:
+                return mine.place
+        return None
 
     def _have_given(self, where: str, address: Address) -> None:
         fds = self._given.get(address.name, [])

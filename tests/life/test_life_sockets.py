@@ -304,6 +304,16 @@ def test_a_reload_without_its_address_is_refused_by_name(daemon: Daemon, port: i
     assert call(port)[1] == "1"
 
 
+def test_two_addresses_of_one_port_are_told_as_such(daemon: Daemon, port: int) -> None:
+    greet(daemon, f"tcp://127.0.0.1:{port}").start().ready()
+    greet(daemon, f"tcp://0.0.0.0:{port}")
+    refused = daemon.run("reload")
+    assert refused.returncode == 1
+    why = f"cannot listen on tcp://0.0.0.0:{port}: this daemon listens on tcp://127.0.0.1:{port}; "
+    assert why in refused.stderr
+    assert call(port)[1] == "1"
+
+
 def test_a_refused_reload_closes_what_it_opened(daemon: Daemon, port: int) -> None:
     path = str(daemon.short / "x.sock")
     greet(daemon, f"tcp://127.0.0.1:{port}").start().ready()
