@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from contract import QueueContract
@@ -182,6 +183,30 @@ def test_nobody_waits_for_a_transaction_that_is_open_and_has_the_same_unique_key
         other.rollback()
         [[id]] = link.turn(Turn(60.0, submissions=[instant]), policy).accepted
         assert other.execute(submit).fetchall() == [(id,)]
+
+
+def test_two_keepers_with_the_same_unique_keys_do_not_wait_for_each_other(
+    postgresql_server: PostgreSQL,
+) -> None:
+    url, engine, told = postgresql_server.made(), ServerEngine(address), {}
+    keys = [f"u{n}" for n in range(200)]
+
+    def submit(name: str, wanted: list[str]) -> None:
+        with closing(engine.connect(engine.check_url(url), "jobs", name)) as link:
+            link.join(HostName(name, name, name), 60.0, Policy())
+            new = [Submission(["1"], Terms(unique=key)) for key in wanted]
+            accepted = [link.turn(Turn(60.0, submissions=new), Policy()).accepted for _ in "12"]
+            told[name] = [dict(zip(wanted, each, strict=True)) for each in accepted]
+
+    threads = [Thread(target=submit, args=args) for args in (("a", keys), ("b", keys[::-1]))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, *others = [*told["a"], *told["b"]]
+    assert sorted(first) == sorted(keys)
+    assert len({str(ids) for ids in first.values()}) == len(keys)
+    assert all(other == first for other in others)
 
 
 def test_init_leaves_alone_what_a_newer_graced_has_made(postgresql_server: PostgreSQL) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.queue.policy import Policy
-    from graced.queue.servers.link import HostName, Link, Turn
+    from graced.queue.servers.link import HostName, Link, Submission, Turn
     from graced.queue.servers.url import ServerURL
     from graced.queue.standing import Wanted
     from graced.queue.terms import Terms
@@ -34,9 +34,10 @@ CALL_LIMIT = 20.0  # and for what takes its time
 DURABILITY = ("synchronous_commit", "fsync", "synchronous_standby_names")
 STEP = 1000  # jobs in one step of what can wait
 
-# How long a submit waits for a transaction that is open and has the same unique key: less than
-# the server's deadlock_timeout. All else in a keeper's turn waits along, so seldom that long.
-PATIENCE, IMPATIENCE = b"500ms", b"10ms"
+# How long a submit waits for a transaction that is open and has the same unique key: longer than
+# the server's deadlock_timeout, for two keepers in each other's way go on after that. All else in
+# a keeper's turn waits along, so seldom that long.
+PATIENCE, IMPATIENCE = b"1500ms", b"10ms"
 IMPATIENT_FOR = 20.0  # seconds after it was in vain
 
 
@@ -126,13 +127,15 @@ class PostgresLink:
         return [_handout(row) for row in held]
 
     def turn(self, turn: Turn, policy: Policy) -> Answer:
-        settles, asked = turn.settles, turn.submissions
+        settles, order = turn.settles, _order(turn.submissions)
+        asked = [turn.submissions[n] for n in order]
         firsts, first = [], 1
         for submission in asked:
             firsts.append(first)
             first += len(submission.payloads)
         terms = [submission.terms for submission in asked]
         retry = policy.retry
+        is_patient = time.monotonic() >= self._patient_from
         rows = self._call(
             "turn",
             [
@@ -158,13 +161,13 @@ class PostgresLink:
                 _array(turn.idle),
                 b"t" if turn.looks else b"f",
                 _array((policy.max_attempts, retry.first, retry.factor, retry.limit)),
-                PATIENCE if time.monotonic() >= self._patient_from else IMPATIENCE,
+                PATIENCE if is_patient else IMPATIENCE,
             ],
             limit=self._limit,
         )
-        if asked and any(row[0] == b"busy" for row in rows):
+        if asked and is_patient and any(row[0] == b"busy" for row in rows):
             self._patient_from = time.monotonic() + IMPATIENT_FOR
-        return _answer(rows, len(asked))
+        return _answer(rows, order)
 
     def leave(self) -> None:
         if self._host:
@@ -401,9 +404,19 @@ def _handout(row: Row) -> Handout:
     )
 
 
-def _answer(rows: Sequence[Row], asked: int) -> Answer:
+def _order(submissions: Sequence[Submission]) -> list[int]:
+    """Return the order to accept jobs in: by keys, or two keepers would wait for each other."""
+    keys = [submission.terms.unique for submission in submissions]
+    order = list(range(len(keys)))
+    having = [n for n in order if keys[n] is not None]
+    for n, first in zip(having, sorted(having, key=lambda n: keys[n] or ""), strict=True):
+        order[n] = first
+    return order
+
+
+def _answer(rows: Sequence[Row], order: Sequence[int]) -> Answer:
     jobs, held, late, cancelled, expired = [], [], [], [], []
-    accepted: list[list[int] | str] = ["it was not accepted"] * asked
+    accepted: list[list[int] | str] = ["it was not accepted"] * len(order)
     for row in rows:
         kind, id, token, failures, limit, number, _, _, owner, daemon, text = row
         if kind == b"job":
@@ -415,9 +428,9 @@ def _answer(rows: Sequence[Row], asked: int) -> Answer:
         elif kind == b"cancel":
             cancelled.append((int(id or 0), int(token or 0)))
         elif kind == b"new":
-            accepted[int(id or 0) - 1] = _numbers(text)
+            accepted[order[int(id or 0) - 1]] = _numbers(text)
         elif kind in (b"full", b"busy"):
-            accepted[int(id or 0) - 1] = _read(text)
+            accepted[order[int(id or 0) - 1]] = _read(text)
         elif kind == b"expired":
             count = int(failures or 0)
             expired.append(Expired(_read(owner), _read(daemon), count, float(number or 0)))
