@@ -327,10 +327,11 @@ class Queue:
     ) -> None:
         """Change a job; once more where the answer was lost, unless it is so already."""
         number = _number(number)
-        lost: list[QueueGone] = []
+        lost: list[AnswerLost] = []
 
         def again(error: QueueGone) -> bool:
-            lost.append(error)
+            if isinstance(error, AnswerLost):
+                lost.append(error)
             return True
 
         refused = self._do(self._place.find, lambda end: act(end, [number]), again)

@@ -6,6 +6,7 @@ nothing waits for a delay, the clock is put forward.
 
 from __future__ import annotations
 
+import threading
 import time
 
 from graced.client.queue import JobDead, JobInfo, Queue
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 WAITING, TAKEN, DONE, DEAD = STATES
 OPEN = (WAITING, TAKEN)
-CANCELLED = '{"reason":"cancelled"}'
+CANCELLED = '{"reason":"cancelled","cancelled":true}'
 
 
 class MemoryQueue(Queue):
@@ -118,6 +119,7 @@ class _Jobs:
         self.now = time.time()
         self._policy = policy
         self._rows: dict[int, _Row] = {}
+        self._lock = threading.Lock()  # threads of a worker may submit
         self._last = 0
         self._tokens = 0
         self._paused = False
@@ -133,26 +135,34 @@ class _Jobs:
     hang_up = close
 
     def of(self, state: str) -> list[_Row]:
-        return [row for row in self._rows.values() if row.state == state]
+        return [row for row in list(self._rows.values()) if row.state == state]
 
     # -- for clients
 
     def submit(self, payloads: Sequence[str], terms: Terms) -> Sequence[int]:
-        if terms.unique is not None:
-            for row in self._rows.values():
-                if row.terms.unique == terms.unique and row.state in OPEN:
-                    return [row.id]
-        first = self._last + 1
-        for payload in payloads:
-            self._last += 1
-            self._rows[self._last] = _Row(self._last, payload, terms, self.now)
-        return range(first, self._last + 1)
+        with self._lock:
+            holder = self._holder(terms.unique)
+            if holder is not None:
+                return [holder]
+            ids = range(self._last + 1, self._last + 1 + len(payloads))
+            self._rows |= {
+                id: _Row(id, payload, terms, self.now)
+                for id, payload in zip(ids, payloads, strict=True)
+            }
+            self._last += len(payloads)
+            return ids
+
+    def _holder(self, key: str | None) -> int | None:
+        """Return the open job that has a unique key."""
+        for row in list(self._rows.values()):
+            if key is not None and row.terms.unique == key and row.state in OPEN:
+                return row.id
+        return None
 
     def stream(self, payloads: Iterable[str], terms: Terms) -> list[range]:
         texts = list(payloads)  # none is accepted if one is no JSON value
-        first = self._last + 1
-        self.submit(texts, terms)
-        return [range(first, self._last + 1)]
+        ids = self.submit(texts, terms)
+        return [range(ids[0], ids[-1] + 1)] if ids else []
 
     def wait(self, job: int, timeout: float | None = None) -> dict[str, Any]:
         return self.job(job) or {"id": job, "state": "gone"}
@@ -162,7 +172,7 @@ class _Jobs:
         return None if row is None else row.listing()
 
     def jobs(self, state: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        rows = [row for row in self._rows.values() if state in (None, row.state)]
+        rows = [row for row in list(self._rows.values()) if state in (None, row.state)]
         return [row.listing() for row in rows if row.id > after][:limit]
 
     def counts(self) -> dict[str, Any]:
@@ -193,8 +203,12 @@ class _Jobs:
         if row.state not in (WAITING, DEAD):
             return f"is {row.state}"
         if row.state == DEAD:
-            row.state, row.failures, row.ended = WAITING, 0, None
-        row.due = self.now
+            holder = self._holder(row.terms.unique)
+            if holder is not None:
+                return f"job {holder} with the same unique key is open"
+            row.state, row.failures, row.ended, row.evidence = WAITING, 0, None, None
+            row.due = self.now
+        row.due = min(row.due, self.now)
         return None
 
     def _drop(self, row: _Row) -> str | None:
@@ -206,9 +220,9 @@ class _Jobs:
     def _cancel(self, row: _Row) -> str | None:
         if row.state == DONE:
             return f"is {DONE}"
+        row.cancelling = row.state == TAKEN
         if row.state == WAITING:
             self._end(row, DEAD, CANCELLED)
-        row.cancelling = row.state == TAKEN
         return None
 
     # -- for the worker
@@ -219,7 +233,7 @@ class _Jobs:
             return None
         self.now = max(self.now, min(row.due for row in waiting))
         due = [row for row in waiting if row.due <= self.now]
-        row = min(due, key=lambda row: (-row.terms.priority, row.id))
+        row = min(due, key=lambda row: (-row.terms.priority, row.due, row.id))
         self._tokens += 1
         row.state, row.token, row.began, row.progress = TAKEN, self._tokens, self.now, None
         return Job(
@@ -235,14 +249,15 @@ class _Jobs:
         row = self._rows[id]
         if isinstance(outcome, Done):
             row.result = outcome.result
-            self._end(row, DONE, row.evidence)
+            self._end(row, DONE, None)
+            return
+        if row.cancelling:
+            self._end_cancelled(row)
             return
         row.failures += 1
-        self._note(row, outcome.evidence)
+        self._note(row, row.failures, outcome.evidence)
         limit = row.terms.max_attempts or self._policy.max_attempts
-        if row.cancelling:
-            self._end(row, DEAD, CANCELLED)
-        elif isinstance(outcome, Discarded) or row.failures >= limit:
+        if isinstance(outcome, Discarded) or row.failures >= limit:
             self._end(row, DEAD, outcome.evidence)
         else:
             row.state, row.evidence = WAITING, outcome.evidence
@@ -259,19 +274,23 @@ class _Jobs:
         if row is None or row.state != TAKEN:
             return
         if row.cancelling:
-            self._end(row, DEAD, CANCELLED)
+            self._end_cancelled(row)
         else:
             row.state = WAITING
 
-    def _note(self, row: _Row, evidence: str) -> None:
+    def _end_cancelled(self, row: _Row) -> None:
+        self._note(row, row.failures + 1, CANCELLED, counts=False)
+        self._end(row, DEAD, CANCELLED)
+
+    def _note(self, row: _Row, attempt: int, evidence: str, *, counts: bool = True) -> None:
         row.tries.append(
             {
-                "attempt": row.failures,
+                "attempt": attempt,
                 "token": row.token,
                 "began": row.began,
                 "ended": self.now,
                 "owner": None,
-                "counts": True,
+                "counts": counts,
                 "evidence": evidence,
             }
         )

@@ -313,6 +313,9 @@ def test_it_goes_on_with_the_next_keeper(harness: KeeperHarness, queue: Queue) -
     assert queue.submit(2, delay=3600) == first + 1
     harness.restart()
     assert len(queue.jobs()) == 2
+    harness.restart()
+    with pytest.raises(NoSuchJob):  # it was not asked before: no answer was lost
+        queue.drop(first + 2)
 
 
 def test_a_wait_outlasts_keepers(

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from graced import (
     Worker,
     WorkerInterrupt,
 )
+from graced.queue.job import Discarded
 from graced.testing import MemoryQueue, worker
 from graced.workers import Command
 
@@ -252,6 +254,26 @@ def test_order_and_terms_of_jobs() -> None:
     assert len(queue.jobs()) == 4
 
 
+def test_what_is_due_first_is_first_and_an_open_job_keeps_its_key() -> None:
+    queue = MemoryQueue()
+    later, first = queue.submit("later", delay=2, unique="key"), queue.submit("first", delay=1)
+    queue.advance(3)
+    assert [job.id for _ in range(2) if (job := queue.take())] == [first, later]
+    queue.settle(later, Discarded('{"reason":"no"}'))
+    again = queue.submit("again", unique="key")
+    with pytest.raises(QueueError, match=f"job {again} with the same unique key is open"):
+        queue.retry(later)
+    assert queue.job(later).state == "dead"
+
+
+def test_threads_of_a_worker_may_submit() -> None:
+    queue = MemoryQueue()
+    with ThreadPoolExecutor(10) as executor:
+        many = list(executor.map(queue.submit_many, [range(200)] * 100))
+    assert sorted(number for some in many for number in some) == list(range(1, 20_001))
+    assert queue.counts()["waiting"] == 20_000
+
+
 def test_a_worker_s_queues_are_in_memory_too() -> None:
     class Chains(JobWorker):
         def handle(self, job: Job) -> int | None:
@@ -268,10 +290,13 @@ def test_a_worker_s_queues_are_in_memory_too() -> None:
         assert detached.queue.wait(3) == 2
         assert detached.progress == [(0.25, "a"), (0.25, "cancel"), (0.25, "b")]
         cancelled = detached.queue.job(2)
-        assert (cancelled.state, cancelled.evidence) == ("dead", {"reason": "cancelled"})
+        assert (cancelled.state, cancelled.attempts) == ("dead", 0)
+        assert cancelled.evidence == {"reason": "cancelled", "cancelled": True}
+        assert [each["counts"] for each in cancelled.tries] == [False]
         with pytest.raises(QueueError, match="is done"):
             detached.queue.cancel(3)
         detached.queue.retry(2)
+        assert detached.queue.job(2).evidence is None
         detached.queue.drop(2)
         assert [job.id for job in detached.queue.jobs()] == [1, 3]
 
