@@ -20,7 +20,8 @@ from graced.queue.address import QueueAddress
 from graced.queue.plan import KeeperPlan
 from graced.queue.policy import Policy
 from graced.queue.postgresql import address, connection
-from graced.queue.postgresql.link import VERSION
+from graced.queue.postgresql.link import VERSION, PostgresLink
+from graced.queue.postgresql.setup import make
 from graced.queue.protocol import QueueError, StorageError
 from graced.queue.servers.engine import ServerEngine
 from graced.queue.servers.link import DEAD, DONE, HostName, Settle, Submission, Turn
@@ -234,6 +235,24 @@ def test_init_makes_nothing_on_a_server_that_is_too_old(
         ServerEngine(address).init(url)
     asked = f"SELECT count(*) FROM pg_namespace WHERE nspname = '{url.rpartition('=')[2]}'"
     assert postgresql_server.sql(asked) == [(0,)]
+
+
+def test_a_database_that_has_not_every_character_is_refused(postgresql_server: PostgreSQL) -> None:
+    postgresql_server.sql("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+    url = postgresql_server.url().replace("/postgres?", "/latin?")
+    with pytest.raises(StorageError, match=r"LATIN1, .* make another one with ENCODING 'UTF8'"):
+        make(url)
+
+
+def test_a_role_whose_transactions_are_serializable_has_usual_ones(
+    postgresql_server: PostgreSQL,
+) -> None:
+    options = "&options=-cdefault_transaction_isolation%3Dserializable"
+    engine = ServerEngine(address)
+    url = engine.check_url(postgresql_server.made() + options)
+    with closing(PostgresLink(url, "jobs", "test")) as link:
+        [[level]] = link._connection.run("SHOW transaction_isolation", limit=DEADLINE)
+    assert level == b"read committed"
 
 
 def test_of_what_is_forgotten_no_attempt_is_left(postgresql_server: PostgreSQL) -> None:

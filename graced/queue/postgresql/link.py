@@ -91,7 +91,8 @@ class PostgresLink:
                 " set_config('enable_hashjoin', 'off', false),"
                 " set_config('enable_mergejoin', 'off', false),"
                 " set_config('plan_cache_mode', 'force_generic_plan', false),"
-                " set_config('jit', 'off', false)",  # it takes longer than what it is for
+                " set_config('jit', 'off', false),"  # it takes longer than what it is for
+                " set_config('default_transaction_isolation', 'read committed', false)",
                 limit=TURN_LIMIT,
             )
             self._connection.run(f"LISTEN {(bell or b'').decode()}", limit=TURN_LIMIT)

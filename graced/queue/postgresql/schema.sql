@@ -5,6 +5,13 @@
 -- States of a job that has not ended: 0 ready, 1 not due yet, 2 taken, 3 staged (part of a stream
 -- that has not come to its end).
 
+DO $$ BEGIN
+    IF getdatabaseencoding() NOT IN ('UTF8', 'SQL_ASCII') THEN
+        RAISE EXCEPTION 'the database has the encoding %, and jobs may have any character;'
+            ' make another one with ENCODING ''UTF8''', getdatabaseencoding();
+    END IF;
+END $$;
+
 CREATE TABLE IF NOT EXISTS meta (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     version integer NOT NULL
