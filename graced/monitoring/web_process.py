@@ -111,20 +111,24 @@ def _server(plan: WebPlan, answers: socket.socket) -> Any:
     logging.getLogger("waitress").setLevel(logging.ERROR)  # callers can't fill the log
     listening = [sockets.socket(fileno=fd) for fd in plan.fds]
     connections: dict[int, Any] = {}
-    create_server(
-        Site(DaemonView(answers), is_local=plan.is_local),
-        map=connections,
-        sockets=listening,
-        threads=THREADS,
-        ident=program.name,
-        connection_limit=MAX_CONNECTIONS,
-        channel_timeout=SILENT_S,
-        cleanup_interval=int(LOOK_S),
-        max_request_header_size=MAX_HEADER,
-        max_request_body_size=MAX_BODY,
-        clear_untrusted_proxy_headers=True,
-        asyncore_use_poll=True,
-    )
+    site = Site(DaemonView(answers), is_local=plan.is_local)
+    unix = [each for each in listening if each.family == sockets.AF_UNIX]
+    others = [each for each in listening if each not in unix]
+    for alike in filter(None, (unix, others)):  # waitress does not mix them in one server
+        create_server(
+            site,
+            map=connections,
+            sockets=alike,
+            threads=THREADS,
+            ident=program.name,
+            connection_limit=MAX_CONNECTIONS,
+            channel_timeout=SILENT_S,
+            cleanup_interval=int(LOOK_S),
+            max_request_header_size=MAX_HEADER,
+            max_request_body_size=MAX_BODY,
+            clear_untrusted_proxy_headers=True,
+            asyncore_use_poll=True,
+        )
     at_rest = len(connections)
 
     def run() -> None:

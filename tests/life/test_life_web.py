@@ -107,6 +107,19 @@ def test_all_that_is_served(daemon: Daemon, served: Browser) -> None:
     assert "://" not in page + served("/page.css")[1]
 
 
+def test_addresses_of_both_kinds_are_served(daemon: Daemon, port: int) -> None:
+    unix = str(daemon.short / "web.sock")
+    addresses = [f"tcp://127.0.0.1:{port}", f"unix://{unix}"]
+    daemon.configure({"jobs": {"worker": "sample_workers:Idle"}}, web={"listen": addresses})
+    daemon.start().ready()
+    assert Browser(port)("/health")[0] == 200
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(SOON)
+        caller.connect(unix)
+        caller.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        assert b" 200 OK" in caller.recv(1000)
+
+
 def told(served: Browser, after: str = "") -> list[dict[str, Any]]:
     return list(served.json(f"/history.json?after={after}")["events"])
 
