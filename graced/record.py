@@ -16,12 +16,11 @@ else:
         return lambda cls: cls
 
 
-_MISSING = object()
-
-
 @dataclass_transform(frozen_default=True, kw_only_default=False)
 class RecordType(type):
     """The metaclass: annotations become slots, values become defaults."""
+
+    _set: tuple[Any, ...]  # what puts a value into each slot
 
     def __new__(mcs, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> RecordType:
         own = tuple(space.get("__annotations__", {}))
@@ -31,7 +30,9 @@ class RecordType(type):
         space["__slots__"] = own
         space["__match_args__"] = inherited + own
         space["_defaults"] = defaults
-        return super().__new__(mcs, name, bases, space)
+        cls = super().__new__(mcs, name, bases, space)
+        cls._set = tuple(getattr(cls, field).__set__ for field in inherited + own)
+        return cls
 
 
 class Record(metaclass=RecordType):
@@ -40,21 +41,25 @@ class Record(metaclass=RecordType):
     if not TYPE_CHECKING:
 
         def __init__(self, *args, **kwargs):
-            fields = self.__match_args__
+            if kwargs or len(args) != len(self._set):
+                args = self._completed(args, kwargs)
+            for put, value in zip(self._set, args):
+                put(self, value)
+
+        @classmethod
+        def _completed(cls, args, kwargs):
+            """Return all values: those given by name, too, and defaults."""
+            fields = cls.__match_args__
             if len(args) > len(fields):
-                raise TypeError(f"{type(self).__name__} takes {len(fields)} values")
-            put = object.__setattr__
-            for field, value in zip(fields, args, strict=False):
-                put(self, field, value)
-            for field in fields[len(args) :]:
-                value = kwargs.pop(field, _MISSING)
-                if value is _MISSING:
-                    value = self._defaults.get(field, _MISSING)
-                if value is _MISSING:
-                    raise TypeError(f"{type(self).__name__} needs {field!r}")
-                put(self, field, value)
-            if kwargs:
-                raise TypeError(f"{type(self).__name__} has no {next(iter(kwargs))!r}")
+                raise TypeError(f"{cls.__name__} takes {len(fields)} values")
+            missing = fields[len(args) :]
+            if unknown := [name for name in kwargs if name not in missing]:
+                raise TypeError(f"{cls.__name__} has no {unknown[0]!r}")
+            given = {**cls._defaults, **kwargs}
+            for field in missing:
+                if field not in given:
+                    raise TypeError(f"{cls.__name__} needs {field!r}")
+            return *args, *(given[field] for field in missing)
 
         def __setattr__(self, name, value):
             raise AttributeError(f"{type(self).__name__} is frozen")

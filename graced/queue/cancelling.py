@@ -29,7 +29,7 @@ class Cancelling:
         self,
         address: QueueAddress,
         workers: Mapping[str, Connection],
-        tell: Callable[[Dispatcher, Connection, Row], None],
+        tell: Callable[[Connection, Row], None],
         tell_main: Callable[[tuple[Any, ...]], None],
     ) -> None:
         self._address = address
@@ -45,7 +45,7 @@ class Cancelling:
             worker = self._workers.get(owner)
             if worker is not None and worker.cancels:
                 self._told.append((time.monotonic() + PATIENCE_S, owner, row.token, row))
-                self._tell(dispatcher, worker, row)
+                self._tell(worker, row)
             else:
                 self._interrupt(dispatcher, owner, row)
 

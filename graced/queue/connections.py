@@ -176,6 +176,8 @@ class Connections:
     def _weigh(self, connection: Connection) -> None:
         """Refuse one whose user makes the keeper hold too much; a worker has its own bounds."""
         held = 0 if connection.owner else connection.frames.unfinished + len(connection.out)
+        if held == connection.held:
+            return
         total = self._held.get(connection.uid, 0) + held - connection.held
         self._held[connection.uid], connection.held = total, held
         if total > MOST_HELD and held:

@@ -85,7 +85,7 @@ class Server:
         self._depth = DepthReport()
         self._storage = engine.open_storage(plan, self._to_main.append)
         self._cancelling = Cancelling(
-            plan.address, self._workers, self._tell_cancelled, self._to_main.append
+            plan.address, self._workers, self._cancel, self._to_main.append
         )
         self._dead_owners = DeadOwners(plan, self._connections, self._workers, self._storage.clock)
         self._client_requests = ClientRequests(self._storage, self._connections, plan)
@@ -263,12 +263,13 @@ class Server:
             connection.confirmed = connection.settles
         self._settled.clear()
         quiet, self._quiet = self._quiet, set()
+        now = self._storage.clock.now() if handouts else 0
         for row in handouts:
             worker = self._workers.get(row.owner or "")
             if worker is None:
-                dispatcher.requeue(row, self._storage.clock.now())
+                dispatcher.requeue(row, now)
             else:
-                self._hand_out(dispatcher, worker, row)
+                self._hand_out(dispatcher, worker, row, now)
                 quiet.discard(worker)
         for connection in quiet:
             self._send(connection, Kind.SETTLED, wire.COUNT.pack(connection.confirmed))
@@ -330,21 +331,21 @@ class Server:
         self._dead_owners.introduced(name)
 
     def _ask(self, dispatcher: Dispatcher, connection: Connection, _body: bytes) -> None:
-        row = dispatcher.ask(_owner(connection), self._storage.clock.now())
+        now = self._storage.clock.now()
+        row = dispatcher.ask(_owner(connection), now)
         if row is not None:
-            self._hand_out(dispatcher, connection, row)
+            self._hand_out(dispatcher, connection, row, now)
 
     def _settle(self, dispatcher: Dispatcher, connection: Connection, body: bytes) -> None:
         id, token, outcome, more = messages.settlement(body)
-        row = dispatcher.settle(
-            _owner(connection), id, token, outcome, more, self._storage.clock.now()
-        )
+        now = self._storage.clock.now()
+        row = dispatcher.settle(_owner(connection), id, token, outcome, more, now)
         connection.settles += 1
         self._settled.add(connection)
         if begun := connection.begun.pop(id, 0):
             self._tally.took(time.monotonic_ns() - begun)
         if row is not None:
-            self._hand_out(dispatcher, connection, row)
+            self._hand_out(dispatcher, connection, row, now)
             self._handed_out = True
         else:
             self._quiet.add(connection)
@@ -368,41 +369,47 @@ class Server:
         while later and len(connection.out) <= MOST_UNREAD and dispatcher is not None:
             kind, row = later.popleft()
             known = dispatcher.consumers.get(connection.owner or "")
-            if known is not None and known.rows.get(row.id) is row:
-                self._tell(dispatcher, connection, kind, row)
+            if known is None or known.rows.get(row.id) is not row:
+                continue
+            if kind == Kind.CANCEL_JOB:
+                self._tell_cancelled(connection, row)
+            else:
+                self._tell_of_job(dispatcher, connection, row, self._storage.clock.now())
 
-    def _hand_out(self, dispatcher: Dispatcher, connection: Connection, row: Row) -> None:
+    def _hand_out(
+        self, dispatcher: Dispatcher, connection: Connection, row: Row, now: int
+    ) -> None:
         if connection.later or len(connection.out) > MOST_UNREAD:
             connection.later.append((Kind.JOB, row))
         else:
-            self._tell(dispatcher, connection, Kind.JOB, row)
+            self._tell_of_job(dispatcher, connection, row, now)
 
-    def _tell(self, dispatcher: Dispatcher, connection: Connection, kind: int, row: Row) -> None:
-        if kind == Kind.CANCEL_JOB:
-            self._send(connection, kind, wire.encode({"id": row.id, "token": row.token}))
-        else:
-            self._tell_of_job(dispatcher, connection, row)
-
-    def _tell_of_job(self, dispatcher: Dispatcher, connection: Connection, row: Row) -> None:
+    def _tell_of_job(
+        self, dispatcher: Dispatcher, connection: Connection, row: Row, now: int
+    ) -> None:
         try:
             payload = dispatcher.payload(row).encode()
         except StorageError as trouble:
             self._storage.failed(trouble)
-            dispatcher.requeue(row, self._storage.clock.now())
+            dispatcher.requeue(row, now)
             self._connections.close(connection)  # it comes again, and asks again
             return
-        clock = self._storage.clock
-        self._tally.waited(clock.now() - max(row.due, row.submitted))
+        self._tally.waited(now - max(row.due, row.submitted))
         connection.begun[row.id] = time.monotonic_ns()
-        submitted = max(clock.wall(row.submitted), 0)
+        submitted = max(self._storage.clock.wall(row.submitted), 0)
         told = row.id, row.attempt, submitted, connection.confirmed, row.token, row.scheduled or 0
         self._send(connection, Kind.JOB, wire.HANDOUT.pack(*told) + payload)
 
-    def _tell_cancelled(self, dispatcher: Dispatcher, worker: Connection, row: Row) -> None:
-        if worker.later:
-            worker.later.append((Kind.CANCEL_JOB, row))
+    def _cancel(self, connection: Connection, row: Row) -> None:
+        """Tell a worker to cancel a job, after it has been told of it."""
+        if connection.later:
+            connection.later.append((Kind.CANCEL_JOB, row))
         else:
-            self._tell(dispatcher, worker, Kind.CANCEL_JOB, row)
+            self._tell_cancelled(connection, row)
+
+    def _tell_cancelled(self, connection: Connection, row: Row) -> None:
+        said = {"id": row.id, "token": row.token}
+        self._send(connection, Kind.CANCEL_JOB, wire.encode(said))
 
     # -- the main process
 

@@ -17,7 +17,7 @@ from graced.queue.terms import AS_USUAL, Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
 MAX_BODY = 8 << 20
@@ -94,13 +94,16 @@ class Frames:
         """How many bytes of a frame have come that is not whole."""
         return len(self._rest)
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield (kind, body) of each frame that is complete now."""
+    def feed(self, data: bytes) -> Iterable[tuple[int, bytes]]:
+        """Return (kind, body) of each frame that is complete now."""
         rest = self._rest
         if not rest and len(data) >= 5 and HEADER.unpack_from(data)[0] == len(data) - 5:
-            yield data[4], data[5:]  # one whole frame: what nearly always comes
-            return
+            return ((data[4], data[5:]),)  # one whole frame: what nearly always comes
         rest += data
+        return self._whole()
+
+    def _whole(self) -> Iterator[tuple[int, bytes]]:
+        rest = self._rest
         at = 0
         try:
             while len(rest) - at >= HEADER.size:

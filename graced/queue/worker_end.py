@@ -128,6 +128,8 @@ class WorkerEnd:
 
     def retry_in(self) -> float | None:
         """Return in how many seconds to call ``receive`` even if nothing is readable."""
+        if self._arrived:
+            return 0
         if self._sock is not None:
             return self._push_delay if self._out else None
         return max(self._next_try - time.monotonic(), 0)
@@ -309,14 +311,8 @@ def _wanting(count: int) -> bytes:
 
 
 def _settlement(job: Job, outcome: Outcome, more: bool) -> bytes:
-    after, text = 0.0, ""
-    match outcome:
-        case Done(result):
-            text = result or ""
-        case Postponed(evidence, seconds):
-            text, after = evidence, seconds
-        case Raised(evidence) | Discarded(evidence):
-            text = evidence
+    text = outcome.result or "" if isinstance(outcome, Done) else outcome.evidence
+    after = outcome.after if isinstance(outcome, Postponed) else 0.0
     number = NUMBERS[type(outcome)]
     head = wire.SETTLEMENT.pack(job.id, job.token, number, more, after)
     return wire.frame(Kind.SETTLE, head + text.encode())

@@ -308,7 +308,7 @@ class _MemoryEnd:
         self._queue.tell_progress(job, fraction, text)
 
     def retry_in(self) -> float | None:
-        return None
+        return 0 if len(self._queue) else None
 
     def leave(self) -> None:
         """Nothing has to be said."""

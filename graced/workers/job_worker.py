@@ -114,11 +114,12 @@ class JobWorker(Worker):
         end, runtime = self._end, self._graced
         while not runtime.over:
             end.ask()
+            fd = end.fileno()
+            if runtime.wait_for(fd if fd >= 0 else None, end.retry_in()) == "draining":
+                break
             job = self._receive()
             if job is not None:
                 return job
-            fd = end.fileno()
-            runtime.wait_for(fd if fd >= 0 else None, end.retry_in())
         return None
 
     def _receive(self) -> Job | None:
