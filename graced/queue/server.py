@@ -51,6 +51,7 @@ TELL_AGAIN = 0.1  # seconds until the main process may have read what it was tol
 SHOWN_STATES = ("taken", "dead", "waiting")  # jobs that are shown to people,
 MAX_SHOWN = 20  #   so many of each,
 MAX_SHOWN_BYTES = 100_000  #   and of all together
+COMMIT_WITHIN = 0.005  # seconds in which what comes is for the same commit
 LAST_LOOKS = 2.0  # seconds in which what is left of the dead may end, before a stop
 
 
@@ -92,7 +93,8 @@ class Server:
         self._instants = Instants(self._storage, self._to_main.append)
         self._settled: set[Connection] = set()  # settles read since the last commit
         self._quiet: set[Connection] = set()  # those that were not answered by a job
-        self._handed_out = False  # since the last commit; an answer may come very soon
+        self._handed_out = False  # since the last commit; an answer may come very soon,
+        self._commit_by = 0.0  #   and is heard until then, for the same commit
         self._idle = True  # nothing was said in this turn
         self._handlers: dict[int, Handler] = {
             Kind.HELLO: self._hello,
@@ -131,6 +133,10 @@ class Server:
         for fd, event in ready:
             self._dispatch(fd, event)
         return bool(ready)
+
+    def _hear_more(self) -> bool:
+        """Hear what is for the same commit; not for long, since clients wait for that."""
+        return time.monotonic() < self._commit_by and self._hear()
 
     def _dispatch(self, fd: int, event: int) -> None:
         if self._connections.hear(fd, event):
@@ -237,7 +243,8 @@ class Server:
         storage = self._storage
         if storage.write_paused:
             return
-        listen, self._handed_out = self._hear if self._handed_out else None, False
+        listen, self._handed_out = self._hear_more if self._handed_out else None, False
+        self._commit_by = time.monotonic() + COMMIT_WITHIN
         handouts = storage.commit(dispatcher, listen, self._refuse_new)
         if handouts is None:
             self._client_requests.tell_refused()

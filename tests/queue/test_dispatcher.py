@@ -562,19 +562,30 @@ def settled(dispatcher: Dispatcher, name: str, row: Row, now: int) -> Row | None
 
 def test_a_quick_workers_next_job_comes_before_the_commit(store: Store) -> None:
     dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
-    dispatcher.submit(["{}"] * 9, Terms(), START)
+    dispatcher.submit(["{}"] * 50, Terms(), START)
     dispatcher.ask("d:1", START)
     [first] = _commit(dispatcher, START)
     assert settled(dispatcher, "d:1", first, START + 1) is None, "not known to be quick"
     [second] = _commit(dispatcher, START + 1)
     third = settled(dispatcher, "d:1", second, START + 2)
     assert third is not None
-    for n in range(3):
+    for n in range(rules.DEPTH - 1):
         third = settled(dispatcher, "d:1", third, START + 3)
         assert third is not None, n
     assert settled(dispatcher, "d:1", third, START + 3) is None, "no more was durable"
     _commit(dispatcher, START + 3)
     assert dispatcher.counts(START)["taken"] == 1
+
+
+@pytest.mark.parametrize(("ms", "reserved"), [(0, 16), (3, 16), (10, 5), (50, 1), (51, 0)])
+def test_no_more_is_reserved_than_is_soon_begun(store: Store, ms: int, reserved: int) -> None:
+    dispatcher = Dispatcher(store, POLICY, lambda: 0.5)
+    dispatcher.submit(["{}"] * 50, Terms(), START)
+    dispatcher.ask("d:1", START)
+    [row] = _commit(dispatcher, START)
+    settled(dispatcher, "d:1", row, START + ms)
+    _commit(dispatcher, START + ms)
+    assert len(dispatcher.consumers["d:1"].prefetched) == reserved
 
 
 def test_a_reserved_job_is_free_for_the_idle(store: Store) -> None:

@@ -14,9 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.queue.sqlite.rows import Row
 
-QUICK = 50  # ms that a round may take for the next job to be reserved,
-VERY_QUICK = 5  # ms for
-DEPTH = 4  #   so many
+QUICK = 50  # ms in which a worker does all that is reserved for it,
+DEPTH = 16  # jobs at most
 
 
 class Consumer:
@@ -35,7 +34,7 @@ class Consumer:
 
     def took(self, ms: int) -> None:
         """Take note of how long a round took, of one that has one job at a time."""
-        self.depth = DEPTH if ms <= VERY_QUICK else int(ms <= QUICK)
+        self.depth = min(QUICK // max(ms, 1), DEPTH)
 
     def next_reserved(self) -> Row | None:
         """Return the first of its next jobs, of those with the highest priority."""
