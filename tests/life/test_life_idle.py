@@ -52,7 +52,7 @@ def test_no_context_switches(daemon: Daemon) -> None:
     pids = settle(daemon)
     assert len(pids) == 6
     before = switches(pids)
-    daemon.events.collect(5)
+    daemon.events.collect(3)
     assert switches(pids) == before
 
 
@@ -73,7 +73,7 @@ def test_no_system_calls(daemon: Daemon, tmp_path: Path) -> None:
         tracer.kill()
         tracer.communicate()
         pytest.skip(f"strace may not attach here: {attached[0]}")
-    daemon.events.collect(5)
+    daemon.events.collect(3)
     tracer.send_signal(signal.SIGINT)
     tracer.communicate(timeout=60)
     lines = trace.read_text().splitlines()

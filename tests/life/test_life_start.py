@@ -326,7 +326,7 @@ def test_a_start_of_workers_that_exit_ends(daemon: Daemon) -> None:
 
 
 def test_a_setup_that_hangs_ends_the_start(daemon: Daemon) -> None:
-    daemon.pool("sample_workers:SlowSetup", options={"seconds": 60}, ready_timeout="3s").start()
+    daemon.pool("sample_workers:SlowSetup", options={"seconds": 60}, ready_timeout="1s").start()
     daemon.ended(1)
     assert daemon.log.matching("ready_timeout|not ready|setup")
     daemon.nothing_left()
