@@ -38,7 +38,7 @@ _SIGNAL_STACK = 1 << 20  # bytes; 64 signals, each with the registers of a large
 
 
 libc = ctypes.CDLL(None, use_errno=True)
-_signal_stack: list[ctypes.c_char] = []  # what is in use is not to be freed
+_signal_stack: list[tuple[bytes, ctypes.c_char]] = []  # what is in use is not to be freed
 
 
 def c_error(what: str) -> OSError:
@@ -137,14 +137,15 @@ def enlarge_signal_stack() -> None:
     To be called after faulthandler was asked for anything: the first time it sets its own.
     Inherited by fork. Takes memory only when it is used.
     """
-    import mmap
-    from struct import pack
-
     if not _signal_stack:
+        import mmap
+        from struct import pack
+
         area = mmap.mmap(-1, _SIGNAL_STACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        _signal_stack.append(ctypes.c_char.from_buffer(area))
-    wanted = pack("PiN", ctypes.addressof(_signal_stack[0]), 0, _SIGNAL_STACK)  # stack_t
-    if libc.sigaltstack(wanted, None) != 0:
+        start = ctypes.c_char.from_buffer(area)
+        stack_t = pack("PiN", ctypes.addressof(start), 0, _SIGNAL_STACK)
+        _signal_stack.append((stack_t, start))
+    if libc.sigaltstack(_signal_stack[0][0], None) != 0:
         raise c_error("sigaltstack")
 
 

@@ -5,10 +5,14 @@ What the methods promise is kept in :mod:`.runtime`.
 
 from __future__ import annotations
 
+import signal
+from _thread import get_ident
+
+from graced.host import process
 from graced.host.scoreboard import ExitKind, Phase, Wants
 from graced.text import in_one_line
 from graced.workers.context import Ended, ExitReport, LoadError, exit_status
-from graced.workers.runtime import INTERRUPT, Runtime, WorkerInterrupt
+from graced.workers.runtime import INTERRUPT, PARENT_DIED, Runtime, WorkerInterrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -224,9 +228,16 @@ def rehearse(runtime: Runtime) -> None:
     worker, _ = set_up(runtime, lambda call: _Extra)
     if worker is not None:
         runtime.writer.ready()
-        for _ in range(4):
+        for _ in range(16):  # Python counts before it specializes
             worker._turn()
     runtime.wakeup.close()
+    # A wait for a signal has the dynamic linker look up what it calls, a large request sorts
+    # malloc's free chunks.
+    mask = process.block(PARENT_DIED)
+    signal.pthread_kill(get_ident(), PARENT_DIED)
+    process.wait_for_signal(PARENT_DIED)
+    process.restore(mask)
+    bytes(100_000)
 
 
 class _Extra(Worker):

@@ -14,6 +14,7 @@ import threading
 import time
 
 from graced.exitcodes import FAILED, INTERRUPTED, OK, USAGE
+from graced.host import process
 from graced.host.scoreboard import ExitKind, Phase, WorkerRecord
 from graced.log.console import complain, say
 from graced.queue import jsonvalue
@@ -92,6 +93,7 @@ def run(context: WorkerContext, payload: str | None) -> int:
     faulthandler.register(signal.SIGQUIT, all_threads=True)  # Ctrl-\
     runtime.become(SpawnOrder(worker=1, record=0, slot=0), WorkerRecord.detached())
     runtime.begin()
+    process.restore(())
     try:
         cls = load_class(context.pool, runtime.guarded)
     except WorkerInterrupt:

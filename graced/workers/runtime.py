@@ -57,8 +57,10 @@ if TYPE_CHECKING:
         def poll(self, milliseconds: float | None, /) -> list[tuple[int, int]]: ...
 
     def getsignal(number: int, /) -> Any: ...
-else:
-    from _signal import getsignal  # the public one looks for an enum member at each call
+    def handle(number: int, handler: Handler | int, /) -> Any: ...
+else:  # the public ones look for an enum member at each call
+    from _signal import getsignal
+    from _signal import signal as handle
 
 NOTHING = 0  # what a worker has been asked for, worse by worse
 DRAIN = 1
@@ -143,10 +145,10 @@ class Runtime:
         }
         faulthandler.unregister(signal.SIGQUIT)  # the zygote's: else ours is never installed
         for number, handler in ours.items():
-            signal.signal(number, handler)
+            handle(number, handler)
         self._asked_by = {number: ours[number] for number in (signal.SIGTERM, signal.SIGINT)}
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        handle(signal.SIGCHLD, int(signal.SIG_DFL))
+        handle(signal.SIGPIPE, int(signal.SIG_IGN))
 
     def _print_stacks(self, *, all_threads: bool) -> None:
         """Have faulthandler print stacks, of all threads or of the one that hears the signal."""
@@ -185,7 +187,7 @@ class Runtime:
             stackdump.rewind(self._stacks_fd, order.record)
 
     def begin(self) -> None:
-        """Let signals come, in the worker itself."""
+        """Be it for others, too: for those who look at processes, and for what it forks."""
         if self.context.title is not None:
             self._set_title(self.context.title)
         os.register_at_fork(
@@ -194,7 +196,6 @@ class Runtime:
             after_in_child=self._forget,
         )
         os.environ["GRACED_SLOT"] = str(self.order.slot)
-        process.restore(())
 
     def _set_title(self, set_title: Callable[[str], None]) -> None:
         pool, generation = self.context.pool.name, self.context.generation

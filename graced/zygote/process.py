@@ -225,6 +225,7 @@ class Zygote:
             max_lease=plan.max_lease,
         )
         rehearse(Runtime(self._context))
+        self._runtime = Runtime(self._context)
         self._guarded: dict[int, Orphan] = {}  # by pidfd
         self._keeping = None if plan.pool.preload else _keep_code()
         self._fd_limit: tuple[int, int] | None = None  # what workers get, if we needed more
@@ -295,7 +296,7 @@ class Zygote:
         if len(self._guarded) + len(orders) > FD_CHECK_ABOVE:
             self._fd_limit = descriptors.room_for_fds(2 * len(orders)) or self._fd_limit
         batch = SpawnBatch(
-            self._context, self._load, self._plan.scoreboard, self._plan.stacks, orders
+            self._runtime, self._load, self._plan.scoreboard, self._plan.stacks, orders
         )
         failure = batch.run(self._guard, self._own_fds(), self._fd_limit)
         born = list(batch.pids.items())

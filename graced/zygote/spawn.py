@@ -19,7 +19,7 @@ import socket
 from graced.host import descriptors, process
 from graced.host.scoreboard import BORN_WHOLE, PHASE, PID, Phase
 from graced.workers.base import live
-from graced.workers.runtime import ANSWERED, PARENT_DIED, Runtime
+from graced.workers.runtime import ANSWERED, PARENT_DIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from graced.host.scoreboard import Scoreboard, WorkerRecord
     from graced.host.stackdump import Stacks
     from graced.workers.base import Worker
-    from graced.workers.context import SpawnOrder, WorkerContext
+    from graced.workers.context import SpawnOrder
+    from graced.workers.runtime import Runtime
 
     Load = Callable[[Callable[..., Any]], type[Worker]]
     Guard = Callable[[int, WorkerRecord], None]
@@ -44,13 +45,13 @@ class SpawnBatch:
 
     def __init__(
         self,
-        context: WorkerContext,
+        runtime: Runtime,
         load: Load,
         scoreboard: Scoreboard,
         stacks: Stacks | None,
         orders: list[SpawnOrder],
     ) -> None:
-        self._context = context
+        self._runtime = runtime
         self._load = load
         self._stacks = stacks
         self.children = [(order, scoreboard.record(order.record)) for order in orders]
@@ -127,14 +128,9 @@ class SpawnBatch:
         process.set_name("worker")
         self._pid = os.getpid()
         self._zygote = zygote.fileno()
-        self._runtime = Runtime(self._context)
         self._runtime.prepare(self._stacks)
-        # Once here, not in each child: a large request sorts malloc's free chunks, a signal has
-        # the dynamic linker look up what a wait for one calls.
-        bytes(100_000)
-        os.kill(self._pid, PARENT_DIED)
-        process.wait_for_signal(PARENT_DIED)
         self._part(zygote, self._fork_all())
+        os._exit(0)  # nothing is to be flushed, and the workers wait for it
 
     def _fork_all(self) -> bytes:
         start = self._start
@@ -180,12 +176,13 @@ class SpawnBatch:
         words[PHASE] = Phase.BORN
         process.lead_a_group()
         os.close(self._zygote)
+        self._runtime.begin()
         # End-of-file from the middle process would come before the adoption. So may a signal:
         # it comes as each of its threads ends, which fork handlers of user code may start there.
         process.set_parent_death_signal(PARENT_DIED)
         while os.getppid() == self._pid:
             process.wait_for_signal(PARENT_DIED)
-        if os.getppid() != self._context.main_pid or not words[BORN_WHOLE]:
+        if os.getppid() != self._runtime.context.main_pid or not words[BORN_WHOLE]:
             os._exit(signal.SIGTERM)
-        self._runtime.begin()
+        process.restore(())
         live(self._runtime, self._load)
