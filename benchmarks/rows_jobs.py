@@ -94,13 +94,13 @@ def jobs_1(bench: Bench) -> list[Line]:
 @row("jobs-4", "the same with 4 workers")
 def jobs_4(bench: Bench) -> list[Line]:
     """Count what a few do."""
-    return _rates(bench, 4, 1.5)
+    return _rates(bench, 4, 3)
 
 
 @row("jobs-8", "the same with 8 workers")
 def jobs_8(bench: Bench) -> list[Line]:
     """Count what more do than there are processors."""
-    return _rates(bench, 8, 2)
+    return _rates(bench, 8, 4)
 
 
 @row("jobs-backlog", "the same with 4 workers and many more waiting: --backlog")
