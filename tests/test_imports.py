@@ -62,6 +62,10 @@ def test_a_start_needs_the_supervisor_only_once_its_zygotes_are_forked() -> None
     )
 
 
+def test_a_command_line_is_read_without_what_help_alone_needs() -> None:
+    assert "shutil" not in loaded_by("import graced.cli.arguments as a; a.parse(['run'])")
+
+
 def test_the_queue_is_not_loaded_for_pools_without_one() -> None:
     assert "graced.queue.keeper" not in loaded_by("import graced.supervisor.loop")
     assert not {"sqlite3", "_sqlite3"} & loaded_by(

@@ -6,6 +6,7 @@ What a command does is found by :mod:`graced.cli.main`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from graced import program
@@ -16,10 +17,30 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+class Formatter(argparse.HelpFormatter):
+    """argparse's, which asks shutil how wide a terminal is: that takes long to import."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size().columns or 80  # 0: not known
+    except OSError:  # it is no terminal
+        return 80
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's, which takes no notice of what it can't print where Python buffers nothing."""
 
     commands: Mapping[str, Parser] = {}
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords, formatter_class=Formatter, allow_abbrev=False)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if file is not None and file is sys.stdout:
@@ -37,7 +58,6 @@ def parser(only: str | None = None) -> Parser:
         prog=program.name,
         description="Runs pools of worker processes, reloads them safely, and loses no work.",
         epilog=f"'{program.name} COMMAND --help' explains a command.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{program.name} {program.version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -45,7 +65,7 @@ def parser(only: str | None = None) -> Parser:
         if only not in (None, name) or _is_hidden(name):
             continue
         command = commands.add_parser(
-            name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
+            name, help=what, description=what[0].upper() + what[1:] + "."
         )
         command.set_defaults(command=name)
         options(command)
