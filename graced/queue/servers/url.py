@@ -20,9 +20,9 @@ HIDDEN = "***"
 
 _START = r"([^@/?#:]+:/{0,2}[^@/?#:]*):"
 _REST = r"[^@?]*(?:\?(?:[\w%]+=.*)?)?"
-_PASSWORD = re.compile(rf"{_START}([^@/?#]*)@({_REST})", re.DOTALL)
+_PASSWORD = rf"(?s){_START}([^@/?#]*)@({_REST})"
 _PORT = rf"[\w.,:\]-]*(?:/{_REST})?"  # or ports, of several hosts
-_UNQUOTED = re.compile(rf"{_START}(?!{_PORT}$)(.*)@(.*)", re.DOTALL)  # that has @ / ? # in it
+_UNQUOTED = rf"(?s){_START}(?!{_PORT}$)(.*)@(.*)"  # that has @ / ? # in it
 
 
 class ServerURL(Record):
@@ -46,8 +46,8 @@ def read(url: str, advice: str) -> ServerURL:
     """Take a URL apart. Raises QueueURLError; `advice` says what to write."""
     if any(c < " " for c in url):
         raise QueueURLError("has control characters", advice)
-    found = _PASSWORD.fullmatch(url)
-    if found is None and _UNQUOTED.fullmatch(url) is not None:
+    found = re.fullmatch(_PASSWORD, url)
+    if found is None and re.fullmatch(_UNQUOTED, url) is not None:
         raise QueueURLError(
             "has a password with one of @ / ? # in it", "write %40, %2F, %3F or %23 for it"
         )
@@ -76,7 +76,7 @@ def read(url: str, advice: str) -> ServerURL:
 
 def shown(url: str) -> str:
     """Return any queue's URL as people may see it."""
-    if (found := _PASSWORD.fullmatch(url) or _UNQUOTED.fullmatch(url)) is not None:
+    if (found := re.fullmatch(_PASSWORD, url) or re.fullmatch(_UNQUOTED, url)) is not None:
         url = f"{found[1]}:{HIDDEN}@{found[3]}"
     before, mark, query = url.partition("?")
     parts = [
