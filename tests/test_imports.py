@@ -66,6 +66,11 @@ def test_a_command_line_is_read_without_what_help_alone_needs() -> None:
     assert "shutil" not in loaded_by("import graced.cli.arguments as a; a.parse(['run'])")
 
 
+def test_an_idle_main_process_imports_what_the_zygote_of_each_reload_needs() -> None:
+    code = "import graced.supervisor.loop as loop; next(loop._keep_code(None))"
+    assert {"graced.log.stdlib", "logging", "threading"} <= loaded_by(code)
+
+
 def test_the_queue_is_not_loaded_for_pools_without_one() -> None:
     assert "graced.queue.keeper" not in loaded_by("import graced.supervisor.loop")
     assert not {"sqlite3", "_sqlite3"} & loaded_by(

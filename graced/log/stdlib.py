@@ -1,8 +1,8 @@
 """What user code says through :mod:`logging` and :mod:`warnings`, brought into graced's log.
 
 And what user code raises, brought to the handlers that it has added to logging: the other way
-round. Imported by zygotes and workers alone: the main process has no use for logging, which
-costs a fifth of its start.
+round. Used by zygotes and workers alone: the main process has no use for logging, which would
+cost a fifth of its start.
 """
 
 from __future__ import annotations

@@ -57,9 +57,10 @@ class WorkerLog(Log):
         """Add the slot."""
         self._fields["slot"] = slot
 
-    # The main process has no use for logging, so stdlib is imported by the zygote, for all workers
-    # at once. The library may be out of reach, as for another user: the import of the pool's code
-    # fails in the same way then, and tells of it.
+    # The main process has no use for logging, so stdlib is imported by the first zygotes, for all
+    # workers at once; once it is idle it imports it for those of later reloads. The library may
+    # be out of reach, as for another user: the import of the pool's code fails in the same way
+    # then, and tells of it.
 
     def attach(self) -> None:
         """Bring standard logging and warnings of this process and its children into this log."""

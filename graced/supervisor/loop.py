@@ -542,8 +542,13 @@ class Supervisor:
 
 
 def _keep_code(log: Log) -> Iterator[None]:
-    """Bring all of graced's code into memory, bit by bit, while there is nothing else to do."""
+    """Bring what zygotes will need into memory, bit by bit, while there is nothing else to do."""
     from graced.host.codecache import keep_all
 
+    try:
+        import graced.log.stdlib  # noqa: F401  # a tenth of a reload, if each zygote does
+    except ImportError:  # the library is out of reach, as for another user: told by the zygote
+        pass
+    yield
     yield from keep_all()
     log.debug("graced's code is in memory: its files may be replaced")
