@@ -10,7 +10,7 @@ from graced import units
 from graced.config.nodes import Scalar
 from graced.config.schema import ENDLESS, Bytes, Choice, Number, Seconds, Switch, Text, Whole
 from graced.config.validators import ConfigValueError
-from graced.text import quoted
+from graced.text import printable, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,8 +153,9 @@ def suggestion(text: str, words: tuple[str, ...]) -> str:
     alike = text[:40].lower().replace("-", "_")
     close = difflib.get_close_matches(alike, some, 1) or [w for w in some if w.startswith(alike)]
     if alike and close:
-        return f"did you mean '{close[0]}'?"
-    return f"write one of {', '.join(some[:30])}" + (", ..." if len(words) > 30 else "")
+        return f"did you mean {quoted(close[0])}?"
+    shown = ", ".join(printable(word, 60) for word in some[:30])  # names of pools may be anything
+    return f"write one of {shown}" + (", ..." if len(words) > 30 else "")
 
 
 # Plain data, as in `options`

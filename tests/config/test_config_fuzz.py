@@ -107,6 +107,7 @@ KEYS = st.sampled_from(
 
 
 @given(st.dictionaries(KEYS, st.lists(PIECES, max_size=6).map("".join), max_size=4))
+@example({"POOLS": "é\t- : ", "POOLS__B__WORKERS": ""})
 def test_any_values_of_variables(folder: Path, environ: dict[str, str]) -> None:
     variables = {f"GRACED__{name}": value for name, value in environ.items()}
     sets = [f"{name.lower().replace('__', '.')}={value}" for name, value in environ.items()]
