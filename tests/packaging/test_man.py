@@ -26,7 +26,7 @@ KEYS = (MAN / "graced.yaml.5.scd").read_text("utf-8")
 PAGES = ("graced.8", "graced.yaml.5")
 EPOCH = "1790000000"  # in September 2026
 # Variables between graced's own processes, or between it and tools that it asks.
-INTERNAL = {"GRACED_READY_FD", "LC_ALL", "SYSTEMD_COLORS", "TERM"}
+INTERNAL = {"COLUMNS", "GRACED_READY_FD", "LC_ALL", "SYSTEMD_COLORS", "TERM"}
 
 
 def section(text: str, title: str) -> str:
