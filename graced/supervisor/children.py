@@ -231,7 +231,7 @@ class Children:
                     self._unspawned(worker, text)
 
     def _guard_survivors(self, number: int) -> None:
-        """Name a new zygote the workers whose own zygote is gone."""
+        """Name another zygote the workers whose own zygote is gone."""
         orphans = [
             (worker, found.index, found.pid)
             for worker, found in self._workers.items()
@@ -481,6 +481,10 @@ class Children:
         self._tell_crash(exit, f"zygote of {zygote.pool}", zygote.window)
         zygote.window.give_back()
         oom_killed = self._oom_killed(exit, ours=zygote.killed)
+        others = (n for n, other in self._zygotes.items() if other.pool == zygote.pool)
+        oldest = next(others, None)  # of another generation: it has its code, and takes orders
+        if oldest is not None:  # else the one that is started instead will
+            self._guard_survivors(oldest)
         reason = f"its zygote {deaths.how(exit, oom_killed=oom_killed)}"
         if (exit.code, exit.status) == (os.CLD_EXITED, CUT_OFF):
             reason = process.CUT_OFF_TOLD

@@ -95,6 +95,22 @@ def test_a_round_is_finished_though_the_zygote_is_stopped_and_killed(daemon: Dae
     daemon.nothing_left()
 
 
+def test_workers_of_an_old_generation_have_a_guard_though_their_zygote_was_killed(
+    daemon: Daemon,
+) -> None:
+    limits = {"drain_timeout": "3s", "stop_timeout": "1s"}
+    daemon.pool("sample_workers:Rounds", options={"seconds": 600}, **limits).start().ready()
+    old = daemon.events.wait("^begin ")[0].pid
+    zygote = zygote_of(daemon)
+    assert daemon.run("reload").returncode == 0
+    os.kill(zygote, signal.SIGKILL)
+    wait_gone([zygote])
+    assert daemon.status()["state"] == "running"
+    daemon.send(signal.SIGKILL)
+    wait_gone([old])
+    daemon.nothing_left()
+
+
 def test_a_stopped_zygote_that_takes_no_more_orders_is_no_end_of_the_daemon(
     daemon: Daemon,
 ) -> None:
