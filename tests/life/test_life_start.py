@@ -27,7 +27,8 @@ KEYS_OF_WORKER = set("slot pid state generation rounds errors busy_for age rss".
 def test_who_is_ready_in_time_is_heard_by_a_daemon_that_stood_still(daemon: Daemon) -> None:
     daemon.pool("sample_workers:GatedSetup", options={"gate": daemon.gate()}, ready_timeout="3s")
     daemon.start().events.wait("^setting-up")
-    daemon.until(lambda: stat(daemon.pid)[0] == "S")  # it has nothing to do but wait
+    daemon.until(lambda: any(daemon.worker_pids()))  # the birth has been reported,
+    daemon.until(lambda: stat(daemon.pid)[0] == "S")  # and there is nothing to do but wait
     daemon.send(signal.SIGSTOP)
     try:
         over = time.monotonic() + 3.0
